@@ -1,0 +1,204 @@
+"""The settings of one run: frozen, validated when made, one sentence a field. Imports no torch.
+
+The sentences are the help texts of the command line and of the Run page; ``tests/test_docs.py`` holds the README to them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import rewards
+
+SCHEMA_VERSION = 1
+PROMPT_FOLDER = Path(__file__).parent / "prompts"
+MAX_PROMPT_CHARACTERS = 10_000
+POCKET_MODEL = Path(__file__).parent.parent / "pocket" / "model"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message names it, gives the numbers, and says what to do."""
+
+
+def prompt_sets() -> dict[str, tuple[str, ...]]:
+    """The prompt sets that come with the project, by name; each a text file in ``ddpo/prompts`` with one prompt a line."""
+    return {file.stem: read_prompts(file) for file in sorted(PROMPT_FOLDER.glob("*.txt"))}
+
+
+def read_prompts(file: Path) -> tuple[str, ...]:
+    """The prompts of a text file: one a line, blank lines and lines that start with # left out.
+
+    Raises:
+        ConfigError: the file cannot be read or holds no prompt.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The prompt file {file} cannot be read ({error}). Give a text file with one prompt a line.") from error
+    prompts = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    if not prompts:
+        raise ConfigError(f"The prompt file {file} holds no prompt. Write one prompt a line.")
+    return prompts
+
+
+def setting(default: Any, help: str, **limits: Any) -> Any:
+    """A field with its sentence and its limits: ``low``, ``high``, ``above`` (exclusive) or ``choices``."""
+    return field(default=default, metadata=dict(help=help, **limits))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run does; written once to ``config.json`` before the worker starts."""
+
+    model: str = setting("pocket", "The model to finetune: `pocket`, or a folder in the diffusers layout of Stable Diffusion 1.x.")
+    reward: str = setting("human", "What scores the images: your ratings or an automatic reward.", choices=tuple(rewards.NAMES))
+    prompts: tuple[str, ...] = setting(("a cat", "a dog", "a horse", "a fox"), "The prompts that images are made for.")
+    rating: str = setting("thumbs", "How people rate: thumbs up or down, or one to five stars.", choices=("thumbs", "stars"))
+    rounds: int = setting(20, "How many rounds of sample, score and update to run.", low=1, high=100_000)
+    images_per_round: int = setting(16, "How many images a round makes and scores.", low=2, high=4096)
+    images_per_prompt: int = setting(4, "How many images of each prompt a round makes; their scores are compared with one another.", low=2)
+    images_per_update: int = setting(16, "How many images one optimiser step learns from.", low=1)
+    passes: int = setting(1, "How many times a round's images are gone through by the optimiser.", low=1, high=100)
+    microbatch: int = setting(16, "How many images, or denoising steps of images, go through the model at once: memory, not learning.", low=1)
+    steps: int = setting(10, "How many denoising steps make an image.", low=1, high=1000)
+    guidance: float = setting(5.0, "The weight of classifier-free guidance, in sampling and in training.", low=0.0, high=100.0)
+    eta: float = setting(1.0, "The noise of the DDIM sampler: 1 is DDPM's, and 0 would leave no policy to train.", above=0.0, high=1.0)
+    learning_rate: float = setting(1e-3, "AdamW's learning rate on the LoRA weights.", above=0.0, high=1.0)
+    weight_decay: float = setting(1e-4, "AdamW's weight decay.", low=0.0, high=1.0)
+    max_grad_norm: float = setting(1.0, "Gradients are scaled down to this norm.", above=0.0)
+    clip_nats: float = setting(
+        1.64, "How far one step's log-probability may move, in nats, before PPO's clip holds it; 1.64 is the paper's setting.", above=0.0
+    )
+    advantage_clip: float = setting(5.0, "Advantages are clipped to plus and minus this many standard deviations.", above=0.0)
+    lora_rank: int = setting(8, "The rank of the LoRA adapter.", low=1, high=1024)
+    lora_alpha: float = setting(8.0, "The scale of the LoRA adapter, relative to its rank.", above=0.0)
+    lora_targets: str = setting(
+        "attention", "Which layers of the denoiser get an adapter: its attention, or all its layers.", choices=("attention", "all")
+    )
+    precision: str = setting("fp32", "The precision of the model's forward pass; weights in training stay float32.", choices=("fp32", "bf16", "fp16"))
+    device: str = setting("auto", "Where the model runs: `auto` takes a GPU when there is one.")
+    held_out_images: int = setting(32, "How many images, of seeds never trained on, measure an automatic reward before and after.", low=0, high=4096)
+    held_out_every: int = setting(0, "Measure the held-out reward every so many rounds as well; 0 measures at the end only.", low=0)
+    shuffle_scores: bool = setting(False, "A control: scores are shuffled among the images, so that nothing can be learned.")
+    seed: int = setting(0, "The seed of everything random in the run.", low=0, high=2**31 - 1)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        for each in fields(self):
+            _check(each.name, getattr(self, each.name), each.metadata, each.type)
+        self._check_prompts()
+        self._check_arithmetic()
+
+    def _check_prompts(self) -> None:
+        if not self.prompts:
+            raise ConfigError("There is no prompt. Give at least one, one a line.")
+        for prompt in self.prompts:
+            if not isinstance(prompt, str) or not prompt.strip():
+                raise ConfigError("A prompt is empty. Write a text in each line, or remove the line.")
+            if len(prompt) > MAX_PROMPT_CHARACTERS:
+                raise ConfigError(f"A prompt has {len(prompt):,} characters; the limit is {MAX_PROMPT_CHARACTERS:,}.")
+
+    def _check_arithmetic(self) -> None:
+        n, k, update = self.images_per_round, self.images_per_prompt, self.images_per_update
+        if n % k:
+            near = sorted({max(k, n // k * k), (n // k + 1) * k})
+            raise ConfigError(
+                f"images_per_round is {n} and images_per_prompt is {k}: {n} is not divisible by {k}. "
+                f"Choose {' or '.join(map(str, near))} images a round, or another number of images per prompt."
+            )
+        if n % update:
+            raise ConfigError(
+                f"images_per_round is {n} and images_per_update is {update}: {n} is not divisible by {update}. "
+                f"Choose a divisor of {n} for images_per_update."
+            )
+
+    @property
+    def prompts_per_round(self) -> int:
+        """How many prompts a round draws; a list shorter than that is gone through again."""
+        return self.images_per_round // self.images_per_prompt
+
+    @property
+    def updates_per_round(self) -> int:
+        """Optimiser steps a round."""
+        return self.passes * self.images_per_round // self.images_per_update
+
+    @property
+    def rated_by_people(self) -> bool:
+        return self.reward == "human"
+
+    def clip_range(self, dimensions: int) -> float:
+        """PPO's clip range for the ratio of mean-over-dimensions log-probabilities: ``clip_nats / dimensions``.
+
+        The paper clips the ratio at 1e-4 with log-probabilities averaged over 16,384 latent dimensions, so a step's true log-probability may move by
+        1e-4 x 16,384 = 1.64 nats. The same bound in nats, for a latent of another size, is this rule.
+        """
+        return self.clip_nats / dimensions
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder that the model is loaded from.
+
+        Raises:
+            ConfigError: there is no such folder, or it is no Stable Diffusion pipeline in the diffusers layout.
+        """
+        folder = POCKET_MODEL if self.model == "pocket" else Path(self.model).expanduser()
+        if not folder.is_dir():
+            raise ConfigError(f"The model folder {folder} does not exist. Give `pocket`, or a folder that `save_pretrained` of diffusers has written.")
+        try:
+            kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{folder} is no diffusers model: it has no readable model_index.json. Give a folder that `save_pretrained` of diffusers has written."
+            ) from error
+        if kind != "StableDiffusionPipeline":
+            raise ConfigError(f"{folder} holds a {kind}; this version finetunes StableDiffusionPipeline models.")
+        return folder
+
+    def with_changes(self, **changes: Any) -> RunConfig:
+        return replace(self, **changes)
+
+    def save(self, file: Path) -> None:
+        file.write_text(json.dumps(dict(schema_version=SCHEMA_VERSION, **asdict(self)), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, file: Path) -> RunConfig:
+        """Read ``config.json``.
+
+        Raises:
+            ConfigError: the file is missing, damaged, or of a version that this program does not know.
+        """
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{file} cannot be read ({error}). A run folder holds a config.json; is this one?") from error
+        version = values.pop("schema_version", None) if isinstance(values, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ConfigError(f"{file} is of version {version}; this program reads version {SCHEMA_VERSION}. Open it with the program that made it.")
+        return cls.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
+        known = {each.name for each in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(f"Unknown setting {', '.join(unknown)}. Known settings: {', '.join(sorted(known))}.")
+        return cls(**values)
+
+
+def _check(name: str, value: Any, limits: Any, annotation: Any) -> None:
+    """One value against its type and limits."""
+    wanted = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(str(annotation))
+    if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool)):
+        raise ConfigError(f"{name} is {value!r}; it must be {'a whole number' if wanted is int else 'a number' if annotation == 'float' else annotation}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name} is {value}; it must be a finite number.")
+    if "choices" in limits and value not in limits["choices"]:
+        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(limits['choices'])}.")
+    if "low" in limits and value < limits["low"]:
+        raise ConfigError(f"{name} is {value}; it must be at least {limits['low']}.")
+    if "above" in limits and value <= limits["above"]:
+        raise ConfigError(f"{name} is {value}; it must be above {limits['above']:g}.")
+    if "high" in limits and value > limits["high"]:
+        raise ConfigError(f"{name} is {value}; it must be at most {limits['high']:,}.")

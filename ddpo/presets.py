@@ -1,0 +1,41 @@
+"""Starting points that people choose from, in the page and with ``python -m ddpo run --preset``. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ddpo.config import RunConfig, prompt_sets
+
+
+@dataclass(frozen=True)
+class Preset:
+    title: str
+    description: str
+    config: RunConfig
+
+
+def presets() -> dict[str, Preset]:
+    """All presets by name, the default first."""
+    animals = prompt_sets()["animals"]
+    return {
+        "rate": Preset(
+            "Rate by hand",
+            "Thumbs up or down on 16 images a round: steer colours, backgrounds or composition with your own eyes.",
+            RunConfig(),
+        ),
+        "rate-stars": Preset(
+            "Rate with stars",
+            "One to five stars on 16 images a round: slower than thumbs, and each rating says more.",
+            RunConfig(rating="stars"),
+        ),
+        "compress": Preset(
+            "Compressible images",
+            "The paper's JPEG compressibility: nobody rates; images grow plain, then empty.",
+            RunConfig(reward="jpeg_compressibility", prompts=animals, images_per_round=32, images_per_prompt=8),
+        ),
+        "incompress": Preset(
+            "Incompressible images",
+            "The paper's JPEG incompressibility: nobody rates; images fill with detail, then noise.",
+            RunConfig(reward="jpeg_incompressibility", prompts=animals, images_per_round=32, images_per_prompt=8),
+        ),
+    }

@@ -1,0 +1,549 @@
+"""The run folder: where the app and the worker meet. The only SQL of the project. Imports no torch.
+
+::
+
+    runs/<name>/
+      config.json            written once before launch
+      run.db                 SQLite: WAL, synchronous=FULL, foreign keys on
+      samples/0003/<sha>.png worker
+      rounds/0003/           trajectory tensors, kept until the round's checkpoint exists
+      checkpoints/0003/      adapter, optimiser state, header
+      worker.log, worker.lock
+
+One table, one writer. The worker writes round, sample, score, metric, checkpoint, event, progress; the app writes rating and request.
+A row is a promise: what it names is on disk before it. Ratings are events that are never changed: the latest of a rater on a
+sample counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ddpo.config import RunConfig
+from ddpo.lock import holder
+from rewards.base import Score
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE round (
+        number INTEGER PRIMARY KEY,
+        started_at REAL NOT NULL,
+        sampled_at REAL, scored_at REAL, updated_at REAL, checkpointed_at REAL,  -- the four durable marks
+        closed_at REAL, closed_rating INTEGER                                    -- people applied: ratings up to this id count
+    ) STRICT;
+    CREATE TABLE sample (
+        id INTEGER PRIMARY KEY,
+        round INTEGER NOT NULL REFERENCES round(number),
+        position INTEGER NOT NULL,
+        prompt TEXT NOT NULL,
+        seed INTEGER NOT NULL,
+        image TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        UNIQUE (round, position)
+    ) STRICT;
+    CREATE TABLE score (
+        sample INTEGER NOT NULL REFERENCES sample(id),
+        reward TEXT NOT NULL,
+        value REAL,
+        explanation TEXT NOT NULL,
+        PRIMARY KEY (sample, reward)
+    ) STRICT;
+    CREATE TABLE metric (
+        round INTEGER NOT NULL, name TEXT NOT NULL, value REAL,
+        PRIMARY KEY (round, name)
+    ) STRICT;
+    CREATE TABLE checkpoint (round INTEGER PRIMARY KEY, path TEXT NOT NULL, created_at REAL NOT NULL) STRICT;
+    CREATE TABLE event (
+        id INTEGER PRIMARY KEY, created_at REAL NOT NULL, kind TEXT NOT NULL, message TEXT NOT NULL, request INTEGER
+    ) STRICT;
+    CREATE TABLE progress (
+        only INTEGER PRIMARY KEY CHECK (only = 0),
+        state TEXT NOT NULL, round INTEGER NOT NULL, done INTEGER NOT NULL, total INTEGER NOT NULL,
+        started_at REAL NOT NULL, changed_at REAL NOT NULL
+    ) STRICT;
+    CREATE TABLE rating (
+        id INTEGER PRIMARY KEY,
+        client_id TEXT NOT NULL UNIQUE,
+        sample INTEGER NOT NULL REFERENCES sample(id),
+        rater TEXT NOT NULL, kind TEXT NOT NULL, value REAL,
+        shown_at REAL, answered_at REAL, created_at REAL NOT NULL
+    ) STRICT;
+    CREATE INDEX rating_sample ON rating (sample, rater, id);
+    CREATE TABLE request (
+        id INTEGER PRIMARY KEY, created_at REAL NOT NULL, kind TEXT NOT NULL, payload TEXT NOT NULL
+    ) STRICT;
+    """,
+)
+"""The database's schema, step by step; a step once released is never changed. ``PRAGMA user_version`` counts the steps taken."""
+
+MARKS = ("sampled", "scored", "updated", "checkpointed")
+
+LIVE_STATES = ("loading", "sampling", "awaiting", "scoring", "updating", "checkpointing", "measuring", "paused")
+ENDED_STATES = ("finished", "stopped", "failed")
+"""What a worker can be doing, and how it can have ended. A run is also "new" (never started) or "interrupted" (its worker died)."""
+
+REQUESTS = ("pause", "resume", "apply", "stop_after_round", "stop")
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+"""What a run may be called: the name is a folder's."""
+
+
+class StoreError(RuntimeError):
+    """The run folder cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    id: int
+    round: int
+    position: int
+    prompt: str
+    seed: int
+    image: str
+    """Path relative to the run folder."""
+    created_at: float
+
+
+@dataclass(frozen=True)
+class RatingRow:
+    """One rating event. ``kind`` and ``value`` as in :mod:`rewards.human`."""
+
+    id: int
+    client_id: str
+    sample: int
+    rater: str
+    kind: str
+    value: float | None
+    shown_at: float | None
+    answered_at: float | None
+    created_at: float
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    number: int
+    started_at: float
+    sampled_at: float | None
+    scored_at: float | None
+    updated_at: float | None
+    checkpointed_at: float | None
+    closed_at: float | None
+    closed_rating: int | None
+
+    @property
+    def next_mark(self) -> str | None:
+        """The first phase whose mark is missing, or None when the round is complete."""
+        return next((mark for mark in MARKS if getattr(self, f"{mark}_at") is None), None)
+
+
+@dataclass(frozen=True)
+class EventRow:
+    id: int
+    created_at: float
+    kind: str
+    message: str
+    request: int | None
+
+
+@dataclass(frozen=True)
+class RequestRow:
+    id: int
+    created_at: float
+    kind: str
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a run is doing, from its folder alone."""
+
+    state: str
+    """One of LIVE_STATES, ENDED_STATES, "new" or "interrupted"."""
+    round: int = 0
+    done: int = 0
+    total: int = 0
+    started_at: float = 0.0
+    """When the present phase began (seconds since the epoch)."""
+    changed_at: float = 0.0
+    pid: int | None = None
+    message: str = ""
+    """The last error or end, in plain words."""
+    pending: tuple[str, ...] = field(default=())
+    """Requests that the worker has not answered yet."""
+
+    @property
+    def alive(self) -> bool:
+        return self.pid is not None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated time left in the phase, or None while that is unknown."""
+        if not self.alive or not 0 < self.done < self.total or self.state in ("awaiting", "paused"):
+            return None
+        return (self.changed_at - self.started_at) / self.done * (self.total - self.done)
+
+
+class RunStore:
+    """One run's folder and database. One instance serves one process; threads take turns."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open an existing run.
+
+        Raises:
+            StoreError: the folder is no run, or was made by a newer program.
+        """
+        self.folder = Path(folder)
+        if not (self.folder / "config.json").exists():
+            raise StoreError(f"{self.folder} is no run folder: it has no config.json.")
+        try:
+            self._db = sqlite3.connect(self.folder / "run.db", timeout=30, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA busy_timeout = 30000")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+        except sqlite3.Error as error:
+            raise StoreError(f"The database of {self.folder} cannot be opened: {error}. Is the disk full or the folder read-only?") from error
+        self._lock = threading.RLock()
+        self._migrate()
+
+    @classmethod
+    def create(cls, folder: Path, config: RunConfig) -> RunStore:
+        """Make a run folder; its configuration is never written again.
+
+        Raises:
+            StoreError: a run of that name exists, the name cannot be a folder's, or the disk refuses.
+        """
+        folder = Path(folder)
+        if not NAME.fullmatch(folder.name):
+            raise StoreError(f"{folder.name!r} cannot name a run. Use letters, digits, dots, dashes and underscores, 80 at most.")
+        if (folder / "config.json").exists():
+            raise StoreError(f"A run already exists in {folder}. Choose another name, or resume that run.")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = folder / "config.json.partial"
+            config.save(partial)
+            _sync(partial)
+            partial.rename(folder / "config.json")
+            _sync(folder)
+        except OSError as error:
+            raise StoreError(f"The run folder {folder} cannot be written: {error}. Choose a folder on a disk with room, and with write permission.") from error
+        return cls(folder)
+
+    def close(self) -> None:
+        self._db.close()
+
+    @property
+    def config(self) -> RunConfig:
+        return RunConfig.load(self.folder / "config.json")
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    # --- plumbing ---------------------------------------------------------------------------------------------------------------
+
+    def _migrate(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(MIGRATIONS):
+            raise StoreError(f"{self.folder} was made by a newer version of this program. Update the program to open it.")
+        if version == len(MIGRATIONS):
+            return
+        with self._transaction():
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
+                for statement in step.split(";"):
+                    if re.sub(r"--[^\n]*", "", statement).strip():
+                        self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {number}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
+    @property
+    def revision(self) -> str:
+        """Changes whenever the database does, for readers that wish to skip what they have seen."""
+        with self._lock:
+            return f"{self._db.execute('PRAGMA data_version').fetchone()[0]}.{self._db.total_changes}"
+
+    # --- worker: rounds and samples ---------------------------------------------------------------------------------------------
+
+    def start_round(self, number: int) -> None:
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO round (number, started_at) VALUES (?, ?)", (number, time.time()))
+
+    def mark(self, number: int, mark: str) -> None:
+        """Say that a phase of a round is done and on disk."""
+        if mark not in MARKS:
+            raise ValueError(f"{mark!r} is none of {MARKS}")
+        with self._transaction():
+            self._db.execute(f"UPDATE round SET {mark}_at = ? WHERE number = ? AND {mark}_at IS NULL", (time.time(), number))
+
+    def add_samples(self, number: int, positions: Sequence[int], prompts: Sequence[str], seeds: Sequence[int], images: Sequence[Image.Image]) -> None:
+        """Write images to disk, then promise them. A sample that exists already stays as it is."""
+        folder = self.folder / "samples" / f"{number:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for image in images:
+            data = io.BytesIO()
+            image.save(data, format="PNG")
+            file = folder / f"{hashlib.sha256(data.getvalue()).hexdigest()[:32]}.png"
+            if not file.exists():
+                write_file(file, data.getvalue())
+            paths.append(file.relative_to(self.folder).as_posix())
+        _sync(folder)
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR IGNORE INTO sample (round, position, prompt, seed, image, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+                [(number, *row, time.time()) for row in zip(positions, prompts, seeds, paths, strict=True)],
+            )
+
+    def add_scores(self, reward: str, scores: Mapping[int, Score]) -> None:
+        """Scores by sample id; a value that is no number is kept as none."""
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO score (sample, reward, value, explanation) VALUES (?, ?, ?, ?)",
+                [(sample, reward, finite(s.value), json.dumps(s.explanation)) for sample, s in scores.items()],
+            )
+
+    def add_metrics(self, number: int, metrics: Mapping[str, float]) -> None:
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO metric (round, name, value) VALUES (?, ?, ?)", [(number, k, finite(v)) for k, v in metrics.items()]
+            )
+
+    def add_checkpoint(self, number: int, path: Path) -> None:
+        with self._transaction():
+            row = (number, path.relative_to(self.folder).as_posix(), time.time())
+            self._db.execute("INSERT OR REPLACE INTO checkpoint (round, path, created_at) VALUES (?, ?, ?)", row)
+
+    def close_round(self, number: int) -> int:
+        """People have applied their ratings: fix which ones count. Returns the id of the last that does; a second call changes nothing."""
+        with self._transaction():
+            last = self._db.execute("SELECT coalesce(max(id), 0) FROM rating").fetchone()[0]
+            row = (time.time(), last, number)
+            self._db.execute("UPDATE round SET closed_at = ?, closed_rating = ? WHERE number = ? AND closed_at IS NULL", row)
+            return int(self._db.execute("SELECT closed_rating FROM round WHERE number = ?", (number,)).fetchone()[0])
+
+    def set_progress(self, state: str, number: int, done: int = 0, total: int = 0) -> None:
+        """What the worker is doing now; the phase's clock starts over when ``state`` or ``number`` changes."""
+        now = time.time()
+        with self._transaction():
+            self._db.execute(
+                """INSERT INTO progress (only, state, round, done, total, started_at, changed_at) VALUES (0, ?, ?, ?, ?, ?, ?)
+                ON CONFLICT (only) DO UPDATE SET
+                    started_at = CASE WHEN state = excluded.state AND round = excluded.round THEN started_at ELSE excluded.started_at END,
+                    state = excluded.state, round = excluded.round, done = excluded.done, total = excluded.total, changed_at = excluded.changed_at""",
+                (state, number, done, total, now, now),
+            )
+
+    def add_event(self, kind: str, message: str, request: int | None = None) -> None:
+        """A line of the run's history, or the answer to a request."""
+        with self._transaction():
+            self._db.execute("INSERT INTO event (created_at, kind, message, request) VALUES (?, ?, ?, ?)", (time.time(), kind, message, request))
+
+    # --- app: ratings and requests ----------------------------------------------------------------------------------------------
+
+    def add_rating(
+        self,
+        client_id: str,
+        sample: int,
+        rater: str,
+        kind: str,
+        value: float | None,
+        shown_at: float | None = None,
+        answered_at: float | None = None,
+    ) -> bool:
+        """Append a rating event; on disk when this returns. A repeat of a ``client_id`` changes nothing and returns False.
+
+        Raises:
+            StoreError: there is no such sample.
+        """
+        try:
+            with self._transaction():
+                cursor = self._db.execute(
+                    """INSERT INTO rating (client_id, sample, rater, kind, value, shown_at, answered_at, created_at)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (client_id) DO NOTHING""",
+                    (client_id, sample, rater, kind, value, shown_at, answered_at, time.time()),
+                )
+                return cursor.rowcount == 1
+        except sqlite3.IntegrityError as error:
+            raise StoreError(f"There is no image {sample} in run {self.name}.") from error
+
+    def add_request(self, kind: str, **payload: Any) -> int:
+        """Ask the worker for something; it answers with an event."""
+        if kind not in REQUESTS:
+            raise ValueError(f"{kind!r} is none of {REQUESTS}")
+        with self._transaction():
+            cursor = self._db.execute("INSERT INTO request (created_at, kind, payload) VALUES (?, ?, ?)", (time.time(), kind, json.dumps(payload)))
+            return int(cursor.lastrowid or 0)
+
+    # --- readers ----------------------------------------------------------------------------------------------------------------
+
+    def rounds(self) -> list[RoundRow]:
+        columns = "number, started_at, sampled_at, scored_at, updated_at, checkpointed_at, closed_at, closed_rating"
+        return [RoundRow(*row) for row in self._rows(f"SELECT {columns} FROM round ORDER BY number")]
+
+    def round(self, number: int) -> RoundRow | None:
+        return next((row for row in self.rounds() if row.number == number), None)
+
+    def samples(self, number: int) -> list[SampleRow]:
+        """A round's samples, in order of position."""
+        sql = "SELECT id, round, position, prompt, seed, image, created_at FROM sample WHERE round = ? ORDER BY position"
+        return [SampleRow(*row) for row in self._rows(sql, number)]
+
+    def sample(self, id: int) -> SampleRow | None:
+        sql = "SELECT id, round, position, prompt, seed, image, created_at FROM sample WHERE id = ?"
+        return next((SampleRow(*row) for row in self._rows(sql, id)), None)
+
+    def scores(self, number: int, reward: str) -> dict[int, Score]:
+        """A round's scores by one reward, by sample id."""
+        sql = "SELECT sample, value, explanation FROM score JOIN sample ON sample.id = score.sample WHERE round = ? AND reward = ?"
+        return {sample: Score(value, json.loads(explanation)) for sample, value, explanation in self._rows(sql, number, reward)}
+
+    def ratings(self, number: int | None = None, up_to: int | None = None) -> list[RatingRow]:
+        """All rating events, oldest first; of one round, and up to an id, if these are given."""
+        sql = """SELECT rating.id, client_id, sample, rater, kind, value, shown_at, answered_at, rating.created_at
+            FROM rating JOIN sample ON sample.id = rating.sample
+            WHERE (?1 IS NULL OR round = ?1) AND (?2 IS NULL OR rating.id <= ?2) ORDER BY rating.id"""
+        return [RatingRow(*row) for row in self._rows(sql, number, up_to)]
+
+    def latest_ratings(self, number: int, up_to: int | None = None) -> dict[int, list[RatingRow]]:
+        """Each rater's latest event on each sample of a round, by sample id; what was cleared is left out."""
+        latest = {(r.sample, r.rater): r for r in self.ratings(number, up_to)}
+        found: dict[int, list[RatingRow]] = {}
+        for row in latest.values():
+            if row.kind != "clear":
+                found.setdefault(row.sample, []).append(row)
+        return found
+
+    def metrics(self) -> dict[str, list[tuple[int, float | None]]]:
+        """Every metric's (round, value) points, in order of rounds."""
+        found: dict[str, list[tuple[int, float | None]]] = {}
+        for number, name, value in self._rows("SELECT round, name, value FROM metric ORDER BY round"):
+            found.setdefault(name, []).append((number, value))
+        return found
+
+    def checkpoints(self) -> dict[int, Path]:
+        return {number: self.folder / path for number, path in self._rows("SELECT round, path FROM checkpoint ORDER BY round")}
+
+    def events(self, after: int = 0) -> list[EventRow]:
+        return [EventRow(*row) for row in self._rows("SELECT id, created_at, kind, message, request FROM event WHERE id > ? ORDER BY id", after)]
+
+    def pending_requests(self) -> list[RequestRow]:
+        """Requests without an answer, oldest first."""
+        sql = "SELECT id, created_at, kind, payload FROM request WHERE id NOT IN (SELECT request FROM event WHERE request IS NOT NULL) ORDER BY id"
+        return [RequestRow(id, at, kind, json.loads(payload)) for id, at, kind, payload in self._rows(sql)]
+
+    def status(self) -> Status:
+        """What the run is doing, from the lock and the rows."""
+        rows = self._rows("SELECT state, round, done, total, started_at, changed_at FROM progress")
+        pid = holder(self.folder / "worker.lock")
+        pending = tuple(r.kind for r in self.pending_requests())
+        if not rows:
+            return Status("loading" if pid is not None else "new", pid=pid, pending=pending)
+        state, number, done, total, started_at, changed_at = rows[0]
+        if pid is None:
+            # The worker may have ended between the two looks: read what it said last.
+            state = self._rows("SELECT state FROM progress")[0][0]
+            state = state if state in ENDED_STATES else "interrupted"
+        elif state in ENDED_STATES:
+            state = "loading"
+        last = self._rows("SELECT message FROM event WHERE kind IN ('failed', 'finished', 'stopped') ORDER BY id DESC LIMIT 1")
+        message = last[0][0] if last and state in ENDED_STATES else ""
+        return Status(state, number, done, total, started_at, changed_at, pid, message, pending)
+
+    def log_tail(self, lines: int = 12, of_bytes: int = 16_384) -> str:
+        """The last lines of the worker's log."""
+        try:
+            with open(self.folder / "worker.log", "rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - of_bytes))
+                return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
+        except FileNotFoundError:
+            return ""
+
+
+# --- files ----------------------------------------------------------------------------------------------------------------------
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None where it is no finite number."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or a folder's list of names, to disk."""
+    if os.name == "nt" and path.is_dir():  # pragma: no cover - Windows cannot open folders
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_file(file: Path, data: bytes) -> None:
+    """Write a file so that no reader and no crash ever meets half of it: temporary file, fsync, rename."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_bytes(data)
+    _sync(partial)
+    os.replace(partial, file)
+
+
+def sync_tree(folder: Path) -> None:
+    """Force a folder and everything in it to disk."""
+    for path in (*folder.rglob("*"), folder):
+        _sync(path)
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The run folders in a folder, newest first."""
+    found = [path.parent for path in Path(folder).glob("*/config.json")]
+    return sorted(found, key=lambda path: (path / "config.json").stat().st_mtime, reverse=True)
+
+
+def delete_run(folder: Path) -> None:
+    """Delete a run and everything in it.
+
+    Raises:
+        StoreError: it is no run, or its worker lives.
+    """
+    if not (folder / "config.json").exists():
+        raise StoreError(f"{folder} is no run folder.")
+    if holder(folder / "worker.lock") is not None:
+        raise StoreError(f"{folder.name} is running. Stop it first.")
+    (folder / "config.json").unlink()
+    shutil.rmtree(folder)
+
+
+def iter_prompts(rows: Iterable[SampleRow]) -> list[str]:
+    """The different prompts of samples, in order of first appearance."""
+    return list(dict.fromkeys(row.prompt for row in rows))
