@@ -78,7 +78,7 @@ class RunConfig:
     lora_targets: str = setting(
         "attention", "Which layers of the denoiser get an adapter: its attention, or all its layers.", choices=("attention", "all")
     )
-    precision: str = setting("fp32", "The precision of the model's forward pass; weights in training stay float32.", choices=("fp32", "bf16", "fp16"))
+    precision: str = setting("fp32", "The precision of the model's forward pass; weights in training stay float32.", choices=("fp32", "bf16"))
     device: str = setting("auto", "Where the model runs: `auto` takes a GPU when there is one.")
     held_out_images: int = setting(32, "How many images, of seeds never trained on, measure an automatic reward before and after.", low=0, high=4096)
     held_out_every: int = setting(0, "Measure the held-out reward every so many rounds as well; 0 measures at the end only.", low=0)
@@ -146,7 +146,9 @@ class RunConfig:
         """
         folder = POCKET_MODEL if self.model == "pocket" else Path(self.model).expanduser()
         if not folder.is_dir():
-            raise ConfigError(f"The model folder {folder} does not exist. Give `pocket`, or a folder that `save_pretrained` of diffusers has written.")
+            raise ConfigError(
+                f"The model folder {folder} does not exist. Give `pocket`, or a folder that `save_pretrained` of diffusers has written."
+            )
         try:
             kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -191,7 +193,9 @@ def _check(name: str, value: Any, limits: Any, annotation: Any) -> None:
     """One value against its type and limits."""
     wanted = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(str(annotation))
     if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool)):
-        raise ConfigError(f"{name} is {value!r}; it must be {'a whole number' if wanted is int else 'a number' if annotation == 'float' else annotation}.")
+        raise ConfigError(
+            f"{name} is {value!r}; it must be {'a whole number' if wanted is int else 'a number' if annotation == 'float' else annotation}."
+        )
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{name} is {value}; it must be a finite number.")
     if "choices" in limits and value not in limits["choices"]:

@@ -242,7 +242,9 @@ class RunStore:
             partial.rename(folder / "config.json")
             _sync(folder)
         except OSError as error:
-            raise StoreError(f"The run folder {folder} cannot be written: {error}. Choose a folder on a disk with room, and with write permission.") from error
+            raise StoreError(
+                f"The run folder {folder} cannot be written: {error}. Choose a folder on a disk with room, and with write permission."
+            ) from error
         return cls(folder)
 
     def close(self) -> None:
@@ -295,9 +297,11 @@ class RunStore:
 
     # --- worker: rounds and samples ---------------------------------------------------------------------------------------------
 
-    def start_round(self, number: int) -> None:
+    def start_round(self, number: int) -> RoundRow:
+        """The round, begun now if it was not."""
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO round (number, started_at) VALUES (?, ?)", (number, time.time()))
+        return next(row for row in self.rounds() if row.number == number)
 
     def mark(self, number: int, mark: str) -> None:
         """Say that a phase of a round is done and on disk."""

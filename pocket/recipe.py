@@ -193,7 +193,7 @@ def make_vae(work: Path) -> None:
         block_out_channels=channels,
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=16,
+        norm_num_groups=4,
         sample_size=world.SIZE,
         mid_block_add_attention=False,
     )
@@ -207,7 +207,7 @@ def make_vae(work: Path) -> None:
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
         edge = sum(F.l1_loss(a, b) for a, b in zip(edges(decoded), edges(images), strict=True))
         mse = F.mse_loss(decoded, images)
-        loss = F.l1_loss(decoded, images) + mse + 0.3 * edge + 1e-5 * 1024 * kl
+        loss = F.l1_loss(decoded, images) + mse + 0.3 * edge + 1e-4 * kl
         return loss, dict(loss=loss.item(), mse=mse.item(), kl=kl.item())
 
     train("vae", work, {"vae": vae}, loss_of, steps=VAE_STEPS, lr=2.5e-3, weight_decay=0.0)
@@ -218,7 +218,7 @@ def make_vae(work: Path) -> None:
     vae.save_pretrained(HERE / "model" / "vae")
 
 
-VAE_STEPS = 4500
+VAE_STEPS = 4000
 
 
 # --- the denoiser ---------------------------------------------------------------------------------------------------------------

@@ -216,9 +216,7 @@ def _pattern(rng: random.Random, first: tuple[int, int, int], second: tuple[int,
             for j in range(-2 * width - offset, SIZE + width, width):
                 shift = width if ((j + 2 * width + offset) // width) % 2 else 0
                 box = (i + shift, j, i + shift + width - 1, j + width - 1)
-                draw.ellipse((box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1), fill=second) if kind == "dots" else draw.rectangle(
-                    box, fill=second
-                )
+                draw.ellipse((box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1), fill=second) if kind == "dots" else draw.rectangle(box, fill=second)
     return picture
 
 

@@ -1,0 +1,121 @@
+"""``python -m ddpo``: train without a page.
+
+``run`` makes a run folder and trains in it; ``resume`` goes on with one. The page can open both, while they run and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ddpo.config import ConfigError, RunConfig, prompt_sets, read_prompts
+from ddpo.presets import presets
+from ddpo.store import RunStore, StoreError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, with one option for each setting of :class:`RunConfig`."""
+    top = argparse.ArgumentParser(prog="python -m ddpo", description="Finetune a text-to-image model by reinforcement learning, without a page.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{run,resume}")
+    run = commands.add_parser("run", help="start a new run", description="Start a new run; the last line of output is its summary as JSON.")
+    run.add_argument("--out", type=Path, required=True, help="the run folder to make, for instance runs/first")
+    run.add_argument("--preset", choices=presets(), help="start from these settings; the options below change single ones")
+    for field in dataclasses.fields(RunConfig):
+        flag, help = "--" + field.name.replace("_", "-"), field.metadata["help"]
+        if field.name == "prompts":
+            run.add_argument(
+                flag, metavar="SET|FILE|TEXT", help=f"{help} A set ({', '.join(prompt_sets())}), a text file, or prompts separated by ;."
+            )
+        elif field.type == "bool":
+            run.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f"{help} (default: {field.default})")
+        else:
+            kind = {"int": int, "float": float, "str": str}[str(field.type)]
+            run.add_argument(flag, type=kind, choices=field.metadata.get("choices"), help=f"{help} (default: {field.default})")
+    resume = commands.add_parser("resume", help="go on with a run that was stopped, interrupted or has failed")
+    resume.add_argument("folder", type=Path, help="the run folder")
+    return top
+
+
+def prompts_from(text: str) -> tuple[str, ...]:
+    """The prompts that ``--prompts`` names: a set that comes with the project, a file, or the prompts themselves."""
+    if text in prompt_sets():
+        return prompt_sets()[text]
+    if text.endswith(".txt") or Path(text).is_file():
+        return read_prompts(Path(text))
+    return tuple(part.strip() for part in text.split(";") if part.strip())
+
+
+def config_from(options: argparse.Namespace) -> RunConfig:
+    """The configuration that the options ask for.
+
+    Raises:
+        ConfigError: a setting cannot work.
+    """
+    changes: dict[str, Any] = {f.name: v for f in dataclasses.fields(RunConfig) if (v := getattr(options, f.name)) is not None}
+    if "prompts" in changes:
+        changes["prompts"] = prompts_from(changes["prompts"])
+    name = options.preset or next((n for n, p in presets().items() if p.config.reward == changes.get("reward", "human")), "rate")
+    return presets()[name].config.with_changes(**changes)
+
+
+class Bars:
+    """Progress on the terminal: one bar a phase."""
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds, self.key, self.bar = rounds, ("", -1), None
+
+    def __call__(self, state: str, number: int, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if (state, number) != self.key:
+            self.close()
+            self.key = (state, number)
+            if total > 1:
+                self.bar = tqdm(total=total, desc=f"round {number}/{self.rounds} {state}", leave=False, dynamic_ncols=True, file=sys.stderr)
+        if self.bar is not None:
+            self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def work(folder: Path) -> int:
+    """Train in a run folder, with progress bars, and print the summary."""
+    from ddpo import worker
+    from ddpo.trainer import summary
+
+    store = RunStore(folder)
+    config = store.config
+    if config.rated_by_people:
+        print(f"This run waits for ratings. Rate it in the studio: python -m app --runs {folder.parent}", file=sys.stderr)
+    bars = Bars(config.rounds)
+    code = worker.run(folder, bars)
+    bars.close()
+    result = dict(run=str(folder), state=store.status().state, **summary(store.metrics()))
+    store.close()
+    print(json.dumps(result))
+    return code
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        if options.command == "resume":
+            return work(options.folder)
+        config = config_from(options)
+        config.model_folder  # noqa: B018 - refuses a missing model before a folder is made
+        RunStore.create(options.out, config).close()
+        return work(options.out)
+    except (ConfigError, StoreError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

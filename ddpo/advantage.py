@@ -1,0 +1,34 @@
+"""Scores to advantages: how much better an image is than the others of its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def group_advantages(scores: Sequence[float | None], prompts: Sequence[str], clip: float) -> Tensor:
+    """Standardise scores within each prompt: (score - mean) / std, clipped to ±``clip``; shape (n,), float32.
+
+    The paper standardises by a running mean and std per prompt (Black et al. 2023, App. D), whose warm-up never ends with a handful of images a round; with
+    several images of each prompt the round itself has the statistics (the group-relative form; Shao et al. 2024, arXiv 2402.03300).
+
+    An image without a score gets advantage 0 and does not count in its group. A group whose scores are all equal says nothing: 0, never NaN.
+    """
+    if len(scores) != len(prompts):
+        raise ValueError(f"{len(scores)} scores for {len(prompts)} prompts.")
+    advantages = torch.zeros(len(scores))
+    for prompt in dict.fromkeys(prompts):
+        rows = [i for i, p in enumerate(prompts) if p == prompt and scores[i] is not None]
+        values = torch.tensor([scores[i] for i in rows], dtype=torch.float64)
+        if len(rows) < 2 or float(spread := values.std(correction=0)) <= 1e-8 * max(1.0, float(values.abs().max())):
+            continue
+        advantages[rows] = ((values - values.mean()) / spread).float()
+    return advantages.clamp(-clip, clip)
+
+
+def without_spread(scores: Sequence[float | None], prompts: Sequence[str]) -> list[str]:
+    """The prompts from which nothing can be learned this round: fewer than two scores, or all equal."""
+    advantages = group_advantages(scores, prompts, clip=1.0)
+    return [p for p in dict.fromkeys(prompts) if not any(a != 0 for a, q in zip(advantages.tolist(), prompts, strict=True) if q == p)]

@@ -1,0 +1,100 @@
+"""How a worker listens while it works: progress out, requests in, at safe points."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from ddpo.store import RatingRow, RequestRow, RunStore
+from rewards.base import Sample
+
+POLL_SECONDS = 0.05
+
+
+class StopRun(Exception):  # noqa: N818 - not an error: somebody asked for it
+    """Somebody asked the run to stop now."""
+
+
+class Control:
+    """The worker's ear and mouth. ``report`` says what is being done; ``listen`` answers requests, waits while paused, and raises to stop."""
+
+    def __init__(self, store: RunStore, watcher: Callable[[str, int, int, int], None] | None = None) -> None:
+        self.store, self.watcher = store, watcher
+        self.stop_after_round = False
+        self._paused = False
+        self._applied: set[int] = set()
+        self._now: tuple[str, int, int, int] = ("loading", 0, 0, 0)
+        for request in store.pending_requests():  # asked of a worker that is gone
+            store.add_event("ignored", f"{request.kind}: asked before this worker started", request.id)
+
+    def report(self, state: str, number: int, done: int = 0, total: int = 0) -> None:
+        """Say what is being done, then listen: every report is a safe point.
+
+        Raises:
+            StopRun: somebody asked to stop.
+        """
+        self._now = (state, number, done, total)
+        self._tell(*self._now)
+        self.listen()
+
+    def listen(self) -> None:
+        """Answer what was asked; while paused, wait here."""
+        self._answer()
+        if not self._paused:
+            return
+        _, number, done, total = self._now
+        self._tell("paused", number, done, total)
+        while self._paused:
+            time.sleep(POLL_SECONDS)
+            self._answer()
+        self._tell(*self._now)
+
+    def wait_until_applied(self, number: int, images: int) -> None:
+        """Wait until people apply their ratings of a round, and fix which ratings count."""
+        round_row = self.store.round(number)
+        if round_row and round_row.closed_at is not None:
+            return
+        self.report("awaiting", number, 0, images)
+        while number not in self._applied:
+            time.sleep(POLL_SECONDS)
+            self.listen()
+        self.store.close_round(number)
+
+    def collect(self, number: int) -> Callable[[Sequence[Sample]], Mapping[int, Sequence[RatingRow]]]:
+        """What :class:`rewards.human.Human` asks: wait for people, then their ratings of this round by sample id."""
+
+        def collect(samples: Sequence[Sample]) -> Mapping[int, Sequence[RatingRow]]:
+            self.wait_until_applied(number, len(samples))
+            return self.store.latest_ratings(number, up_to=self.store.close_round(number))
+
+        return collect
+
+    def _tell(self, state: str, number: int, done: int, total: int) -> None:
+        self.store.set_progress(state, number, done, total)
+        if self.watcher:
+            self.watcher(state, number, done, total)
+
+    def _answer(self) -> None:
+        for request in self.store.pending_requests():
+            if request.kind == "apply" and self._now[0] != "awaiting" and request.payload.get("round") == self._now[1]:
+                continue  # early, but meant for this round: kept until its turn
+            self.store.add_event("answer", self._act(request), request.id)
+
+    def _act(self, request: RequestRow) -> str:
+        if request.kind == "stop":
+            self.store.add_event("answer", "stopping", request.id)
+            raise StopRun
+        if request.kind == "pause":
+            self._paused = True
+            return "paused"
+        if request.kind == "resume":
+            self._paused = False
+            return "resumed"
+        if request.kind == "stop_after_round":
+            self.stop_after_round = True
+            return "will stop after this round"
+        number = request.payload.get("round")
+        if number != self._now[1] or self._now[0] != "awaiting":
+            return f"round {number} is not waiting for ratings"
+        self._applied.add(number)
+        return f"ratings of round {number} applied"

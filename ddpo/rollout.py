@@ -1,0 +1,45 @@
+"""The denoising loop: prompts and seeds to trajectories and pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ddpo.policy import Policy
+from ddpo.trajectory import Trajectory
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed (63 bits) that the parts name, the same on every machine: all randomness of a run comes from such seeds, so no generator state is kept."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def noise_of(seed: int, steps: int, shape: tuple[int, int, int]) -> Tensor:
+    """All the noise of one image, (steps + 1, c, h, w): first x_T, then one draw a step. It depends on the seed alone, not on the batch."""
+    return torch.randn((steps + 1, *shape), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def rollout(policy: Policy, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Trajectory, list[Image.Image]]:
+    """Denoise one batch; every latent is kept as it was sampled, and scored as it is kept."""
+    schedule = policy.schedule
+    noise = torch.stack([noise_of(seed, len(schedule), policy.latent_shape) for seed in seeds], dim=1).to(policy.device)
+    condition = policy.encode(prompts)
+    latents, log_probs = [noise[0]], []
+    actions = set(schedule.actions)
+    for i in range(len(schedule)):
+        index = torch.full((len(prompts),), i, device=policy.device)
+        gaussian = policy.step(latents[-1], index, condition)
+        latents.append(gaussian.sample(noise[i + 1]))
+        log_probs.append(gaussian.log_prob(latents[-1]) if i in actions else torch.zeros(len(prompts), device=policy.device))
+    return Trajectory(torch.stack(latents, 1).cpu(), torch.stack(log_probs, 1).cpu()), policy.decode(latents[-1])
+
+
+def batches(count: int, size: int) -> Iterator[range]:
+    """0 .. count in consecutive ranges of ``size`` at most."""
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))

@@ -1,0 +1,315 @@
+"""DDPO with importance sampling, round by round.
+
+As in Black et al. 2023, Algorithm 1 (DDPO-IS)::
+
+    for each round:
+        sample   draw prompts; denoise images with the present policy; keep x_T, ..., x_0 and log p(x_prev | x_t)
+        score    r(x_0, prompt), by a reward or by people; advantage = standardised within each prompt
+        update   for each group of images: ascend  Σ_t min(A ρ_t, A clip(ρ_t, 1 ± ε))  over all its denoising steps at once
+        checkpoint
+
+Each of the four verbs leaves a durable mark; a worker that dies goes on at the first missing one. All randomness comes from seeds that are derived
+from (run seed, round, purpose), so an interrupted run equals the straight one.
+
+What differs from the paper, and why:
+
+* Advantages are standardised within the round's images of a prompt, not by a running mean per prompt: with 16 to 64 images a round
+  the paper's warm-up never ends (:mod:`ddpo.advantage`).
+* The clip range follows the latent's size (:meth:`ddpo.config.RunConfig.clip_range`).
+* All denoising steps of a group of images go into one optimiser step. (The paper does that too; the order of accumulation is immaterial.)
+* Images without a score, and images of advantage 0, have no gradient and are not computed.
+* Before a round's first optimiser step every ratio must be 1; if it is not, the run stops and says why (:class:`PolicyMismatch`).
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ddpo.advantage import group_advantages, without_spread
+from ddpo.checkpoint import load_state, save_state
+from ddpo.config import RunConfig
+from ddpo.control import Control
+from ddpo.evaluate import HeldOut, held_out
+from ddpo.loss import Health, importance_loss
+from ddpo.policy import Policy
+from ddpo.rollout import batches, derive_seed, rollout
+from ddpo.store import RunStore, SampleRow, sync_tree
+from ddpo.trajectory import Trajectory
+from rewards.base import Reward, Sample, Score
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why, in plain words, and what to do."""
+
+
+class PolicyMismatch(TrainingError):
+    """Re-scoring the round's own samples does not give back their log-probabilities."""
+
+
+MATCH_FRACTION = 0.1
+"""How far a ratio may be from 1 before the first optimiser step of a round, as a fraction of the clip range."""
+
+
+class Trainer:
+    """Runs the rounds of one run that are not on disk yet."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        store: RunStore,
+        policy: Policy,
+        control: Control,
+        reward_for: Callable[[int], Reward],
+    ) -> None:
+        """``reward_for`` gives the reward of a round: people's ratings belong to one round, automatic rewards are the same for all."""
+        self.config, self.store, self.policy, self.control, self.reward_for = config, store, policy, control, reward_for
+        self.parameters = policy.parameters()
+        self.optimiser = torch.optim.AdamW(
+            self.parameters.values(), lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay, eps=1e-8
+        )
+        self.dimensions = math.prod(policy.latent_shape)
+        self.clip_range = config.clip_range(self.dimensions)
+        self.verbs = dict(sampled=self.sample, scored=self.score, updated=self.update, checkpointed=self.checkpoint)
+
+    def run(self) -> bool:
+        """Run to the last round; True when all rounds are done, False when somebody asked to stop before.
+
+        Raises:
+            StopRun: somebody asked to stop now.
+            TrainingError: it cannot go on.
+        """
+        self.restore()
+        for number in range(1, self.config.rounds + 1):
+            while (mark := self.store.start_round(number).next_mark) is not None:
+                started = time.monotonic()
+                self.verbs[mark](number)
+                self.store.add_metrics(number, {f"seconds_{PHASES[mark]}": time.monotonic() - started})
+                self.store.mark(number, mark)
+            every = self.config.held_out_every
+            if every and number % every == 0 and number < self.config.rounds:
+                self.measure(number)
+            if self.control.stop_after_round and number < self.config.rounds:
+                return False
+        return True
+
+    # --- sample -----------------------------------------------------------------------------------------------------------------
+
+    def sample(self, number: int) -> None:
+        """Draw the round's prompts and denoise its images, a microbatch at a time; what is on disk already is not sampled again."""
+        n = self.config.images_per_round
+        prompts = self.draw_prompts(number)
+        seeds = [derive_seed(self.config.seed, number, "sample", i) for i in range(n)]
+        self._part(number, 0).parent.mkdir(parents=True, exist_ok=True)
+        self.control.report("sampling", number, 0, n)
+        promised = {row.position for row in self.store.samples(number)}
+        for batch in batches(n, self.config.microbatch):
+            file = self._part(number, batch.start)
+            if not (file.exists() and promised.issuperset(batch)):
+                trajectory, images = self._rollout(file, [prompts[i] for i in batch], [seeds[i] for i in batch])
+                trajectory.save(file)
+                self.store.add_samples(number, list(batch), [prompts[i] for i in batch], [seeds[i] for i in batch], images)
+            self.control.report("sampling", number, batch.stop, n)
+
+    def _rollout(self, file: Path, prompts: list[str], seeds: list[int]) -> tuple[Trajectory, list[Image.Image]]:
+        """A microbatch, from its file when only its rows are missing."""
+        if file.exists():
+            trajectory = Trajectory.load(file)
+            return trajectory, self.policy.decode(trajectory.latents[:, -1].to(self.policy.device))
+        trajectory, images = rollout(self.policy, prompts, seeds)
+        if not bool(torch.isfinite(trajectory.latents).all()):
+            raise TrainingError("The model makes images that are no numbers (NaN). Resume from an earlier round with a lower learning rate.")
+        return trajectory, images
+
+    def draw_prompts(self, number: int) -> list[str]:
+        """The prompt of each of the round's images, each drawn prompt ``images_per_prompt`` times in a row."""
+        prompts, wanted = list(dict.fromkeys(self.config.prompts)), self.config.prompts_per_round
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "prompts"))
+        drawn: list[str] = []
+        while len(drawn) < wanted:
+            drawn += [prompts[i] for i in torch.randperm(len(prompts), generator=generator).tolist()]
+        return [prompt for prompt in drawn[:wanted] for _ in range(self.config.images_per_prompt)]
+
+    # --- score ------------------------------------------------------------------------------------------------------------------
+
+    def score(self, number: int) -> None:
+        """Ask the reward; scores that exist already stay."""
+        reward, rows = self.reward_for(number), self.store.samples(number)
+        have = self.store.scores(number, reward.name)
+        missing = [row for row in rows if row.id not in have]
+        # People are asked for the whole board at once, automatic rewards a microbatch at a time.
+        size = len(rows) if self.config.rated_by_people else self.config.microbatch
+        for batch in batches(len(missing), size):
+            part = [missing[i] for i in batch]
+            if not self.config.rated_by_people:
+                self.control.report("scoring", number, len(rows) - len(missing) + batch.start, len(rows))
+            self.store.add_scores(reward.name, self._ask(reward, part))
+        self._describe_scores(number)
+
+    def _ask(self, reward: Reward, rows: list[SampleRow]) -> dict[int, Score]:
+        scores = reward.score([Sample(row.id, row.prompt, read_image(self.store.folder / row.image)) for row in rows])
+        if len(scores) != len(rows):
+            raise TrainingError(f"The reward {reward.name} gave {len(scores)} scores for {len(rows)} images.")
+        return {row.id: score for row, score in zip(rows, scores, strict=True)}
+
+    def _describe_scores(self, number: int) -> None:
+        values, prompts = self._values(number)
+        known = torch.tensor([v for v in values if v is not None], dtype=torch.float64)
+        metrics = dict(scored_images=float(len(known)), zero_spread_prompts=float(len(without_spread(values, prompts))))
+        if len(known):
+            metrics |= dict(reward_mean=float(known.mean()), reward_std=float(known.std(correction=0)))
+        self.store.add_metrics(number, metrics)
+
+    def _values(self, number: int) -> tuple[list[float | None], list[str]]:
+        """The round's scores and prompts, by position."""
+        rows, scores = self.store.samples(number), self.store.scores(number, self.config.reward)
+        return [scores[row.id].value if row.id in scores else None for row in rows], [row.prompt for row in rows]
+
+    def advantages(self, number: int) -> Tensor:
+        """The round's advantages, (n,)."""
+        values, prompts = self._values(number)
+        if self.config.shuffle_scores:
+            generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "shuffle"))
+            values = [values[i] for i in torch.randperm(len(values), generator=generator).tolist()]
+        return group_advantages(values, prompts, self.config.advantage_clip)
+
+    # --- update -----------------------------------------------------------------------------------------------------------------
+
+    def update(self, number: int) -> None:
+        """Learn from the round, and put the new weights on disk beside it.
+
+        Raises:
+            PolicyMismatch: the ratio is not 1 before the first step.
+            TrainingError: the loss or the gradient is no number.
+        """
+        n, size = self.config.images_per_round, self.config.images_per_update
+        trajectory = Trajectory.concatenate([Trajectory.load(self._part(number, b.start)) for b in batches(n, self.config.microbatch)])
+        advantages = self.advantages(number)
+        conditions = self.policy.encode([row.prompt for row in self.store.samples(number)])
+        health = Health(self.dimensions, self.clip_range)
+        actions = self.policy.schedule.actions
+        total = self.config.passes * int((advantages != 0).sum()) * len(actions)
+        done, norms = 0, []
+        self.control.report("updating", number, 0, total)
+        for p in range(self.config.passes):
+            generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "update", p))
+            order = torch.randperm(n, generator=generator)
+            for group in order.split(size):
+                group = group[advantages[group] != 0]
+                pairs = torch.cartesian_prod(group, torch.tensor(actions)).reshape(-1, 2)
+                pairs = pairs[torch.randperm(len(pairs), generator=generator)]
+                for part in pairs.split(self.config.microbatch):
+                    self._accumulate(trajectory, conditions, advantages, part, health, size * len(actions), check=not norms)
+                    done += len(part)
+                    self.control.report("updating", number, done, total)
+                if len(pairs):
+                    norms.append(self._step())
+        self.store.add_metrics(number, health.metrics() | dict(advantage_abs_mean=float(advantages.abs().mean()), updates=float(len(norms))))
+        if norms:
+            self.store.add_metrics(number, dict(grad_norm=sum(norms) / len(norms)))
+        save_state(self._new_state(number), self.config, number, self.parameters, self.optimiser)
+        self.policy.save_adapter(self._new_state(number))
+        sync_tree(self._new_state(number))
+
+    def _accumulate(
+        self, trajectory: Trajectory, conditions: Tensor, advantages: Tensor, pairs: Tensor, health: Health, count: int, check: bool
+    ) -> None:
+        """Add the gradient of some (image, step) pairs, (m, 2), to that of the mean over ``count`` pairs."""
+        image, step = pairs.unbind(1)
+        device = self.policy.device
+        x_t, x_prev = trajectory.latents[image, step].to(device), trajectory.latents[image, step + 1].to(device)
+        log_prob = self.policy.step(x_t, step.to(device), conditions[image.to(conditions.device)]).log_prob(x_prev)
+        old, advantage = trajectory.log_probs[image, step].to(device), advantages[image].to(device)
+        loss = importance_loss(log_prob, old, advantage, self.clip_range)
+        deviation = health.add(loss, log_prob, old, advantage)
+        if not math.isfinite(deviation) or not bool(torch.isfinite(loss).all()):
+            raise TrainingError("The loss is no number (NaN): training has diverged. Start again with a lower learning rate, or in fp32.")
+        if check and deviation > MATCH_FRACTION * self.clip_range:
+            raise PolicyMismatch(
+                f"Before the round's first update, re-scoring its own images moves the ratio by {deviation:.1e}; the clip range is only "
+                f"{self.clip_range:.1e}. Sampling and training do not see the same function: choose precision fp32, or a larger clip_nats."
+            )
+        (loss.sum() / count).backward()
+
+    def _step(self) -> float:
+        """One optimiser step; returns the gradient's norm before it was scaled down."""
+        norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.max_grad_norm))
+        if not math.isfinite(norm):
+            raise TrainingError("The gradient is no number (NaN): training has diverged. Start again with a lower learning rate, or in fp32.")
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return norm
+
+    # --- checkpoint -------------------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, number: int) -> None:
+        """Move the new weights to their place, promise them, and drop the round's tensors."""
+        self.control.report("checkpointing", number, 0, 1)
+        new, place = self._new_state(number), self.store.folder / "checkpoints" / f"{number:04d}"
+        if new.exists():
+            place.parent.mkdir(exist_ok=True)
+            shutil.rmtree(place, ignore_errors=True)
+            new.rename(place)
+            sync_tree(place.parent)
+        self.store.add_checkpoint(number, place)
+        shutil.rmtree(self._part(number, 0).parent, ignore_errors=True)
+
+    def restore(self) -> None:
+        """Take the weights of the last update that is on disk."""
+        done = [row for row in self.store.rounds() if row.updated_at is not None]
+        if not done:
+            return
+        number = done[-1].number
+        new, place = self._new_state(number), self.store.folder / "checkpoints" / f"{number:04d}"
+        load_state(new if done[-1].checkpointed_at is None and new.exists() else place, self.config, self.parameters, self.optimiser)
+
+    def _part(self, number: int, start: int) -> Path:
+        return self.store.folder / "rounds" / f"{number:04d}" / f"part-{start:05d}.safetensors"
+
+    def _new_state(self, number: int) -> Path:
+        return self._part(number, 0).parent / "new"
+
+    # --- measure ----------------------------------------------------------------------------------------------------------------
+
+    def measure(self, number: int) -> HeldOut | None:
+        """The automatic reward on prompts and seeds that are never trained on, of the base model (once) and of the present one."""
+        if self.config.rated_by_people or not self.config.held_out_images:
+            return None
+        known = dict(self.store.metrics().get("held_out_reward", []))
+        reward = self.reward_for(number)
+        for at in ([] if known.get(0) is not None else [0]) + [number]:
+
+            def report(done: int, total: int) -> None:
+                self.control.report("measuring", number, done, total)
+
+            result = held_out(self.policy, reward, self.config, base=at == 0, report=report)
+            self.store.add_metrics(at, dict(held_out_reward=result.mean, held_out_reward_std_error=result.std_error))
+        return result
+
+
+PHASES = dict(sampled="sampling", scored="scoring", updated="updating", checkpointed="checkpointing")
+
+
+def read_image(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.convert("RGB")
+
+
+def summary(metrics: Mapping[str, list[tuple[int, float | None]]]) -> dict[str, object]:
+    """What a run came to: rounds, held-out reward before and after, seconds per phase."""
+    held = dict(metrics.get("held_out_reward", []))
+    last = max(held) if held else None
+    before, after = held.get(0), held.get(last) if last else None
+    seconds = {
+        name.removeprefix("seconds_"): round(sum(v or 0.0 for _, v in points), 2) for name, points in metrics.items() if name.startswith("seconds_")
+    }
+    gain = None if before in (None, 0) or after is None else round(100 * (after - before) / abs(before), 2)
+    rounds = max((number for name in ("seconds_checkpointing",) for number, _ in metrics.get(name, [])), default=0)
+    return dict(rounds=rounds, reward_before=before, reward_after=after, gain_percent=gain, seconds=seconds)

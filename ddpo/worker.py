@@ -1,0 +1,120 @@
+"""The process that owns the model: ``python -m ddpo.worker RUN_DIR`` starts a run, or goes on with it. The composition root.
+
+It takes the run's lock before anything slow, so that its life shows at once; says every ending, good or bad, as an event; and leaves with exit
+code 0 when the run finished or was stopped, 1 when it failed, 2 when it could not begin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from ddpo.config import ConfigError
+from ddpo.lock import AlreadyRunning, WorkerLock
+from ddpo.store import RunStore, StoreError
+
+Watcher = Callable[[str, int, int, int], None]
+
+
+def run(folder: Path, watcher: Watcher | None = None) -> int:
+    """Run or resume the run in a folder until it ends; returns the exit code."""
+    try:
+        store = RunStore(folder)
+        lock = WorkerLock(folder / "worker.lock")
+    except (StoreError, AlreadyRunning) as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        return _work(store, watcher)
+    finally:
+        store.close()
+        lock.release()
+
+
+def _work(store: RunStore, watcher: Watcher | None) -> int:
+    """Everything between taking the lock and giving it back."""
+    from ddpo.control import StopRun
+
+    number = 0
+    try:
+        trainer, control = build(store, watcher)
+        finished = trainer.run()
+        number = max((row.number for row in store.rounds() if row.checkpointed_at is not None), default=0)
+        trainer.measure(number)
+        return _end(store, "finished" if finished else "stopped", number, f"{'All' if finished else 'Stopped after'} {number} rounds are done.")
+    except StopRun:
+        return _end(store, "stopped", number or _last_round(store), "Stopped. Resume goes on from the last finished phase.")
+    except KeyboardInterrupt:
+        return _end(store, "stopped", _last_round(store), "Stopped from the keyboard. Resume goes on from the last finished phase.")
+    except BaseException as error:
+        traceback.print_exc()
+        _end(store, "failed", _last_round(store), explain(error))
+        return 1
+
+
+def _last_round(store: RunStore) -> int:
+    return max((row.number for row in store.rounds()), default=0)
+
+
+def _end(store: RunStore, state: str, number: int, message: str) -> int:
+    print(f"{state}: {message}", file=sys.stderr, flush=True)
+    try:
+        store.add_event(state, message)
+        store.set_progress(state, number)
+    except Exception as error:  # the disk is full, perhaps: the log line above is what is left
+        print(f"This ending could not be written to the database: {error}", file=sys.stderr)
+    return 0
+
+
+def build(store: RunStore, watcher: Watcher | None = None):  # type: ignore[no-untyped-def]
+    """The run's trainer, from its configuration: the one place where the parts are put together."""
+    import torch
+
+    import rewards
+    from ddpo.control import Control
+    from ddpo.policy import StableDiffusionPolicy
+    from ddpo.trainer import Trainer
+
+    config = store.config
+    control = Control(store, watcher)
+    control.report("loading", _last_round(store))
+    torch.manual_seed(config.seed)
+    policy = StableDiffusionPolicy.load(config)
+    if policy.device.type == "cpu" and hasattr(os, "nice"):
+        os.nice(3)  # the browser's page goes first: a rating is saved at once while the model trains
+    automatic = None if config.rated_by_people else rewards.load(config.reward)
+
+    def reward_for(number: int) -> rewards.Reward:
+        return automatic or rewards.load("human", collect=control.collect(number))
+
+    store.add_event("started", f"Model {config.model} on {policy.device}, {config.precision}, process {os.getpid()}.")
+    return Trainer(config, store, policy, control, reward_for), control
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong and what to do, in plain words."""
+    from ddpo.checkpoint import CheckpointError
+    from ddpo.trainer import TrainingError
+
+    if isinstance(error, (ConfigError, StoreError, TrainingError, CheckpointError)):
+        return str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "The memory is full. Start again with a smaller microbatch, or fewer images at once. Nothing that was finished is lost."
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC or "database or disk is full" in str(error):
+        return "The disk is full. Make room and press Resume: nothing that was finished is lost."
+    return f"{type(error).__name__}: {error}. The last lines of the log say where; Resume goes on from the last finished phase."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ddpo.worker", description="Run, or resume, the run in a folder.")
+    parser.add_argument("folder", type=Path, help="a run folder, as the studio or `python -m ddpo run` makes it")
+    return run(parser.parse_args(arguments).folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
