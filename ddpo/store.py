@@ -418,6 +418,11 @@ class RunStore:
     def round(self, number: int) -> RoundRow | None:
         return next((row for row in self.rounds() if row.number == number), None)
 
+    def last_round(self) -> RoundRow | None:
+        """The newest round, without reading the others: what a board that polls shows."""
+        columns = "number, started_at, sampled_at, scored_at, updated_at, checkpointed_at, closed_at, closed_rating"
+        return next((RoundRow(*row) for row in self._rows(f"SELECT {columns} FROM round ORDER BY number DESC LIMIT 1")), None)
+
     def samples(self, number: int) -> list[SampleRow]:
         """A round's samples, in order of position."""
         sql = "SELECT id, round, position, prompt, seed, image, created_at FROM sample WHERE round = ? ORDER BY position"
@@ -519,7 +524,7 @@ def write_file(file: Path, data: bytes) -> None:
     partial = file.with_name(f".{file.name}.partial")
     partial.write_bytes(data)
     _sync(partial)
-    os.replace(partial, file)
+    partial.replace(file)
 
 
 def sync_tree(folder: Path) -> None:

@@ -1,0 +1,212 @@
+"""What the rating board asks of the server: images, the board as JSON, ratings and requests.
+
+Ratings and requests are accepted as ``application/json`` only, which a page of another site cannot send without asking first. All work on the
+database and on files happens in a thread, so that a slow disk never stops the page.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from app.board import apply_refusal, board_json, board_revision
+from app.runs import Runs
+from ddpo.store import REQUESTS, RunStore, StoreError
+from rewards.human import valid
+
+MAX_BODY_BYTES = 512 * 1024
+MAX_RATINGS_AT_ONCE = 512
+MAX_NAME_CHARACTERS = 80
+LARGEST_ID = 2**63 - 1
+IMAGE_FILE = re.compile(r"samples/\d{4,}/([0-9a-f]{8,64})\.png")
+IMMUTABLE = "private, max-age=31536000, immutable"
+CLOSED = "The ratings of this round were applied already, so it takes no more. The next round is on its way."
+
+T = TypeVar("T")
+Rater = Annotated[str, Query(min_length=1, max_length=MAX_NAME_CHARACTERS)]
+
+
+def build_router(runs: Path | Runs) -> APIRouter:
+    """The routes under ``/studio/runs``, over the runs of one folder."""
+    all_runs = runs if isinstance(runs, Runs) else Runs(runs)
+    router = APIRouter(prefix="/studio/runs/{run}")
+
+    @router.get("/image/{sample_id}")
+    async def image(run: str, sample_id: int, request: Request) -> Response:
+        return await run_in_threadpool(_image, all_runs, run, sample_id, request.headers.get("if-none-match", ""))
+
+    @router.get("/board")
+    async def board(run: str, rater: Rater = "me", since: str = "") -> Response:
+        return await run_in_threadpool(_board, all_runs, run, rater, since)
+
+    @router.post("/ratings")
+    async def ratings(run: str, request: Request) -> Response:
+        body = await _json_body(request)
+        return await run_in_threadpool(_ratings, all_runs, run, body)
+
+    @router.post("/requests")
+    async def requests(run: str, request: Request) -> Response:
+        body = await _json_body(request)
+        return await run_in_threadpool(_requests, all_runs, run, body)
+
+    return router
+
+
+# --- what each route does -------------------------------------------------------------------------------------------------------
+
+
+def _image(runs: Runs, run: str, sample_id: int, known: str) -> Response:
+    """A sample's PNG. It never changes under its address, since the address carries the file's hash."""
+    store = _open(runs, run)
+    sample = store.sample(sample_id) if 0 <= sample_id <= LARGEST_ID else None
+    found = IMAGE_FILE.fullmatch(sample.image) if sample else None
+    if not sample or not found:
+        raise HTTPException(404, "There is no such image.")
+    headers = {"Cache-Control": IMMUTABLE, "ETag": f'"{found[1]}"', "X-Content-Type-Options": "nosniff"}
+    if found[1] in known:
+        return Response(status_code=304, headers=headers)
+    try:
+        return Response((store.folder / sample.image).read_bytes(), media_type="image/png", headers=headers)
+    except OSError as error:
+        raise HTTPException(404, "The image's file is gone.") from error
+
+
+def _board(runs: Runs, run: str, rater: str, since: str) -> Response:
+    store = _open(runs, run)
+    if since and since == board_revision(store):
+        return Response(status_code=204)
+    return _json(_guarded(lambda: board_json(store, rater)))
+
+
+def _ratings(runs: Runs, run: str, body: Any) -> Response:
+    """One rating event, or a list of them: a list is answered one by one, so that a bad one does not hold up the rest."""
+    store = _open(runs, run)
+    if not isinstance(body, list):
+        return _json(_guarded(lambda: _save(store, body)))
+    if len(body) > MAX_RATINGS_AT_ONCE:
+        raise HTTPException(413, f"At most {MAX_RATINGS_AT_ONCE} ratings at once.")
+    return _json({"results": [_outcome(store, each) for each in body]})
+
+
+def _outcome(store: RunStore, event: Any) -> dict[str, Any]:
+    """What became of one event of a list, with the status that it would have had alone."""
+    client_id = event.get("client_id") if isinstance(event, dict) else None
+    try:
+        return {"status": 200, **_guarded(lambda: _save(store, event))}
+    except HTTPException as refusal:
+        return {"client_id": client_id, "status": refusal.status_code, "detail": refusal.detail}
+
+
+def _save(store: RunStore, event: Any) -> dict[str, Any]:
+    """Write a rating event; it is on disk when this returns."""
+    if not isinstance(event, dict):
+        raise HTTPException(422, "A rating is an object.")
+    client_id, rater = _text(event, "client_id"), _text(event, "rater")
+    kind, value = event.get("kind"), event.get("value")
+    if not isinstance(kind, str) or isinstance(value, bool) or not (value is None or _is_finite(value)) or not valid(kind, value):
+        raise HTTPException(422, "This is no rating: thumbs are -1 or 1, stars 1 to 5, skip and clear have no value.")
+    number = event.get("sample")
+    sample = store.sample(number) if isinstance(number, int) and not isinstance(number, bool) and 0 < number <= LARGEST_ID else None
+    if sample is None or ("image" in event and event["image"] != Path(sample.image).stem):
+        raise HTTPException(404, "There is no such image in this run.")
+    row = store.round(sample.round)
+    if row and (row.closed_at is not None or row.scored_at is not None):
+        raise HTTPException(409, CLOSED)
+    new = store.add_rating(client_id, sample.id, rater, kind, value, _seconds(event, "shown_at"), _seconds(event, "answered_at"))
+    return {"client_id": client_id, "saved": True, "new": new}
+
+
+def _requests(runs: Runs, run: str, body: Any) -> Response:
+    """Ask the worker for something. What is pending already is not asked twice."""
+    store = _open(runs, run)
+    kind = body.get("kind") if isinstance(body, dict) else None
+    if kind not in REQUESTS:
+        raise HTTPException(422, f"A request's kind is one of {', '.join(REQUESTS)}.")
+    payload = {"round": _round(body)} if kind == "apply" else {}
+    return _json(_guarded(lambda: _ask(store, kind, payload)))
+
+
+def _ask(store: RunStore, kind: str, payload: dict[str, int]) -> dict[str, Any]:
+    for pending in store.pending_requests():
+        if pending.kind == kind and pending.payload == payload:
+            return {"id": pending.id, "new": False}
+    if kind == "apply" and (refusal := apply_refusal(store, payload["round"])):
+        raise HTTPException(409, refusal)
+    return {"id": store.add_request(kind, **payload), "new": True}
+
+
+# --- doors ----------------------------------------------------------------------------------------------------------------------
+
+
+def _open(runs: Runs, run: str) -> RunStore:
+    try:
+        return runs.open(run)
+    except StoreError as error:
+        raise HTTPException(404, "There is no such run.") from error
+
+
+def _guarded(work: Callable[[], T]) -> T:
+    """Run database work; what the disk or the database refuses becomes an answer that the board retries."""
+    try:
+        return work()
+    except (sqlite3.Error, OSError) as error:
+        raise HTTPException(503, f"The run folder cannot be used just now ({error}).") from error
+    except StoreError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+async def _json_body(request: Request) -> Any:
+    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "Send application/json.")
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > MAX_BODY_BYTES:
+            raise HTTPException(413, "This is too much at once.")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(422, "This is no JSON.") from error
+
+
+def _json(content: Any) -> Response:
+    """JSON that is never cached; lone surrogates in a text survive as escapes."""
+    return Response(json.dumps(content, allow_nan=False), media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+def _text(event: dict[str, Any], key: str) -> str:
+    text = event.get(key)
+    if not isinstance(text, str) or not 0 < len(text) <= MAX_NAME_CHARACTERS or not text.isprintable():
+        raise HTTPException(422, f"{key} is a text of 1 to {MAX_NAME_CHARACTERS} characters.")
+    return text
+
+
+def _seconds(event: dict[str, Any], key: str) -> float | None:
+    """Seconds since the epoch, or None where the browser does not know."""
+    value = event.get(key)
+    if value is None:
+        return None
+    if not _is_finite(value) or not 0 <= value < 1e11:
+        raise HTTPException(422, f"{key} is a time in seconds.")
+    return float(value)
+
+
+def _round(body: dict[str, Any]) -> int:
+    number = body.get("round", body.get("payload", {}).get("round") if isinstance(body.get("payload"), dict) else None)
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise HTTPException(422, "Say which round's ratings to apply.")
+    return number
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return isinstance(value, int) or math.isfinite(value)
