@@ -1,0 +1,108 @@
+"""``python -m app``: the studio in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+import tempfile
+import threading
+import webbrowser
+from pathlib import Path
+
+
+class CannotStart(Exception):
+    """Why the studio cannot be opened, in one line."""
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m app",
+        description="Open DDPO Studio in the browser. Runs live in a folder and go on when the studio is closed.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    top.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the folder that holds the runs; made when it is missing")
+    top.add_argument("--host", default="127.0.0.1", help="the address to listen on; 0.0.0.0 lets other computers in, and then --auth is wise")
+    top.add_argument("--port", type=int, default=7860, help="the port to listen on; 0 takes any free one")
+    top.add_argument("--auth", type=credentials, metavar="USER:PASSWORD", help="ask for this user name and password before anything is shown")
+    top.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+    return top
+
+
+def credentials(text: str) -> tuple[str, str]:
+    """``USER:PASSWORD`` as a pair; the password may hold colons."""
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise argparse.ArgumentTypeError("give a user name and a password with a colon between them, for instance anna:secret")
+    return user, password
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if it is missing.
+
+    Raises:
+        CannotStart: nothing can be written into it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder.resolve()
+    except OSError as error:
+        raise CannotStart(f"The runs folder {folder} cannot be written: {error.strerror or error}. Choose another one with --runs.") from error
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        CannotStart: the port is taken, or the address is not this computer's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+        if sys.platform != "win32":
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind(address)
+            found.listen(128)
+        except OSError:
+            found.close()
+            raise
+        return found
+    except (OSError, OverflowError) as error:
+        raise CannotStart(f"Cannot listen on {host}, port {port}: {error}. Is a studio open there already? Choose another one with --port.") from error
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Open the studio, and stay until it is closed."""
+    runs = writable(options.runs)
+    door = listen(options.host, options.port)  # before the slow imports: a taken port is said at once
+    import uvicorn
+
+    from app.server import create_app
+
+    host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{door.getsockname()[1]}"
+    config = uvicorn.Config(create_app(runs, options.auth), log_level="warning", timeout_graceful_shutdown=1)
+    print(f"DDPO Studio is open at {url}\nRuns are kept in {runs}. Ctrl+C closes the studio; runs go on.", flush=True)
+    if options.host not in ("127.0.0.1", "localhost", "::1") and options.auth is None:
+        print("Anybody who reaches this computer can use the studio. Give --auth USER:PASSWORD to ask for a password.", flush=True)
+    if not options.no_browser:
+        threading.Timer(0.5, webbrowser.open, [url]).start()
+    uvicorn.Server(config).run(sockets=[door])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        serve(options)
+    except CannotStart as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

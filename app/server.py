@@ -1,0 +1,74 @@
+"""The web server: image, board and rating routes, the studio's page, and one password over everything."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from app import look
+from app.downloads import build_downloads
+from app.launch import Launcher
+from app.routes import build_router
+from app.runs import Runs
+from app.studio import build_studio
+
+
+def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launcher | None = None) -> FastAPI:
+    """The whole studio over a folder of runs; with ``auth``, a user name and password, nothing answers without them."""
+    opened = Runs(runs)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        opened.close()
+
+    app = FastAPI(title="DDPO Studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(build_router(runs))
+    app.include_router(build_downloads(opened))
+    if auth is not None:
+        app.add_middleware(BasicAuth, user=auth[0], password=auth[1])
+    blocks = build_studio(opened, launcher or Launcher())
+    return gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        theme=look.theme(),
+        head=look.head(),
+        favicon_path=str(look.FAVICON),
+        footer_links=["api"],
+        run_history=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+    )
+
+
+class BasicAuth:
+    """HTTP Basic authentication over every path and protocol of an ASGI app."""
+
+    def __init__(self, app: Any, user: str, password: str) -> None:
+        self.app = app
+        self._expected = base64.b64encode(f"{user}:{password}".encode())
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan" or self._allowed(scope):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            headers = [(b"www-authenticate", b'Basic realm="DDPO Studio", charset="UTF-8"'), (b"content-type", b"text/plain; charset=utf-8")]
+            await send({"type": "http.response.start", "status": 401, "headers": headers})
+            await send({"type": "http.response.body", "body": b"A user name and a password are needed.\n"})
+
+    def _allowed(self, scope: Any) -> bool:
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        kind, _, credentials = given.partition(b" ")
+        return kind.lower() == b"basic" and secrets.compare_digest(credentials.strip(), self._expected)

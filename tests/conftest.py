@@ -1,0 +1,85 @@
+"""Shared fixtures: a studio that serves a runs folder, a browser, and a page that tolerates no error."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+BROWSER_ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-dev-shm-usage", "--no-first-run", "--disable-domain-reliability",
+]  # fmt: skip
+LOCAL = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:")
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A studio that is being served, and the folder that its runs are in."""
+
+    url: str
+    runs: Path
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Iterator[Studio]:
+    """A studio over an empty runs folder."""
+    yield from serve(tmp_path / "runs")
+
+
+def serve(runs: Path, **options: object) -> Iterator[Studio]:
+    """Serve a runs folder from a thread for as long as the iterator lives."""
+    import uvicorn
+
+    from app.__main__ import listen
+    from app.server import create_app
+
+    runs.mkdir(exist_ok=True)
+    door = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(create_app(runs, **options), log_level="warning", timeout_graceful_shutdown=1))  # type: ignore[arg-type]
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert server.started
+    yield Studio(f"http://127.0.0.1:{door.getsockname()[1]}", runs)
+    server.should_exit = True
+    thread.join(10)
+    door.close()
+
+
+@pytest.fixture(scope="session")
+def browser():  # noqa: ANN201
+    """A headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = Path("/usr/bin/chromium")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=str(chromium) if chromium.exists() else None, args=BROWSER_ARGUMENTS)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser):  # noqa: ANN001, ANN201
+    """A page; the test fails when it meets a script error, or asks for anything that is not on this machine."""
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, reduced_motion="reduce")
+    found, problems = context.new_page(), []
+    context.on("request", lambda request: LOCAL.match(request.url) or problems.append(f"request to {request.url}"))
+    found.on("pageerror", lambda error: problems.append(f"page error: {error}"))
+    found.on("console", lambda message: problems.append(f"console: {message.text}") if serious(message) else None)
+    found.set_default_timeout(15_000)
+    yield found
+    context.close()
+    assert not problems, problems
+
+
+def serious(message) -> bool:  # noqa: ANN001
+    """An error on the console that is not about a request the test let fail on purpose."""
+    return message.type == "error" and "Failed to load resource" not in message.text
