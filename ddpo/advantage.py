@@ -11,8 +11,9 @@ from torch import Tensor
 def group_advantages(scores: Sequence[float | None], prompts: Sequence[str], clip: float) -> Tensor:
     """Standardise scores within each prompt: (score - mean) / std, clipped to ±``clip``; shape (n,), float32.
 
-    The paper standardises by a running mean and std per prompt (Black et al. 2023, App. D), whose warm-up never ends with a handful of images a round; with
-    several images of each prompt the round itself has the statistics (the group-relative form; Shao et al. 2024, arXiv 2402.03300).
+    The paper standardises by a running mean and std per prompt (Black et al. 2023, App. D), whose warm-up never ends with a handful
+    of images a round; with several images of each prompt the round itself has the statistics (the group-relative form; Shao et al.
+    2024, arXiv 2402.03300).
 
     An image without a score gets advantage 0 and does not count in its group. A group whose scores are all equal says nothing: 0, never NaN.
     """

@@ -11,7 +11,7 @@ from rewards.base import Sample
 POLL_SECONDS = 0.05
 
 
-class StopRun(Exception):  # noqa: N818 - not an error: somebody asked for it
+class StopRun(Exception):
     """Somebody asked the run to stop now."""
 
 

@@ -16,10 +16,12 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.utils import convert_state_dict_to_diffusers
+from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from ddpo.config import RunConfig
 from ddpo.diffusion import Gaussian, Schedule
@@ -94,8 +96,8 @@ class StableDiffusionPolicy:
     """A Stable Diffusion 1.x pipeline with a LoRA adapter, sampled by DDIM with guidance.
 
     The prediction is the *guided* one in sampling and in training, ε_u + w (ε_c - ε_u), with gradient through both branches: trained on the
-    conditional branch alone, samples deteriorate from the second round on (Black et al. 2023, App. E.1). The networks stay in eval mode throughout, so that
-    sampling and training see the same function.
+    conditional branch alone, samples deteriorate from the second round on (Black et al. 2023, App. E.1). The networks stay in
+    eval mode throughout, so that sampling and training see the same function.
     """
 
     def __init__(self, pipeline: StableDiffusionPipeline, config: RunConfig) -> None:
@@ -115,7 +117,7 @@ class StableDiffusionPolicy:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             layers = ADAPTER_LAYERS[config.lora_targets]
-            self.unet.add_adapter(LoraConfig(config.lora_rank, target_modules=layers, lora_alpha=config.lora_alpha, init_lora_weights="gaussian"))
+            self.unet.add_adapter(LoraConfig(r=config.lora_rank, target_modules=layers, lora_alpha=config.lora_alpha, init_lora_weights="gaussian"))
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()
         self._conditions: dict[str, Tensor] = {}
@@ -127,6 +129,9 @@ class StableDiffusionPolicy:
         Raises:
             ConfigError: the folder is missing or is no such model.
         """
+        for library in (diffusers_logging, transformers_logging):
+            library.set_verbosity_error()
+            library.disable_progress_bar()
         pipeline = StableDiffusionPipeline.from_pretrained(
             config.model_folder, safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False, use_safetensors=True
         )

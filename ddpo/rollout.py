@@ -14,7 +14,10 @@ from ddpo.trajectory import Trajectory
 
 
 def derive_seed(*parts: object) -> int:
-    """A seed (63 bits) that the parts name, the same on every machine: all randomness of a run comes from such seeds, so no generator state is kept."""
+    """A seed (63 bits) that the parts name, the same on every machine.
+
+    All randomness of a run comes from such seeds, so no generator state is kept.
+    """
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 

@@ -13,10 +13,14 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ddpo.config import ConfigError
 from ddpo.lock import AlreadyRunning, WorkerLock
 from ddpo.store import RunStore, StoreError
+
+if TYPE_CHECKING:
+    from ddpo.trainer import Trainer
 
 Watcher = Callable[[str, int, int, int], None]
 
@@ -42,7 +46,7 @@ def _work(store: RunStore, watcher: Watcher | None) -> int:
 
     number = 0
     try:
-        trainer, control = build(store, watcher)
+        trainer = build(store, watcher)
         finished = trainer.run()
         number = max((row.number for row in store.rounds() if row.checkpointed_at is not None), default=0)
         trainer.measure(number)
@@ -71,7 +75,7 @@ def _end(store: RunStore, state: str, number: int, message: str) -> int:
     return 0
 
 
-def build(store: RunStore, watcher: Watcher | None = None):  # type: ignore[no-untyped-def]
+def build(store: RunStore, watcher: Watcher | None = None) -> Trainer:
     """The run's trainer, from its configuration: the one place where the parts are put together."""
     import torch
 
@@ -93,7 +97,7 @@ def build(store: RunStore, watcher: Watcher | None = None):  # type: ignore[no-u
         return automatic or rewards.load("human", collect=control.collect(number))
 
     store.add_event("started", f"Model {config.model} on {policy.device}, {config.precision}, process {os.getpid()}.")
-    return Trainer(config, store, policy, control, reward_for), control
+    return Trainer(config, store, policy, control, reward_for)
 
 
 def explain(error: BaseException) -> str:
@@ -105,7 +109,7 @@ def explain(error: BaseException) -> str:
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "The memory is full. Start again with a smaller microbatch, or fewer images at once. Nothing that was finished is lost."
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC or "database or disk is full" in str(error):
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "database or disk is full" in str(error):
         return "The disk is full. Make room and press Resume: nothing that was finished is lost."
     return f"{type(error).__name__}: {error}. The last lines of the log say where; Resume goes on from the last finished phase."
 

@@ -1,7 +1,7 @@
 """The judge: a small classifier of pocket scenes, trained apart from the model it judges.
 
-It shares nothing with the pocket CLIP or the denoiser: other renders (other seeds, with noise, blur and colour shifts), another network, and no text. Its
-own accuracy on held-out renders is stored beside its weights in ``judge/accuracy.json``.
+It shares nothing with the pocket CLIP or the denoiser: other renders (other seeds, with noise, blur and colour shifts), another
+network, and no text. Its own accuracy on held-out renders is stored beside its weights in ``judge/accuracy.json``.
 """
 
 from __future__ import annotations

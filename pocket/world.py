@@ -14,7 +14,7 @@ import colorsys
 import math
 import random
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -145,7 +145,7 @@ def font() -> ImageFont.FreeTypeFont:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def sprite(glyph: str) -> Image.Image:
     """One glyph as a tightly cropped RGBA picture, about 128 px on its longer side."""
     canvas = Image.new("RGBA", (160, 160), (0, 0, 0, 0))

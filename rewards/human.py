@@ -1,7 +1,7 @@
 """People as a reward: a slow function that returns when they say so.
 
-Every rating counts as one number in [-1, 1]; an image's score is the mean over its raters (each rater's latest rating), and an image that nobody rated
-has no score, which is not the same as a bad one.
+Every rating counts as one number in [-1, 1]; an image's score is the mean over its raters (each rater's latest rating), and an image
+that nobody rated has no score, which is not the same as a bad one.
 """
 
 from __future__ import annotations
