@@ -1,0 +1,72 @@
+"""Plain words for states, settings, metrics and times."""
+
+from __future__ import annotations
+
+STATES: dict[str, tuple[str, str]] = {
+    "new": ("Not started", "idle"),
+    "loading": ("Loading the model", "busy"),
+    "sampling": ("Making images", "busy"),
+    "awaiting": ("Waiting for your ratings", "wait"),
+    "scoring": ("Scoring the images", "busy"),
+    "updating": ("Learning from the scores", "busy"),
+    "checkpointing": ("Saving", "busy"),
+    "measuring": ("Measuring on unseen images", "busy"),
+    "paused": ("Paused", "wait"),
+    "finished": ("Finished", "good"),
+    "stopped": ("Stopped", "idle"),
+    "failed": ("Failed", "bad"),
+    "interrupted": ("Interrupted", "bad"),
+}
+"""A state's headline, and its tone: idle, busy, wait (for a person), good or bad."""
+
+REWARDS: dict[str, str] = {
+    "human": "Your ratings",
+    "jpeg_compressibility": "JPEG compressibility",
+    "jpeg_incompressibility": "JPEG incompressibility",
+}
+RATINGS: dict[str, str] = {"thumbs": "Thumbs up or down", "stars": "One to five stars"}
+
+LABELS: dict[str, str] = {
+    "reward": "What scores the images",
+    "rating": "How you rate",
+    "images_per_round": "Images a round",
+    "images_per_prompt": "Images per prompt",
+    "images_per_update": "Images per learning step",
+    "passes": "Passes over each round",
+    "microbatch": "Images through the model at once",
+    "steps": "Denoising steps",
+    "guidance": "Guidance",
+    "eta": "Sampler noise (eta)",
+    "max_grad_norm": "Largest gradient norm",
+    "clip_nats": "Clip range (nats)",
+    "advantage_clip": "Advantage limit",
+    "lora_rank": "LoRA rank",
+    "lora_alpha": "LoRA scale (alpha)",
+    "lora_targets": "LoRA layers",
+    "held_out_images": "Held-out images",
+    "held_out_every": "Measure held-out every … rounds",
+    "shuffle_scores": "Shuffle the scores (a control)",
+}
+"""Settings whose name is no good label."""
+
+
+def label(setting: str) -> str:
+    """A setting's label on the page."""
+    return LABELS.get(setting) or setting.replace("_", " ").capitalize()
+
+
+def reward(name: str) -> str:
+    return REWARDS.get(name) or name.replace("_", " ").capitalize()
+
+
+def number(value: float | None) -> str:
+    """A number for people: three digits that matter; a dash where there is none."""
+    if value is None:
+        return "–"
+    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return text.replace("-", "\u2212", 1) if text.startswith("-") else text
+
+
+def count(n: int, one: str, many: str | None = None) -> str:
+    """``3 images``, ``1 image``."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
