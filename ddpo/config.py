@@ -191,7 +191,7 @@ class RunConfig:
 
 def _check(name: str, value: Any, limits: Any, annotation: Any) -> None:
     """One value against its type and limits."""
-    wanted = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(str(annotation))
+    wanted: Any = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(str(annotation))
     if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool)):
         raise ConfigError(
             f"{name} is {value!r}; it must be {'a whole number' if wanted is int else 'a number' if annotation == 'float' else annotation}."

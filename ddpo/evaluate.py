@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class HeldOut:
 
     @property
     def std_error(self) -> float:
-        return float(torch.tensor(self.values, dtype=torch.float64).std(correction=0)) / len(self.values) ** 0.5
+        return float(torch.tensor(self.values, dtype=torch.float64).std(correction=0)) / math.sqrt(len(self.values))
 
 
 def held_out_images(

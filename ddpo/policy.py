@@ -7,7 +7,7 @@ Its trainable part is a LoRA adapter in float32 (Hu et al. 2022, arXiv 2106.0968
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -69,18 +69,13 @@ class Policy(Protocol):
         """The trainable weights by name, float32."""
         ...
 
-    def base(self) -> AbstractContext:
+    def base(self) -> AbstractContextManager[None]:
         """Within this context the policy is the base model."""
         ...
 
     def save_adapter(self, folder: Path) -> None:
         """Write the trained part as a file that people can take away."""
         ...
-
-
-class AbstractContext(Protocol):
-    def __enter__(self) -> None: ...
-    def __exit__(self, *arguments: object) -> bool | None: ...
 
 
 def pick_device(setting: str) -> torch.device:

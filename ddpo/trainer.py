@@ -196,7 +196,8 @@ class Trainer:
         health = Health(self.dimensions, self.clip_range)
         actions = self.policy.schedule.actions
         total = self.config.passes * int((advantages != 0).sum()) * len(actions)
-        done, norms = 0, []
+        done = 0
+        norms: list[float] = []
         self.control.report("updating", number, 0, total)
         for p in range(self.config.passes):
             generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "update", p))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -20,7 +21,7 @@ FOLDER = Path(__file__).parent / "judge"
 SUBJECTS = list(world.GLYPHS)
 ACTIVITIES = ["none", *world.ACTIVITIES]
 COUNTS = [1, 2, 3, 4]
-CLASSES = dict(subject=SUBJECTS, activity=ACTIVITIES, count=COUNTS)
+CLASSES: dict[str, list[Any]] = dict(subject=SUBJECTS, activity=ACTIVITIES, count=COUNTS)
 
 
 def label_of(caption: str) -> tuple[int, int, int]:

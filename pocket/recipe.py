@@ -133,7 +133,8 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    return tokenizer(captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt").input_ids
+    ids: Tensor = tokenizer(captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt").input_ids
+    return ids
 
 
 def make_clip(work: Path) -> None:
@@ -234,7 +235,8 @@ def latents_of(work: Path, vae: AutoencoderKL, name: str, pictures: np.ndarray) 
                 parts.append((vae.encode(images).latent_dist.mean.float() * vae.config.scaling_factor).half().numpy())
         np.save(file.with_suffix(".partial.npy"), np.concatenate(parts))
         file.with_suffix(".partial.npy").rename(file)
-    return np.load(file, mmap_mode="r")
+    latents: np.ndarray = np.load(file, mmap_mode="r")
+    return latents
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -253,10 +255,10 @@ def make_unet(work: Path) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(HERE / "clip")
     text_encoder = CLIPTextModel.from_pretrained(HERE / "clip").eval()
     latents = latents_of(work, vae, "train", pictures)
-    sentences, sentence_of = np.unique([*captions, ""], return_inverse=True)
+    sentences, inverse = np.unique([*captions, ""], return_inverse=True)
     with torch.no_grad():
         states = torch.cat([text_encoder(tokenize(tokenizer, list(part))).last_hidden_state for part in np.array_split(sentences, 16)])
-    sentence_of = torch.from_numpy(sentence_of)
+    sentence_of = torch.from_numpy(inverse)
     empty = int(sentence_of[-1])
     scheduler = make_scheduler()
     alphas = scheduler.alphas_cumprod
@@ -290,7 +292,7 @@ def make_unet(work: Path) -> None:
     train("unet", work, {"unet": unet}, loss_of, steps=UNET_STEPS, lr=1e-3, warmup=200, ema=0.999)
     pipeline = StableDiffusionPipeline(
         vae, text_encoder, tokenizer, unet, scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-    )  # type: ignore[arg-type]
+    )
     save_pipeline(pipeline)
 
 
@@ -314,7 +316,7 @@ def make_judge(work: Path) -> None:
         images = augment(images_of(pictures, index.numpy()), generator)
         with torch.autocast("cpu", torch.bfloat16):
             logits = judge(images)
-        loss = sum(F.cross_entropy(head.float(), labels[index, i]) for i, head in enumerate(logits))
+        loss = torch.stack([F.cross_entropy(head.float(), labels[index, i]) for i, head in enumerate(logits)]).sum()
         hit = (logits[0].argmax(1) == labels[index, 0]).float().mean()
         return loss, dict(loss=loss.item(), hit=hit.item())
 

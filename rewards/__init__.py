@@ -22,7 +22,8 @@ def load(name: str, **arguments: Any) -> Reward:
         KeyError: there is no reward of that name.
     """
     module, _, attribute = NAMES[name][0].partition(":")
-    return getattr(import_module(module), attribute)(**arguments)
+    reward: Reward = getattr(import_module(module), attribute)(**arguments)
+    return reward
 
 
 __all__ = ["NAMES", "Reward", "Sample", "Score", "load"]
