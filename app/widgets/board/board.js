@@ -1,0 +1,347 @@
+// The board itself: one state, what people do to it, and how it is painted. Runs with `element`, `props` and `watch` from Gradio.
+
+const refs = Object.fromEntries([...element.querySelectorAll("[data-ref]")].map((node) => [node.dataset.ref, node]));
+const root = refs.board;
+const storage = safeStorage();
+const leaving = new AbortController();
+const RATER = "ddpo-studio/rater";
+const FAST = 250;
+const SLOW = 1500;
+
+const state = {
+  run: null, prefix: "", rater: storage.get(RATER) || "me",
+  board: null, images: [], cards: [], groups: [], shape: "", current: 0,
+  history: [], shown: new Map(), touched: new Map(), clock: 0, // clock counts what happened here, to tell old answers from new
+  armed: false, applied: 0, appliedAt: 0, learned: 0,
+  reachable: true, gone: "", notice: "", visible: false, timer: 0, asking: false, again: false,
+};
+const outbox = new Outbox(storage, paintSaved, acknowledged);
+const listen = (target, type, heard, options = {}) => target.addEventListener(type, heard, { signal: leaving.signal, ...options });
+const say = (text) => { refs.live.textContent = ""; requestAnimationFrame(() => setText(refs.live, text)); };
+const address = (what) => `${state.prefix}/studio/runs/${encodeURIComponent(state.run)}/${what}`;
+const isOpen = () => Boolean(state.board && state.board.rated_by_people && !state.board.closed && !state.board.applying && state.applied !== state.board.round);
+const signalNow = () => signalOf(state.images, state.board.expected, state.board.per_prompt);
+
+// --- asking the server ----------------------------------------------------------------------------------------------------------
+
+/** Another run, or the first. */
+function select(value) {
+  const run = value?.run ?? null;
+  if (run === state.run && state.prefix === (value?.url_prefix ?? "")) return;
+  Object.assign(state, { run, prefix: value?.url_prefix ?? "", board: null, gone: "", applied: 0, current: 0, history: [], images: [] });
+  closeDialogs();
+  state.shape = "";
+  paint();
+  refresh();
+}
+
+async function refresh() {
+  clearTimeout(state.timer);
+  if (state.asking) { state.again = true; return; }
+  if (!root.isConnected) return leave();
+  if (state.run && state.visible && !document.hidden) await ask();
+  if (state.again) { state.again = false; return refresh(); }
+  state.timer = setTimeout(refresh, pace());
+}
+
+/** How soon to look again. A hidden board looks only whether it is still on the page. */
+function pace() {
+  const { board } = state;
+  if (!state.visible || document.hidden || !state.reachable || !board) return SLOW;
+  const waiting = board.alive && (BUSY.includes(board.state) || board.images.length < board.expected);
+  return waiting || board.applying || state.applied === board.round ? FAST : SLOW;
+}
+
+async function ask() {
+  const { run, rater, clock } = state;
+  const since = state.board?.rater === rater ? state.board.revision : "";
+  state.asking = true;
+  try {
+    const answer = await fetch(address(`board?rater=${encodeURIComponent(rater)}&since=${encodeURIComponent(since)}`), { cache: "no-store" });
+    const board = answer.status === 200 ? await answer.json() : null;
+    if (run !== state.run || rater !== state.rater) { state.again = true; return; }
+    reached(answer.status < 500);
+    if (board) take({ ...board, rater, prefix: state.prefix }, clock);
+    else if (answer.status >= 400 && answer.status < 500) lose(answer.status);
+  } catch {
+    reached(false);
+  } finally {
+    state.asking = false;
+  }
+}
+
+function reached(yes) {
+  if (yes && !state.reachable) outbox.flush();
+  state.reachable = yes;
+  paintSaved();
+}
+
+function lose(status) {
+  state.gone = status === 404 ? "This run is not there any more. Choose another." : "You are signed out. Sign in again; your ratings wait here.";
+  Object.assign(state, { board: null, images: [], shape: "" });
+  paint();
+}
+
+/** A board as the server knows it, with what it cannot know yet laid over it: ratings made here since it was asked. */
+function take(board, asked) {
+  const before = state.board;
+  const fresh = !before || before.round !== board.round;
+  const here = new Map(state.images.filter(Boolean).map((image) => [image.id, image.rating]));
+  const waiting = new Map(outbox.entries().filter((each) => each.run === board.run && each.event.rater === board.rater).map((each) => [each.event.sample, each.event]));
+  const images = Array.from({ length: board.expected }, () => null);
+  for (const image of board.images) {
+    if (waiting.has(image.id)) image.rating = ratingOf(waiting.get(image.id));
+    else if ((state.touched.get(image.id) ?? -1) > asked && here.has(image.id)) image.rating = here.get(image.id);
+    images[image.position] = image;
+  }
+  if (state.applied && (board.closed || board.applying || (state.appliedAt && asked >= state.appliedAt))) state.applied = 0;
+  Object.assign(state, { board, images, gone: "" });
+  if (fresh) turnTo(before);
+  paint();
+}
+
+/** A new round, or the first look at one: begin at the first image without a rating. */
+function turnTo(before) {
+  const first = nextOpen(state.images, state.images.length - 1);
+  Object.assign(state, { history: [], armed: false, notice: "", applied: 0, learned: 0, current: before || isSettled(state.images[first]) ? 0 : first });
+  if (before && before.run === state.board.run) {
+    closeDialogs();
+    say(`Round ${state.board.round}. New images are coming.`);
+    if (holdsFocus()) focusCurrent();
+  }
+}
+
+const ratingOf = (event) => (event.kind === "clear" ? null : { kind: event.kind, value: event.value });
+
+// --- rating ---------------------------------------------------------------------------------------------------------------------
+
+/** Give an image a rating (null takes it back), here at once and on the server right after. */
+function put(index, rating) {
+  const image = state.images[index];
+  image.rating = rating;
+  Object.assign(state, { armed: false, notice: "" });
+  state.touched.set(image.id, ++state.clock);
+  outbox.add(address("ratings"), state.run, {
+    client_id: newId(), sample: image.id, image: image.image, rater: state.rater, kind: rating?.kind ?? "clear", value: rating?.value ?? null,
+    shown_at: state.shown.get(image.id) ?? null, answered_at: Date.now() / 1000,
+  });
+  paint();
+}
+
+function acknowledged(entry, result) {
+  state.touched.set(entry.event.sample, ++state.clock);
+  if (result.status === 200 || entry.run !== state.run) return;
+  say(result.status === 409 ? "Too late: the ratings of this round were applied already." : "A rating was refused by the server.");
+  state.touched.delete(entry.event.sample);
+  if (state.board) state.board.rater = null; // ask for everything again
+  refresh();
+}
+
+/** Can this image be rated now? Says why not. */
+function ratable(index) {
+  if (!isOpen()) return false;
+  if (state.images[index]) return true;
+  say(`Image ${index + 1} is still to come.`);
+  return false;
+}
+
+function same(a, b) {
+  return a === b || Boolean(a && b && a.kind === b.kind && a.value === b.value);
+}
+
+function rate(index, rating, advance) {
+  if (!ratable(index)) return;
+  const before = state.images[index].rating;
+  if (!same(before, rating)) {
+    state.history.push({ id: state.images[index].id, before });
+    put(index, rating);
+  }
+  const left = signalNow().open;
+  say(`Image ${index + 1} ${inWords(rating)}. ${left ? `${left} left` : "All rated. Press Enter to apply"}.`);
+  goTo(advance ? nextOpen(state.images, index) : index);
+}
+
+function undo() {
+  if (!isOpen()) return;
+  const last = state.history.pop();
+  const index = last ? state.images.findIndex((image) => image?.id === last.id) : -1;
+  if (index < 0) return say("Nothing to undo.");
+  put(index, last.before);
+  say(`Undone: image ${index + 1} ${inWords(last.before)}.`);
+  goTo(index);
+}
+
+/** Enter: apply what was rated, after a second Enter where images are left without a rating. */
+async function apply() {
+  if (!state.board) return;
+  const signal = signalNow();
+  const reason = state.applied ? "These ratings are applied already." : whyNotApply(state.board, signal);
+  if (reason) { say(reason); return nudge(); }
+  if (signal.open && !state.armed) {
+    state.armed = true;
+    say(`${signal.open} unrated: press Enter again to apply.`);
+    return paint();
+  }
+  Object.assign(state, { armed: false, notice: "", applied: state.board.round, appliedAt: 0, learned: signal.rated });
+  paint();
+  say(`Learning from your ${count(signal.rated, "rating")}.`);
+  await requestApply(state.board.round);
+}
+
+async function requestApply(number) {
+  try {
+    if (!(await outbox.flush())) throw new Error("Your ratings are not saved yet. Press Enter again when the server answers.");
+    await request("apply", { round: number });
+    state.appliedAt = ++state.clock;
+  } catch (error) {
+    state.applied = 0;
+    say(error.message);
+    state.notice = error.message;
+    paint();
+  }
+  refresh();
+}
+
+async function request(kind, payload = {}) {
+  const body = JSON.stringify({ kind, payload });
+  const answer = await fetch(address("requests"), { method: "POST", headers: { "Content-Type": "application/json" }, body }).catch(() => null);
+  if (!answer) throw new Error("The server does not answer. Try again in a moment.");
+  if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).detail ?? "The server refused.");
+}
+
+// --- moving ---------------------------------------------------------------------------------------------------------------------
+
+/** Does the board have the keyboard, rather than a text field or another part of the page? */
+const holdsFocus = () => state.visible && (document.activeElement === document.body || root.contains(document.activeElement)) && document.activeElement !== refs.rater;
+
+function focusCurrent() {
+  const card = state.cards[state.current];
+  if (!card || refs.zoom.open || refs.help.open) return;
+  card.focus({ preventScroll: true });
+  card.scrollIntoView({ block: "nearest", inline: "nearest" });
+}
+
+function goTo(index) {
+  state.current = index;
+  paintCurrent();
+  if (refs.zoom.open) paintLarge();
+  else focusCurrent();
+}
+
+/** In the grid the arrows go by sight; in the large view they go through the images in order. */
+function move(key) {
+  if (!state.cards.length) return;
+  if (!refs.zoom.open) return goTo(neighbour(state.cards, state.current, key));
+  const step = key === "ArrowLeft" || key === "ArrowUp" ? -1 : 1;
+  const next = state.current + step;
+  if (state.images[next]) goTo(next);
+}
+
+function toggleZoom() {
+  if (refs.zoom.open) return refs.zoom.close();
+  if (!state.images[state.current]) return say("This image is still to come.");
+  paintLarge();
+  openDialog(refs.zoom);
+}
+
+function toggleHelp() {
+  if (refs.help.open) return refs.help.close();
+  paintHelp(refs, state.board?.rating ?? "thumbs");
+  openDialog(refs.help);
+}
+
+function closeDialogs() {
+  for (const dialog of [refs.zoom, refs.help]) if (dialog.open) dialog.close();
+}
+
+const rated = (value) => ({ kind: state.board.rating, value });
+
+const ACTS = {
+  move: ({ key }) => move(key),
+  rate: ({ value }) => rate(state.current, rated(value), true),
+  skip: () => rate(state.current, { kind: "skip", value: null }, true),
+  clear: () => rate(state.current, null, false),
+  undo, zoom: toggleZoom, help: toggleHelp, close: closeDialogs,
+  apply: () => (refs.zoom.open ? undefined : apply()),
+  left: () => move("ArrowLeft"),
+  right: () => move("ArrowRight"),
+};
+
+function onKey(event) {
+  if (!root.isConnected) return leave();
+  if (!state.visible || !state.board || belongsElsewhere(event, root)) return;
+  const wish = meaning(event, state.board.rating);
+  if (!wish || (wish.act === "close" && !refs.zoom.open && !refs.help.open)) return;
+  if (refs.help.open && !["help", "close"].includes(wish.act)) return;
+  event.preventDefault();
+  if (!event.repeat) ACTS[wish.act](wish);
+}
+
+function onClick(event) {
+  const button = event.target.closest("button");
+  const card = event.target.closest(".card");
+  if (button?.dataset.act) return ACTS[button.dataset.act]({});
+  if (button?.dataset.rate) return clickRate(button, card);
+  if (event.target === refs.zoom || event.target === refs.help) return closeDialogs(); // beside the window
+  if (!card || !state.board) return;
+  const index = Number(card.dataset.index);
+  const again = index === state.current && event.target.closest(".frame");
+  goTo(index);
+  if (again) toggleZoom();
+}
+
+/** A button of a card rates that card; pressed again, it takes the rating back. In the large view the next image follows. */
+function clickRate(button, card) {
+  const index = card ? Number(card.dataset.index) : state.current;
+  const wish = rated(Number(button.dataset.rate));
+  const held = card && same(state.images[index]?.rating ?? null, wish);
+  if (state.images[index]) rate(index, held ? null : wish, !card);
+}
+
+function renameRater() {
+  const name = [...refs.rater.value].filter((sign) => !/[\p{C}\p{Z}]/u.test(sign) || sign === " ").join("").trim().slice(0, 40) || "me";
+  refs.rater.value = name;
+  if (name === state.rater) return;
+  storage.set(RATER, name);
+  Object.assign(state, { rater: name, history: [] });
+  refresh();
+}
+
+function leave() {
+  clearTimeout(state.timer);
+  leaving.abort();
+  outbox.stop();
+  watcher.disconnect();
+  sizer.disconnect();
+}
+
+const watcher = new IntersectionObserver((seen) => {
+  const visible = seen.some((each) => each.isIntersecting);
+  if (visible === state.visible) return;
+  state.visible = visible;
+  if (visible) { arrangeCards(); refresh(); }
+});
+const sizer = new ResizeObserver(() => arrangeCards());
+
+function begin() {
+  refs.rater.value = state.rater;
+  listen(document, "keydown", onKey);
+  listen(root, "click", onClick);
+  listen(root, "mousedown", (event) => { if (event.target.closest("button")) event.preventDefault(); }); // keeps the focus on the card
+  listen(root, "focusin", (event) => { const card = event.target.closest(".card"); if (card && Number(card.dataset.index) !== state.current) goTo(Number(card.dataset.index)); });
+  listen(refs.rater, "change", renameRater);
+  listen(refs.rater, "keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); refs.rater.blur(); focusCurrent(); } });
+  listen(refs.zoom, "close", focusCurrent);
+  listen(refs.help, "close", focusCurrent);
+  listen(refs.notice_button, "click", () => request("resume").then(refresh, (error) => say(error.message)));
+  listen(document, "visibilitychange", () => { if (!document.hidden) refresh(); });
+  listen(window, "online", () => { outbox.flush(); refresh(); });
+  listen(window, "offline", () => reached(false));
+  listen(window, "resize", () => arrangeCards());
+  watcher.observe(root);
+  sizer.observe(refs.grid);
+  watch("value", () => select(props.value));
+  outbox.flush();
+  paint();
+  select(props.value);
+}
