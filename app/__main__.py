@@ -69,8 +69,8 @@ def listen(host: str, port: int) -> socket.socket:
             found.close()
             raise
         return found
-    except (OSError, OverflowError) as error:
-        raise CannotStart(f"Cannot listen on {host}, port {port}: {error}. Is a studio open there already? Choose another one with --port.") from error
+    except OSError as error:
+        raise CannotStart(f"Cannot listen on {host}, port {port}: {error.strerror or error}. Is a studio open there already? Choose another one with --port.") from error
 
 
 def serve(options: argparse.Namespace) -> None:

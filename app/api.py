@@ -1,0 +1,74 @@
+"""The few calls that other programs may make: start, stop, status, list_batch and rate."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import gradio as gr
+
+from app.board import config_of
+from app.launch import Launcher, LaunchError
+from app.pages import new_run, run
+from app.pages.progress import images_of_round
+from app.runs import Runs
+from ddpo.config import ConfigError
+from ddpo.presets import presets
+from ddpo.store import StoreError
+from rewards.human import valid
+
+
+def publish(runs: Runs, launcher: Launcher) -> None:
+    """Add the calls to the blocks that are being built."""
+
+    def start(name: str, preset: str = "rate", settings: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Start a run from a preset, with some settings changed; returns its status."""
+        try:
+            if preset not in presets():
+                raise ConfigError(f"There is no preset {preset!r}; choose one of {', '.join(presets())}.")
+            values = {key: getattr(presets()[preset].config, key) for key in new_run.SETTINGS}
+            if unknown := sorted(set(settings or {}) - set(values)):
+                raise ConfigError(f"Unknown setting {', '.join(unknown)}.")
+            launcher.start(new_run.create(runs, name, values | (settings or {})).folder)
+        except (ConfigError, StoreError, LaunchError) as error:
+            raise gr.Error(str(error)) from error
+        return status(name)
+
+    def stop(name: str, after_round: bool = True) -> dict[str, Any]:
+        """Stop a run after its round, or now; returns its status."""
+        try:
+            run.steer(runs.open(name), launcher, "stop_after_round" if after_round else "stop")
+        except (StoreError, LaunchError) as error:
+            raise gr.Error(str(error)) from error
+        return status(name)
+
+    def status(name: str) -> dict[str, Any]:
+        """What a run is doing."""
+        try:
+            store = runs.open(name)
+            return dict(run=store.name, **run.bar_value(store, launcher), message=store.status().message)
+        except StoreError as error:
+            raise gr.Error(str(error)) from error
+
+    def list_batch(name: str) -> dict[str, Any]:
+        """The images of the round that waits for ratings, or of the latest one, with their scores so far."""
+        try:
+            store = runs.open(name)
+            rounds = store.rounds()
+            return images_of_round(store, rounds[-1].number) if rounds else dict(round=0, images=[], summary="")
+        except StoreError as error:
+            raise gr.Error(str(error)) from error
+
+    def rate(name: str, image: int, value: float | None, rater: str = "api", client_id: str = "") -> bool:
+        """Rate an image: thumbs -1 or 1, stars 1 to 5 as the run is rated, or nothing to skip; True when it was new."""
+        try:
+            store = runs.open(name)
+            kind = config_of(store).rating if value is not None else "skip"
+            if not valid(kind, value):
+                raise StoreError(f"{value} is no rating in {kind}.")
+            return store.add_rating(client_id or uuid.uuid4().hex, int(image), rater, kind, value)
+        except StoreError as error:
+            raise gr.Error(str(error)) from error
+
+    for call in (start, stop, status, list_batch, rate):
+        gr.api(call, api_name=call.__name__, queue=False)

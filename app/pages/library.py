@@ -1,0 +1,53 @@
+"""The Library: all runs of the folder, newest first. A damaged run shows as such, with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from app import words
+from app.board import config_of
+from app.launch import Launcher
+from app.pages.run import bar_value, strip
+from app.runs import Runs
+from app.widgets.kit import widget
+from ddpo.store import RunStore, delete_run
+
+
+def build() -> gr.HTML:
+    """The list of runs; its ``act`` events open, resume and delete."""
+    return widget("library")
+
+
+def card(store: RunStore, launcher: Launcher) -> dict[str, Any]:
+    """A run at a glance."""
+    config, rounds = config_of(store), store.rounds()
+    metrics = store.metrics()
+    reward = [value for _, value in metrics.get("reward_mean", []) if value is not None]
+    held = [value for _, value in metrics.get("held_out_reward", []) if value is not None]
+    shown = bar_value(store, launcher)
+    alive = store.status().alive or launcher.starting(store.folder)
+    return dict(
+        run=store.name, kind="run", state=shown["state"], headline=shown["headline"], tone=shown["tone"],
+        reward=words.reward(config.reward), first=words.number(reward[0]) if reward else None, last=words.number(reward[-1]) if reward else None,
+        held=[words.number(held[0]), words.number(held[-1])] if len(held) > 1 else None,
+        done=sum(row.checkpointed_at is not None for row in rounds), rounds=config.rounds,
+        created=(store.folder / "config.json").stat().st_mtime,
+        images=strip(store, rounds, 6), alive=alive, resumable=not alive and shown["state"] != "finished",
+    )  # fmt: skip
+
+
+def unreadable(name: str, error: Exception) -> dict[str, Any]:
+    """The card of a run that cannot be read."""
+    return dict(run=name, kind="broken", reason=str(error) or type(error).__name__)
+
+
+def delete(runs: Runs, name: str) -> None:
+    """Delete a run of this folder.
+
+    Raises:
+        StoreError: it is no run, or it is running.
+    """
+    if name in runs.names():
+        delete_run(runs.folder / name)

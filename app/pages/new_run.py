@@ -1,0 +1,162 @@
+"""The form that starts a run: presets, the main settings, and every other one under Advanced. Nothing typed is lost by an error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app import words
+from app.runs import Runs
+from app.widgets.kit import widget
+from ddpo.config import ConfigError, RunConfig, prompt_sets
+from ddpo.presets import presets
+from ddpo.store import RunStore
+
+MAIN = ("model", "reward", "rating", "prompts", "rounds", "images_per_round", "images_per_prompt")
+"""The settings that are always in sight; the others are under Advanced."""
+
+SETTINGS: dict[str, Field[Any]] = {field.name: field for field in fields(RunConfig)}
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form's components."""
+
+    cards: gr.HTML
+    name: gr.Textbox
+    settings: dict[str, gr.components.Component]
+    start: gr.Button
+    note: gr.HTML
+
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        """The name, then all settings in order."""
+        return [self.name, *self.settings.values()]
+
+
+def build() -> Form:
+    """The form, filled with the first preset."""
+    first = next(iter(presets()))
+    config = presets()[first].config
+    cards = widget("presets", preset_cards(first))
+    made: dict[str, gr.components.Component] = {}
+    with gr.Row(elem_classes="form-main"):
+        with gr.Column(scale=1, min_width=300):
+            name = gr.Textbox(label="Name of the run", info="Letters, digits, dots, dashes and underscores.", max_lines=1, elem_id="new-run-name")
+            for key in ("reward", "rating", "model"):
+                made[key] = field_component(SETTINGS[key], getattr(config, key))
+            with gr.Row(elem_classes="form-numbers"):
+                for key in ("rounds", "images_per_round", "images_per_prompt"):
+                    made[key] = field_component(SETTINGS[key], getattr(config, key), min_width=120, info=False)
+        with gr.Column(scale=1, min_width=300):
+            made["prompts"] = gr.Textbox(
+                value="\n".join(config.prompts), label="Prompts", info="One a line.", lines=9, max_lines=16, elem_id="new-run-prompts"
+            )
+            prompt_set = gr.Dropdown(
+                choices=[(f"{key.replace('_', ' ').capitalize()} ({len(of)})", key) for key, of in prompt_sets().items()],
+                value=None, label="Or take a prompt set", info="Replaces the prompts above.", filterable=False,
+            )  # fmt: skip
+    with gr.Accordion("Advanced settings", open=False, elem_classes="form-advanced"), gr.Row(elem_classes="form-grid"):
+        for key, field in SETTINGS.items():
+            if key not in MAIN:
+                made[key] = field_component(field, getattr(config, key), min_width=240)
+    with gr.Row(elem_classes="form-start"):
+        start = gr.Button("Start", variant="primary", scale=0, min_width=160, elem_id="start-run")
+        note = widget("note")
+    form = Form(cards, name, {key: made[key] for key in SETTINGS}, start, note)
+    _wire(form, prompt_set)
+    return form
+
+
+def field_component(field: Field[Any], value: Any, min_width: int = 160, info: bool = True) -> gr.components.Component:
+    """The component of one setting, from its type, its sentence and its choices. Limits are RunConfig's to say, in its words."""
+    help = str(field.metadata["help"]).replace("`", "") if info else None
+    common: dict[str, Any] = dict(label=words.label(field.name), info=help, min_width=min_width, elem_id=f"set-{field.name}")
+    if "choices" in field.metadata:
+        names = {"reward": words.REWARDS, "rating": words.RATINGS}.get(field.name, {})
+        return gr.Dropdown([(names.get(c) or words.reward(c), c) for c in field.metadata["choices"]], value=value, filterable=False, **common)
+    if field.type == "bool":
+        return gr.Checkbox(value=value, **common)
+    if field.type in ("int", "float"):
+        return gr.Number(value=value, **common)
+    return gr.Textbox(value=value, max_lines=1, **common)
+
+
+def _wire(form: Form, prompt_set: gr.Dropdown) -> None:
+    """The form's own events: presets, prompt sets, and ratings shown only where people rate."""
+    quiet: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility="private")
+    prompt_set.input(lambda name: "\n".join(prompt_sets()[name]) if name else gr.skip(), prompt_set, form.settings["prompts"], **quiet)
+    form.settings["reward"].change(lambda reward: gr.update(visible=reward == "human"), form.settings["reward"], form.settings["rating"], **quiet)
+
+
+# --- handlers -------------------------------------------------------------------------------------------------------------------
+
+
+def preset_cards(chosen: str) -> dict[str, Any]:
+    return dict(presets=[dict(name=name, title=p.title, description=p.description) for name, p in presets().items()], chosen=chosen)
+
+
+def fill_from_preset(runs: Runs, preset: str, name: str) -> list[Any]:
+    """The form's values for a preset: the name where it was only suggested, and all settings."""
+    config = presets()[preset].config
+    suggested = re.fullmatch(rf"(?:{'|'.join(map(re.escape, presets()))})-\d+", name or "") or not name
+    return [suggest_name(runs, preset) if suggested else name, *(_shown(key, getattr(config, key)) for key in SETTINGS)]
+
+
+def suggest_name(runs: Runs, preset: str) -> str:
+    """A free name for a run."""
+    taken = {path.name for path in runs.folder.glob("*")}
+    return next(name for n in range(1, len(taken) + 2) if (name := f"{preset}-{n}") not in taken)
+
+
+def _shown(key: str, value: Any) -> Any:
+    return "\n".join(value) if key == "prompts" else value
+
+
+def config_from(values: Mapping[str, Any]) -> RunConfig:
+    """The configuration that the form's values say.
+
+    Raises:
+        ConfigError: a setting cannot work.
+    """
+    return RunConfig(**{key: parsed(SETTINGS[key], value) for key, value in values.items()})
+
+
+def parsed(field: Field[Any], value: Any) -> Any:
+    """A form's value as the setting's: prompts one a line, whole numbers whole."""
+    if field.name == "prompts" and isinstance(value, str):
+        return tuple(line.strip() for line in value.splitlines() if line.strip())
+    if field.type == "int" and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value.strip() if isinstance(value, str) else value
+
+
+def create(runs: Runs, name: str, values: Mapping[str, Any]) -> RunStore:
+    """Check everything, then make the run.
+
+    Raises:
+        ConfigError: a setting cannot work.
+        StoreError: the name is taken or no name, or the disk refuses.
+    """
+    config = config_from(values)
+    _ = config.model_folder
+    name = (name or "").strip()
+    if not name:
+        raise ConfigError("The run has no name. Write one: letters, digits, dots, dashes and underscores.")
+    if Path(name).name != name:
+        raise ConfigError(f"{name!r} cannot name a run. Use letters, digits, dots, dashes and underscores, 80 at most.")
+    RunStore.create(runs.folder / name, config).close()
+    return runs.open(name)
+
+
+def plain(message: str) -> str:
+    """An error's message with the form's labels for the settings' names."""
+    for key in sorted(SETTINGS, key=len, reverse=True):
+        if "_" in key or message.startswith(f"{key} is "):
+            message = re.sub(rf"\b{key}\b", words.label(key), message)
+    return message

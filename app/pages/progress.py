@@ -1,0 +1,161 @@
+"""The Progress page: reward and health of training over the rounds, and the images of any round. Pure reads of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from app import words
+from app.board import config_of
+from app.pages.run import image_url
+from app.runs import Runs
+from app.widgets.kit import widget
+from ddpo.store import RunStore, StoreError
+from rewards.human import fold
+
+Points = list[tuple[int, float | None]]
+Metrics = dict[str, Points]
+
+MAX_POINTS = 3000
+"""How many points go to the browser at most, over all charts."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart of metrics: what it is called, what it means, and its lines (metric, label)."""
+
+    key: str
+    title: str
+    hint: str
+    lines: tuple[tuple[str, str], ...]
+    unit: str = ""
+    used: tuple[str, ...] = field(default=())
+    """Metrics that the chart shows in another way than as a line."""
+
+
+CHARTS: tuple[Chart, ...] = (
+    Chart("kl", "Distance moved per update", "KL: how far a round moves the model. Small and steady is healthy.", (("kl_update", "KL"),)),
+    Chart(
+        "clip", "Clipped steps", "Share of steps that the clip held back. Near 0 is gentle; above 0.5, lower the learning rate.",
+        (("clip_fraction_up", "upwards"), ("clip_fraction_down", "downwards")),
+    ),
+    Chart("ratio", "Ratio, mean", "New over old probability of the same steps; stays close to 1.", (("ratio_mean", "mean"),), used=("ratio_std",)),
+    Chart("deviation", "Ratio, largest deviation", "The step that moved furthest from 1.", (("ratio_max_deviation", "largest deviation"),)),
+    Chart("grad", "Gradient norm", "Before it is scaled down. Sudden jumps announce trouble.", (("grad_norm", "norm"),)),
+    Chart("loss", "Loss", "The objective itself. Around 0 by design; it need not fall.", (("loss", "loss"),)),
+    Chart("signal", "Prompts without spread", "All images of the prompt scored alike: nothing to learn from it.", (("zero_spread_prompts", "prompts"),)),
+    Chart("advantage", "Advantage, mean size", "How strongly a round's images are told apart.", (("advantage_abs_mean", "mean size"),)),
+    Chart(
+        "seconds", "Seconds per phase", "Where each round's time goes.",
+        (("seconds_sampling", "making images"), ("seconds_scoring", "scoring"), ("seconds_updating", "learning"), ("seconds_checkpointing", "saving")),
+        unit="s",
+    ),
+)  # fmt: skip
+HERO = ("reward_mean", "reward_std", "scored_images", "held_out_reward", "held_out_reward_std_error")
+
+
+def build(round_images: Callable[[dict[str, Any]], dict[str, Any]]) -> tuple[gr.HTML, gr.HTML]:
+    """The charts and the gallery; the gallery asks ``round_images`` for the round that a person chose."""
+    return widget("chart"), widget("gallery", server_functions=[round_images])
+
+
+# --- charts ---------------------------------------------------------------------------------------------------------------------
+
+
+def charts_value(store: RunStore) -> dict[str, Any]:
+    """All charts of a run that have something to show, the reward first."""
+    metrics, config = store.metrics(), config_of(store)
+    if not metrics:
+        return dict(run=store.name, charts=[])
+    known = {name for chart in CHARTS for name in (*chart.used, *(metric for metric, _ in chart.lines))} | {*HERO, "updates"}
+    unknown = [Chart(name, name.replace("_", " ").capitalize(), "", ((name, name),)) for name in sorted(metrics) if name not in known]
+    charts = [hero(metrics, config.reward, config.rated_by_people)]
+    charts += [line_chart(chart, metrics) for chart in (*CHARTS, *unknown) if any(metric in metrics for metric, _ in chart.lines)]
+    thin(charts)
+    return dict(run=store.name, charts=charts, csv=f"/studio/runs/{store.name}/metrics.csv")
+
+
+def hero(metrics: Metrics, reward: str, rated: bool) -> dict[str, Any]:
+    """Reward over the rounds: the mean with a band of one standard deviation, held-out points with their error, and how many images count."""
+    spread, error = dict(metrics.get("reward_std", [])), dict(metrics.get("held_out_reward_std_error", []))
+    mean, held = metrics.get("reward_mean", []), metrics.get("held_out_reward", [])
+    series = [dict(label="mean of the round", points=mean, band=around(mean, spread))]
+    if held:
+        series.append(dict(label="held-out (seeds never trained on)", points=held, error=around(held, error), style="dots"))
+    return dict(
+        key="reward", title=words.reward(reward) if not rated else "Your ratings, as reward",
+        hint="Mean and spread (± one standard deviation) of each round's images" + (", from −1 to 1." if rated else ". Round 0 is the untrained model."),
+        wide=True, series=series, counts=dict(label="images rated" if rated else "images scored", points=metrics.get("scored_images", [])),
+    )  # fmt: skip
+
+
+def line_chart(chart: Chart, metrics: Metrics) -> dict[str, Any]:
+    spread = dict(metrics.get("ratio_std", [])) if chart.key == "ratio" else {}
+    series = []
+    for metric, label in chart.lines:
+        if metric in metrics:
+            series.append(dict(label=label, points=metrics[metric], band=around(metrics[metric], spread)))
+    return dict(key=chart.key, title=chart.title, hint=chart.hint, unit=chart.unit, series=series)
+
+
+def around(points: Points, spread: dict[int, float | None]) -> list[tuple[int, float, float]]:
+    """(round, low, high) where both the middle and the spread are known."""
+    return [(x, y - s, y + s) for x, y in points if y is not None and (s := spread.get(x)) is not None]
+
+
+def thin(charts: list[dict[str, Any]], limit: int = MAX_POINTS) -> None:
+    """Leave out rounds evenly where there are more points than a browser should draw; the last round stays."""
+    everything = [series for chart in charts for series in (*chart["series"], *([chart["counts"]] if "counts" in chart else []))]
+    total = sum(len(series["points"]) + len(series.get("band") or ()) for series in everything)
+    every = -(-total // limit)
+    if every <= 1:
+        return
+    for series in everything:
+        last = series["points"][-1][0] if series["points"] else 0
+        for part in ("points", "band", "error"):
+            if series.get(part):
+                series[part] = [row for row in series[part] if row[0] % every == 0 or row[0] == last]
+
+
+# --- gallery --------------------------------------------------------------------------------------------------------------------
+
+
+def gallery_value(store: RunStore) -> dict[str, Any]:
+    """Which rounds have images; ``stamp`` changes when the latest of them may look different."""
+    rounds = [row.number for row in store.rounds() if row.sampled_at is not None]
+    present = store.rounds()[-1:] if store.rounds() else []
+    if present and present[0].number not in rounds and store.samples(present[0].number):
+        rounds.append(present[0].number)
+    if not rounds:
+        return dict(run=store.name, rounds=[], stamp="")
+    last = rounds[-1]
+    stamp = f"{len(store.samples(last))}.{len(store.scores(last, config_of(store).reward))}.{len(store.ratings(last))}"
+    return dict(run=store.name, rounds=rounds, stamp=stamp)
+
+
+def images_of_round(store: RunStore, number: int) -> dict[str, Any]:
+    """A round's images with what is known of each."""
+    config = config_of(store)
+    scores, ratings = store.scores(number, config.reward), store.latest_ratings(number)
+    images = []
+    for sample in store.samples(number):
+        score = scores.get(sample.id) or fold(ratings.get(sample.id, ()))
+        notes = [f"{key.replace('_', ' ')} {value:.4g}" for key, value in score.explanation.items() if isinstance(value, (int, float))]
+        images.append(
+            dict(id=sample.id, url=image_url(store, sample.id), prompt=sample.prompt, seed=sample.seed, score=score.value, note=", ".join(notes))
+        )
+    known = [image["score"] for image in images if image["score"] is not None]
+    mean = sum(known) / len(known) if known else None
+    return dict(round=number, images=images, summary=f"{words.count(len(images), 'image')}, {len(known)} scored, mean {words.number(mean)}")
+
+
+def answer_round(runs: Runs, question: object) -> dict[str, Any]:
+    """The gallery's question ``{"run", "round"}``, answered; anything else gets an empty round."""
+    try:
+        asked = question if isinstance(question, dict) else {}
+        return images_of_round(runs.open(asked.get("run", "")), int(asked.get("round", 0)))
+    except (StoreError, TypeError, ValueError):
+        return dict(round=0, images=[], summary="")

@@ -1,0 +1,212 @@
+"""The Run page's upper half: what the selected run does, and the buttons that steer it. Pure reads of the store, and requests to it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gradio as gr
+
+from app import words
+from app.board import config_of
+from app.launch import Launcher, LaunchError, kill
+from app.widgets.kit import widget
+from ddpo.config import RunConfig
+from ddpo.store import ENDED_STATES, MARKS, RoundRow, RunStore, Status
+
+PATIENCE_SECONDS = 10.0
+"""How long a worker may leave Stop unanswered before Force quit is offered."""
+
+EVENTS_SHOWN = 60
+STRIP_IMAGES = 12
+PHASES = ("Make images", "Score", "Learn", "Save")
+PHASE_WORDS = dict(zip(MARKS, ("Making images", "Scoring", "Learning", "Saving"), strict=True))
+
+
+def build() -> gr.HTML:
+    """The run's panel; its ``act`` events say which button was pressed."""
+    return widget("panel")
+
+
+# --- what is shown --------------------------------------------------------------------------------------------------------------
+
+
+def status_of(store: RunStore, launcher: Launcher) -> Status:
+    """The run's status; a worker that was started an instant ago counts as loading."""
+    status = store.status()
+    if not status.alive and launcher.starting(store.folder):
+        return Status("loading", status.round, pending=status.pending)
+    return status
+
+
+def bar_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
+    """What the strip above all pages says of a run."""
+    status, config = status_of(store, launcher), config_of(store)
+    headline, tone = headline_of(store, status, launcher)
+    done, total = progress_of(store, status)
+    return dict(
+        state=status.state, headline=headline, tone=tone, round=min(status.round, config.rounds), rounds=config.rounds,
+        done=done, total=total, left=status.seconds_left, changed_at=status.changed_at, unit=unit_of(status),
+    )  # fmt: skip
+
+
+def panel_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
+    """Everything the Run page says of a run."""
+    status, config, rounds = status_of(store, launcher), config_of(store), store.rounds()
+    events = store.events()
+    latest = next((row for row in reversed(rounds) if row.number == status.round), rounds[-1] if rounds else None)
+    return bar_value(store, launcher) | dict(
+        kind="run", run=store.name,
+        phase=phase_of(latest, status), phases=phases_of(config),
+        rounds_done=sum(row.checkpointed_at is not None for row in rounds),
+        run_left=run_left(rounds, config, status),
+        stops_soon=status.alive and stops_soon(store),
+        failure=failure_of(store, status, launcher),
+        controls=controls(status, stop_overdue(store, status)),
+        time=time_split(rounds),
+        facts=facts(config), images=strip(store, rounds),
+        events=[dict(id=e.id, at=e.created_at, kind=e.kind, text=e.message) for e in reversed(events[-EVENTS_SHOWN:])],
+        log=store.log_tail(40),
+    )  # fmt: skip
+
+
+def headline_of(store: RunStore, status: Status, launcher: Launcher) -> tuple[str, str]:
+    if status.state == "new" and store.log_tail(1):
+        return "Did not start", "bad"
+    if status.state == "scoring" and config_of(store).rated_by_people:
+        return "Taking in your ratings", "busy"
+    return words.STATES.get(status.state, (status.state.capitalize(), "idle"))
+
+
+def progress_of(store: RunStore, status: Status) -> tuple[int, int]:
+    """How much of the phase is done; while people rate, how many images are rated."""
+    if status.state == "awaiting":
+        return len(store.latest_ratings(status.round)), status.total or config_of(store).images_per_round
+    if status.state in ENDED_STATES:
+        return 0, 0
+    return status.done, status.total
+
+
+def unit_of(status: Status) -> str:
+    return {"awaiting": "rated", "updating": "steps learned from"}.get(status.state, "images")
+
+
+def phase_of(row: RoundRow | None, status: Status) -> int | None:
+    """The index of the round's present phase."""
+    if row is None or row.next_mark is None or status.state in ("finished", "measuring"):
+        return None
+    return MARKS.index(row.next_mark)
+
+
+def phases_of(config: RunConfig) -> list[str]:
+    return [PHASES[0], "Rate" if config.rated_by_people else PHASES[1], *PHASES[2:]]
+
+
+def run_left(rounds: list[RoundRow], config: RunConfig, status: Status) -> float | None:
+    """Seconds until the last round is done, from the recent rounds; None while people set the pace."""
+    took = [row.checkpointed_at - row.started_at for row in rounds if row.checkpointed_at is not None][-5:]
+    left = config.rounds - sum(row.checkpointed_at is not None for row in rounds)
+    if config.rated_by_people or not took or not left or not status.alive or status.state == "paused":
+        return None
+    return sorted(took)[len(took) // 2] * left
+
+
+def time_split(rounds: list[RoundRow]) -> list[dict[str, Any]]:
+    """Seconds that each phase took, over all rounds."""
+    totals = dict.fromkeys(MARKS, 0.0)
+    for row in rounds:
+        before: float | None = row.started_at
+        for mark in MARKS:
+            at = getattr(row, f"{mark}_at")
+            if at is not None and before is not None:
+                totals[mark] += max(0.0, at - before)
+            before = at
+    return [dict(label=PHASE_WORDS[mark], seconds=round(seconds, 2)) for mark, seconds in totals.items() if seconds > 0]
+
+
+def stops_soon(store: RunStore) -> bool:
+    """Has this worker been asked to stop when its round is done?"""
+    last_start = max((event.id for event in store.events() if event.kind == "started"), default=0)
+    return any(event.message.startswith("will stop after") for event in store.events(after=last_start))
+
+
+def stop_overdue(store: RunStore, status: Status) -> bool:
+    return status.alive and any(r.kind == "stop" and time.time() - r.created_at > PATIENCE_SECONDS for r in store.pending_requests())
+
+
+def failure_of(store: RunStore, status: Status, launcher: Launcher) -> dict[str, str] | None:
+    """What went wrong, what to do, and what the worker said last."""
+    if status.state == "failed":
+        return dict(title="The run failed", text=status.message or "The worker ended with an error.", log=store.log_tail(8))
+    if status.state == "interrupted":
+        text = "The worker ended without a word, as when its process is killed or the computer is switched off. Everything finished is kept: press Resume."
+        return dict(title="The run was interrupted", text=text, log=store.log_tail(8))
+    if status.state == "new" and (log := store.log_tail(8)):
+        return dict(title="The worker did not start", text="It ended before it began to work. Its last words are below; then press Start.", log=log)
+    return None
+
+
+def controls(status: Status, overdue: bool) -> list[dict[str, Any]]:
+    """The buttons, and which of them can be pressed now."""
+    pending = set(status.pending) if status.alive else set()
+    live = status.alive or status.state == "loading"
+
+    def button(kind: str, label: str, enabled: bool, **more: Any) -> dict[str, Any]:
+        return dict(kind=kind, label=label, enabled=enabled and kind not in pending, pending=kind in pending, **more)
+
+    if not live:
+        label = "Start" if status.state == "new" else "Resume"
+        return [] if status.state == "finished" else [button("launch", label, True, primary=True)]
+    calm = not pending & {"stop", "pause", "resume"} and status.alive
+    pause = button("resume", "Resume", calm, primary=True) if status.state == "paused" else button("pause", "Pause", calm)
+    found = [pause, button("stop_after_round", "Stop after this round", calm), button("stop", "Stop now", "stop" not in pending and status.alive)]
+    return [*found, button("kill", "Force quit", True, danger=True)] if overdue else found
+
+
+def facts(config: RunConfig) -> list[list[str]]:
+    """The settings worth seeing at a glance."""
+    shown = [
+        ["Scored by", words.reward(config.reward)],
+        ["Model", config.model],
+        ["Prompts", words.count(len(config.prompts), "prompt")],
+        ["Each round", f"{words.count(config.images_per_round, 'image')}, {config.images_per_prompt} per prompt"],
+        ["Learning rate", f"{config.learning_rate:g}"],
+        ["Seed", str(config.seed)],
+    ]
+    return [*shown, ["Control", "scores are shuffled"]] if config.shuffle_scores else shown
+
+
+def strip(store: RunStore, rounds: list[RoundRow], limit: int = STRIP_IMAGES) -> list[dict[str, Any]]:
+    """The latest images, as links."""
+    for row in reversed(rounds):
+        if samples := store.samples(row.number):
+            return [dict(url=image_url(store, sample.id), prompt=sample.prompt[:300]) for sample in samples[-limit:]]
+    return []
+
+
+def image_url(store: RunStore, sample: int) -> str:
+    return f"/studio/runs/{store.name}/image/{sample}"
+
+
+# --- what is done ---------------------------------------------------------------------------------------------------------------
+
+
+def steer(store: RunStore, launcher: Launcher, kind: str) -> str | None:
+    """Do what a button says; returns a sentence when there is something to add.
+
+    Raises:
+        LaunchError: the process could not be started or ended.
+    """
+    status = store.status()
+    if kind == "launch":
+        launcher.start(store.folder)
+    elif kind == "kill":
+        if not kill(store):
+            return "The worker has ended by itself."
+    elif kind not in ("pause", "resume", "stop", "stop_after_round"):
+        raise LaunchError(f"There is no button {kind!r}.")
+    elif not status.alive:
+        return "The worker has ended already."
+    elif kind not in status.pending:
+        store.add_request(kind)
+    return None

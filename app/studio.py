@@ -1,0 +1,96 @@
+"""The page: the strip, the tabs, the one timer, and how they are wired. Nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from app import api
+from app.launch import Launcher, LaunchError
+from app.pages import library, new_run, progress, rate, run
+from app.runs import Runs
+from app.views import Views
+from app.widgets.kit import action, widget
+from ddpo.config import ConfigError
+from ddpo.store import StoreError
+
+QUIET: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility="private")
+"""For events that must not show themselves, nor wait in line behind another."""
+
+
+def build_studio(runs: Runs, launcher: Launcher) -> gr.Blocks:
+    """The Gradio blocks over a folder of runs."""
+    views = Views(runs, launcher)
+
+    def round_images(question: dict[str, Any]) -> dict[str, Any]:
+        return progress.answer_round(runs, question)
+
+    with gr.Blocks(title="DDPO Studio", fill_width=True, analytics_enabled=False) as blocks:
+        name = gr.Textbox(visible="hidden", elem_id="studio-run", label="Selected run")
+        seen = gr.Textbox(visible="hidden", elem_id="studio-seen", label="What this page shows")
+        bar = widget("bar")
+        with gr.Tabs(elem_id="studio-tabs"):
+            with gr.Tab("Run", id="run"):
+                panel = run.build()
+                with gr.Accordion("Start a new run", open=True, elem_id="new-run") as fresh:
+                    form = new_run.build()
+            with gr.Tab("Rate", id="rate"):
+                board = rate.build(name)
+            with gr.Tab("Progress", id="progress"):
+                charts, gallery = progress.build(round_images)
+            with gr.Tab("Library", id="library"):
+                shelf = library.build()
+        timer = gr.Timer(1.0)
+
+        shown = [bar, panel, charts, gallery, shelf, board, seen]
+
+        def load(request: gr.Request) -> list[Any]:
+            asked = request.query_params.get("run") or next(iter(runs.names()), None)
+            first = new_run.suggest_name(runs, "rate")
+            return [asked, gr.update(open=asked is None), first, *views.changes(asked, None)]
+
+        def tick(selected: str, told: str) -> list[Any]:
+            return views.changes(selected, told)
+
+        def pick(told: str, event: gr.EventData) -> list[Any]:
+            selected = str(action(event).get("run", ""))
+            return [selected, *views.changes(selected, told)]
+
+        def steer(selected: str, told: str, event: gr.EventData) -> list[Any]:
+            kind = str(action(event).get("kind"))
+            views.attempt(selected, lambda store: run.steer(store, launcher, kind))
+            return views.changes(selected, told)
+
+        def choose_preset(typed: str, event: gr.EventData) -> list[Any]:
+            return new_run.fill_from_preset(runs, str(action(event).get("name")), typed)
+
+        def start(selected: str, told: str, typed: str, *values: Any) -> list[Any]:
+            try:
+                store = new_run.create(runs, typed, dict(zip(new_run.SETTINGS, values, strict=True)))
+                launcher.start(store.folder)
+            except (ConfigError, StoreError, LaunchError) as error:
+                return [selected, dict(text=new_run.plain(str(error))), gr.skip(), gr.skip(), *views.changes(selected, told)]
+            following = new_run.suggest_name(runs, typed.strip().rpartition("-")[0] or typed.strip())
+            return [store.name, dict(text=""), following, gr.update(open=False), *views.changes(store.name, told)]
+
+        def manage(selected: str, told: str, event: gr.EventData) -> list[Any]:
+            asked = action(event)
+            kind, which = asked.get("kind"), str(asked.get("run"))
+            if kind == "delete":
+                views.attempt(which, lambda store: library.delete(runs, store.name))
+                selected = next(iter(runs.names()), "") if which == selected else selected
+            elif kind == "resume":
+                views.attempt(which, lambda store: run.steer(store, launcher, "launch"))
+            selected = which if kind in ("open", "resume") else selected
+            return [selected, *views.changes(selected, told)]
+
+        blocks.load(load, None, [name, fresh, form.name, *shown], **QUIET)
+        timer.tick(tick, [name, seen], shown, **QUIET)
+        bar.act(pick, [seen], [name, *shown], **QUIET)
+        panel.act(steer, [name, seen], shown, **QUIET)
+        shelf.act(manage, [name, seen], [name, *shown], **QUIET)
+        form.cards.act(choose_preset, [form.name], form.inputs, **QUIET)
+        form.start.click(start, [name, seen, *form.inputs], [name, form.note, form.name, fresh, *shown], **QUIET)
+        api.publish(runs, launcher)
+    return blocks
