@@ -246,7 +246,7 @@ def make_scheduler() -> DDIMScheduler:
     )  # fmt: skip
 
 
-UNET_STEPS = 5000
+UNET_STEPS = 4200
 
 
 def make_unet(work: Path) -> None:

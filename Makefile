@@ -1,0 +1,49 @@
+# make app   set everything up and open the studio
+# make test  set everything up and run all checks and tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+
+.PHONY: app test check format pocket clean browser
+
+app: $(VENV)/.base
+	$(BIN)/python -m app $(ARGS)
+
+test: $(VENV)/.dev browser check
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+pocket: $(VENV)/.base
+	$(BIN)/python -m pocket.recipe $(ARGS)
+
+# The browser tests need a Chromium. Where it is missing and can be installed, it is; where it cannot, the tests say so and are skipped.
+browser:
+ifeq ($(CHROMIUM),)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-noto-color-emoji; \
+	else \
+		echo "Chromium is missing: the browser tests will be skipped. Debian: sudo apt-get install chromium"; \
+	fi
+endif
+
+$(VENV)/.base: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.dev: requirements.txt requirements-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@ $(VENV)/.base
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache
