@@ -10,7 +10,8 @@ import json
 import math
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -37,7 +38,14 @@ Rater = Annotated[str, Query(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 def build_router(runs: Path | Runs) -> APIRouter:
     """The routes under ``/studio/runs``, over the runs of one folder."""
     all_runs = runs if isinstance(runs, Runs) else Runs(runs)
-    router = APIRouter(prefix="/studio/runs/{run}")
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        yield
+        if all_runs is not runs:  # opened here, so closed here
+            all_runs.close()
+
+    router = APIRouter(prefix="/studio/runs/{run}", lifespan=lifespan)
 
     @router.get("/image/{sample_id}")
     async def image(run: str, sample_id: int, request: Request) -> Response:

@@ -17,5 +17,5 @@ def board_value(run: str | None) -> dict[str, Any]:
 def build(run: gr.components.Component) -> gr.HTML:
     """The board; its value changes only when another run is selected."""
     part = board(board_value(getattr(run, "value", None)))
-    run.change(board_value, run, part, queue=False, show_progress="hidden", api_visibility="private")  # type: ignore[attr-defined]
+    run.change(board_value, run, part, queue=False, show_progress="hidden", api_visibility="private")
     return part

@@ -1,7 +1,7 @@
 // Where the cards go: the largest images that fit the window, with the images of a prompt side by side.
 
 const GAP = 10;
-const FRAME = 24; // a group's padding, both sides
+const FRAME = 26; // a group's padding and border, both sides
 const HEAD = 44; // a group's prompt and its padding
 const FOOT = 52; // a card's buttons
 const SMALLEST = 124;
@@ -12,7 +12,7 @@ function arrange(width, height, count, size) {
   const groups = Math.ceil(count / size);
   let best = null;
   for (let across = 1; across <= Math.min(groups, 6); across += 1) {
-    for (let columns = 1; columns <= Math.min(size, 16); columns += 1) {
+    for (let columns = Math.min(size, 2); columns <= Math.min(size, 16); columns += 1) {
       const option = measure(width, across, columns, groups, size);
       option.fits = option.height <= height;
       if (option.side >= SMALLEST && (!best || isBetter(option, best))) best = option;

@@ -14,7 +14,7 @@ function phaseText(board, learning) {
   if (board.state === "loading") return "Loading the model…";
   if (board.state === "sampling") return `Making images: ${board.images.length} of ${board.expected}${left}`;
   if (board.state === "awaiting") return "Waiting for your ratings. Take the time you need.";
-  if (board.state === "scoring") return `Scoring with ${board.reward}: ${board.done} of ${board.total}${left}`;
+  if (board.state === "scoring") return `Scoring with ${board.reward.replaceAll("_", " ")}: ${board.done} of ${board.total}${left}`;
   if (board.state === "updating") return `Changing the model ${percent(board)}${left}`;
   if (board.state === "checkpointing") return "Saving the model…";
   return { finished: "Done", stopped: "Stopped", failed: "Failed", interrupted: "Interrupted", new: "Not started yet" }[board.state] ?? "";
@@ -37,7 +37,7 @@ function noticeText(board) {
   if (board.state === "failed") return `The run has failed.${rest} The Run page shows the log and can resume it.`;
   if (board.state === "interrupted") return "The run was interrupted: its process is gone. Resume it on the Run page; your ratings are kept.";
   if (board.state === "paused") return "The run is paused. You can go on rating.";
-  if (!board.rated_by_people) return `This run is scored by ${board.reward}, so there is nothing to rate: watch the images change.`;
+  if (!board.rated_by_people) return `This run is scored by ${board.reward.replaceAll("_", " ")}, so there is nothing to rate: watch the images change.`;
   return "";
 }
 
