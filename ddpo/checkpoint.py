@@ -34,8 +34,8 @@ def save_state(folder: Path, config: RunConfig, number: int, parameters: Mapping
     write_file(folder / FILE, save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata=header))
 
 
-def load_state(folder: Path, config: RunConfig, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> int:
-    """Put a checkpoint's weights and moments in place; returns the round after which it was written.
+def load_state(folder: Path, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer | None = None) -> int:
+    """Put a checkpoint's weights, and the moments if an optimiser is given, in place; returns the round after which it was written.
 
     Raises:
         CheckpointError: the file is missing or damaged, or was made for another adapter.
@@ -49,7 +49,7 @@ def load_state(folder: Path, config: RunConfig, parameters: Mapping[str, nn.Para
                 for name, parameter in parameters.items():
                     parameter.copy_(stored.get_tensor(f"weight/{name}"))
                     keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in names]
-                    if keys:
+                    if keys and optimiser is not None:
                         optimiser.state[parameter] = {
                             key: stored.get_tensor(f"{key}/{name}").to(parameter.device if key != "step" else "cpu") for key in keys
                         }

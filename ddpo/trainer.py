@@ -269,7 +269,7 @@ class Trainer:
             return
         number = done[-1].number
         new, place = self._new_state(number), self.store.folder / "checkpoints" / f"{number:04d}"
-        load_state(new if done[-1].checkpointed_at is None and new.exists() else place, self.config, self.parameters, self.optimiser)
+        load_state(new if done[-1].checkpointed_at is None and new.exists() else place, self.parameters, self.optimiser)
 
     def _part(self, number: int, start: int) -> Path:
         return self.store.folder / "rounds" / f"{number:04d}" / f"part-{start:05d}.safetensors"
