@@ -1,8 +1,8 @@
 """Does it learn, and honestly? ``python -m benchmarks.compressibility``: JPEG compressibility on the pocket model, three seeds, and a sham each.
 
-Each run is started as a person would start it, ``python -m ddpo run --preset compress``, and gets five minutes of wall clock from that moment on. What
-counts is the last round whose checkpoint was on disk by then. Held-out seeds are then drawn with and without the adapter, sized, and judged. The sham is the same
-run with its scores shuffled among the images.
+Each run is started as a person would start it, ``python -m ddpo run --preset compress``, and gets five minutes of wall clock from that
+moment on. What counts is the last round whose checkpoint was on disk by then. Held-out seeds are then drawn with and without the
+adapter, sized, and judged. The sham is the same run with its scores shuffled among the images.
 """
 
 from __future__ import annotations

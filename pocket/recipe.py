@@ -246,7 +246,7 @@ def make_scheduler() -> DDIMScheduler:
     )  # fmt: skip
 
 
-UNET_STEPS = 4200
+UNET_STEPS = 4500
 
 
 def make_unet(work: Path) -> None:
@@ -265,12 +265,12 @@ def make_unet(work: Path) -> None:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=16,
-        block_out_channels=(64, 128, 256),
+        block_out_channels=(64, 128, 192),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=128,
-        attention_head_dim=(2, 4, 8),
+        attention_head_dim=(2, 4, 6),
     )
     unet.set_attn_processor(AttnProcessor())
 
