@@ -68,6 +68,8 @@ def theme() -> gr.themes.Base:
         input_border_color_focus="*primary_500",
         input_border_color_focus_dark="*primary_400",
         input_border_width="1px",
+        input_radius="10px",
+        checkbox_border_radius="5px",
         input_shadow="none",
         input_shadow_focus="0 0 0 3px color-mix(in srgb, var(--primary-500) 22%, transparent)",
         input_shadow_focus_dark="0 0 0 3px color-mix(in srgb, var(--primary-400) 30%, transparent)",

@@ -46,7 +46,7 @@ def build_studio(runs: Runs, launcher: Launcher) -> gr.Blocks:
         shown = [bar, panel, charts, gallery, shelf, board, seen]
 
         def load(request: gr.Request) -> list[Any]:
-            asked = request.query_params.get("run") or next(iter(runs.names()), None)
+            asked = request.query_params.get("run") or views.first()
             first = new_run.suggest_name(runs, "rate")
             return [asked, gr.update(open=asked is None), first, *views.changes(asked, None)]
 
@@ -79,7 +79,7 @@ def build_studio(runs: Runs, launcher: Launcher) -> gr.Blocks:
             kind, which = asked.get("kind"), str(asked.get("run"))
             if kind == "delete":
                 views.attempt(which, lambda store: library.delete(runs, store.name))
-                selected = next(iter(runs.names()), "") if which == selected else selected
+                selected = (views.first() or "") if which == selected else selected
             elif kind == "resume":
                 views.attempt(which, lambda store: run.steer(store, launcher, "launch"))
             selected = which if kind in ("open", "resume") else selected

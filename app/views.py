@@ -65,6 +65,11 @@ class Views:
         except UNREADABLE as error:
             return f"{name}/{error}"
 
+    def first(self) -> str | None:
+        """The run that a page shows when it is asked for none: the newest that can be read."""
+        names = self.runs.names()
+        return next((name for name in names if self._card(name)["kind"] == "run"), next(iter(names), None))
+
     def values(self, name: str | None) -> dict[str, Any]:
         """Every value of the page."""
         names = self.runs.names()

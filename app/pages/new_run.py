@@ -16,6 +16,7 @@ from app.widgets.kit import widget
 from ddpo.config import ConfigError, RunConfig, prompt_sets
 from ddpo.presets import presets
 from ddpo.store import RunStore
+from rewards import NAMES
 
 MAIN = ("model", "reward", "rating", "prompts", "rounds", "images_per_round", "images_per_prompt")
 """The settings that are always in sight; the others are under Advanced."""
@@ -54,13 +55,13 @@ def build() -> Form:
                 for key in ("rounds", "images_per_round", "images_per_prompt"):
                     made[key] = field_component(SETTINGS[key], getattr(config, key), min_width=120, info=False)
         with gr.Column(scale=1, min_width=300):
-            made["prompts"] = gr.Textbox(
-                value="\n".join(config.prompts), label="Prompts", info="One a line.", lines=9, max_lines=16, elem_id="new-run-prompts"
-            )
             prompt_set = gr.Dropdown(
-                choices=[(f"{key.replace('_', ' ').capitalize()} ({len(of)})", key) for key, of in prompt_sets().items()],
-                value=None, label="Or take a prompt set", info="Replaces the prompts above.", filterable=False,
+                choices=[("My own prompts", ""), *((f"{key.replace('_', ' ').capitalize()} ({len(of)})", key) for key, of in prompt_sets().items())],
+                value="", label="Prompt set", info="Choosing one replaces the prompts below.", filterable=False,
             )  # fmt: skip
+            made["prompts"] = gr.Textbox(
+                value="\n".join(config.prompts), label="Prompts", info="One a line.", lines=14, max_lines=20, elem_id="new-run-prompts"
+            )
     with gr.Accordion("Advanced settings", open=False, elem_classes="form-advanced"), gr.Row(elem_classes="form-grid"):
         for key, field in SETTINGS.items():
             if key not in MAIN:
@@ -78,8 +79,8 @@ def field_component(field: Field[Any], value: Any, min_width: int = 160, info: b
     help = str(field.metadata["help"]).replace("`", "") if info else None
     common: dict[str, Any] = dict(label=words.label(field.name), info=help, min_width=min_width, elem_id=f"set-{field.name}")
     if "choices" in field.metadata:
-        names = {"reward": words.REWARDS, "rating": words.RATINGS}.get(field.name, {})
-        return gr.Dropdown([(names.get(c) or words.reward(c), c) for c in field.metadata["choices"]], value=value, filterable=False, **common)
+        names = {"reward": {c: words.reward(c) for c in NAMES}, "rating": words.RATINGS}.get(field.name, {})
+        return gr.Dropdown([(names.get(c, c), c) for c in field.metadata["choices"]], value=value, filterable=False, **common)
     if field.type == "bool":
         return gr.Checkbox(value=value, **common)
     if field.type in ("int", "float"):

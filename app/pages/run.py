@@ -12,13 +12,13 @@ from app.board import config_of
 from app.launch import Launcher, LaunchError, kill
 from app.widgets.kit import widget
 from ddpo.config import RunConfig
-from ddpo.store import ENDED_STATES, MARKS, RoundRow, RunStore, Status
+from ddpo.store import MARKS, RoundRow, RunStore, Status
 
 PATIENCE_SECONDS = 10.0
 """How long a worker may leave Stop unanswered before Force quit is offered."""
 
 EVENTS_SHOWN = 60
-STRIP_IMAGES = 12
+STRIP_IMAGES = 16
 PHASES = ("Make images", "Score", "Learn", "Save")
 PHASE_WORDS = dict(zip(MARKS, ("Making images", "Scoring", "Learning", "Saving"), strict=True))
 
@@ -82,7 +82,7 @@ def progress_of(store: RunStore, status: Status) -> tuple[int, int]:
     """How much of the phase is done; while people rate, how many images are rated."""
     if status.state == "awaiting":
         return len(store.latest_ratings(status.round)), status.total or config_of(store).images_per_round
-    if status.state in ENDED_STATES:
+    if not status.alive:
         return 0, 0
     return status.done, status.total
 

@@ -152,7 +152,7 @@ function draw(plot) {
 function point(plot, chart) {
   const live = plot.querySelector(".chart-live"), said = plot.parentElement.querySelector(".chart-reading");
   if (live) live.replaceChildren(...cursor(chart, plot.layout));
-  const words = reading(chart) || latest(chart);
+  const words = reading(chart) || latest(chart).replace(/^./, (c) => c.toUpperCase());
   if (said.textContent !== words) said.textContent = words;
 }
 
