@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.utils import convert_state_dict_to_diffusers
 from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -113,6 +112,7 @@ class StableDiffusionPolicy:
             torch.manual_seed(config.seed)
             layers = ADAPTER_LAYERS[config.lora_targets]
             self.unet.add_adapter(LoraConfig(r=config.lora_rank, target_modules=layers, lora_alpha=config.lora_alpha, init_lora_weights="gaussian"))
+        self.unet.eval()  # the adapter's new layers too
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()
         self._conditions: dict[str, Tensor] = {}
@@ -176,8 +176,12 @@ class StableDiffusionPolicy:
             self.unet.enable_adapters()
 
     def save_adapter(self, folder: Path) -> None:
-        """``pytorch_lora_weights.safetensors``, as ``pipeline.load_lora_weights`` of plain diffusers reads it."""
-        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))
+        """``pytorch_lora_weights.safetensors``, as ``pipeline.load_lora_weights`` of plain diffusers reads it.
+
+        The names are peft's own (lora_A, lora_B) for all layers: diffusers' older names exist for attention only, and of a file that mixes both
+        the loader drops the attention.
+        """
+        layers = get_peft_model_state_dict(self.unet)
         metadata = {"unet": self.unet.peft_config["default"]}
         self.pipeline.save_lora_weights(folder, unet_lora_layers=layers, unet_lora_adapter_metadata=_plain(metadata["unet"]))
 

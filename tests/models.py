@@ -22,8 +22,8 @@ def tiny_scheduler(**changes: object) -> DDIMScheduler:
     return DDIMScheduler(**(settings | changes))
 
 
-def tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> StableDiffusionPipeline:
-    """A Stable Diffusion 1.x pipeline with a 4 x 8 x 8 latent and 16 x 16 pictures; random weights."""
+def tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon", dropout: float = 0.0) -> StableDiffusionPipeline:
+    """A Stable Diffusion 1.x pipeline with a 4 x 8 x 8 latent and 16 x 16 pictures; random weights. The denoiser may have dropout."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         tokenizer = tiny_tokenizer()
@@ -37,6 +37,7 @@ def tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> StableDiff
         unet = UNet2DConditionModel(
             sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=16, attention_head_dim=2,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            dropout=dropout,
         )  # fmt: skip
         vae = AutoencoderKL(
             block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4, sample_size=16, scaling_factor=1.0,

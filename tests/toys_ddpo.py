@@ -1,0 +1,195 @@
+"""Tiny worlds for the tests of ``ddpo``: a linear-Gaussian policy, rewards that see one thing, and workers that are killed."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from models import tiny_scheduler
+from PIL import Image
+from torch import Tensor, nn
+
+import rewards
+from ddpo.config import RunConfig
+from ddpo.control import Control
+from ddpo.diffusion import Gaussian, Schedule
+from ddpo.rollout import noise_of
+from ddpo.store import RunStore, write_file
+from ddpo.trainer import Trainer
+from rewards.base import Reward, Sample, Score
+
+THREADS = {"OMP_NUM_THREADS": "1"}
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class LinearPolicy:
+    """A policy that can be solved on paper: latents 1 x 4 x 4 that are standard normal at the end, plus a learned shift for each prompt.
+
+    The prediction is ε̂ = sqrt(1 - ᾱ) x_t - shift, the best guess where data are standard normal, moved by ``shift``; a positive shift makes
+    latents larger, hence pictures brighter. A picture is the latent through a sigmoid.
+    """
+
+    device = torch.device("cpu")
+    latent_shape = (1, 4, 4)
+
+    def __init__(self, config: RunConfig) -> None:
+        self.schedule = Schedule.ddim(tiny_scheduler(), config.steps, config.eta)
+        self.prompts = list(dict.fromkeys(config.prompts))
+        self.shift = nn.Parameter(torch.zeros(len(self.prompts), *self.latent_shape))
+        self.is_base = False
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        return torch.tensor([self.prompts.index(p) for p in prompts])
+
+    def step(self, x_t: Tensor, index: Tensor, condition: Tensor) -> Gaussian:
+        guess = (1 - self.schedule.alpha[index]).sqrt()[:, None, None, None] * x_t
+        return self.schedule.step(x_t, index, guess if self.is_base else guess - self.shift[condition])
+
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        return [Image.fromarray((255 * x[0].sigmoid()).round().to(torch.uint8).numpy()) for x in latents]
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {"shift": self.shift}
+
+    @contextlib.contextmanager
+    def base(self) -> Iterator[None]:
+        self.is_base = True
+        yield
+        self.is_base = False
+
+    def save_adapter(self, folder: Path) -> None:
+        write_file(folder / "shift.bin", self.shift.detach().numpy().tobytes())
+
+
+def brightness(image: Image.Image) -> float:
+    """Mean of the picture, 0 to 1."""
+    return float(np.asarray(image.convert("L"), dtype=np.float64).mean()) / 255
+
+
+class Brightness:
+    """Bright is good. It takes the name of an automatic reward, since a run's settings name one."""
+
+    def __init__(self, name: str = "jpeg_compressibility") -> None:
+        self.name = name
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        return [Score(brightness(sample.image)) for sample in samples]
+
+
+def toy_config(**changes: Any) -> RunConfig:
+    """A run of the toy policy that takes about a second."""
+    settings: dict[str, Any] = dict(
+        reward="jpeg_compressibility", prompts=("a cat", "a dog"), rounds=3, images_per_round=8, images_per_update=8, images_per_prompt=4,
+        microbatch=16, steps=4, learning_rate=0.05, device="cpu", held_out_images=16,
+    )  # fmt: skip
+    return RunConfig(**(settings | changes))
+
+
+def toy_trainer(folder: Path, config: RunConfig, reward: Reward | None = None, policy: Any = None) -> Trainer:
+    """The real trainer over a real store, with the toy policy and reward; an existing run is gone on with."""
+    store = RunStore(folder) if (folder / "config.json").exists() else RunStore.create(folder, config)
+    control = Control(store)
+    automatic = reward or Brightness(config.reward)
+
+    def reward_for(number: int) -> Reward:
+        return rewards.load("human", collect=control.collect(number)) if config.rated_by_people else automatic
+
+    return Trainer(config, store, policy or LinearPolicy(config), control, reward_for)
+
+
+def spread_scores(trainer: Trainer, number: int = 1) -> None:
+    """Make a round up to its scores."""
+    trainer.store.start_round(number)
+    trainer.sample(number)
+    trainer.store.mark(number, "sampled")
+    trainer.score(number)
+    trainer.store.mark(number, "scored")
+
+
+def rate_rounds(folder: Path, thumb: Callable[[Path], float | None], acknowledged: list[tuple[str, int]], stop: threading.Event) -> None:
+    """A person: rates every image of a round that waits, in an order of its own, applies, and waits for the next. Run it in a thread."""
+    store = RunStore(folder)
+    draw, seen = random.Random(7), set[str]()
+    while not stop.wait(0.01):
+        row = store.last_round()
+        if row is None or row.sampled_at is None or row.closed_at is not None:
+            continue
+        rows = store.samples(row.number)
+        for sample in draw.sample(rows, len(rows)):
+            client, value = f"click-{sample.id}", thumb(store.folder / sample.image)
+            if client not in seen and value is not None:
+                store.add_rating(client, sample.id, "anna", "thumbs", value)
+                acknowledged.append((client, sample.id))
+                seen.add(client)
+        if not any(request.kind == "apply" for request in store.pending_requests()):
+            store.add_request("apply", round=row.number)
+    store.close()
+
+
+def tiny_config(model: Path, **changes: Any) -> RunConfig:
+    """A run of the tiny Stable Diffusion that takes about a second: 4 updates of 3 rounds of 8 images."""
+    settings: dict[str, Any] = dict(
+        model=str(model), reward="jpeg_compressibility", prompts=("a cat", "a dog"), rounds=3, images_per_round=8, images_per_prompt=4,
+        images_per_update=4, microbatch=3, steps=3, lora_rank=2, device="cpu", held_out_images=4, learning_rate=1e-2,
+    )  # fmt: skip
+    return RunConfig(**(settings | changes))
+
+
+def noise_batch(seeds: Sequence[int], steps: int, shape: tuple[int, int, int]) -> Tensor:
+    """The noise that ``rollout`` gives these seeds, (n, steps + 1, c, h, w)."""
+    return torch.stack([noise_of(seed, steps, shape) for seed in seeds])
+
+
+# --- processes --------------------------------------------------------------------------------------------------------------------
+
+
+def forks() -> Any:
+    """A context whose processes start within milliseconds: forked from a server that has imported torch and diffusers once."""
+    os.environ.update(THREADS)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["toys_ddpo", "ddpo.policy", "ddpo.worker", "transformers.models.clip", "diffusers.pipelines.stable_diffusion"])
+    return context
+
+
+def work(folder: Path) -> None:
+    """The worker's main function, in a process of its own that says what it says to the run's log."""
+    from ddpo import worker
+
+    log = os.open(folder / "worker.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os._exit(worker.main([str(folder)]))
+
+
+def kill_after(folder: Path, process: Any, changes: int, patience: float = 60.0) -> bool:
+    """Kill -9 a worker once it has written that many times to the database; False when it ended before."""
+    store, last, seen = RunStore(folder), "", -1
+    deadline = time.monotonic() + patience
+    try:
+        while process.is_alive() and time.monotonic() < deadline:
+            if (revision := store.revision) != last:
+                last, seen = revision, seen + 1
+            if seen >= changes:
+                process.kill()
+                break
+        process.join()
+        return process.exitcode == -9
+    finally:
+        store.close()
+
+
+def finish(folder: Path) -> int:
+    """Let a worker run the folder to its end; its exit code."""
+    process = forks().Process(target=work, args=(folder,))
+    process.start()
+    process.join()
+    return int(process.exitcode)
