@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ BROWSER_ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage", "--no-first-run", "--disable-domain-reliability",
 ]  # fmt: skip
+TOY_WORKER = (sys.executable, str(Path(__file__).parent / "toy_worker.py"))
 LOCAL = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:")
 
 
@@ -83,3 +85,14 @@ def page(browser):  # noqa: ANN001, ANN201
 def serious(message) -> bool:  # noqa: ANN001
     """An error on the console that is not about a request the test let fail on purpose."""
     return message.type == "error" and "Failed to load resource" not in message.text
+
+
+@pytest.fixture
+def toy_studio(tmp_path: Path) -> Iterator[Studio]:
+    """A studio over an empty runs folder, whose workers have no model (``tests/toy_worker.py``); they are ended with the test."""
+    from app.launch import Launcher, kill
+    from ddpo.store import RunStore
+
+    yield from serve(tmp_path / "runs", launcher=Launcher(TOY_WORKER))
+    for config in (tmp_path / "runs").glob("*/config.json"):
+        kill(RunStore(config.parent))

@@ -115,6 +115,23 @@ def spread_scores(trainer: Trainer, number: int = 1) -> None:
     trainer.store.mark(number, "scored")
 
 
+def outcome(folder: Path) -> dict[str, Any]:
+    """All that a run came to but for clocks: weights and moments, metrics, images, scores. Equal means equal bit for bit."""
+    store = RunStore(folder)
+    try:
+        numbers = [row.number for row in store.rounds()]
+        samples = [row for number in numbers for row in store.samples(number)]
+        return dict(
+            states={n: (place / "state.safetensors").read_bytes() for n, place in store.checkpoints().items()},
+            metrics={name: points for name, points in store.metrics().items() if not name.startswith("seconds_")},
+            images=[(s.round, s.position, s.prompt, s.seed, s.image, (folder / s.image).read_bytes()) for s in samples],
+            scores=[store.scores(number, store.config.reward) for number in numbers],
+            marks=[row.next_mark for row in store.rounds()],
+        )
+    finally:
+        store.close()
+
+
 def rate_rounds(folder: Path, thumb: Callable[[Path], float | None], acknowledged: list[tuple[str, int]], stop: threading.Event) -> None:
     """A person: rates every image of a round that waits, in an order of its own, applies, and waits for the next. Run it in a thread."""
     store = RunStore(folder)
