@@ -12,7 +12,7 @@ const state = {
   run: null, prefix: "", rater: storage.get(RATER) || "me",
   board: null, images: [], cards: [], groups: [], shape: "", current: 0,
   history: [], shown: new Map(), touched: new Map(), clock: 0, // clock counts what happened here, to tell old answers from new
-  armed: false, applied: 0, appliedAt: 0, learned: 0,
+  armed: false, applied: 0, appliedAt: 0, learned: 0, pressed: -1,
   reachable: true, gone: "", notice: "", visible: false, timer: 0, asking: false, again: false,
 };
 const outbox = new Outbox(storage, paintSaved, acknowledged);
@@ -97,6 +97,7 @@ function take(board, asked) {
   if (state.applied && (board.closed || board.applying || (state.appliedAt && asked >= state.appliedAt))) state.applied = 0;
   Object.assign(state, { board, images, gone: "" });
   if (fresh) turnTo(before);
+  else if (before.rater !== board.rater) state.current = nextOpen(images, images.length - 1);
   paint();
 }
 
@@ -133,7 +134,7 @@ function acknowledged(entry, result) {
   if (result.status === 200 || entry.run !== state.run) return;
   say(result.status === 409 ? "Too late: the ratings of this round were applied already." : "A rating was refused by the server.");
   state.touched.delete(entry.event.sample);
-  if (state.board) state.board.rater = null; // ask for everything again
+  if (state.board) state.board.revision = ""; // ask for everything again
   refresh();
 }
 
@@ -285,7 +286,7 @@ function onClick(event) {
   if (event.target === refs.zoom || event.target === refs.help) return closeDialogs(); // beside the window
   if (!card || !state.board) return;
   const index = Number(card.dataset.index);
-  const again = index === state.current && event.target.closest(".frame");
+  const again = state.pressed === index && event.target.closest(".frame"); // it was the current one before the press
   goTo(index);
   if (again) toggleZoom();
 }
@@ -327,7 +328,10 @@ function begin() {
   refs.rater.value = state.rater;
   listen(document, "keydown", onKey);
   listen(root, "click", onClick);
-  listen(root, "mousedown", (event) => { if (event.target.closest("button")) event.preventDefault(); }); // keeps the focus on the card
+  listen(root, "mousedown", (event) => {
+    state.pressed = state.current;
+    if (event.target.closest("button")) event.preventDefault(); // keeps the focus on the card
+  });
   listen(root, "focusin", (event) => { const card = event.target.closest(".card"); if (card && Number(card.dataset.index) !== state.current) goTo(Number(card.dataset.index)); });
   listen(refs.rater, "change", renameRater);
   listen(refs.rater, "keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); refs.rater.blur(); focusCurrent(); } });

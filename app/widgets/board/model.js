@@ -1,6 +1,6 @@
 // What the board knows, as plain functions: opinions, signal, where to go next. Nothing here touches the page.
 
-const STARS = ["", "poor", "2 stars", "fair", "4 stars", "excellent"];
+const STARS = { 1: ", poor", 3: ", fair", 5: ", excellent" }; // the anchors
 
 /** Is this image dealt with: rated or skipped? */
 const isSettled = (image) => Boolean(image && image.rating);
@@ -26,7 +26,7 @@ function inWords(rating) {
   if (!rating) return "not rated";
   if (rating.kind === "skip") return "skipped";
   if (rating.kind === "thumbs") return rating.value > 0 ? "rated up" : "rated down";
-  return `${rating.value} of 5 stars` + (rating.value % 2 ? `, ${STARS[rating.value]}` : "");
+  return `rated ${rating.value} of 5 stars${STARS[rating.value] ?? ""}`;
 }
 
 /** What the ratings teach so far, by prompt: only differences within a prompt do. */

@@ -28,12 +28,15 @@ class Outbox {
 
   /** What waits here, oldest first; also what an earlier page of this browser left behind. */
   entries() {
-    const keys = this.storage.keys().filter((key) => key.startsWith(OUTBOX)).sort();
-    return keys.map((key) => [key, this.storage.get(key)]).filter(([, text]) => text).map(([key, text]) => ({ key, ...JSON.parse(text) }));
+    return this.keys().sort().map((key) => [key, this.storage.get(key)]).filter(([, text]) => text).map(([key, text]) => ({ key, ...JSON.parse(text) }));
+  }
+
+  keys() {
+    return this.storage.keys().filter((key) => key.startsWith(OUTBOX));
   }
 
   get size() {
-    return this.entries().length;
+    return this.keys().length;
   }
 
   /** Keep an event and send it. */

@@ -98,7 +98,7 @@ function paintDock(signal) {
   setText(refs.counts, learning ? `Learning from your ${count(learned, "rating")}…` : countsText(signal, board.expected));
   const ask = state.armed ? `${signal.open} unrated: press Enter again to apply.` : "";
   const reason = whyNotApply(board, signal);
-  setText(refs.hint, learning ? capital(phaseText(board, true)) : ask || (signal.open || signal.missing ? hintText(board, signal) : reason || hintText(board, signal)));
+  setText(refs.hint, learning ? capital(phaseText(board, true)) : ask || hintText(board, signal));
   refs.hint.classList.toggle("asks", Boolean(ask));
   refs.apply.setAttribute("aria-disabled", String(Boolean(reason) || learning));
   refs.apply.title = reason || "Apply these ratings (Enter)";

@@ -37,7 +37,7 @@ function markOf(rating) {
 /** The buttons that rate: two thumbs, or five stars. They are for pointers; the card itself takes the keys. */
 function ratingButtons(mode) {
   const row = make("div", `buttons ${mode}`);
-  const choices = mode === "thumbs" ? [[-1, "down", "Rate down (D)"], [1, "up", "Rate up (U)"]] : [1, 2, 3, 4, 5].map((n) => [n, "star", `${n} of 5: ${STARS[n]} (${n})`]);
+  const choices = mode === "thumbs" ? [[-1, "down", "Rate down (D)"], [1, "up", "Rate up (U)"]] : [1, 2, 3, 4, 5].map((n) => [n, "star", `Rate ${n} of 5${STARS[n] ?? ""} (${n})`]);
   for (const [value, shape, label] of choices) {
     const button = make("button", `rate ${shape}`);
     Object.assign(button, { type: "button", tabIndex: -1, title: label });

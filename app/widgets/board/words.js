@@ -30,15 +30,19 @@ function phaseShare(board) {
 
 /** A line above the images, for states that need a word. */
 function noticeText(board) {
+  const state = stateText(board);
+  if (board.rated_by_people) return state;
+  return `${state} This run is scored by ${board.reward.replaceAll("_", " ")}, so there is nothing to rate: watch the images change.`.trim();
+}
+
+function stateText(board) {
   const rest = board.message ? ` ${clip(board.message, 300)}` : "";
   if (board.state === "new") return "This run has not started yet. Start it on the Run page; its first images appear here.";
   if (board.state === "finished") return "All rounds are done. Progress shows what was learned.";
   if (board.state === "stopped") return `The run is stopped.${rest} Resume it on the Run page, or look at Progress.`;
   if (board.state === "failed") return `The run has failed.${rest} The Run page shows the log and can resume it.`;
-  if (board.state === "interrupted") return "The run was interrupted: its process is gone. Resume it on the Run page; your ratings are kept.";
-  if (board.state === "paused") return "The run is paused. You can go on rating.";
-  if (!board.rated_by_people) return `This run is scored by ${board.reward.replaceAll("_", " ")}, so there is nothing to rate: watch the images change.`;
-  return "";
+  if (board.state === "interrupted") return "The run was interrupted: its process is gone. Resume it on the Run page; nothing that was finished is lost.";
+  return board.state === "paused" ? "The run is paused." : "";
 }
 
 function countsText(signal, expected) {
@@ -57,10 +61,13 @@ function flatText(signal) {
 
 function hintText(board, signal) {
   const flat = flatText(signal);
-  if (flat) return flat;
-  if (!signal.carrying) return "Only differences between images of one prompt teach: rate some up and some down.";
-  if (signal.open || signal.missing) return board.rating === "stars" ? "1 poor · 3 fair · 5 excellent" : "More ratings teach more.";
-  return "All rated. Press Enter and it learns from them.";
+  if (signal.open || signal.missing) {
+    if (flat) return flat;
+    if (!signal.carrying) return "Only differences between images of one prompt teach: rate some up and some down.";
+    return board.rating === "stars" ? "1 poor · 3 fair · 5 excellent" : "More ratings teach more.";
+  }
+  if (!signal.carrying) return `Nothing to learn from yet: rate two images of one prompt differently. ${flat}`;
+  return whyNotApply(board, signal) || flat || "All rated. Press Enter and it learns from them.";
 }
 
 /** Why Enter does nothing now, or "" when it applies. */
@@ -71,7 +78,7 @@ function whyNotApply(board, signal) {
   if (!board.alive) return "The run is not running: start it on the Run page.";
   if (signal.missing > 0) return `${count(signal.missing, "image")} still to come.`;
   if (!board.awaiting) return "The round is not ready yet.";
-  if (!signal.carrying) return "No difference to learn from yet: rate two images of one prompt differently.";
+  if (!signal.carrying) return "Nothing to learn from yet: rate two images of one prompt differently.";
   return "";
 }
 
