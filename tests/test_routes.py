@@ -268,7 +268,9 @@ def test_a_round_that_is_still_being_made_cannot_be_applied(client: TestClient, 
     store.close()
 
 
-@pytest.mark.parametrize("body", [{}, [], {"kind": "explode"}, {"kind": None}, {"kind": ["apply"]}, {"kind": "apply"}, {"kind": "apply", "payload": 3}])
+@pytest.mark.parametrize(
+    "body", [{}, [], {"kind": "explode"}, {"kind": None}, {"kind": ["apply"]}, {"kind": "apply"}, {"kind": "apply", "payload": 3}]
+)
 def test_what_is_no_request_is_refused(client: TestClient, store: RunStore, body: object) -> None:
     assert client.post("/studio/runs/toy/requests", json=body).status_code == 422
 
