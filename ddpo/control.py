@@ -58,7 +58,6 @@ class Control:
         while number not in self._applied:
             time.sleep(POLL_SECONDS)
             self.listen()
-        self.store.close_round(number)
 
     def collect(self, number: int) -> Callable[[Sequence[Sample]], Mapping[int, Sequence[RatingRow]]]:
         """What :class:`rewards.human.Human` asks: wait for people, then their ratings of this round by sample id."""
@@ -96,5 +95,6 @@ class Control:
         number = request.payload.get("round")
         if number != self._now[1] or self._now[0] != "awaiting":
             return f"round {number} is not waiting for ratings"
+        self.store.close_round(number)  # before the answer, so that nobody is asked to apply twice
         self._applied.add(number)
         return f"ratings of round {number} applied"

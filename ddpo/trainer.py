@@ -37,7 +37,7 @@ from ddpo.advantage import group_advantages, without_spread
 from ddpo.checkpoint import load_state, save_state
 from ddpo.config import RunConfig
 from ddpo.control import Control
-from ddpo.evaluate import HeldOut, held_out
+from ddpo.evaluate import held_out
 from ddpo.loss import Health, importance_loss
 from ddpo.policy import Policy
 from ddpo.rollout import batches, derive_seed, rollout
@@ -205,13 +205,14 @@ class Trainer:
             for group in order.split(size):
                 group = group[advantages[group] != 0]
                 pairs = torch.cartesian_prod(group, torch.tensor(actions)).reshape(-1, 2)
+                if not len(pairs):
+                    continue
                 pairs = pairs[torch.randperm(len(pairs), generator=generator)]
                 for part in pairs.split(self.config.microbatch):
                     self._accumulate(trajectory, conditions, advantages, part, health, size * len(actions), check=not norms)
                     done += len(part)
                     self.control.report("updating", number, done, total)
-                if len(pairs):
-                    norms.append(self._step())
+                norms.append(self._step())
         self.store.add_metrics(number, health.metrics() | dict(advantage_abs_mean=float(advantages.abs().mean()), updates=float(len(norms))))
         if norms:
             self.store.add_metrics(number, dict(grad_norm=sum(norms) / len(norms)))
@@ -279,20 +280,19 @@ class Trainer:
 
     # --- measure ----------------------------------------------------------------------------------------------------------------
 
-    def measure(self, number: int) -> HeldOut | None:
-        """The automatic reward on prompts and seeds that are never trained on, of the base model (once) and of the present one."""
+    def measure(self, number: int) -> None:
+        """The automatic reward on prompts and seeds that are never trained on, of the base model and of the present one; each measured once."""
         if self.config.rated_by_people or not self.config.held_out_images:
-            return None
-        known = dict(self.store.metrics().get("held_out_reward", []))
+            return
+        known = {at for at, value in self.store.metrics().get("held_out_reward", []) if value is not None}
         reward = self.reward_for(number)
-        for at in ([] if known.get(0) is not None else [0]) + [number]:
+        for at in sorted({0, number} - known):
 
             def report(done: int, total: int) -> None:
                 self.control.report("measuring", number, done, total)
 
             result = held_out(self.policy, reward, self.config, base=at == 0, report=report)
             self.store.add_metrics(at, dict(held_out_reward=result.mean, held_out_reward_std_error=result.std_error))
-        return result
 
 
 PHASES = dict(sampled="sampling", scored="scoring", updated="updating", checkpointed="checkpointing")

@@ -84,6 +84,7 @@ def build(store: RunStore, watcher: Watcher | None = None) -> Trainer:
     from ddpo.policy import StableDiffusionPolicy
     from ddpo.trainer import Trainer
 
+    keep_freed_memory()
     config = store.config
     control = Control(store, watcher)
     control.report("loading", _last_round(store))
@@ -98,6 +99,22 @@ def build(store: RunStore, watcher: Watcher | None = None) -> Trainer:
 
     store.add_event("started", f"Model {config.model} on {policy.device}, {config.precision}, process {os.getpid()}.")
     return Trainer(config, store, policy, control, reward_for)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory instead of giving it back: tensors come and go by the megabyte, and each return costs a page fault a page.
+
+    Measured in benchmarks/NOTEBOOK.md. Other C libraries are left as they are.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        trim_threshold, mmap_threshold, one_gib = -1, -3, 1 << 30
+        libc.mallopt(trim_threshold, one_gib)
+        libc.mallopt(mmap_threshold, one_gib)
 
 
 def explain(error: BaseException) -> str:

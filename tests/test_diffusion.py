@@ -25,7 +25,9 @@ def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("offset_and_final", [(1, False), (0, False), (0, True)])
 @pytest.mark.parametrize("steps", [10, 20, 50])
-def test_step_and_sample_equal_diffusers_at_every_timestep(prediction_type: str, spacing: str, offset_and_final: tuple[int, bool], steps: int) -> None:
+def test_step_and_sample_equal_diffusers_at_every_timestep(
+    prediction_type: str, spacing: str, offset_and_final: tuple[int, bool], steps: int
+) -> None:
     """Same timesteps, and x_prev equal to DDIMScheduler.step(eta=1) at each, the last included.
 
     Tolerance: both do about ten float32 operations on numbers up to max |x̂_0|, of which the division by sqrt(ᾱ) makes the largest (about 15 at
@@ -80,7 +82,7 @@ def test_the_deterministic_last_step_is_no_action_and_has_no_log_prob(final: boo
     with pytest.raises(ValueError, match="std 0 is deterministic"):
         last.log_prob(last.mean)
     mixed = schedule.step(x_t, torch.tensor([3, 9]), output)
-    with pytest.raises(ValueError, match="Schedule.actions"):
+    with pytest.raises(ValueError, match=r"Schedule\.actions"):
         mixed.log_prob(mixed.mean)
 
 

@@ -158,7 +158,9 @@ def test_the_adapter_s_start_depends_on_the_seed_alone(tmp_path: Path) -> None:
     assert any(not torch.equal(first[n], third[n]) for n in first)
 
 
-@pytest.mark.parametrize("prompt", ["long " * 1000, "🦊 a fox 🎨 \u202e", "${alert(1)}", "<script>alert(1)</script>", "two\nlines", "\x00nul", "é" * 5000])
+@pytest.mark.parametrize(
+    "prompt", ["long " * 1000, "🦊 a fox 🎨 \u202e", "${alert(1)}", "<script>alert(1)</script>", "two\nlines", "\x00nul", "é" * 5000]
+)
 def test_odd_prompts_are_encoded_as_text(prompt: str) -> None:
     """5,000 characters, emoji, markup, control characters: a finite condition of the usual shape."""
     condition = policy_with().encode([prompt])

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from models import tiny_scheduler
 from PIL import Image
+from safetensors import safe_open
 from torch import Tensor, nn
 
 import rewards
@@ -115,6 +116,12 @@ def spread_scores(trainer: Trainer, number: int = 1) -> None:
     trainer.store.mark(number, "scored")
 
 
+def state_bits(file: Path) -> dict[str, bytes]:
+    """Every tensor of a checkpoint as bytes. (The file's own bytes vary: safetensors writes its header in no fixed order.)"""
+    with safe_open(file, framework="pt") as stored:
+        return {name: stored.get_tensor(name).numpy().tobytes() for name in sorted(stored.keys())} | {"round": stored.metadata()["round"].encode()}
+
+
 def outcome(folder: Path) -> dict[str, Any]:
     """All that a run came to but for clocks: weights and moments, metrics, images, scores. Equal means equal bit for bit."""
     store = RunStore(folder)
@@ -122,7 +129,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         numbers = [row.number for row in store.rounds()]
         samples = [row for number in numbers for row in store.samples(number)]
         return dict(
-            states={n: (place / "state.safetensors").read_bytes() for n, place in store.checkpoints().items()},
+            states={n: state_bits(place / "state.safetensors") for n, place in store.checkpoints().items()},
             metrics={name: points for name, points in store.metrics().items() if not name.startswith("seconds_")},
             images=[(s.round, s.position, s.prompt, s.seed, s.image, (folder / s.image).read_bytes()) for s in samples],
             scores=[store.scores(number, store.config.reward) for number in numbers],

@@ -13,29 +13,30 @@ function arrange(width, height, count, size) {
   let best = null;
   for (let across = 1; across <= Math.min(groups, 6); across += 1) {
     for (let columns = Math.min(size, 2); columns <= Math.min(size, 16); columns += 1) {
-      const option = measure(width, across, columns, groups, size);
-      option.fits = option.height <= height;
+      const option = measure(width, height, across, columns, groups, size);
       if (option.side >= SMALLEST && (!best || isBetter(option, best))) best = option;
     }
   }
   return best ?? { across: 1, columns: Math.min(size, 2), side: Math.floor((width - FRAME - GAP) / 2) };
 }
 
-function measure(width, across, columns, groups, size) {
-  const inner = (width - GAP * (across - 1)) / across - FRAME;
-  const side = Math.min(LARGEST, Math.floor((inner - GAP * (columns - 1)) / columns));
+/** One way to lay the cards out: as large as the width allows, and as the height allows where that leaves them large enough. */
+function measure(width, height, across, columns, groups, size) {
   const rows = Math.ceil(size / columns);
-  const height = Math.ceil(groups / across) * (HEAD + FRAME + rows * (side + FOOT + GAP));
-  const holes = rows * columns - size + (Math.ceil(groups / across) * across - groups) * size;
-  return { across, columns, side, height, holes };
+  const lines = Math.ceil(groups / across);
+  const wide = Math.min(LARGEST, Math.floor(((width - GAP * (across - 1)) / across - FRAME - GAP * (columns - 1)) / columns));
+  const high = Math.floor((height / lines - HEAD - FRAME) / rows - FOOT - GAP);
+  const fits = high >= SMALLEST;
+  const side = fits ? Math.min(wide, high) : wide;
+  const filled = (groups * size) / (lines * across * rows * columns);
+  return { across, columns, side, fits, worth: side * Math.sqrt(filled), height: lines * (HEAD + FRAME + rows * (side + FOOT + GAP)) };
 }
 
-/** What fits the window beats what does not; then the largest images where all fit, the shortest board where none does. */
+/** What fits the window beats what does not; then large images without holes between them, or else the shorter board. */
 function isBetter(a, b) {
   if (a.fits !== b.fits) return a.fits;
-  if (a.fits && a.side !== b.side) return a.side > b.side;
   if (!a.fits && Math.abs(a.height - b.height) > 40) return a.height < b.height;
-  return a.holes < b.holes || (a.holes === b.holes && a.side > b.side);
+  return a.worth > b.worth;
 }
 
 /** The card that an arrow key leads to, by where the cards lie on the page: left and right go along a line of cards and on to the next. */
