@@ -298,7 +298,7 @@ def make_scheduler() -> DDIMScheduler:
     )  # fmt: skip
 
 
-UNET_STEPS = 3800
+UNET_STEPS = 2800
 
 
 def make_unet(work: Path) -> None:
@@ -374,7 +374,7 @@ def make_judge(work: Path) -> None:
         hit = (logits[0].argmax(1) == labels[index, 0]).float().mean()
         return loss, dict(loss=loss.item(), hit=hit.item())
 
-    train("judge", work, {"judge": judge}, loss_of, steps=3000, lr=2e-3, weight_decay=0.05)
+    train("judge", work, {"judge": judge}, loss_of, steps=2000, lr=2e-3, weight_decay=0.05)
     judge.eval()
     hits = torch.zeros(3)
     with torch.no_grad():
