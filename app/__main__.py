@@ -57,6 +57,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         CannotStart: the port is taken, or the address is not this computer's.
     """
+    if not 0 <= port <= 65_535:
+        raise CannotStart(f"There is no port {port}. Choose one from 1 to 65535 with --port.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
@@ -70,7 +72,9 @@ def listen(host: str, port: int) -> socket.socket:
             raise
         return found
     except OSError as error:
-        raise CannotStart(f"Cannot listen on {host}, port {port}: {error.strerror or error}. Is a studio open there already? Choose another one with --port.") from error
+        raise CannotStart(
+            f"Cannot listen on {host}, port {port}: {error.strerror or error}. Is a studio open there already? Choose another one with --port."
+        ) from error
 
 
 def serve(options: argparse.Namespace) -> None:

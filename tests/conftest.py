@@ -16,7 +16,7 @@ BROWSER_ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage", "--no-first-run", "--disable-domain-reliability",
 ]  # fmt: skip
-TOY_WORKER = (sys.executable, str(Path(__file__).parent / "toy_worker.py"))
+TOY_WORKER = (sys.executable, "-m", "tests.toy_worker")
 LOCAL = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:")
 
 
@@ -57,7 +57,7 @@ def serve(runs: Path, **options: object) -> Iterator[Studio]:
 
 
 @pytest.fixture(scope="session")
-def browser():  # noqa: ANN201
+def browser():
     """A headless Chromium."""
     from playwright.sync_api import sync_playwright
 
@@ -69,7 +69,7 @@ def browser():  # noqa: ANN201
 
 
 @pytest.fixture
-def page(browser):  # noqa: ANN001, ANN201
+def page(browser):
     """A page; the test fails when it meets a script error, or asks for anything that is not on this machine."""
     context = browser.new_context(viewport={"width": 1280, "height": 860}, reduced_motion="reduce")
     found, problems = context.new_page(), []
@@ -82,14 +82,14 @@ def page(browser):  # noqa: ANN001, ANN201
     assert not problems, problems
 
 
-def serious(message) -> bool:  # noqa: ANN001
+def serious(message) -> bool:
     """An error on the console that is not about a request the test let fail on purpose."""
     return message.type == "error" and "Failed to load resource" not in message.text
 
 
 @pytest.fixture
 def toy_studio(tmp_path: Path) -> Iterator[Studio]:
-    """A studio over an empty runs folder, whose workers have no model (``tests/toy_worker.py``); they are ended with the test."""
+    """A studio over an empty runs folder, whose workers have no model (:mod:`tests.toy_worker`); they are ended with the test."""
     from app.launch import Launcher, kill
     from ddpo.store import RunStore
 

@@ -46,11 +46,13 @@ CHARTS: tuple[Chart, ...] = (
     Chart("deviation", "Ratio, largest deviation", "The step that moved furthest from 1.", (("ratio_max_deviation", "largest deviation"),)),
     Chart("grad", "Gradient norm", "Before it is scaled down. Sudden jumps announce trouble.", (("grad_norm", "norm"),)),
     Chart("loss", "Loss", "The objective itself. Around 0 by design; it need not fall.", (("loss", "loss"),)),
-    Chart("signal", "Prompts without spread", "All images of the prompt scored alike: nothing to learn from it.", (("zero_spread_prompts", "prompts"),)),
+    Chart("signal", "Prompts without spread", "All images of a prompt scored alike: nothing to learn.", (("zero_spread_prompts", "prompts"),)),
     Chart("advantage", "Advantage, mean size", "How strongly a round's images are told apart.", (("advantage_abs_mean", "mean size"),)),
     Chart(
         "seconds", "Seconds per phase", "Where each round's time goes.",
-        (("seconds_sampling", "making images"), ("seconds_scoring", "scoring"), ("seconds_updating", "learning"), ("seconds_checkpointing", "saving")),
+        (
+            ("seconds_sampling", "making images"), ("seconds_scoring", "scoring"), ("seconds_updating", "learning"), ("seconds_checkpointing", "saving"),
+        ),
         unit="s",
     ),
 )  # fmt: skip
@@ -87,7 +89,7 @@ def hero(metrics: Metrics, reward: str, rated: bool) -> dict[str, Any]:
         series.append(dict(label="held-out (seeds never trained on)", points=held, error=around(held, error), style="dots"))
     return dict(
         key="reward", title=words.reward(reward) if not rated else "Your ratings, as reward",
-        hint="Mean and spread (± one standard deviation) of each round's images" + (", from −1 to 1." if rated else ". Round 0 is the untrained model."),
+        hint="Mean and spread (± one standard deviation) of each round's images" + (", from −1 to 1." if rated else ". Round 0: not trained."),
         wide=True, series=series, counts=dict(label="images rated" if rated else "images scored", points=metrics.get("scored_images", [])),
     )  # fmt: skip
 

@@ -139,7 +139,7 @@ def failure_of(store: RunStore, status: Status, launcher: Launcher) -> dict[str,
     if status.state == "failed":
         return dict(title="The run failed", text=status.message or "The worker ended with an error.", log=store.log_tail(8))
     if status.state == "interrupted":
-        text = "The worker ended without a word, as when its process is killed or the computer is switched off. Everything finished is kept: press Resume."
+        text = "The worker ended without a word, as when it is killed or the computer is switched off. All that was finished is kept: press Resume."
         return dict(title="The run was interrupted", text=text, log=store.log_tail(8))
     if status.state == "new" and (log := store.log_tail(8)):
         return dict(title="The worker did not start", text="It ended before it began to work. Its last words are below; then press Start.", log=log)

@@ -1,0 +1,295 @@
+"""The studio in a real browser: every move of the Run, Progress and Library pages, on real run folders and a worker without a model."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlparse
+
+import pytest
+from conftest import Studio, serve
+from playwright.sync_api import Page, expect
+from toys import ODD_PROMPTS, filled_run
+
+from ddpo.lock import WorkerLock
+from ddpo.store import RunStore
+
+WIDTHS = (390, 1600)
+NAME_IN_FOCUS = "(document.activeElement.getAttribute('aria-label') || document.activeElement.textContent || '').trim()"
+
+
+def until(true: Callable[[], object], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def open_studio(page: Page, studio: Studio, run: str | None = None, tab: str = "Run") -> None:
+    page.goto(studio.url + (f"/?run={run}" if run else "/"))
+    expect(page.locator(".bar select")).to_be_visible()
+    if tab != "Run":
+        page.get_by_role("tab", name=tab, exact=True).click()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """A folder that passes for a model."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    return str(folder)
+
+
+# --- starting and steering ------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_studio_leads_to_the_first_run(page: Page, studio: Studio) -> None:
+    open_studio(page, studio)
+    expect(page.get_by_role("heading", name="No run yet")).to_be_visible()
+    expect(page.get_by_role("button", name="Start", exact=True)).to_be_visible()
+    page.get_by_role("tab", name="Library").click()
+    page.get_by_role("button", name="Start the first one").click()
+    expect(page.get_by_role("radio", name=re.compile("Rate by hand"))).to_be_checked()
+
+
+def test_an_error_is_said_beside_the_button_and_nothing_typed_is_lost(page: Page, studio: Studio) -> None:
+    open_studio(page, studio)
+    expect(page.get_by_label("Name of the run")).to_have_value("rate-1")
+    page.get_by_label("Name of the run").fill("my run!")
+    page.get_by_label("Images a round").fill("10")
+    page.get_by_label("Prompts", exact=True).fill("a <b>cat</b>\n${alert(1)}")
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.get_by_role("alert").filter(has_text="not divisible")).to_contain_text("Images a round is 10")
+    expect(page.get_by_label("Name of the run")).to_have_value("my run!")
+    expect(page.get_by_label("Prompts", exact=True)).to_have_value("a <b>cat</b>\n${alert(1)}")
+    assert not list(studio.runs.iterdir())
+
+
+def test_start_steer_and_stop_a_run(page: Page, toy_studio: Studio, model: str) -> None:
+    open_studio(page, toy_studio)
+    page.get_by_role("radio", name=re.compile("Rate with stars")).check()
+    expect(page.get_by_label("Name of the run")).to_have_value("rate-stars-1")
+    page.get_by_label("Model", exact=True).fill(model)
+    page.get_by_role("button", name="Start", exact=True).click()
+    panel = page.locator("#studio-panel")
+    expect(panel.get_by_role("heading", name="Waiting for your ratings")).to_be_visible()
+    assert parse_qs(urlparse(page.url).query)["run"] == ["rate-stars-1"]
+    store = RunStore(toy_studio.runs / "rate-stars-1")
+    assert store.config.rating == "stars"
+    expect(panel.locator(".panel-strip img")).to_have_count(16)
+
+    panel.get_by_role("button", name="Pause", exact=True).click()
+    expect(panel.get_by_role("heading", name="Paused")).to_be_visible()
+    panel.get_by_role("button", name="Resume").click()
+    expect(panel.get_by_role("heading", name="Waiting for your ratings")).to_be_visible()
+
+    panel.get_by_role("button", name="Stop now").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Stop now?")
+    page.get_by_role("button", name="Keep running").click()
+    assert store.status().alive and not store.pending_requests()
+    panel.get_by_role("button", name="Stop now").click()
+    page.get_by_role("dialog").get_by_role("button", name="Stop now").click()
+    expect(panel.get_by_role("heading", name="Stopped")).to_be_visible()
+    until(lambda: not store.status().alive)
+
+    panel.get_by_role("button", name="Resume").click()
+    expect(panel.get_by_role("heading", name="Waiting for your ratings")).to_be_visible()
+    store.close()
+
+
+def test_a_worker_that_cannot_start_says_why(page: Page, toy_studio: Studio, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_WORKER", "broken")
+    open_studio(page, toy_studio)
+    page.get_by_label("Model", exact=True).fill(model)
+    page.get_by_role("button", name="Start", exact=True).click()
+    alert = page.locator("#studio-panel").get_by_role("alert")
+    expect(alert).to_contain_text("No module named 'torch'")
+    expect(alert).to_contain_text("exit code 3")
+
+
+def test_a_second_tab_and_a_reload_show_the_same(page: Page, studio: Studio) -> None:
+    for name in ("older", "newer"):
+        filled_run(studio.runs / name, rounds=2).close()
+        time.sleep(0.02)
+    open_studio(page, studio)
+    expect(page.locator(".bar select")).to_have_value("newer")
+    page.locator(".bar select").select_option("older")
+    expect(page.locator("#studio-panel")).to_contain_text("older")
+    assert parse_qs(urlparse(page.url).query)["run"] == ["older"]
+    page.reload()
+    expect(page.locator(".bar select")).to_have_value("older")
+    second = page.context.new_page()
+    second.goto(page.url)
+    expect(second.locator("#studio-panel")).to_contain_text("older")
+    second.close()
+
+
+def test_the_page_follows_the_store(page: Page, studio: Studio) -> None:
+    store = filled_run(studio.runs / "a", rounds=1)
+    open_studio(page, studio, "a")
+    expect(page.locator(".bar")).to_contain_text("Interrupted")
+    lock = WorkerLock(store.folder / "worker.lock")
+    store.set_progress("sampling", 2, 4, 8)
+    expect(page.locator(".bar")).to_contain_text("Making images")
+    expect(page.locator(".bar")).to_contain_text("round 2 of 3 · 4 of 8")
+    lock.release()
+    expect(page.locator(".bar")).to_contain_text("Interrupted")
+    store.close()
+
+
+def test_a_restarted_server_shows_the_same(page: Page, tmp_path: Path) -> None:
+    filled_run(tmp_path / "runs" / "a", rounds=2).close()
+    for _ in range(2):
+        for studio in serve(tmp_path / "runs"):
+            open_studio(page, studio, "a")
+            expect(page.locator("#studio-panel")).to_contain_text("Interrupted")
+            page.goto("about:blank")
+
+
+# --- progress -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def charted(studio: Studio) -> Iterator[Studio]:
+    store = filled_run(studio.runs / "a", rounds=6)
+    store.add_metrics(3, dict(reward_mean=float("nan"), never_seen_before=1.5))
+    store.close()
+    yield studio
+
+
+def test_charts_read_by_mouse_by_key_and_as_a_table(page: Page, charted: Studio) -> None:
+    open_studio(page, charted, "a", "Progress")
+    reward = page.locator(".chart-wide")
+    plot = reward.locator(".chart-plot")
+    expect(plot.locator("path.chart-line")).to_have_count(2)  # a gap at round 3 is a gap
+    assert "NaN" not in plot.inner_html()
+    expect(page.get_by_role("heading", name="Never seen before")).to_be_visible()
+    plot.focus()
+    page.keyboard.press("Home")
+    expect(reward.locator(".chart-reading")).to_contain_text("Round 1:")
+    expect(reward.locator(".chart-reading")).to_contain_text("8 images rated")
+    page.keyboard.press("ArrowRight")
+    expect(reward.locator(".chart-reading")).to_contain_text("Round 2:")
+    box = plot.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] - 14, box["y"] + 60)
+    expect(reward.locator(".chart-reading")).to_contain_text("Round 6:")
+    reward.get_by_text("As a table").click()
+    expect(reward.get_by_role("row")).to_have_count(7)
+
+
+def test_charts_update_in_place(page: Page, charted: Studio) -> None:
+    open_studio(page, charted, "a", "Progress")
+    plot = page.locator(".chart-wide .chart-plot")
+    expect(plot.locator("circle.chart-dot")).to_have_count(5)
+    plot.evaluate("node => { node.dataset.kept = 'yes'; }")
+    store = RunStore(charted.runs / "a")
+    store.add_metrics(7, dict(reward_mean=0.5, reward_std=0.1))
+    store.close()
+    expect(plot.locator("circle.chart-dot")).to_have_count(6)
+    assert plot.evaluate("node => node.isConnected")
+
+
+def test_the_gallery_shows_any_round_large_and_small(page: Page, charted: Studio) -> None:
+    open_studio(page, charted, "a", "Progress")
+    gallery = page.locator("#studio-gallery")
+    expect(gallery).to_contain_text("Round 6: 8 images, 8 scored")
+    gallery.get_by_role("button", name="Earlier round").click()
+    expect(gallery).to_contain_text("Round 5: 8 images")
+    gallery.locator(".gallery-tile").first.click()
+    dialog = page.get_by_role("dialog", name="Image, large")
+    expect(dialog).to_contain_text("1 of 8")
+    page.keyboard.press("ArrowRight")
+    expect(dialog).to_contain_text("2 of 8")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    assert gallery.locator(".gallery-tile img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
+
+
+def test_metrics_come_as_csv(page: Page, charted: Studio) -> None:
+    open_studio(page, charted, "a", "Progress")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download CSV").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert lines[0].startswith("round,") and len(lines) == 7 and download.value.suggested_filename == "a-metrics.csv"
+
+
+# --- library --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_library_opens_and_deletes(page: Page, studio: Studio) -> None:
+    filled_run(studio.runs / "keep", rounds=2).close()
+    time.sleep(0.02)
+    filled_run(studio.runs / "drop", rounds=1).close()
+    (studio.runs / "damaged").mkdir()
+    (studio.runs / "damaged" / "config.json").write_text("{")
+    open_studio(page, studio, tab="Library")
+    expect(page.get_by_role("article")).to_have_count(3)
+    expect(page.get_by_role("article", name="damaged")).to_contain_text("Unreadable")
+    page.get_by_role("button", name="Delete drop").click()
+    page.get_by_role("dialog").get_by_role("button", name="Keep it").click()
+    assert (studio.runs / "drop").exists()
+    page.get_by_role("button", name="Delete drop").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("article")).to_have_count(2)
+    assert not (studio.runs / "drop").exists()
+    page.get_by_role("article", name="keep").get_by_role("button", name="Open").click()
+    expect(page.get_by_role("tab", name="Run", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#studio-panel")).to_contain_text("keep")
+
+
+# --- odd texts, sizes, themes ---------------------------------------------------------------------------------------------------
+
+
+def test_odd_prompts_are_text_everywhere(page: Page, studio: Studio) -> None:
+    page.on("dialog", lambda dialog: pytest.fail(f"a prompt ran: {dialog.message}"))
+    store = filled_run(studio.runs / "odd", rounds=3, prompts=ODD_PROMPTS)
+    store.add_event("failed", ODD_PROMPTS[3])
+    store.set_progress("failed", 3)
+    store.close()
+    open_studio(page, studio, "odd")
+    expect(page.get_by_role("alert").filter(has_text="<script>")).to_be_visible()
+    for tab in ("Rate", "Progress", "Library"):
+        page.get_by_role("tab", name=tab, exact=True).click()
+        page.wait_for_timeout(300)
+    page.get_by_role("tab", name="Progress", exact=True).click()
+    gallery = page.locator("#studio-gallery")
+    shown: set[str] = set()
+    for _ in range(3):
+        shown |= set(gallery.locator(".gallery-tile > span").all_text_contents())
+        if gallery.get_by_role("button", name="Earlier round").is_enabled():
+            gallery.get_by_role("button", name="Earlier round").click()
+            page.wait_for_timeout(400)
+    assert any("${alert(1)}" in text for text in shown) and any("<script>" in text for text in shown)
+    assert page.title() != "broken" and page.locator("img[src=x]").count() == 0
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_sticks_out_at_any_width_and_the_theme_follows_the_system(page: Page, studio: Studio, width: int, theme: str) -> None:
+    filled_run(studio.runs / "a-run-with-quite-a-long-name-that-goes-on-and-on", rounds=3, prompts=ODD_PROMPTS).close()
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+    open_studio(page, studio)
+    for tab in ("Run", "Rate", "Progress", "Library"):
+        page.get_by_role("tab", name=tab, exact=True).click()
+        page.wait_for_timeout(400)
+        assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0, tab
+    red, green, blue = (int(c) for c in re.findall(r"\d+", page.evaluate("getComputedStyle(document.querySelector('.bar')).backgroundColor"))[:3])
+    assert (red + green + blue < 384) == (theme == "dark")
+    page.get_by_role("button", name="Switch between light and dark").click()
+    assert page.evaluate("document.body.classList.contains('dark')") == (theme == "light")
+
+
+def test_the_keyboard_reaches_the_run_and_the_tabs(page: Page, studio: Studio) -> None:
+    filled_run(studio.runs / "a", rounds=1).close()
+    open_studio(page, studio, "a")
+    expect(page.locator("#studio-panel")).to_contain_text("Interrupted")
+    reached = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(NAME_IN_FOCUS))
+    assert "Run" in reached and "Resume" in reached, reached

@@ -1,0 +1,111 @@
+"""The command line, and what the process costs."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import Studio, serve
+from toys import filled_run
+
+from app.__main__ import credentials, main, parser
+
+PROJECT = Path(__file__).parent.parent
+
+
+def test_every_option_is_explained() -> None:
+    for action in parser()._actions:
+        assert action.help, action.option_strings
+
+
+def test_a_taken_port_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["--runs", str(tmp_path), "--port", str(port), "--no-browser"]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"Cannot listen on 127\.0\.0\.1, port {port}: .*\n", said)
+
+
+@pytest.mark.parametrize("port", ["-1", "70000"])
+def test_an_impossible_port_is_one_line(port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--runs", str(tmp_path), "--port", port, "--no-browser"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_unwritable_folder_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["--runs", str(tmp_path / "file" / "runs"), "--no-browser"]) == 2
+    said = capsys.readouterr().err
+    assert "cannot be written" in said and said.count("\n") == 1
+
+
+def test_credentials_need_both_halves() -> None:
+    assert credentials("anna:a:b") == ("anna", "a:b")
+    with pytest.raises(Exception, match="colon"):
+        credentials("anna")
+
+
+def test_the_app_imports_no_torch() -> None:
+    code = "import sys, app.studio, app.server; print([m for m in ('torch', 'diffusers', 'transformers', 'peft') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_page_is_up_soon_and_in_little_memory(tmp_path: Path) -> None:
+    """Promised: 4 s and 300 MB; a busy machine gets three times the time."""
+    for n in range(5):
+        filled_run(tmp_path / f"run-{n}", rounds=2).close()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "--runs", str(tmp_path), "--port", str(port), "--no-browser"], cwd=PROJECT, stdout=subprocess.DEVNULL
+    )
+    try:
+        # The socket listens before the page exists, so the first request waits for it.
+        while time.monotonic() - begun < 12:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=12) as answer:
+                    assert b"DDPO Studio" in answer.read()
+                break
+            except urllib.error.URLError:
+                time.sleep(0.05)
+        took = time.monotonic() - begun
+        resident = psutil.Process(process.pid).memory_info().rss / 2**20
+    finally:
+        process.terminate()
+        process.wait(15)
+    print(f"page after {took:.2f} s, {resident:.0f} MB")
+    assert took < 12 and resident < 300
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Studio]:
+    yield from serve(tmp_path / "runs", auth=("anna", "pass:word"))
+
+
+@pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info", "/studio/runs/a/image/1", "/studio/runs/a/metrics.csv", "/theme.css"])
+def test_the_password_covers_every_path(locked: Studio, path: str) -> None:
+    assert ask(locked.url + path) == 401
+    assert ask(locked.url + path, "anna:wrong") == 401
+    assert ask(locked.url + path, "anna:pass:word") != 401
+
+
+def ask(url: str, credentials: str | None = None) -> int:
+    headers = {"Authorization": "Basic " + b64encode(credentials.encode()).decode()} if credentials else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code

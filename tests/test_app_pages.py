@@ -1,0 +1,313 @@
+"""The pages as functions of the store: what is shown, and what a press writes."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from toys import ODD_PROMPTS, add_images, filled_run
+
+from app import words
+from app.launch import Launcher
+from app.pages import library, new_run, progress, run
+from app.runs import Runs
+from app.views import NAMES, Views
+from ddpo.config import ConfigError, RunConfig
+from ddpo.lock import WorkerLock
+from ddpo.presets import presets
+from ddpo.store import LIVE_STATES, REQUESTS, RunStore, StoreError
+from rewards.base import Score
+
+IDLE = Launcher((sys.executable, "-c", "pass"))
+
+
+@pytest.fixture
+def runs(tmp_path: Path):
+    found = Runs(tmp_path)
+    yield found
+    found.close()
+
+
+def buttons(value: dict) -> dict[str, bool]:
+    return {button["kind"]: button["enabled"] for button in value["controls"]}
+
+
+# --- the run's panel ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", LIVE_STATES)
+def test_every_live_state_has_words_and_its_buttons(runs: Runs, state: str) -> None:
+    store = filled_run(runs.folder / "a", rounds=1)
+    store.set_progress(state, 2, 3, 8)
+    lock = WorkerLock(store.folder / "worker.lock")
+    try:
+        value = run.panel_value(store, IDLE)
+    finally:
+        lock.release()
+    assert value["headline"] == words.STATES[state][0]
+    assert set(buttons(value)) == {"resume" if state == "paused" else "pause", "stop_after_round", "stop"}
+    assert all(buttons(value).values())
+    assert value["rounds_done"] == 1 and value["failure"] is None
+    json.dumps(value)
+
+
+@pytest.mark.parametrize(("state", "expected"), [("finished", {}), ("stopped", {"launch": True}), ("failed", {"launch": True})])
+def test_an_ended_run_can_be_resumed_unless_all_is_done(runs: Runs, state: str, expected: dict[str, bool]) -> None:
+    store = filled_run(runs.folder / "a", rounds=1)
+    store.add_event(state, "The disk is full.")
+    store.set_progress(state, 1)
+    value = run.panel_value(store, IDLE)
+    assert buttons(value) == expected
+    assert (value["failure"] or {}).get("text") == ("The disk is full." if state == "failed" else None)
+
+
+def test_a_killed_worker_shows_as_interrupted_with_its_last_words(runs: Runs) -> None:
+    store = filled_run(runs.folder / "a", rounds=1)
+    (store.folder / "worker.log").write_text("one\nlast words\n")
+    value = run.panel_value(store, IDLE)
+    assert value["headline"] == "Interrupted" and "last words" in value["failure"]["log"]
+    assert buttons(value) == {"launch": True}
+
+
+def test_a_worker_that_never_began_is_no_mystery(runs: Runs) -> None:
+    store = filled_run(runs.folder / "a", rounds=0)
+    assert run.panel_value(store, IDLE)["headline"] == "Not started"
+    (store.folder / "worker.log").write_text("ModuleNotFoundError\nThe worker ended with exit code 1.\n")
+    value = run.panel_value(store, IDLE)
+    assert value["headline"] == "Did not start" and "exit code 1" in value["failure"]["log"]
+
+
+@pytest.mark.parametrize("kind", ["pause", "stop", "stop_after_round"])
+def test_a_press_is_one_request_and_the_button_waits_for_the_answer(runs: Runs, kind: str) -> None:
+    store = filled_run(runs.folder / "a", rounds=1)
+    lock = WorkerLock(store.folder / "worker.lock")
+    try:
+        assert run.steer(store, IDLE, kind) is None
+        run.steer(store, IDLE, kind)  # an impatient second press
+        assert [request.kind for request in store.pending_requests()] == [kind]
+        assert not buttons(run.panel_value(store, IDLE))[kind]
+        store.add_event("answer", "done", store.pending_requests()[0].id)
+        assert buttons(run.panel_value(store, IDLE))[kind]
+    finally:
+        lock.release()
+
+
+def test_force_quit_appears_only_when_stop_stays_unanswered(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = filled_run(runs.folder / "a", rounds=1)
+    lock = WorkerLock(store.folder / "worker.lock")
+    try:
+        run.steer(store, IDLE, "stop")
+        assert "kill" not in buttons(run.panel_value(store, IDLE))
+        monkeypatch.setattr(run, "PATIENCE_SECONDS", -1.0)
+        assert buttons(run.panel_value(store, IDLE))["kill"]
+    finally:
+        lock.release()
+
+
+def test_a_request_to_a_dead_worker_is_refused_in_words(runs: Runs) -> None:
+    store = filled_run(runs.folder / "a", rounds=1)
+    assert run.steer(store, IDLE, "pause") == "The worker has ended already."
+    assert not store.pending_requests()
+    with pytest.raises(RuntimeError):
+        run.steer(store, IDLE, "format the disk")
+    assert set(REQUESTS) >= {"pause", "resume", "stop", "stop_after_round"}
+
+
+def test_the_time_split_adds_up(runs: Runs) -> None:
+    store = filled_run(runs.folder / "a", rounds=3)
+    rounds = store.rounds()
+    whole = sum((row.checkpointed_at or 0) - row.started_at for row in rounds)
+    assert sum(part["seconds"] for part in run.time_split(rounds)) == pytest.approx(whole, abs=0.05)
+
+
+def test_rated_images_are_the_progress_while_people_rate(runs: Runs) -> None:
+    store = filled_run(runs.folder / "a", rounds=0, awaiting=True)
+    lock = WorkerLock(store.folder / "worker.lock")
+    try:
+        store.add_rating("c1", store.samples(1)[0].id, "anna", "thumbs", 1)
+        value = run.panel_value(store, IDLE)
+    finally:
+        lock.release()
+    assert (value["done"], value["total"], value["unit"]) == (1, 8, "rated")
+
+
+# --- the form -------------------------------------------------------------------------------------------------------------------
+
+
+def form_values(**changes: object) -> dict[str, object]:
+    config = RunConfig()
+    shown = {key: "\n".join(config.prompts) if key == "prompts" else getattr(config, key) for key in new_run.SETTINGS}
+    return {key: float(v) if type(v) is int else v for key, v in shown.items()} | changes
+
+
+def test_the_form_of_every_preset_makes_that_preset(runs: Runs) -> None:
+    for name, preset in presets().items():
+        suggested, *values = new_run.fill_from_preset(runs, name, "")
+        assert new_run.config_from(dict(zip(new_run.SETTINGS, values, strict=True))) == preset.config
+        assert suggested == f"{name}-1"
+
+
+def test_a_typed_name_survives_a_change_of_preset(runs: Runs) -> None:
+    assert new_run.fill_from_preset(runs, "compress", "my colours")[0] == "my colours"
+    assert new_run.fill_from_preset(runs, "compress", "rate-7")[0] == "compress-1"
+
+
+@pytest.fixture
+def pocket(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder that passes for a model."""
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    return str(folder)
+
+
+def test_a_run_is_made_from_the_form(runs: Runs, pocket: str) -> None:
+    store = new_run.create(runs, " mine ", form_values(model=pocket, prompts=" a cat \n\n🦊 ${x} <b>\n", rounds=3.0))
+    assert store.name == "mine" and store.config.prompts == ("a cat", "🦊 ${x} <b>") and store.config.rounds == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("a", dict(rounds=0.0), "at least 1"),
+        ("a", dict(rounds=2.5), "whole number"),
+        ("a", dict(rounds=None), "whole number"),
+        ("a", dict(learning_rate=None), "a number"),
+        ("a", dict(images_per_round=10.0), "not divisible"),
+        ("a", dict(prompts=" \n"), "no prompt"),
+        ("a", dict(model="/no/such/folder"), "does not exist"),
+        ("", {}, "no name"),
+        ("../a", {}, "cannot name a run"),
+        ("a b", {}, "cannot name a run"),
+    ],
+)
+def test_what_cannot_work_is_said_in_words_and_leaves_nothing(runs: Runs, pocket: str, name: str, changes: dict[str, object], message: str) -> None:
+    with pytest.raises((ConfigError, StoreError), match=message):
+        new_run.create(runs, name, form_values(**{"model": pocket, **changes}))
+    assert list(runs.folder.iterdir()) == []
+
+
+def test_errors_use_the_labels_of_the_form() -> None:
+    assert new_run.plain("images_per_round is 10 and images_per_prompt is 4: x").startswith("Images a round is 10 and Images per prompt is 4")
+    assert new_run.plain("rounds is 0; it must be at least 1.").startswith("Rounds is 0")
+
+
+def test_every_setting_is_on_the_form() -> None:
+    assert set(new_run.MAIN) <= set(new_run.SETTINGS)
+    assert all(words.label(key) for key in new_run.SETTINGS)
+
+
+# --- progress -------------------------------------------------------------------------------------------------------------------
+
+
+def test_charts_show_every_metric_and_cope_with_gaps(runs: Runs) -> None:
+    store = filled_run(runs.folder / "a", rounds=4)
+    store.add_metrics(2, dict(loss=float("nan"), something_new=3.0))
+    store.add_metrics(0, dict(held_out_reward=-1.0, held_out_reward_std_error=0.1))
+    store.add_metrics(4, dict(held_out_reward=1.0))
+    charts = {chart["key"]: chart for chart in progress.charts_value(store)["charts"]}
+    assert charts["loss"]["series"][0]["points"][1] == (2, None)
+    assert charts["something_new"]["series"][0]["points"] == [(2, 3.0)]
+    mean, held = charts["reward"]["series"]
+    assert len(mean["points"]) == len(mean["band"]) == 4
+    assert held["points"] == [(0, -1.0), (4, 1.0)] and held["error"] == [(0, -1.1, -0.9)]
+    assert charts["reward"]["counts"]["points"] == [(n, 8.0) for n in range(1, 5)]
+    json.dumps(progress.charts_value(store), allow_nan=False)
+
+
+def test_long_runs_are_thinned_and_keep_their_end(runs: Runs) -> None:
+    store = filled_run(runs.folder / "a", rounds=0)
+    for number in range(1, 3001):
+        store._db.execute("INSERT INTO metric VALUES (?, 'reward_mean', ?)", (number, number / 3000))
+        store._db.execute("INSERT INTO metric VALUES (?, 'reward_std', 0.1)", (number,))
+    series = progress.charts_value(store)["charts"][0]["series"][0]
+    assert len(series["points"]) + len(series["band"]) <= progress.MAX_POINTS + 2
+    assert series["points"][-1][0] == 3000
+
+
+def test_a_run_without_metrics_has_no_charts_but_images(runs: Runs) -> None:
+    store = filled_run(runs.folder / "a", rounds=0)
+    assert progress.charts_value(store)["charts"] == []
+    assert progress.gallery_value(store)["rounds"] == []
+    add_images(store, 1)
+    assert progress.gallery_value(store)["rounds"] == [1]
+
+
+def test_the_gallery_gives_scores_and_prompts_as_they_are(runs: Runs) -> None:
+    store = filled_run(runs.folder / "odd", rounds=2, prompts=ODD_PROMPTS)
+    answer = progress.answer_round(runs, {"run": "odd", "round": 1})
+    assert len(answer["images"]) == 8 and {image["prompt"] for image in answer["images"]} <= set(ODD_PROMPTS)
+    assert all(image["score"] in (-1, 1) for image in answer["images"])
+    store.add_scores("human", {answer["images"][0]["id"]: Score(None)})
+    json.dumps(answer)
+
+
+@pytest.mark.parametrize("question", [None, 3, [], {}, {"run": "../x", "round": 1}, {"run": "odd"}, {"run": "nope", "round": "x"}])
+def test_odd_questions_get_an_empty_round(runs: Runs, question: object) -> None:
+    assert progress.answer_round(runs, question)["images"] == []
+
+
+# --- library and views ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_run_shows_as_such_and_breaks_nothing(runs: Runs) -> None:
+    filled_run(runs.folder / "good", rounds=1)
+    for name, content in (("cut", "{"), ("list", "[]"), ("odd", '{"schema_version": 1, "prompts": 5}'), ("future", '{"schema_version": 99}')):
+        (runs.folder / name).mkdir()
+        (runs.folder / name / "config.json").write_text(content)
+    filled_run(runs.folder / "nodb", rounds=0).close()
+    for file in (runs.folder / "nodb").glob("run.db*"):
+        file.unlink()
+    (runs.folder / "nodb" / "run.db").write_bytes(b"no database" * 1000)
+    views = Views(runs, IDLE)
+    cards = {card["run"]: card["kind"] for card in views.values("cut")["library"]["cards"]}
+    assert cards == dict(good="run", cut="broken", list="broken", odd="broken", future="broken", nodb="broken")
+    for name in cards:
+        assert views.values(name)["panel"]["kind"] == ("run" if name == "good" else "broken")
+    assert views.first() == "good"
+
+
+def test_a_missing_run_and_an_empty_folder_have_their_own_words(runs: Runs) -> None:
+    views = Views(runs, IDLE)
+    assert views.values(None)["panel"]["kind"] == "none"
+    assert views.values("gone")["panel"]["kind"] == "missing" and views.values("gone")["board"]["run"] is None
+
+
+def test_only_what_changed_is_sent(runs: Runs) -> None:
+    store = filled_run(runs.folder / "a", rounds=1, awaiting=True)
+    views = Views(runs, IDLE)
+    *first, seen = views.changes("a", None)
+    assert not any(skipped(value) for value in first)
+    assert all(skipped(value) for value in views.changes("a", seen))
+    store.add_event("answer", "something")
+    sent = dict(zip((*NAMES, "seen"), views.changes("a", seen), strict=True))
+    assert [name for name, value in sent.items() if not skipped(value)] == ["panel", "seen"]
+    assert skipped(Views(runs, IDLE).changes("a", "not json")[0]) is False
+
+
+def skipped(value: object) -> bool:
+    return isinstance(value, dict) and value.get("__type__") == "update" and len(value) == 1
+
+
+def test_delete_refuses_a_live_run_and_takes_a_dead_one(runs: Runs) -> None:
+    store = filled_run(runs.folder / "a", rounds=1)
+    lock = WorkerLock(store.folder / "worker.lock")
+    with pytest.raises(StoreError, match="running"):
+        library.delete(runs, "a")
+    lock.release()
+    library.delete(runs, "a")
+    assert runs.names() == [] and not (runs.folder / "a").exists()
+    library.delete(runs, "..")
+
+
+def test_widgets_have_static_templates_and_set_text_as_text() -> None:
+    for script in Path("app/widgets").glob("**/*.js"):
+        source = script.read_text()
+        assert not re.search(r"innerHTML\s*=|insertAdjacentHTML|document\.write|\beval\(", source), script
+
+
+def test_a_store_opened_twice_is_the_same(runs: Runs) -> None:
+    filled_run(runs.folder / "a", rounds=0).close()
+    assert isinstance(runs.open("a"), RunStore) and runs.open("a") is runs.open("a")
