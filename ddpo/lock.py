@@ -11,19 +11,23 @@ from typing import IO
 if sys.platform == "win32":  # pragma: no cover - exercised on Windows only
     import msvcrt
 
-    def _try_lock(file: IO[bytes]) -> bool:
-        file.seek(1 << 30)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
+    def _try_lock(file: IO[bytes], shared: bool = False) -> bool:
+        """Windows knows no shared locks: a look tries again, since another look holds the lock for an instant only."""
+        for _ in range(5 if shared else 1):
+            file.seek(1 << 30)
+            try:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                return True
+            except OSError:
+                time.sleep(0.01 if shared else 0.0)
+        return False
 else:
     import fcntl
 
-    def _try_lock(file: IO[bytes]) -> bool:
+    def _try_lock(file: IO[bytes], shared: bool = False) -> bool:
+        """A look takes the lock shared, so that looks do not take one another for a worker."""
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
             return False
         return True
@@ -61,7 +65,7 @@ def holder(file: Path) -> int | None:
     """The process id of the live worker, or None when no worker lives."""
     try:
         with open(file, "r+b") as probe:
-            if _try_lock(probe):
+            if _try_lock(probe, shared=True):
                 return None
             probe.seek(0)
             return int(probe.read() or b"0")

@@ -1,0 +1,235 @@
+"""The round loop: what is learned from, what is refused, and that stopping anywhere changes nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from toys_ddpo import Brightness, LinearPolicy, outcome, spread_scores, toy_config, toy_trainer
+
+from ddpo.evaluate import held_out
+from ddpo.rollout import rollout
+from ddpo.trainer import PolicyMismatch, Trainer, TrainingError, summary
+from ddpo.trajectory import Trajectory
+from rewards.base import Sample, Score
+
+
+def gradient_of_first_update(trainer: Trainer) -> torch.Tensor:
+    """The gradient that the first update of a fresh AdamW saw: its first moment over 1 - β1."""
+    return trainer.optimiser.state[trainer.policy.shift]["exp_avg"] / 0.1  # type: ignore[attr-defined]
+
+
+def updated(folder: Path, reward: object = None, **changes: object) -> Trainer:
+    trainer = toy_trainer(folder, toy_config(max_grad_norm=1e9, **changes), reward)  # type: ignore[arg-type]
+    spread_scores(trainer)
+    trainer.update(1)
+    return trainer
+
+
+def test_the_update_ascends_the_score_function_gradient(tmp_path: Path) -> None:
+    """One update at ratio 1 sees -(1 / nT) Σ_i A_i Σ_t ∇ log p(x_t-1 | x_t), REINFORCE's, computed here from the seeds alone."""
+    trainer = updated(tmp_path / "run")
+    config, fresh = trainer.config, LinearPolicy(trainer.config)
+    rows = trainer.store.samples(1)
+    prompts = [row.prompt for row in rows]
+    trajectory, _ = rollout(fresh, prompts, [row.seed for row in rows])
+    advantages = trainer.advantages(1)
+    assert set(advantages.sign().tolist()) == {-1.0, 1.0}
+    for step in range(config.steps):
+        log_prob = fresh.step(trajectory.latents[:, step], torch.full((8,), step), fresh.encode(prompts)).log_prob(trajectory.latents[:, step + 1])
+        (-(advantages * log_prob).sum() / (8 * config.steps)).backward()
+    assert fresh.shift.grad is not None
+    # 32 float32 terms are summed in another order; z carries 1e-5 from rounding x_prev beside its std.
+    torch.testing.assert_close(gradient_of_first_update(trainer), fresh.shift.grad, rtol=1e-4, atol=1e-5 * float(fresh.shift.grad.abs().max()))
+
+
+@pytest.mark.parametrize("microbatch", [1, 3, 5])
+def test_microbatches_of_any_size_add_up_to_one_batch(tmp_path: Path, microbatch: int) -> None:
+    """32 pairs in parts of 1, of 3 (the last of 2) and of 5, against all at once: the same gradient but for the order of float32 sums."""
+    whole, parts = (gradient_of_first_update(updated(tmp_path / str(m), microbatch=m)) for m in (64, microbatch))
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6 * float(whole.abs().max()))
+
+
+class Choosy:
+    """Brightness, with no opinion on some images and the same opinion of a whole prompt."""
+
+    name = "jpeg_compressibility"
+
+    def __init__(self, unrated: Sequence[int], equal: str = "") -> None:
+        self.unrated, self.equal = unrated, equal
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        scores = Brightness().score(samples)
+        return [
+            Score(None) if sample.id in self.unrated else Score(0.25) if sample.prompt == self.equal else score
+            for sample, score in zip(samples, scores, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("reward", [Choosy(unrated=(2, 5, 6)), Choosy(unrated=(), equal="a cat")])
+def test_unrated_images_and_zero_advantages_contribute_exactly_nothing(tmp_path: Path, reward: Choosy) -> None:
+    """Their trajectories are overwritten with NaN before the update: not a bit of the gradient changes."""
+    clean = updated(tmp_path / "clean", reward)
+    dirty = toy_trainer(tmp_path / "dirty", toy_config(max_grad_norm=1e9), reward)
+    spread_scores(dirty)
+    nothing = dirty.advantages(1) == 0
+    assert nothing.sum() in (3, 4)
+    file = dirty._part(1, 0)
+    kept = Trajectory.load(file)
+    kept.latents[nothing], kept.log_probs[nothing] = torch.nan, torch.nan
+    kept.save(file)
+    dirty.update(1)
+    assert torch.equal(gradient_of_first_update(dirty), gradient_of_first_update(clean))
+
+
+def test_a_round_nobody_rated_changes_no_weight(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path / "run", toy_config(rounds=1), Choosy(unrated=range(100)))
+    assert trainer.run() and torch.equal(trainer.policy.shift, torch.zeros_like(trainer.policy.shift))  # type: ignore[attr-defined]
+    assert dict(trainer.store.metrics()["updates"]) == {1: 0.0} and trainer.store.checkpoints()
+
+
+def test_rounding_latents_after_scoring_is_refused(tmp_path: Path) -> None:
+    """Defect 1: what the reference did, half-precision latents beside float32 log-probabilities, ends with a plain explanation."""
+    trainer = toy_trainer(tmp_path / "run", toy_config())
+    spread_scores(trainer)
+    kept = Trajectory.load(trainer._part(1, 0))
+    Trajectory(kept.latents.bfloat16().float(), kept.log_probs).save(trainer._part(1, 0))
+    with pytest.raises(PolicyMismatch, match=r"moves the ratio by .* clip range is only 1\.0e-01.*fp32"):
+        trainer.update(1)
+    assert torch.equal(trainer.policy.shift, torch.zeros_like(trainer.policy.shift))  # type: ignore[attr-defined]
+
+
+def test_the_ratio_is_1_before_the_first_update_and_moves_after_it(tmp_path: Path) -> None:
+    """Defect 1 live: with one update a round every trained ratio is 1; a second pass sees other ratios, and clips some at a small range."""
+    once = updated(tmp_path / "once").store.metrics()
+    assert once["ratio_max_deviation"][0][1] == pytest.approx(0.0, abs=1e-6) and dict(once["updates"]) == {1: 1.0}
+    again = updated(tmp_path / "again", passes=3, images_per_update=4, clip_nats=0.02).store.metrics()
+    assert dict(again["updates"]) == {1: 6.0} and (again["ratio_max_deviation"][0][1] or 0) > 1e-3
+    assert (again["clip_fraction_up"][0][1] or 0) + (again["clip_fraction_down"][0][1] or 0) > 0
+
+
+def test_shuffled_scores_are_the_same_scores_of_other_images(tmp_path: Path) -> None:
+    """The control permutes what is learned from, not what is stored, and the same way again when asked again."""
+    plain, control = (toy_trainer(tmp_path / str(s), toy_config(shuffle_scores=s, images_per_prompt=8)) for s in (False, True))
+    for trainer in (plain, control):
+        spread_scores(trainer)
+    assert plain.store.scores(1, "jpeg_compressibility") == control.store.scores(1, "jpeg_compressibility")
+    one, two = plain.advantages(1), control.advantages(1)
+    assert not torch.equal(one, two) and torch.equal(one.sort().values, two.sort().values)
+    assert torch.equal(two, control.advantages(1))
+
+
+def test_prompts_are_drawn_in_groups_and_all_before_any_twice(tmp_path: Path) -> None:
+    config = toy_config(prompts=("a", "b", "c", "a"), images_per_round=20, images_per_prompt=4, images_per_update=20)
+    trainer = toy_trainer(tmp_path / "run", config)
+    for number in range(1, 8):
+        drawn = trainer.draw_prompts(number)
+        groups = [drawn[i : i + 4] for i in range(0, 20, 4)]
+        assert all(len(set(group)) == 1 for group in groups) and drawn == trainer.draw_prompts(number)
+        assert {group[0] for group in groups[:3]} == {"a", "b", "c"}
+    assert len({tuple(trainer.draw_prompts(number)) for number in range(1, 20)}) > 1
+
+
+@pytest.mark.parametrize("shape", ["poisoned policy", "poisoned scores"])
+def test_a_diverged_policy_ends_the_run_and_keeps_the_last_checkpoint(tmp_path: Path, shape: str) -> None:
+    """NaN weights in round 2 raise a TrainingError in plain words, in sampling or in the update; round 1's checkpoint stays as it was."""
+    trainer = toy_trainer(tmp_path / "run", toy_config(rounds=1))
+    assert trainer.run()
+    state = tmp_path / "run" / "checkpoints" / "0001" / "state.safetensors"
+    before = state.read_bytes()
+    config = toy_config(rounds=2)
+    if shape == "poisoned policy":
+        trainer = Trainer(config, trainer.store, LinearPolicy(config), trainer.control, lambda number: Brightness())
+        trainer.restore = lambda: trainer.parameters["shift"].data.fill_(torch.nan)  # type: ignore[method-assign]
+        with pytest.raises(TrainingError, match="images that are no numbers"):
+            trainer.run()
+    else:
+        spread_scores(trainer, 2)
+        trainer.parameters["shift"].data.fill_(torch.nan)
+        with pytest.raises(TrainingError, match=r"loss is no number.*lower learning rate"):
+            trainer.update(2)
+    assert state.read_bytes() == before and not (tmp_path / "run" / "checkpoints" / "0002").exists()
+
+
+def test_a_reward_that_miscounts_is_refused(tmp_path: Path) -> None:
+    class Forgetful(Brightness):
+        def score(self, samples: Sequence[Sample]) -> list[Score]:
+            return super().score(samples)[1:]
+
+    with pytest.raises(TrainingError, match="7 scores for 8 images"):
+        toy_trainer(tmp_path / "run", toy_config(), Forgetful()).run()
+
+
+class Power(Exception):
+    """The plug is pulled."""
+
+
+def stopped_at(folder: Path, report: int) -> bool:
+    """Run until the given report of progress, then fall over there; False when the run ended before."""
+    left = report
+    trainer = toy_trainer(folder, resume_config())
+
+    def watcher(state: str, number: int, done: int, total: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Power
+
+    trainer.control.watcher = watcher
+    try:
+        trainer.run()
+        trainer.measure(2)  # as the worker does at the end
+    except Power:
+        return True
+    finally:
+        trainer.store.close()
+    return False
+
+
+def resume_config() -> object:
+    return toy_config(rounds=2, microbatch=5, images_per_update=4, steps=2, held_out_every=1, held_out_images=4)
+
+
+def test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run(tmp_path: Path) -> None:
+    """Defect 3: for every one of the run's reports: fall over there, go on with a new trainer, end with the straight run's weights, AdamW moments,
+    metrics, images and scores, bit for bit. The trainers share nothing but the folder."""
+    assert not stopped_at(tmp_path / "straight", 10**9)
+    straight = outcome(tmp_path / "straight")
+    assert list(straight["states"]) == [1, 2] and [r for r, _ in straight["metrics"]["held_out_reward"]] == [0, 1, 2]
+    report = 0
+    while stopped_at(folder := tmp_path / "broken", report):
+        assert not stopped_at(folder, 10**9)
+        again = outcome(folder)
+        assert {key for key in straight if again[key] != straight[key]} == set(), report
+        shutil.rmtree(folder)
+        report += 1
+    assert report > 20  # 4 parts sampled, 4 scored, 8 microbatches learned from, 3 measurements, and the verbs themselves
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+    """Resuming a finished run computes nothing and moves no mark."""
+    toy_trainer(tmp_path / "run", toy_config(rounds=1)).run()
+    trainer = toy_trainer(tmp_path / "run", toy_config(rounds=1))
+    marks, done = trainer.store.rounds(), outcome(tmp_path / "run")
+    assert trainer.run() and trainer.store.rounds() == marks and outcome(tmp_path / "run") == done
+
+
+def test_held_out_measurements_are_paired_and_of_the_right_policy(tmp_path: Path) -> None:
+    """Round 0 is the base model whatever the weights; the same position is the same seed, so an unmoved policy measures the very same."""
+    trainer = toy_trainer(tmp_path / "run", toy_config())
+    fresh = held_out(trainer.policy, Brightness(), trainer.config, base=False)
+    trainer.parameters["shift"].data.fill_(0.5)
+    assert held_out(trainer.policy, Brightness(), trainer.config, base=True) == fresh
+    moved = held_out(trainer.policy, Brightness(), trainer.config, base=False)
+    assert all(after > before for after, before in zip(moved.values, fresh.values, strict=True))
+
+
+def test_the_summary_reads_the_first_and_the_last_measurement() -> None:
+    metrics = {"held_out_reward": [(0, -2.0), (2, -1.5), (4, -1.0)], "seconds_sampling": [(1, 1.25), (2, None)], "seconds_checkpointing": [(4, 0.1)]}
+    assert summary(metrics) == dict(
+        rounds=4, reward_before=-2.0, reward_after=-1.0, gain_percent=50.0, seconds=dict(sampling=1.25, checkpointing=0.1)
+    )
+    assert summary({})["reward_after"] is None
