@@ -64,6 +64,10 @@ def publish(runs: Runs, launcher: Launcher) -> None:
         try:
             store = runs.open(name)
             kind = config_of(store).rating if value is not None else "skip"
+            sample = store.sample(int(image))
+            row = store.round(sample.round) if sample else None
+            if row and (row.closed_at is not None or row.scored_at is not None):
+                raise StoreError(f"Round {row.number} has been scored; its ratings count already.")
             if not valid(kind, value):
                 raise StoreError(f"{value} is no rating in {kind}.")
             return store.add_rating(client_id or uuid.uuid4().hex, int(image), rater, kind, value)

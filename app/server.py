@@ -30,12 +30,12 @@ def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launch
         opened.close()
 
     app = FastAPI(title="DDPO Studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(build_router(runs))
+    app.include_router(build_router(opened))
     app.include_router(build_downloads(opened))
     if auth is not None:
         app.add_middleware(BasicAuth, user=auth[0], password=auth[1])
     blocks = build_studio(opened, launcher or Launcher())
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         app,
         blocks,
         path="/",
@@ -49,6 +49,7 @@ def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launch
         mcp_server=False,
         pwa=False,
     )
+    return mounted
 
 
 class BasicAuth:

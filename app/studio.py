@@ -33,7 +33,7 @@ def build_studio(runs: Runs, launcher: Launcher) -> gr.Blocks:
         with gr.Tabs(elem_id="studio-tabs"):
             with gr.Tab("Run", id="run"):
                 panel = run.build()
-                with gr.Accordion("Start a new run", open=True, elem_id="new-run") as fresh:
+                with gr.Accordion("Start a new run", open=False, elem_id="new-run") as fresh:
                     form = new_run.build()
             with gr.Tab("Rate", id="rate"):
                 board = rate.build(name)

@@ -51,7 +51,8 @@ CHARTS: tuple[Chart, ...] = (
     Chart(
         "seconds", "Seconds per phase", "Where each round's time goes.",
         (
-            ("seconds_sampling", "making images"), ("seconds_scoring", "scoring"), ("seconds_updating", "learning"), ("seconds_checkpointing", "saving"),
+            ("seconds_sampling", "making images"), ("seconds_scoring", "scoring"), ("seconds_updating", "learning"),
+            ("seconds_checkpointing", "saving"),
         ),
         unit="s",
     ),
@@ -142,12 +143,12 @@ def images_of_round(store: RunStore, number: int) -> dict[str, Any]:
     """A round's images with what is known of each."""
     config = config_of(store)
     scores, ratings = store.scores(number, config.reward), store.latest_ratings(number)
-    images = []
+    images: list[dict[str, Any]] = []
     for sample in store.samples(number):
         score = scores.get(sample.id) or fold(ratings.get(sample.id, ()))
         notes = [f"{key.replace('_', ' ')} {value:.4g}" for key, value in score.explanation.items() if isinstance(value, (int, float))]
         images.append(
-            dict(id=sample.id, url=image_url(store, sample.id), prompt=sample.prompt, seed=sample.seed, score=score.value, note=", ".join(notes))
+            dict(id=sample.id, url=image_url(store, sample), prompt=sample.prompt, seed=sample.seed, score=score.value, note=", ".join(notes))
         )
     known = [image["score"] for image in images if image["score"] is not None]
     mean = sum(known) / len(known) if known else None

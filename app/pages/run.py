@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,7 +13,7 @@ from app.board import config_of
 from app.launch import Launcher, LaunchError, kill
 from app.widgets.kit import widget
 from ddpo.config import RunConfig
-from ddpo.store import MARKS, RoundRow, RunStore, Status
+from ddpo.store import MARKS, RoundRow, RunStore, SampleRow, Status
 
 PATIENCE_SECONDS = 10.0
 """How long a worker may leave Stop unanswered before Force quit is offered."""
@@ -180,12 +181,13 @@ def strip(store: RunStore, rounds: list[RoundRow], limit: int = STRIP_IMAGES) ->
     """The latest images, as links."""
     for row in reversed(rounds):
         if samples := store.samples(row.number):
-            return [dict(url=image_url(store, sample.id), prompt=sample.prompt[:300]) for sample in samples[-limit:]]
+            return [dict(url=image_url(store, sample), prompt=sample.prompt[:300]) for sample in samples[-limit:]]
     return []
 
 
-def image_url(store: RunStore, sample: int) -> str:
-    return f"/studio/runs/{store.name}/image/{sample}"
+def image_url(store: RunStore, sample: SampleRow) -> str:
+    """An image's address; with its hash, so that a browser may keep it for good."""
+    return f"/studio/runs/{store.name}/image/{sample.id}?v={Path(sample.image).stem}"
 
 
 # --- what is done ---------------------------------------------------------------------------------------------------------------

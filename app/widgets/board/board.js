@@ -138,10 +138,10 @@ function acknowledged(entry, result) {
   refresh();
 }
 
-/** Can this image be rated now? Says why not. */
+/** Can this image be rated now: is the round open, and the picture on the page? Says why not. */
 function ratable(index) {
   if (!isOpen()) return false;
-  if (state.images[index]) return true;
+  if (state.images[index] && ["here", "lost"].includes(state.cards[index].dataset.state)) return true;
   say(`Image ${index + 1} is still to come.`);
   return false;
 }
