@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ddpo.config import ConfigError, RunConfig, prompt_sets, read_prompts
+from ddpo.config import ConfigError, RunConfig, is_a, prompt_sets, read_prompts
 from ddpo.presets import presets
 from ddpo.store import RunStore, StoreError
 
@@ -44,7 +44,7 @@ def prompts_from(text: str) -> tuple[str, ...]:
     """The prompts that ``--prompts`` names: a set that comes with the project, a file, or the prompts themselves."""
     if text in prompt_sets():
         return prompt_sets()[text]
-    if text.endswith(".txt") or Path(text).is_file():
+    if text.endswith(".txt") or is_a(Path(text).is_file):
         return read_prompts(Path(text))
     return tuple(part.strip() for part in text.split(";") if part.strip())
 

@@ -5,8 +5,10 @@ The sentences are the help texts of the command line and of the Run page; ``test
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,8 @@ class RunConfig:
     seed: int = setting(0, "The seed of everything random in the run.", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.prompts, (list, tuple)):
+            raise ConfigError(f"prompts is {self.prompts!r}; it must be a list of texts.")
         object.__setattr__(self, "prompts", tuple(self.prompts))
         for each in fields(self):
             _check(each.name, getattr(self, each.name), each.metadata, each.type)
@@ -98,6 +102,8 @@ class RunConfig:
         for prompt in self.prompts:
             if not isinstance(prompt, str) or not prompt.strip():
                 raise ConfigError("A prompt is empty. Write a text in each line, or remove the line.")
+            if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+                raise ConfigError(f"The prompt {prompt[:80]!a} holds bytes that are no text. Write it in UTF-8.")
             if len(prompt) > MAX_PROMPT_CHARACTERS:
                 raise ConfigError(f"A prompt has {len(prompt):,} characters; the limit is {MAX_PROMPT_CHARACTERS:,}.")
 
@@ -144,8 +150,10 @@ class RunConfig:
         Raises:
             ConfigError: there is no such folder, or it is no Stable Diffusion pipeline in the diffusers layout.
         """
-        folder = POCKET_MODEL if self.model == "pocket" else Path(self.model).expanduser()
-        if not folder.is_dir():
+        folder = POCKET_MODEL if self.model == "pocket" else Path(self.model)
+        with contextlib.suppress(RuntimeError):  # a ~user that does not exist
+            folder = folder.expanduser()
+        if not is_a(folder.is_dir):
             raise ConfigError(
                 f"The model folder {folder} does not exist. Give `pocket`, or a folder that `save_pretrained` of diffusers has written."
             )
@@ -187,6 +195,14 @@ class RunConfig:
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"Unknown setting {', '.join(unknown)}. Known settings: {', '.join(sorted(known))}.")
         return cls(**values)
+
+
+def is_a(question: Callable[[], bool]) -> bool:
+    """The answer of ``Path.is_dir`` or ``is_file``; no for a text that can be no path (too long, for instance)."""
+    try:
+        return question()
+    except (OSError, ValueError):
+        return False
 
 
 def _check(name: str, value: Any, limits: Any, annotation: Any) -> None:

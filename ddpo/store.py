@@ -398,7 +398,7 @@ class RunStore:
                     (client_id, sample, rater, kind, value, shown_at, answered_at, time.time()),
                 )
                 return cursor.rowcount == 1
-        except sqlite3.IntegrityError as error:
+        except (sqlite3.IntegrityError, OverflowError) as error:
             raise StoreError(f"There is no image {sample} in run {self.name}.") from error
 
     def add_request(self, kind: str, **payload: Any) -> int:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from toys_ddpo import spread_scores, toy_config, toy_trainer
 
 from ddpo.control import Control, StopRun
 from ddpo.store import RunStore
 from rewards.human import fold
+from tests.toys_ddpo import spread_scores, toy_config, toy_trainer
 
 
 def store_at(tmp_path: Path, **changes: object) -> RunStore:

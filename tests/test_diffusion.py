@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from models import tiny_scheduler
 
 from ddpo.diffusion import Gaussian, Schedule
+from tests.models import tiny_scheduler
 
 SHAPE = (2, 4, 3, 3)
 FLOAT32 = 2**-23

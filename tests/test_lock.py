@@ -8,9 +8,9 @@ from pathlib import Path
 from threading import Barrier, Thread
 
 import pytest
-from toys_ddpo import forks
 
 from ddpo.lock import AlreadyRunning, WorkerLock, holder
+from tests.toys_ddpo import forks
 
 
 def hold(file: Path, seconds: float) -> None:
@@ -20,7 +20,7 @@ def hold(file: Path, seconds: float) -> None:
     lock.release()
 
 
-def held_elsewhere(file: Path):  # noqa: ANN201
+def held_elsewhere(file: Path):
     """A process that holds the lock for a minute, if nobody kills it."""
     process = forks().Process(target=hold, args=(file, 60.0))
     process.start()

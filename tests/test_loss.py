@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from models import tiny_scheduler
 from torch import Tensor
-from toys_ddpo import LinearPolicy, toy_config
 
 from ddpo.config import RunConfig
 from ddpo.diffusion import Gaussian, Schedule
 from ddpo.loss import Health, importance_loss
+from tests.models import tiny_scheduler
+from tests.toys_ddpo import LinearPolicy, toy_config
 
 CLIP = 0.1
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from models import save_tiny_model, tiny_pipeline
 from torch import Tensor
-from toys_ddpo import tiny_config
 
 from ddpo.config import RunConfig
 from ddpo.policy import StableDiffusionPolicy
+from tests.models import save_tiny_model, tiny_pipeline
+from tests.toys_ddpo import tiny_config
 
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 T = torch.tensor([801, 41])

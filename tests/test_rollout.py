@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import tiny_pipeline, tiny_scheduler
-from toys_ddpo import LinearPolicy, noise_batch, tiny_config, toy_config
 
 from ddpo.diffusion import Schedule
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.rollout import batches, derive_seed, noise_of, rollout
 from ddpo.trajectory import Trajectory
+from tests.models import tiny_pipeline, tiny_scheduler
+from tests.toys_ddpo import LinearPolicy, noise_batch, tiny_config, toy_config
 
 PROMPTS = ["a cat", "a dog", "a cat", "one fox"]
 

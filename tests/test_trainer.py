@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys_ddpo import Brightness, LinearPolicy, outcome, spread_scores, toy_config, toy_trainer
 
 from ddpo.evaluate import held_out
 from ddpo.rollout import rollout
 from ddpo.trainer import PolicyMismatch, Trainer, TrainingError, summary
 from ddpo.trajectory import Trajectory
 from rewards.base import Sample, Score
+from tests.toys_ddpo import Brightness, LinearPolicy, outcome, spread_scores, toy_config, toy_trainer
 
 
 def gradient_of_first_update(trainer: Trainer) -> torch.Tensor:
@@ -225,6 +225,19 @@ def test_held_out_measurements_are_paired_and_of_the_right_policy(tmp_path: Path
     assert held_out(trainer.policy, Brightness(), trainer.config, base=True) == fresh
     moved = held_out(trainer.policy, Brightness(), trainer.config, base=False)
     assert all(after > before for after, before in zip(moved.values, fresh.values, strict=True))
+
+
+def test_held_out_measurements_are_paired_and_of_the_right_policy_in_a_run(tmp_path: Path) -> None:
+    """The trainer's own measurement: point 0 is the base model even when it is taken after training, and each point is taken once."""
+    trainer = toy_trainer(tmp_path / "run", toy_config())
+    want = held_out(trainer.policy, Brightness(), trainer.config, base=True).mean
+    trainer.parameters["shift"].data.fill_(0.5)
+    trainer.measure(3)
+    points = dict(trainer.store.metrics()["held_out_reward"])
+    assert points[0] == want and (points[3] or 0) > want + 0.01
+    trainer.parameters["shift"].data.fill_(1.0)
+    trainer.measure(3)
+    assert dict(trainer.store.metrics()["held_out_reward"]) == points
 
 
 def test_the_summary_reads_the_first_and_the_last_measurement() -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from models import tiny_scheduler
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from ddpo.rollout import noise_of
 from ddpo.store import RunStore, write_file
 from ddpo.trainer import Trainer
 from rewards.base import Reward, Sample, Score
+from tests.models import tiny_scheduler
 
 THREADS = {"OMP_NUM_THREADS": "1"}
 PROJECT = Path(__file__).resolve().parent.parent
@@ -180,7 +180,7 @@ def forks() -> Any:
     """A context whose processes start within milliseconds: forked from a server that has imported torch and diffusers once."""
     os.environ.update(THREADS)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["toys_ddpo", "ddpo.policy", "ddpo.worker", "transformers.models.clip", "diffusers.pipelines.stable_diffusion"])
+    context.set_forkserver_preload(["tests.toys_ddpo", "ddpo.policy", "ddpo.worker", "tests.models"])
     return context
 
 

@@ -1,0 +1,204 @@
+"""Breaks named lines one at a time and requires that a named test goes red: ``python tests/mutations.py [WORD ...]``.
+
+A test that has never been seen red proves nothing. Each mutation is a defect that somebody could write or has written: the sign of the
+advantage, a sum for a mean, a missing root. It works on a temporary copy of the repository, never on the tree itself. With words, only
+mutations whose file or text contains one of them are tried.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("app", "ddpo", "rewards", "tests", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Mutation:
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    """At least one of these must fail."""
+
+
+def of(file: str, *changes: tuple[str, str, str]) -> list[Mutation]:
+    """Mutations of one file: (old, new, test), the test within the test file that mirrors it."""
+    mirror = f"tests/test_{Path(file).stem}.py"
+    return [Mutation(file, old, new, (test if "::" in test else f"{mirror}::{test}",)) for old, new, test in changes]
+
+
+PARITY = "test_step_and_sample_equal_diffusers_at_every_timestep"
+RESUME = "tests/test_trainer.py::test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run"
+QUADRANTS = "test_the_four_clip_quadrants_in_value_and_gradient"
+
+MUTATIONS = (
+    *of(
+        "ddpo/diffusion.py",
+        ("math.log(2 * math.pi)).mean(dim", "math.log(2 * math.pi)).sum(dim", "test_log_prob_is_the_mean_of_torch_distributions_over_dimensions"),
+        ("- self.std.log()", "+ self.std.log()", "test_log_prob_is_the_mean_of_torch_distributions_over_dimensions"),
+        ("(2 * other.std**2)).sum", "(other.std**2)).sum", "test_kl_is_the_sum_of_torch_distributions_over_dimensions"),
+        ("(2 * other.std**2)).sum", "(2 * other.std**2)).mean", "test_kl_is_the_sum_of_torch_distributions_over_dimensions"),
+        ("(eta * variance.sqrt())", "(eta * variance)", "test_std_is_the_ddim_variance_and_eta_scales_it"),
+        ("alpha = scheduler.alphas_cumprod[t]", "alpha = scheduler.alphas_cumprod[t - 1]", PARITY),
+        ("num_train_timesteps // steps", "num_train_timesteps // steps - 1", PARITY),
+        ("torch.where(prev >= 0,", "torch.where(prev >= -999,", PARITY),
+        ("(1 - alpha_prev - std**2).clamp", "(1 - alpha_prev).clamp", PARITY),
+        ("return alpha.sqrt() * x_t - (1", "return alpha.sqrt() * x_t + (1", PARITY),
+        ("if std > 0]", "if std >= 0]", "test_the_deterministic_last_step_is_no_action_and_has_no_log_prob"),
+        ("(self.std > 0).all()", "(self.std > 0).any()", "test_the_deterministic_last_step_is_no_action_and_has_no_log_prob"),
+    ),
+    *of(
+        "ddpo/loss.py",
+        ("torch.maximum(-advantage * ratio, -advantage * clipped)", "torch.maximum(advantage * ratio, advantage * clipped)", QUADRANTS),
+        ("torch.maximum(-advantage", "torch.minimum(-advantage", QUADRANTS),
+        ("ratio.clamp(1 - clip_range, 1 + clip_range)", "ratio.clamp(1 - clip_range)", QUADRANTS),
+        ("ratio.clamp(1 - clip_range, 1 + clip_range)", "ratio.clamp(max=1 + clip_range)", QUADRANTS),
+        ("torch.exp(log_prob - old_log_prob)", "torch.exp(old_log_prob - log_prob)", QUADRANTS),
+        ("1 + self.clip_range) & (advantage > 0)", "1 + self.clip_range) & (advantage < 0)", "test_health_counts_what_the_clip_cut"),
+        ("0.5 * (self.dimensions * difference)", "0.5 * (difference)", "test_kl_update_estimates_the_true_kl"),
+    ),
+    *of(
+        "ddpo/advantage.py",
+        ("(values - values.mean())", "(values.mean() - values)", "test_a_better_image_has_a_larger_advantage"),
+        (
+            "if p == prompt and scores[i] is not None]\n        values = torch.tensor([scores[i] for",
+            "if p == prompt]\n        values = torch.tensor([scores[i] or 0.0 for",
+            "test_an_unrated_image_is_excluded_and_not_zero",
+        ),
+        ("if p == prompt and", "if", "test_each_prompt_is_standardised_by_its_own_mean_and_std"),
+        ("1e-8 * max(1.0, float(values.abs().max()))", "-1.0", "test_equal_scores_say_nothing"),
+        ("1e-8 * max", "1e-3 * max", "test_small_but_real_differences_count"),
+        ("advantages.clamp(-clip, clip)", "advantages.clamp(max=clip)", "test_advantages_are_clipped_on_both_sides"),
+    ),
+    *of(
+        "ddpo/policy.py",
+        ("if self.guidance == 1.0:", "if self.guidance == 1.0 or torch.is_grad_enabled():", "test_gradient_flows_through_both_branches"),
+        ("return unconditional + self", "return unconditional.detach() + self", "test_gradient_flows_through_both_branches"),
+        ("[condition[:, 0], condition[:, 1]]", "[condition[:, 1], condition[:, 0]]", "test_the_prediction_is_diffusers_own_guided_one"),
+        ("parameter.data = parameter.data.float()", "parameter.data = parameter.data", "test_only_the_adapter_learns_and_it_is_float32"),
+        ("self.unet.disable_adapters()", "self.unet.enable_adapters()", "test_a_fresh_adapter_changes_nothing_and_base_is_the_base_model"),
+        ("self.unet.eval()  #", "self.unet.train()  #", "tests/test_rollout.py::test_dropout_in_the_model_does_not_reach_the_ratio"),
+        ("latents / self.vae.config.scaling_factor", "latents * 2 / self.vae.config.scaling_factor", "test_decode_is_the_pipeline_s_own_picture"),
+    ),
+    *of(
+        "ddpo/rollout.py",
+        (
+            "Trajectory(torch.stack(latents, 1).cpu()",
+            "Trajectory(torch.stack(latents, 1).half().float().cpu()",
+            "test_rescoring_the_stored_trajectory_gives_its_log_probs",
+        ),
+        ("gaussian.sample(noise[i + 1])", "gaussian.sample(noise[i])", "test_the_rollout_is_the_chain_of_its_own_gaussians"),
+        ("if i in actions else", "if True else", "test_a_deterministic_last_step_is_taken_and_not_scored"),
+    ),
+    *of(
+        "ddpo/trainer.py",
+        ("trajectory.latents[image, step + 1]", "trajectory.latents[image, step]", "test_the_update_ascends_the_score_function_gradient"),
+        ("(loss.sum() / count)", "loss.mean()", "test_microbatches_of_any_size_add_up_to_one_batch"),
+        ("group = group[advantages[group] != 0]", "pass", "test_unrated_images_and_zero_advantages_contribute_exactly_nothing"),
+        ("if not len(pairs):", "if False:", "test_a_round_nobody_rated_changes_no_weight"),
+        ("if check and deviation", "if False and deviation", "test_rounding_latents_after_scoring_is_refused"),
+        ("if self.config.shuffle_scores:", "if False:", "test_shuffled_scores_are_the_same_scores_of_other_images"),
+        ("number = done[-1].number", "number = done[0].number", RESUME),
+        ("sorted({0, number} - known)", "[0, number]", RESUME),
+        ("base=at == 0", "base=False", "test_held_out_measurements_are_paired_and_of_the_right_policy_in_a_run"),
+    ),
+    *of("ddpo/checkpoint.py", ('for key in ("step", "exp_avg", "exp_avg_sq") if', 'for key in ("step", "exp_avg") if', RESUME)),
+    *of(
+        "ddpo/store.py",
+        ("rating.id <= ?2", "rating.id < ?2", "test_closing_a_round_fixes_which_ratings_count"),
+        ("WHERE number = ? AND closed_at IS NULL", "WHERE number = ?", "test_closing_a_round_fixes_which_ratings_count"),
+        ('if row.kind != "clear":', 'if row.kind != "skip":', "test_the_latest_of_each_rater_counts_and_clear_takes_it_back"),
+        (
+            "ON CONFLICT (client_id) DO NOTHING",
+            "ON CONFLICT (client_id) DO UPDATE SET value = excluded.value",
+            "test_a_repeated_client_id_changes_nothing",
+        ),
+        ("INSERT OR IGNORE INTO sample", "INSERT OR REPLACE INTO sample", "test_samples_that_exist_stay_as_they_are"),
+        ("WHERE number = ? AND {mark}_at IS NULL", "WHERE number = ?", "test_marks_are_set_once_and_in_order"),
+        ("None if value is None or not math.isfinite(value)", "None if value is None", "test_numbers_that_are_none_become_none"),
+    ),
+    *of("ddpo/control.py", ("self.store.close_round(number)  # before", "pass  # before", "test_apply_is_on_disk_before_it_is_answered")),
+    *of("ddpo/lock.py", ("probe, shared=True", "probe, shared=False", "test_many_looks_at_once_never_see_a_worker_that_is_gone")),
+    *of(
+        "rewards/human.py",
+        ("(value - 3) / 2", "value / 5", "tests/test_rewards.py::test_thumbs_and_stars_share_one_scale"),
+        ("return Score(None)", "return Score(0.0)", "tests/test_rewards.py::test_skip_and_clear_are_no_opinion_and_not_a_middling_one"),
+        (
+            "for sample in samples]",
+            "for sample in sorted(samples, key=lambda s: s.id)]",
+            "tests/test_rewards.py::test_people_s_ratings_go_to_the_images_they_name",
+        ),
+    ),
+    *of(
+        "rewards/jpeg.py",
+        ("QUALITY = 95", "QUALITY = 90", "tests/test_rewards.py::test_the_size_is_of_the_jpeg_that_pillow_writes_by_default_at_quality_95"),
+    ),
+)
+
+
+def run_tests(folder: Path, tests: Sequence[str]) -> int:
+    """pytest's exit code in a forked process, so that torch is imported once: 0 all passed, 1 some failed."""
+    if (pid := os.fork()) == 0:
+        os.chdir(folder)
+        sys.path[0] = str(folder)
+        sys.dont_write_bytecode = True  # a mutated file may be as long and as old as the one before
+        out = os.open("pytest.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        import pytest
+
+        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--disable-plugin-autoload", "-p", "pytest_timeout", *tests])))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def survives(folder: Path, mutation: Mutation) -> bool:
+    """Do the tests stay green with the line broken? That is bad."""
+    file = folder / mutation.file
+    source = file.read_text(encoding="utf-8")
+    assert source.count(mutation.old) == 1, f"{mutation.file}: {mutation.old!r} stands there {source.count(mutation.old)} times, not once"
+    file.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
+    try:
+        return run_tests(folder, mutation.tests) != 1
+    finally:
+        file.write_text(source, encoding="utf-8")
+
+
+def main(words: Sequence[str]) -> int:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import diffusers  # noqa: F401 - imported here, shared by all forks
+    import peft  # noqa: F401
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # noqa: F401
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+    chosen = [m for m in MUTATIONS if not words or any(w in m.file + m.old + m.new + m.tests[0] for w in words)]
+    alive = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        copy.mkdir()
+        for name in COPIED:
+            source = ROOT / name
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, copy / name, ignore=ignore) if source.is_dir() else shutil.copy(source, copy / name)
+        if run_tests(copy, sorted({test for m in chosen for test in m.tests})) != 0:
+            print((copy / "pytest.log").read_text()[-3000:], "\nThe tests fail before anything is broken.", file=sys.stderr)
+            return 2
+        for mutation in chosen:
+            started = time.monotonic()
+            bad = survives(copy, mutation)
+            alive += [mutation] if bad else []
+            verdict = "SURVIVES" if bad else "caught"
+            print(f"{verdict:8} {time.monotonic() - started:5.1f} s  {mutation.file}: {mutation.old!r} -> {mutation.new!r}", flush=True)
+    print(f"{len(chosen) - len(alive)} of {len(chosen)} mutations are caught.")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,158 @@
+"""Settings: what cannot work is refused before anything starts, with the numbers in the message."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rewards
+from ddpo.__main__ import prompts_from
+from ddpo.config import ConfigError, RunConfig, prompt_sets, read_prompts
+from ddpo.presets import presets
+
+ODD = ("long " * 1000, "🦊 a fox 🎨 \u202e", "${alert(1)}", "<script>alert(1)</script>", "two\nlines", "\x00nul \x1b[31m", "é̂ 日本語")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(images_per_round=10), ["images_per_round is 10", "images_per_prompt is 4", "8 or 12"]),
+        (dict(images_per_round=2), ["images_per_round is 2", "not divisible by 4", "Choose 4"]),
+        (dict(images_per_update=5), ["images_per_round is 16", "images_per_update is 5", "divisor of 16"]),
+        (dict(images_per_update=32), ["images_per_update is 32"]),
+        (dict(images_per_prompt=1), ["images_per_prompt is 1", "at least 2"]),
+        (dict(rounds=0), ["rounds is 0", "at least 1"]),
+        (dict(rounds=100_001), ["rounds is 100001", "at most 100,000"]),
+        (dict(steps=1001), ["steps is 1001", "at most 1,000"]),
+        (dict(eta=0.0), ["eta is 0.0", "above 0"]),
+        (dict(eta=1.5), ["eta is 1.5", "at most 1"]),
+        (dict(guidance=-1.0), ["guidance is -1.0", "at least 0"]),
+        (dict(learning_rate=0), ["learning_rate is 0", "above 0"]),
+        (dict(learning_rate=float("nan")), ["learning_rate is nan", "finite"]),
+        (dict(clip_nats=float("inf")), ["clip_nats is inf", "finite"]),
+        (dict(microbatch=0), ["microbatch is 0", "at least 1"]),
+        (dict(steps=10.0), ["steps is 10.0", "a whole number"]),
+        (dict(steps=True), ["steps is True", "a whole number"]),
+        (dict(guidance="5"), ["guidance is '5'", "a number"]),
+        (dict(shuffle_scores=1), ["shuffle_scores is 1", "bool"]),
+        (dict(model=None), ["model is None", "str"]),
+        (dict(reward="beauty"), ["reward is 'beauty'", *rewards.NAMES]),
+        (dict(rating="smileys"), ["rating is 'smileys'", "thumbs, stars"]),
+        (dict(precision="fp16"), ["precision is 'fp16'", "fp32, bf16"]),
+        (dict(seed=2**31), [f"seed is {2**31}", f"at most {2**31 - 1:,}"]),
+        (dict(prompts=()), ["no prompt"]),
+        (dict(prompts=("a cat", "  ")), ["prompt is empty"]),
+        (dict(prompts=("x" * 10_001,)), ["10,001 characters", "10,000"]),
+        (dict(prompts="a cat"), ["'a cat'", "list"]),
+        (dict(prompts=7), ["7", "list"]),
+        (dict(prompts=("half a \ud83e letter",)), ["no text"]),
+    ],
+)
+def test_what_cannot_work_is_refused_with_its_numbers(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        RunConfig(**changes)
+    assert all(word in str(refused.value) for word in words), str(refused.value)
+    assert str(refused.value).endswith((".", "?"))
+
+
+def test_the_sizes_a_refusal_suggests_do_work() -> None:
+    """For many pairs of images a round and a prompt: every suggested number is accepted."""
+    for n in range(2, 40):
+        for k in range(2, 9):
+            try:
+                RunConfig(images_per_round=n, images_per_prompt=k, images_per_update=1)
+            except ConfigError as refused:
+                suggestion = str(refused).split("Choose ")[1].split(" images")[0]
+                for size in suggestion.split(" or "):
+                    RunConfig(images_per_round=int(size), images_per_prompt=k, images_per_update=1)
+
+
+def test_derived_sizes() -> None:
+    config = RunConfig(images_per_round=24, images_per_prompt=4, images_per_update=8, passes=2)
+    assert (config.prompts_per_round, config.updates_per_round) == (6, 6)
+
+
+def test_every_setting_has_its_sentence() -> None:
+    for field in dataclasses.fields(RunConfig):
+        assert field.metadata["help"].endswith("."), field.name
+
+
+def test_a_config_survives_its_file(tmp_path: Path) -> None:
+    """Every field moved away from its default, odd prompts included, is the same after save and load; and equal configs give equal files."""
+    config = RunConfig(
+        model="somewhere", reward="jpeg_incompressibility", prompts=ODD, rating="stars", rounds=7, images_per_round=12, images_per_prompt=3,
+        images_per_update=6, passes=2, microbatch=5, steps=9, guidance=0, eta=0.7, learning_rate=3e-4, weight_decay=0.0, max_grad_norm=2.0,
+        clip_nats=0.5, advantage_clip=4.0, lora_rank=2, lora_alpha=1.5, lora_targets="all", precision="bf16", device="cpu", held_out_images=6,
+        held_out_every=3, shuffle_scores=True, seed=11,
+    )  # fmt: skip
+    assert all(getattr(config, f.name) != f.default for f in dataclasses.fields(RunConfig))
+    config.save(tmp_path / "config.json")
+    assert RunConfig.load(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", ["cannot be read"]),
+        ("[1]", ["version None"]),
+        ('{"schema_version": 99}', ["version 99", "reads version 1"]),
+        ('{"schema_version": 1, "colour": "red"}', ["Unknown setting colour", "Known settings"]),
+        ('{"schema_version": 1, "steps": 0}', ["steps is 0"]),
+        ('{"schema_version": 1, "prompts": 3}', ["list"]),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_refused_in_plain_words(tmp_path: Path, content: str, words: list[str]) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError) as refused:
+        RunConfig.load(tmp_path / "config.json")
+    assert all(word in str(refused.value) for word in words), str(refused.value)
+
+
+def test_a_missing_model_and_a_folder_that_is_none_are_refused(tmp_path: Path) -> None:
+    def refusal(model: str | Path) -> str:
+        with pytest.raises(ConfigError) as refused:
+            RunConfig(model=str(model)).model_folder  # noqa: B018
+        return str(refused.value)
+
+    assert "does not exist" in refusal(tmp_path / "nothing") and str(tmp_path / "nothing") in refusal(tmp_path / "nothing")
+    assert "no diffusers model" in refusal(tmp_path)
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    assert "holds a FluxPipeline" in refusal(tmp_path)
+    for impossible in ("x" * 5000, "nul\x00byte", "~nobody-of-that-name/x"):
+        assert "does not exist" in refusal(impossible)
+
+
+def test_prompts_are_read_from_sets_files_and_text(tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("# mine\na cat\n\n  a dog \n", encoding="utf-8")
+    assert prompts_from(str(file)) == read_prompts(file) == ("a cat", "a dog")
+    assert prompts_from("animals") == prompt_sets()["animals"] and len(prompt_sets()["animals"]) == 45
+    assert prompts_from("a cat; a dog;;") == ("a cat", "a dog")
+    long = "; ".join(f"an animal of many words, number {i}" for i in range(500))
+    assert len(prompts_from(long)) == 500
+    with pytest.raises(ConfigError, match=r"no\.txt cannot be read"):
+        prompts_from("no.txt")
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    with pytest.raises(ConfigError, match="holds no prompt"):
+        prompts_from(str(tmp_path / "empty.txt"))
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        prompts_from(str(tmp_path / "latin.txt"))
+
+
+def test_the_prompt_sets_hold_what_they_say() -> None:
+    """The paper's 45 animals; nothing twice; the unseen ones are unseen."""
+    sets = prompt_sets()
+    assert set(sets) >= {"animals", "activities", "counting", "objects", "unseen_animals"}
+    assert all(len(set(prompts)) == len(prompts) for prompts in sets.values())
+    assert not set(sets["animals"]) & set(sets["unseen_animals"])
+    assert {"a cat", "an ant"} <= set(sets["animals"]) and len(sets["counting"]) % 45 == 0
+
+
+def test_presets_are_configs_that_work_and_the_default_rates_by_hand() -> None:
+    assert next(iter(presets())) == "rate" and presets()["rate"].config == RunConfig()
+    assert {p.config.reward for p in presets().values()} == set(rewards.NAMES)

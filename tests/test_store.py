@@ -1,0 +1,304 @@
+"""The run folder: rows are promises, ratings are durable, and nothing odd gets in."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ddpo.config import RunConfig
+from ddpo.lock import WorkerLock
+from ddpo.store import ENDED_STATES, LIVE_STATES, MIGRATIONS, RunStore, StoreError, delete_run, finite, runs_in, write_file
+from rewards.base import Score
+from tests.toys import picture
+
+ODD = ("long " * 1000, "🦊 a fox 🎨 \u202e", "${alert(1)}", "<script>alert(1)</script>", "two\nlines", "\x00nul", "'; DROP TABLE rating; --")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    """A run with one round of eight images, not rated."""
+    store = RunStore.create(tmp_path / "run", RunConfig(images_per_round=8, images_per_update=8))
+    store.start_round(1)
+    store.add_samples(1, range(8), ["a cat"] * 4 + ["a dog"] * 4, range(8), [picture(i, 8) for i in range(8)])
+    store.mark(1, "sampled")
+    return store
+
+
+def ids(store: RunStore) -> list[int]:
+    return [row.id for row in store.samples(1)]
+
+
+def schema(folder: Path) -> list[tuple[object, ...]]:
+    with sqlite3.connect(folder / "run.db") as db:
+        found = db.execute("SELECT type, name, sql FROM sqlite_master ORDER BY type, name").fetchall()
+        found.append(db.execute("PRAGMA user_version").fetchone())
+    db.close()
+    return found
+
+
+# --- opening and migrating --------------------------------------------------------------------------------------------------------
+
+
+def test_every_old_schema_is_brought_to_the_newest_and_no_further(tmp_path: Path) -> None:
+    """From each number of migrations taken, nothing included, opening gives the schema of a fresh run; opening again changes nothing."""
+    RunStore.create(tmp_path / "fresh", RunConfig()).close()
+    for version in range(len(MIGRATIONS) + 1):
+        folder = tmp_path / f"from-{version}"
+        folder.mkdir()
+        RunConfig().save(folder / "config.json")
+        db = sqlite3.connect(folder / "run.db")
+        db.executescript(";".join(MIGRATIONS[:version]) + f"; PRAGMA user_version = {version}")
+        db.close()
+        for _ in range(2):
+            RunStore(folder).close()
+            assert schema(folder) == schema(tmp_path / "fresh")
+
+
+def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a migration is none: the statement before the broken one is undone, and the version stays."""
+    RunStore.create(tmp_path / "run", RunConfig()).close()
+    before = schema(tmp_path / "run")
+    monkeypatch.setattr("ddpo.store.MIGRATIONS", (*MIGRATIONS, "CREATE TABLE half (x INTEGER) STRICT; CREATE TABLE rating (x INTEGER)"))
+    with pytest.raises(sqlite3.OperationalError, match="rating"):
+        RunStore(tmp_path / "run")
+    assert schema(tmp_path / "run") == before
+
+
+def test_a_newer_run_and_a_foreign_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no config\.json"):
+        RunStore(tmp_path)
+    RunStore.create(tmp_path / "run", RunConfig()).close()
+    with sqlite3.connect(tmp_path / "run" / "run.db") as db:
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    db.close()
+    with pytest.raises(StoreError, match="newer version"):
+        RunStore(tmp_path / "run")
+
+
+def test_a_damaged_database_is_refused_in_plain_words(tmp_path: Path) -> None:
+    RunStore.create(tmp_path / "run", RunConfig()).close()
+    (tmp_path / "run" / "run.db").write_bytes(b"not a database at all, but some text" * 100)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        RunStore(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "a b", "a/../b c", "-x", "é", "x" * 81, "run\n", "nul\x00", "a:b"])
+def test_odd_names_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match="cannot name a run"):
+        RunStore.create(Path(f"{tmp_path}/runs/{name}") if name else Path("/"), RunConfig())
+
+
+def test_a_taken_name_and_an_unwritable_place_are_refused(tmp_path: Path, store: RunStore) -> None:
+    with pytest.raises(StoreError, match="already exists"):
+        RunStore.create(store.folder, RunConfig())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot be written.*write permission"):
+        RunStore.create(tmp_path / "file" / "run", RunConfig())
+
+
+def test_a_full_disk_leaves_no_half_made_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """config.json appears whole or not at all, so that no list of runs shows half a run, and the name stays free."""
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(StoreError, match="No space left"):
+            RunStore.create(tmp_path / "run", RunConfig())
+    assert runs_in(tmp_path) == []
+    RunStore.create(tmp_path / "run", RunConfig()).close()
+
+
+# --- ratings ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_repeated_client_id_changes_nothing(store: RunStore) -> None:
+    """A click sent twice over a bad line is one rating, even if it says something else the second time."""
+    first, second = ids(store)[:2]
+    assert store.add_rating("click", first, "anna", "thumbs", 1) is True
+    assert store.add_rating("click", first, "anna", "thumbs", -1) is False
+    assert store.add_rating("click", second, "bob", "thumbs", -1) is False
+    assert [(r.sample, r.rater, r.value) for r in store.ratings(1)] == [(first, "anna", 1)]
+
+
+def test_the_latest_of_each_rater_counts_and_clear_takes_it_back(store: RunStore) -> None:
+    """Append-only: every event stays in the record, whatever counts."""
+    first, second, third = ids(store)[:3]
+    events = [
+        (first, "anna", "thumbs", 1), (first, "bob", "thumbs", -1), (first, "anna", "thumbs", -1), (second, "anna", "thumbs", 1),
+        (second, "anna", "clear", None), (third, "bob", "clear", None), (third, "bob", "stars", 4), (first, "bob", "skip", None),
+    ]  # fmt: skip
+    for n, event in enumerate(events):
+        store.add_rating(f"c{n}", *event)
+    latest = {(s, r.rater): (r.kind, r.value) for s, rows in store.latest_ratings(1).items() for r in rows}
+    assert latest == {(first, "anna"): ("thumbs", -1), (first, "bob"): ("skip", None), (third, "bob"): ("stars", 4)}
+    assert [(r.sample, r.rater, r.kind, r.value) for r in store.ratings(1)] == events
+
+
+def test_a_rating_of_no_image_is_refused_in_plain_words(store: RunStore) -> None:
+    for missing in (10_000, -1, 2**80):
+        with pytest.raises(StoreError, match=f"no image {missing}"):
+            store.add_rating("c", missing, "anna", "thumbs", 1)
+    assert store.ratings() == [] and store.add_rating("c", ids(store)[0], "anna", "thumbs", 1)
+
+
+def test_closing_a_round_fixes_which_ratings_count(store: RunStore) -> None:
+    one, two = ids(store)[:2]
+    store.add_rating("before", one, "anna", "thumbs", 1)
+    closed = store.close_round(1)
+    store.add_rating("after", one, "anna", "thumbs", -1)
+    store.add_rating("too", two, "anna", "thumbs", -1)
+    assert store.close_round(1) == closed
+    counted = store.latest_ratings(1, up_to=closed)
+    assert {s: [r.value for r in rows] for s, rows in counted.items()} == {one: [1.0]} and len(store.ratings(1)) == 3
+
+
+def test_ratings_are_of_their_round(store: RunStore) -> None:
+    store.start_round(2)
+    store.add_samples(2, [0], ["a cat"], [99], [picture(99, 8)])
+    store.add_rating("x", store.samples(2)[0].id, "anna", "thumbs", 1)
+    assert store.ratings(1) == [] and len(store.ratings(2)) == len(store.ratings()) == 1
+
+
+# --- worker's rows ----------------------------------------------------------------------------------------------------------------
+
+
+def test_marks_are_set_once_and_in_order(store: RunStore) -> None:
+    """A second mark does not move the first one's time; the next missing mark is where work goes on."""
+    sampled = store.rounds()[0].sampled_at
+    time.sleep(0.01)
+    store.mark(1, "sampled")
+    assert store.rounds()[0].sampled_at == sampled and store.start_round(1).next_mark == "scored"
+    for mark, following in (("scored", "updated"), ("updated", "checkpointed"), ("checkpointed", None)):
+        store.mark(1, mark)
+        assert store.rounds()[0].next_mark == following
+    with pytest.raises(ValueError, match="started"):
+        store.mark(1, "started")
+
+
+def test_samples_that_exist_stay_as_they_are(store: RunStore) -> None:
+    """Sampling again after a crash moves no row, no file and no time."""
+    rows = store.samples(1)
+    store.add_samples(1, range(8), ["other"] * 8, range(100, 108), [picture(i, 8) for i in range(8)])
+    assert store.samples(1) == rows
+    for row in rows:
+        with Image.open(store.folder / row.image) as image:
+            assert image.convert("RGB").tobytes() == picture(row.seed, 8).tobytes()
+
+
+def test_numbers_that_are_none_become_none(store: RunStore) -> None:
+    one, two, three = ids(store)[:3]
+    store.add_scores("r", {one: Score(float("nan")), two: Score(None), three: Score(0.5, {"why": "🦊"})})
+    assert store.scores(1, "r") == {one: Score(None), two: Score(None), three: Score(0.5, {"why": "🦊"})}
+    store.add_metrics(1, dict(good=1.5, bad=float("nan"), worse=float("-inf")))
+    store.add_metrics(2, dict(good=2.5))
+    assert store.metrics() == dict(good=[(1, 1.5), (2, 2.5)], bad=[(1, None)], worse=[(1, None)])
+    assert finite(None) is None and finite(3) == 3.0
+
+
+@pytest.mark.parametrize("prompt", ODD)
+def test_odd_prompts_come_back_as_they_went_in(store: RunStore, prompt: str) -> None:
+    store.start_round(2)
+    store.add_samples(2, [0], [prompt], [2**62], [picture(1, 8)])
+    assert (store.samples(2)[0].prompt, store.samples(2)[0].seed) == (prompt, 2**62)
+    store.add_rating(prompt, store.samples(2)[0].id, prompt, "thumbs", 1)
+    assert (store.ratings(2)[0].client_id, store.ratings(2)[0].rater) == (prompt, prompt)
+
+
+# --- status -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_status_tells_new_loading_live_interrupted_and_ended_apart(tmp_path: Path) -> None:
+    """From the folder alone: the lock says who lives, the rows say what was last done."""
+    store = RunStore.create(tmp_path / "run", RunConfig())
+    assert store.status().state == "new" and not store.status().alive
+    for state in LIVE_STATES:
+        lock = WorkerLock(store.folder / "worker.lock")
+        store.set_progress(state, 2, 3, 8)
+        assert (store.status().state, store.status().alive, store.status().done) == (state, True, 3)
+        lock.release()
+        assert (store.status().state, store.status().alive) == ("interrupted", False)
+    for state in ENDED_STATES:
+        store.add_event(state, f"It is {state}.")
+        store.set_progress(state, 2)
+        assert (store.status().state, store.status().message) == (state, f"It is {state}.")
+        lock = WorkerLock(store.folder / "worker.lock")
+        assert (store.status().state, store.status().message) == ("loading", "")
+        lock.release()
+
+
+def test_a_new_worker_shows_as_loading_at_once(tmp_path: Path) -> None:
+    store = RunStore.create(tmp_path / "run", RunConfig())
+    lock = WorkerLock(store.folder / "worker.lock")
+    assert store.status().state == "loading" and store.status().pid
+    lock.release()
+
+
+def test_pending_requests_are_those_without_an_answer(store: RunStore) -> None:
+    one, two = store.add_request("pause"), store.add_request("apply", round=3)
+    store.add_event("answer", "paused", one)
+    assert [(r.id, r.kind, r.payload) for r in store.pending_requests()] == [(two, "apply", {"round": 3})]
+    assert store.status().pending == ("apply",)
+    with pytest.raises(ValueError, match="format"):
+        store.add_request("format c:")
+
+
+def test_revision_changes_with_every_write_of_this_or_another_process_and_with_nothing_else(store: RunStore) -> None:
+    other = RunStore(store.folder)
+    seen = store.revision
+    assert store.revision == seen and store.samples(1) and store.revision == seen
+    for write in (
+        lambda: store.add_event("note", "mine"), lambda: other.add_event("note", "theirs"), lambda: other.set_progress("sampling", 1),
+        lambda: other.add_rating("c", ids(store)[0], "anna", "thumbs", 1),
+    ):  # fmt: skip
+        write()
+        assert store.revision != seen
+        seen = store.revision
+
+
+# --- files ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_write_file_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash before the rename leaves the old content; no reader ever sees the new name with half the bytes."""
+    file = tmp_path / "state"
+    write_file(file, b"old")
+
+    def power_cut(self: Path, target: Path) -> None:
+        assert file.read_bytes() == b"old"
+        raise OSError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", power_cut)
+        with pytest.raises(OSError, match="power cut"):
+            write_file(file, b"new" * 1000)
+    assert file.read_bytes() == b"old"
+    write_file(file, b"new")
+    assert file.read_bytes() == b"new" and [f.name for f in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_living_run_is_not_deleted_and_a_dead_one_is(tmp_path: Path) -> None:
+    store = RunStore.create(tmp_path / "run", RunConfig())
+    lock = WorkerLock(store.folder / "worker.lock")
+    with pytest.raises(StoreError, match=r"is running\. Stop it first"):
+        delete_run(store.folder)
+    assert runs_in(tmp_path) == [store.folder]
+    lock.release()
+    store.close()
+    delete_run(store.folder)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "holiday").mkdir()
+    with pytest.raises(StoreError, match="is no run folder"):
+        delete_run(tmp_path / "holiday")
+
+
+def test_the_log_s_tail_is_short_and_survives_odd_bytes(store: RunStore) -> None:
+    assert store.log_tail() == ""
+    (store.folder / "worker.log").write_bytes(b"".join(b"line %d \xff\n" % n for n in range(5000)))
+    lines = store.log_tail(lines=3).splitlines()
+    assert [line.split()[1] for line in lines] == ["4997", "4998", "4999"]
