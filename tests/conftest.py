@@ -59,8 +59,9 @@ def serve(runs: Path, **options: object) -> Iterator[Studio]:
 @pytest.fixture(scope="session")
 def browser():
     """A headless Chromium."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
     chromium = Path("/usr/bin/chromium")
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=str(chromium) if chromium.exists() else None, args=BROWSER_ARGUMENTS)
@@ -76,7 +77,7 @@ def page(browser):
     context.on("request", lambda request: LOCAL.match(request.url) or problems.append(f"request to {request.url}"))
     found.on("pageerror", lambda error: problems.append(f"page error: {error}"))
     found.on("console", lambda message: problems.append(f"console: {message.text}") if serious(message) else None)
-    found.set_default_timeout(15_000)
+    found.set_default_timeout(30_000)
     yield found
     context.close()
     assert not problems, problems

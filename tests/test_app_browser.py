@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 from conftest import Studio, serve
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 from toys import ODD_PROMPTS, filled_run
 
 from ddpo.lock import WorkerLock
@@ -20,7 +20,7 @@ WIDTHS = (390, 1600)
 NAME_IN_FOCUS = "(document.activeElement.getAttribute('aria-label') || document.activeElement.textContent || '').trim()"
 
 
-def until(true: Callable[[], object], seconds: float = 15) -> None:
+def until(true: Callable[[], object], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "waited in vain"
@@ -32,6 +32,11 @@ def open_studio(page: Page, studio: Studio, run: str | None = None, tab: str = "
     expect(page.locator(".bar select")).to_be_visible()
     if tab != "Run":
         page.get_by_role("tab", name=tab, exact=True).click()
+
+
+def field(page: Page, block: str) -> Locator:
+    """What is typed into, in a block of the form."""
+    return page.locator(f"#{block}").locator("input, textarea")
 
 
 @pytest.fixture
@@ -57,22 +62,22 @@ def test_an_empty_studio_leads_to_the_first_run(page: Page, studio: Studio) -> N
 
 def test_an_error_is_said_beside_the_button_and_nothing_typed_is_lost(page: Page, studio: Studio) -> None:
     open_studio(page, studio)
-    expect(page.get_by_label("Name of the run")).to_have_value("rate-1")
-    page.get_by_label("Name of the run").fill("my run!")
-    page.get_by_label("Images a round").fill("10")
-    page.get_by_label("Prompts", exact=True).fill("a <b>cat</b>\n${alert(1)}")
+    expect(field(page, "new-run-name")).to_have_value("rate-1")
+    field(page, "new-run-name").fill("my run!")
+    field(page, "set-images_per_round").fill("10")
+    field(page, "new-run-prompts").fill("a <b>cat</b>\n${alert(1)}")
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.get_by_role("alert").filter(has_text="not divisible")).to_contain_text("Images a round is 10")
-    expect(page.get_by_label("Name of the run")).to_have_value("my run!")
-    expect(page.get_by_label("Prompts", exact=True)).to_have_value("a <b>cat</b>\n${alert(1)}")
+    expect(field(page, "new-run-name")).to_have_value("my run!")
+    expect(field(page, "new-run-prompts")).to_have_value("a <b>cat</b>\n${alert(1)}")
     assert not list(studio.runs.iterdir())
 
 
 def test_start_steer_and_stop_a_run(page: Page, toy_studio: Studio, model: str) -> None:
     open_studio(page, toy_studio)
     page.get_by_role("radio", name=re.compile("Rate with stars")).check()
-    expect(page.get_by_label("Name of the run")).to_have_value("rate-stars-1")
-    page.get_by_label("Model", exact=True).fill(model)
+    expect(field(page, "new-run-name")).to_have_value("rate-stars-1")
+    field(page, "set-model").fill(model)
     page.get_by_role("button", name="Start", exact=True).click()
     panel = page.locator("#studio-panel")
     expect(panel.get_by_role("heading", name="Waiting for your ratings")).to_be_visible()
@@ -103,7 +108,7 @@ def test_start_steer_and_stop_a_run(page: Page, toy_studio: Studio, model: str) 
 def test_a_worker_that_cannot_start_says_why(page: Page, toy_studio: Studio, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_WORKER", "broken")
     open_studio(page, toy_studio)
-    page.get_by_label("Model", exact=True).fill(model)
+    field(page, "set-model").fill(model)
     page.get_by_role("button", name="Start", exact=True).click()
     alert = page.locator("#studio-panel").get_by_role("alert")
     expect(alert).to_contain_text("No module named 'torch'")
@@ -246,9 +251,9 @@ def test_the_library_opens_and_deletes(page: Page, studio: Studio) -> None:
 
 def test_odd_prompts_are_text_everywhere(page: Page, studio: Studio) -> None:
     page.on("dialog", lambda dialog: pytest.fail(f"a prompt ran: {dialog.message}"))
-    store = filled_run(studio.runs / "odd", rounds=3, prompts=ODD_PROMPTS)
+    store = filled_run(studio.runs / "odd", rounds=4, prompts=ODD_PROMPTS)
     store.add_event("failed", ODD_PROMPTS[3])
-    store.set_progress("failed", 3)
+    store.set_progress("failed", 4)
     store.close()
     open_studio(page, studio, "odd")
     expect(page.get_by_role("alert").filter(has_text="<script>")).to_be_visible()
@@ -258,7 +263,7 @@ def test_odd_prompts_are_text_everywhere(page: Page, studio: Studio) -> None:
     page.get_by_role("tab", name="Progress", exact=True).click()
     gallery = page.locator("#studio-gallery")
     shown: set[str] = set()
-    for _ in range(3):
+    for _ in range(4):
         shown |= set(gallery.locator(".gallery-tile > span").all_text_contents())
         if gallery.get_by_role("button", name="Earlier round").is_enabled():
             gallery.get_by_role("button", name="Earlier round").click()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
@@ -84,7 +85,8 @@ def field_component(field: Field[Any], value: Any, min_width: int = 160, info: b
     if field.type == "bool":
         return gr.Checkbox(value=value, **common)
     if field.type in ("int", "float"):
-        return gr.Number(value=value, **common)
+        step = 1.0 if field.type == "int" or not value else 10.0 ** math.floor(math.log10(abs(value)))
+        return gr.Number(value=value, step=step, **common)
     return gr.Textbox(value=value, max_lines=1, **common)
 
 
