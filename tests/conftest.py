@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 import threading
@@ -42,16 +43,22 @@ def serve(runs: Path, **options: object) -> Iterator[Studio]:
     from app.server import create_app
 
     runs.mkdir(exist_ok=True)
-    door = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(runs, **options), log_level="warning", timeout_graceful_shutdown=1))  # type: ignore[arg-type]
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
+    door, started = listen("127.0.0.1", 0), []
+
+    async def main() -> None:
+        server = uvicorn.Server(uvicorn.Config(create_app(runs, **options), log_level="warning", timeout_graceful_shutdown=1))  # type: ignore[arg-type]
+        started.append(server)
+        await server.serve(sockets=[door])
+
+    # The app is made within the thread's event loop: without one, Gradio makes one that nobody closes.
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
     thread.start()
-    deadline = time.monotonic() + 30
-    while not server.started and time.monotonic() < deadline:
+    deadline = time.monotonic() + 60
+    while not (started and started[0].started) and time.monotonic() < deadline and thread.is_alive():
         time.sleep(0.02)
-    assert server.started
+    assert started and started[0].started
     yield Studio(f"http://127.0.0.1:{door.getsockname()[1]}", runs)
-    server.should_exit = True
+    started[0].should_exit = True
     thread.join(10)
     door.close()
 
