@@ -85,6 +85,7 @@ def build_studio(runs: Runs, launcher: Launcher) -> gr.Blocks:
             selected = which if kind in ("open", "resume") else selected
             return [selected, *views.changes(selected, told)]
 
+        api.publish(runs, launcher)  # first: its names go before those of the page's own events
         blocks.load(load, None, [name, fresh, form.name, *shown], **QUIET)
         timer.tick(tick, [name, seen], shown, **QUIET)
         bar.act(pick, [seen], [name, *shown], **QUIET)
@@ -92,5 +93,4 @@ def build_studio(runs: Runs, launcher: Launcher) -> gr.Blocks:
         shelf.act(manage, [name, seen], [name, *shown], **QUIET)
         form.cards.act(choose_preset, [form.name], form.inputs, **QUIET)
         form.start.click(start, [name, seen, *form.inputs], [name, form.note, form.name, fresh, *shown], **QUIET)
-        api.publish(runs, launcher)
     return blocks
