@@ -64,7 +64,7 @@ class RunConfig:
     images_per_prompt: int = setting(4, "How many images of each prompt a round makes; their scores are compared with one another.", low=2)
     images_per_update: int = setting(16, "How many images one optimiser step learns from.", low=1)
     passes: int = setting(1, "How many times a round's images are gone through by the optimiser.", low=1, high=100)
-    microbatch: int = setting(16, "How many images, or denoising steps of images, go through the model at once: memory, not learning.", low=1)
+    microbatch: int = setting(4, "How many images, or denoising steps of images, go through the model at once: memory, not learning.", low=1)
     steps: int = setting(10, "How many denoising steps make an image.", low=1, high=1000)
     guidance: float = setting(5.0, "The weight of classifier-free guidance, in sampling and in training.", low=0.0, high=100.0)
     eta: float = setting(1.0, "The noise of the DDIM sampler: 1 is DDPM's, and 0 would leave no policy to train.", above=0.0, high=1.0)
@@ -80,7 +80,11 @@ class RunConfig:
     lora_targets: str = setting(
         "attention", "Which layers of the denoiser get an adapter: its attention, or all its layers.", choices=("attention", "all")
     )
-    precision: str = setting("fp32", "The precision of the model's forward pass; weights in training stay float32.", choices=("fp32", "bf16"))
+    precision: str = setting(
+        "auto",
+        "The precision of the denoiser: `auto` is bf16 where the device is fast at it, else fp32; trained weights are always float32.",
+        choices=("auto", "fp32", "bf16"),
+    )
     device: str = setting("auto", "Where the model runs: `auto` takes a GPU when there is one.")
     held_out_images: int = setting(32, "How many images, of seeds never trained on, measure an automatic reward before and after.", low=0, high=4096)
     held_out_every: int = setting(0, "Measure the held-out reward every so many rounds as well; 0 measures at the end only.", low=0)

@@ -86,6 +86,19 @@ def pick_device(setting: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def pick_dtype(setting: str, device: torch.device) -> torch.dtype | None:
+    """The type that the setting ``precision`` casts the denoiser to, or None for float32.
+
+    "auto" takes bfloat16 where it is fast: on GPUs and CPUs with instructions for it.
+    """
+    if setting != "auto":
+        return torch.bfloat16 if setting == "bf16" else None
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if fast else None
+
+
 class StableDiffusionPolicy:
     """A Stable Diffusion 1.x pipeline with a LoRA adapter, sampled by DDIM with guidance.
 
@@ -103,7 +116,7 @@ class StableDiffusionPolicy:
         self.latent_shape = (self.unet.config.in_channels, side, side)
         for network in (self.unet, self.vae, self.text_encoder):
             network.requires_grad_(False).eval().to(self.device)
-        self.autocast = torch.bfloat16 if config.precision == "bf16" else None
+        self.autocast = pick_dtype(config.precision, self.device)
         if self.autocast:
             self.unet.to(self.autocast)
         if self.device.type == "cpu":

@@ -298,7 +298,7 @@ def make_scheduler() -> DDIMScheduler:
     )  # fmt: skip
 
 
-UNET_STEPS = 2800
+UNET_STEPS = 3900
 
 
 def make_unet(work: Path) -> None:
@@ -359,7 +359,7 @@ def save_pipeline(pipeline: StableDiffusionPipeline) -> None:
 
 
 def make_judge(work: Path) -> None:
-    captions, pictures = scenes(work, "judge", 20_000_000, 60_000)
+    captions, pictures = scenes(work, "judge", 20_000_000, 40_000)
     test_captions, test_pictures = scenes(work, "held_out", HELD_OUT_SEED, HELD_OUT_SCENES)
     labels, test_labels = (torch.tensor([label_of(c) for c in part]) for part in (captions, test_captions))
     torch.manual_seed(1)
@@ -374,7 +374,7 @@ def make_judge(work: Path) -> None:
         hit = (logits[0].argmax(1) == labels[index, 0]).float().mean()
         return loss, dict(loss=loss.item(), hit=hit.item())
 
-    train("judge", work, {"judge": judge}, loss_of, steps=2000, lr=2e-3, weight_decay=0.05)
+    train("judge", work, {"judge": judge}, loss_of, steps=1500, lr=2e-3, weight_decay=0.05)
     judge.eval()
     hits = torch.zeros(3)
     with torch.no_grad():
