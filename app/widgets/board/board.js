@@ -126,7 +126,7 @@ function put(index, rating) {
     client_id: newId(), sample: image.id, image: image.image, rater: state.rater, kind: rating?.kind ?? "clear", value: rating?.value ?? null,
     shown_at: state.shown.get(image.id) ?? null, answered_at: Date.now() / 1000,
   });
-  paint();
+  paintRating(index);
 }
 
 function acknowledged(entry, result) {

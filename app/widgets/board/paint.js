@@ -8,11 +8,26 @@ function paint() {
   if (!board) { refs.grid.replaceChildren(); state.cards = []; return; }
   buildGrid();
   const signal = signalNow();
-  state.images.forEach((image, i) => paintCard(state.cards[i], image, board, (shown) => state.shown.set(shown.id, state.shown.get(shown.id) ?? Date.now() / 1000)));
+  state.images.forEach((image, i) => paintCard(state.cards[i], image, board, noteShown));
   for (const group of state.groups) paintGroup(group, state.images[group.start]?.prompt ?? null, signal);
   paintDock(signal);
   paintCurrent();
   if (refs.zoom.open) paintLarge();
+}
+
+/** What one rating changes, and no more: this is what happens at a key. */
+function paintRating(index) {
+  const signal = signalNow();
+  paintCard(state.cards[index], state.images[index], state.board, noteShown);
+  for (const group of state.groups) paintGroup(group, state.images[group.start]?.prompt ?? null, signal);
+  paintDock(signal);
+  paintTop();
+  if (refs.zoom.open && index === state.current) paintLarge();
+}
+
+/** Remember when a picture was first on the page. */
+function noteShown(image) {
+  if (!state.shown.has(image.id)) state.shown.set(image.id, Date.now() / 1000);
 }
 
 function viewName() {
