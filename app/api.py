@@ -31,7 +31,7 @@ def publish(runs: Runs, launcher: Launcher) -> None:
                 raise ConfigError(f"Unknown setting {', '.join(unknown)}.")
             launcher.start(new_run.create(runs, name, values | (settings or {})).folder)
         except (ConfigError, StoreError, LaunchError) as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
         return status(name)
 
     def stop(name: str, after_round: bool = True) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def publish(runs: Runs, launcher: Launcher) -> None:
         try:
             run.steer(runs.open(name), launcher, "stop_after_round" if after_round else "stop")
         except (StoreError, LaunchError) as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
         return status(name)
 
     def status(name: str) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def publish(runs: Runs, launcher: Launcher) -> None:
             store = runs.open(name)
             return dict(run=store.name, **run.bar_value(store, launcher), message=store.status().message)
         except StoreError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
 
     def list_batch(name: str) -> dict[str, Any]:
         """The images of the round that waits for ratings, or of the latest one, with their scores so far."""
@@ -57,7 +57,7 @@ def publish(runs: Runs, launcher: Launcher) -> None:
             rounds = store.rounds()
             return images_of_round(store, rounds[-1].number) if rounds else dict(round=0, images=[], summary="")
         except StoreError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
 
     def rate(name: str, image: int, value: float | None, rater: str = "api", client_id: str = "") -> bool:
         """Rate an image: thumbs -1 or 1, stars 1 to 5 as the run is rated, or nothing to skip; True when it was new."""
@@ -72,7 +72,7 @@ def publish(runs: Runs, launcher: Launcher) -> None:
                 raise StoreError(f"{value} is no rating in {kind}.")
             return store.add_rating(client_id or uuid.uuid4().hex, int(image), rater, kind, value)
         except StoreError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
 
     for call in (start, stop, status, list_batch, rate):
         gr.api(call, api_name=call.__name__, queue=False)

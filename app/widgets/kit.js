@@ -61,6 +61,11 @@ function show(view, after) {
   redraw();
 }
 
+// What stands here until the first value has come.
+function waiting() {
+  return h("div", { class: "s-card s-waiting", key: "waiting", "aria-busy": true, "aria-label": "Loading" });
+}
+
 // Clicks on anything with data-act become the widget's one event, with the element's other data as its parameters.
 function onAct(handler) {
   element.addEventListener("click", (event) => {
@@ -122,6 +127,7 @@ function duration(seconds) {
 function timeLeft(value) {
   if (value.left === null || value.left === undefined) return "";
   const left = value.left - Math.max(0, Date.now() / 1000 - value.changed_at);
+  if (left < -5) return ""; // the estimate was wrong
   return left < 1 ? "almost done" : `about ${duration(left)} left`;
 }
 

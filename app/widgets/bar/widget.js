@@ -6,7 +6,7 @@ function select(v) {
   const missing = v.run && !names.includes(v.run);
   return h("label", { class: "bar-pick", key: "pick" }, h("span", { class: "s-visually-hidden" }, "Run"),
     h("select", { "data-pick": "", "aria-label": "Run", disabled: !names.length },
-      !names.length && h("option", { value: "" }, "No runs yet"),
+      !names.length && h("option", { value: "" }, v.runs ? "No runs yet" : "…"),
       names.length && !v.run ? h("option", { value: "" }, "Choose a run") : null,
       missing && h("option", { value: v.run }, `${v.run} (missing)`),
       names.map((name) => h("option", { value: name }, name))));

@@ -14,7 +14,8 @@ function steps(low, high, wanted) {
 function text(value, step) {
   if (value === null || value === undefined) return "–";
   const size = Math.max(Math.abs(value), step || 0);
-  if (value !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(Math.abs(value) < 1e-3 && !step ? 2 : 1).replace("-", "−").replace("e−", "e−");
+  if (value !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(Math.abs(value) < 1e-3 && !step ? 2 : 1).replace(/-/g, "−");
+  if (!step && value !== 1 && Math.abs(value - 1) < 1e-3) return value.toFixed(6); // a ratio
   const digits = step ? Math.min(8, Math.max(0, Math.ceil(-Math.log10(step) - 1e-9) + (Math.round(step / 10 ** Math.floor(Math.log10(step)) * 10) % 10 ? 1 : 0))) : size < 1 ? 4 : size < 100 ? 3 : 1;
   const shown = value.toFixed(digits);
   return (step ? shown : shown.replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "")).replace("-", "−");
@@ -166,6 +167,7 @@ function read(round) {
 }
 
 function view(v) {
+  if (!("run" in v)) return waiting();
   if (!v.run) return h("section", { class: "s-card panel-empty", key: "empty" }, h("h2", {}, "Nothing to show yet"), h("p", {}, "Choose a run above, or start one on the Run page. Its curves grow here, round by round."));
   if (!(v.charts || []).length) return h("section", { class: "s-card panel-empty", key: "empty" }, h("h2", {}, "No curves yet"), h("p", {}, "They begin with the first scored round."));
   return h("div", { class: "charts", key: v.run },

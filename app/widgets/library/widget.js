@@ -31,7 +31,8 @@ function card(c) {
 }
 
 function view(v) {
-  const cards = v.cards || [];
+  if (!v.cards) return waiting();
+  const cards = v.cards;
   if (!cards.length) {
     return h("section", { class: "s-card panel-empty" }, h("h2", {}, "No runs yet"), h("p", {}, "Runs that you start appear here, with their latest images."),
       h("button", { class: "s-button s-primary", "data-act": "first" }, "Start the first one"));

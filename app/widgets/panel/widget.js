@@ -68,6 +68,7 @@ function historyView(v) {
 }
 
 function view(v) {
+  if (!v.kind) return waiting();
   if (v.kind !== "run") return empty(v);
   return h("div", { class: "panel", key: v.run },
     h("section", { class: "s-card panel-main", "data-tone": v.tone },
