@@ -14,7 +14,7 @@ from ddpo.rollout import rollout
 from ddpo.trainer import PolicyMismatch, Trainer, TrainingError, summary
 from ddpo.trajectory import Trajectory
 from rewards.base import Sample, Score
-from tests.toys_ddpo import Brightness, LinearPolicy, outcome, spread_scores, toy_config, toy_trainer
+from tests.toys_ddpo import Brightness, LinearPolicy, in_memory, outcome, spread_scores, toy_config, toy_trainer
 
 
 def gradient_of_first_update(trainer: Trainer) -> torch.Tensor:
@@ -193,20 +193,21 @@ def resume_config() -> object:
     return toy_config(rounds=2, microbatch=5, images_per_update=4, steps=2, held_out_every=1, held_out_images=4)
 
 
-def test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run(tmp_path: Path) -> None:
+def test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run() -> None:
     """Defect 3: for every one of the run's reports: fall over there, go on with a new trainer, end with the straight run's weights, AdamW moments,
     metrics, images and scores, bit for bit. The trainers share nothing but the folder."""
-    assert not stopped_at(tmp_path / "straight", 10**9)
-    straight = outcome(tmp_path / "straight")
-    assert list(straight["states"]) == [1, 2] and [r for r, _ in straight["metrics"]["held_out_reward"]] == [0, 1, 2]
-    report = 0
-    while stopped_at(folder := tmp_path / "broken", report):
-        assert not stopped_at(folder, 10**9)
-        again = outcome(folder)
-        assert {key for key in straight if again[key] != straight[key]} == set(), report
-        shutil.rmtree(folder)
-        report += 1
-    assert report > 20  # 4 parts sampled, 4 scored, 8 microbatches learned from, 3 measurements, and the verbs themselves
+    with in_memory() as memory:
+        assert not stopped_at(memory / "straight", 10**9)
+        straight = outcome(memory / "straight")
+        assert list(straight["states"]) == [1, 2] and [r for r, _ in straight["metrics"]["held_out_reward"]] == [0, 1, 2]
+        report = 0
+        while stopped_at(folder := memory / "broken", report):
+            assert not stopped_at(folder, 10**9)
+            again = outcome(folder)
+            assert {key for key in straight if again[key] != straight[key]} == set(), report
+            shutil.rmtree(folder)
+            report += 1
+        assert report > 20  # 4 parts sampled, 4 scored, 8 microbatches learned from, 3 measurements, and the verbs themselves
 
 
 def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
