@@ -1,0 +1,174 @@
+"""What a worker says when things go wrong: one plain line, nothing lost, and Resume works."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ddpo import worker
+from ddpo.lock import WorkerLock
+from ddpo.store import RunStore
+from tests.models import save_tiny_model
+from tests.test_config import ODD
+from tests.toys_ddpo import outcome, tiny_config
+
+SMALL = dict(rounds=2, held_out_images=0, steps=2)
+
+
+@pytest.fixture(autouse=True)
+def stay_as_nice_as_you_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker makes way for the page; here it is this process, and would make way for everybody more and more."""
+    monkeypatch.setattr(os, "nice", lambda by: 0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+def create(folder: Path, model: Path, **changes: Any) -> Path:
+    RunStore.create(folder, tiny_config(model, **(SMALL | changes))).close()
+    return folder
+
+
+def ending(folder: Path) -> tuple[str, str]:
+    """A run's state and last message."""
+    store = RunStore(folder)
+    status = store.status()
+    store.close()
+    return status.state, status.message
+
+
+def stop_after_first_round(folder: Path) -> Callable[..., None]:
+    """A watcher that asks to stop once the first round learns."""
+    store = RunStore(folder)
+    asked: list[int] = []
+
+    def watcher(state: str, number: int, done: int, total: int) -> None:
+        if state == "updating" and not asked:
+            asked.append(store.add_request("stop_after_round"))
+
+    return watcher
+
+
+@pytest.mark.parametrize("failing", ["part-", ".png", "state.safetensors"])
+def test_a_full_disk_is_said_plainly_and_resume_goes_on(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    """Whichever file of round 2 finds no room, half of it written: state failed, plain words, no half file, and then the straight run's end."""
+    create(tmp_path / "straight", model)
+    assert worker.run(tmp_path / "straight") == 0
+    folder, write_bytes = create(tmp_path / "run", model), Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if failing in self.name and "0002" in str(self):
+            write_bytes(self, data[: len(data) // 2])
+            raise OSError(28, "No space left on device")
+        return write_bytes(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        assert worker.run(folder) == 1
+    assert ending(folder) == ("failed", "The disk is full. Make room and press Resume: nothing that was finished is lost.")
+    assert worker.run(folder) == 0 and ending(folder)[0] == "finished"
+    assert outcome(folder) == outcome(tmp_path / "straight")
+
+
+def test_a_full_database_is_said_in_the_log_and_resume_goes_on(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SQLite itself is out of pages: not even the ending can be written, so the log says it, and the run shows as interrupted."""
+    folder, connect = create(tmp_path / "run", model), sqlite3.connect
+
+    def tight(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        db = connect(*arguments, **options)
+        db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0]}")
+        return db
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", tight)
+        code = worker.run(folder)
+    said = capsys.readouterr().err
+    assert code == 1 and "The disk is full. Make room and press Resume" in said
+    assert worker.run(folder) == 0 and ending(folder)[0] == "finished"
+
+
+def test_weights_that_are_no_numbers_end_the_run_and_keep_the_checkpoint(tmp_path: Path) -> None:
+    """NaN from the model in round 2: a plain message, state failed, round 1's checkpoint untouched; with the model healed, Resume finishes."""
+    model = save_tiny_model(tmp_path / "model")
+    folder = create(tmp_path / "run", model)
+    assert worker.run(folder, stop_after_first_round(folder)) == 0 and ending(folder)[0] == "stopped"
+    weights, checkpoint = model / "unet" / "diffusion_pytorch_model.safetensors", folder / "checkpoints" / "0001" / "state.safetensors"
+    good, kept = weights.read_bytes(), checkpoint.read_bytes()
+    save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    assert worker.run(folder) == 1
+    state, message = ending(folder)
+    assert state == "failed" and "NaN" in message and "lower learning rate" in message and "Traceback" not in message
+    assert checkpoint.read_bytes() == kept
+    weights.write_bytes(good)
+    assert worker.run(folder) == 0 and ending(folder)[0] == "finished"
+
+
+def test_half_precision_that_breaks_the_ratio_is_refused_with_the_numbers(tmp_path: Path, model: Path) -> None:
+    """Defect 1 through the worker, in bf16 with a clip range far below bf16's rounding: either it matches, or it says both numbers and what to do."""
+    folder = create(tmp_path / "run", model, precision="bf16", clip_nats=1e-7, microbatch=3, steps=4)
+    code = worker.run(folder)
+    state, message = ending(folder)
+    if code == 0:
+        deviations = dict(RunStore(folder).metrics()["ratio_max_deviation"])
+        assert state == "finished" and deviations
+    else:
+        assert state == "failed" and "moves the ratio by" in message and "precision fp32" in message
+
+
+@pytest.mark.parametrize("damage", ["gone", "not a model", "cut short"])
+def test_a_model_that_cannot_be_loaded_ends_the_run_in_plain_words(tmp_path: Path, damage: str) -> None:
+    model = save_tiny_model(tmp_path / "model")
+    folder = create(tmp_path / "run", model)
+    if damage == "gone":
+        model.rename(tmp_path / "elsewhere")
+    elif damage == "not a model":
+        (model / "model_index.json").unlink()
+    else:
+        weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+    assert worker.run(folder) == 1
+    state, message = ending(folder)
+    words = dict(gone="does not exist", **{"not a model": "is no diffusers model", "cut short": "log"})
+    assert state == "failed" and words[damage] in message
+
+
+def test_odd_prompts_go_through_a_whole_run_unharmed(tmp_path: Path, model: Path) -> None:
+    """5,000 characters, emoji, markup, control characters: encoded, sampled, stored and trained on, and read back as they were."""
+    n = len(ODD)
+    folder = create(tmp_path / "run", model, prompts=ODD, images_per_round=2 * n, images_per_prompt=2, images_per_update=2 * n, rounds=1)
+    assert worker.run(folder) == 0, RunStore(folder).status()
+    rows = RunStore(folder).samples(1)
+    assert sorted(row.prompt for row in rows) == sorted(2 * ODD) and all((folder / row.image).exists() for row in rows)
+
+
+def test_ctrl_c_stops_and_resume_goes_on(tmp_path: Path, model: Path) -> None:
+    folder = create(tmp_path / "run", model)
+
+    def press(state: str, number: int, done: int, total: int) -> None:
+        if (state, number) == ("updating", 2):
+            raise KeyboardInterrupt
+
+    assert worker.run(folder, press) == 0 and ending(folder)[0] == "stopped"
+    assert worker.run(folder) == 0 and ending(folder) == ("finished", "All 2 rounds are done.")
+
+
+def test_what_cannot_begin_leaves_with_2_and_one_line(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert worker.run(tmp_path) == 2
+    assert "is no run folder" in capsys.readouterr().err
+    folder = create(tmp_path / "run", model)
+    lock = WorkerLock(folder / "worker.lock")
+    assert worker.run(folder) == 2
+    said = capsys.readouterr().err
+    assert "Another worker already runs" in said and len(said.splitlines()) == 1
+    lock.release()
