@@ -1,0 +1,97 @@
+"""The main job, whole: a person in a real browser, the real app, the real worker in its own process, the real pocket model."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.launch import Launcher, kill
+from ddpo.lock import holder
+from ddpo.store import RunStore
+from tests.conftest import Studio, serve
+
+HERE = "#rating-board .card[data-state=here]"
+
+
+@pytest.fixture
+def real_studio(tmp_path: Path):
+    """A studio with the shipped launcher."""
+    yield from serve(tmp_path / "runs", launcher=Launcher())
+    for config in (tmp_path / "runs").glob("*/config.json"):
+        kill(RunStore(config.parent))
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+def press_and_save(page, key: str) -> None:
+    with page.expect_response(lambda response: "/ratings" in response.url) as found:
+        page.keyboard.press(key)
+    assert found.value.status == 200
+
+
+def rate_whole_board(page) -> None:
+    """Sixteen images by keyboard alone; each key moves on to the next image."""
+    page.wait_for_function(f"() => document.querySelectorAll('{HERE}').length === 16", timeout=60_000)
+    page.locator(HERE).first.focus()
+    for i in range(16):
+        press_and_save(page, "u" if i % 2 else "d")
+
+
+def test_a_person_starts_a_run_rates_two_boards_by_keyboard_and_the_model_learns(page, real_studio: Studio) -> None:
+    page.goto(real_studio.url)
+    page.get_by_label("Name of the run").fill("first")
+    page.locator("#start-run").click()
+    page.get_by_role("tab", name="Rate").click()
+    rate_whole_board(page)
+    store = RunStore(real_studio.runs / "first")
+    until(lambda: store.status().state == "awaiting")
+    page.keyboard.press("Enter")
+    until(lambda: len(store.samples(2)) == 16)
+    page.wait_for_function(f"() => [...document.querySelectorAll('{HERE}')].some((card) => parseInt(card.dataset.id) > 16)", timeout=60_000)
+
+    first = store.rounds()[0]
+    assert first.next_mark is None, "the first round has all four marks"
+    assert len(store.latest_ratings(1)) == 16
+    assert store.checkpoints()[1].joinpath("pytorch_lora_weights.safetensors").exists()
+    metrics = store.metrics()
+    assert metrics["scored_images"][0] == (1, 16.0)
+    assert metrics["ratio_max_deviation"][0][1] < 1e-3, "one update a round: the ratio is that of the sampling policy"
+
+    kill(store)  # the plug is pulled while the second board waits
+    until(lambda: store.status().state == "interrupted")
+    rate_whole_board(page)  # ratings are taken all the same
+    assert len(store.latest_ratings(2)) == 16
+    page.get_by_role("tab", name="Run").click()
+    page.get_by_role("button", name="Resume").first.click()
+    until(lambda: store.status().state == "awaiting")
+    page.get_by_role("tab", name="Rate").click()
+    page.locator(HERE).first.focus()
+    page.keyboard.press("Enter")
+    until(lambda: bool(store.checkpoints().get(2)))
+    assert store.metrics()["scored_images"][1] == (2, 16.0)
+
+
+def test_a_run_made_without_a_page_opens_in_the_page(page, real_studio: Studio) -> None:
+    folder = real_studio.runs / "headless"
+    options = ["--reward", "jpeg_compressibility", "--rounds", "2", "--images-per-round", "8", "--images-per-prompt", "4", "--images-per-update", "8"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ddpo", "run", "--out", str(folder), *options, "--held-out-images", "4"],
+        capture_output=True, text=True, check=True, env=os.environ, timeout=240,
+    )  # fmt: skip
+    assert '"rounds": 2' in done.stdout.splitlines()[-1]
+    assert holder(folder / "worker.lock") is None
+    page.goto(f"{real_studio.url}/?run=headless")
+    page.get_by_role("tab", name="Progress").click()
+    page.get_by_text("kB").first.wait_for()
+    page.get_by_text("Finished").first.wait_for()
