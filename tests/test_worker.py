@@ -82,8 +82,8 @@ def test_a_full_disk_is_said_plainly_and_resume_goes_on(tmp_path: Path, model: P
 def test_a_full_database_is_said_in_the_log_and_resume_goes_on(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SQLite itself is out of pages: not even the ending can be written, so the log says it, and the run shows as interrupted."""
-    folder, connect = create(tmp_path / "run", model), sqlite3.connect
+    """SQLite itself is out of pages (long prompts fill them): perhaps not even the ending can be written, so the log says it as well."""
+    folder, connect = create(tmp_path / "run", model, prompts=("a cat " * 1500, "a dog " * 1500)), sqlite3.connect
 
     def tight(*arguments: Any, **options: Any) -> sqlite3.Connection:
         db = connect(*arguments, **options)

@@ -202,7 +202,7 @@ def work(folder: Path) -> None:
     os._exit(worker.main([str(folder)]))
 
 
-def kill_after(folder: Path, process: Any, changes: int, patience: float = 60.0) -> bool:
+def kill_after(folder: Path, process: Any, changes: int, patience: float = 250.0) -> bool:
     """Kill -9 a worker once it has written that many times to the database; False when it ended before."""
     store, last, seen = RunStore(folder), "", -1
     deadline = time.monotonic() + patience
