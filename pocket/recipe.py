@@ -351,8 +351,13 @@ def make_unet(work: Path) -> None:
 
 
 def save_pipeline(pipeline: StableDiffusionPipeline) -> None:
-    """Stored in half precision (its weights are exact to 3 digits), loaded as float32 by default."""
-    pipeline.to(torch.float16).save_pretrained(HERE / "model", safe_serialization=True)
+    """Denoiser and autoencoder are stored in half precision (their weights to 3 digits); diffusers loads them as float32.
+
+    The text encoder stays float32, since transformers loads a model in the precision in which it is stored.
+    """
+    pipeline.unet.half()
+    pipeline.vae.half()
+    pipeline.save_pretrained(HERE / "model", safe_serialization=True)
 
 
 # --- the judge ------------------------------------------------------------------------------------------------------------------
