@@ -17,8 +17,10 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
+from app.launch import kill
 from benchmarks.studio import app, browser_page, memory_mb, start_run
 from ddpo.lock import holder
+from ddpo.store import RunStore
 
 HERE = "#rating-board .card[data-state=here]"
 
@@ -88,6 +90,7 @@ def main() -> None:
             worker_mb=round(worker),
         )
         print(json.dumps(report))
+        kill(RunStore(Path(folder) / "speed"))
 
 
 if __name__ == "__main__":

@@ -74,6 +74,8 @@ class Control:
             self.watcher(state, number, done, total)
 
     def _answer(self) -> None:
+        if not (self.store.folder / "config.json").exists():
+            raise StopRun  # the run was deleted under the worker
         for request in self.store.pending_requests():
             if request.kind == "apply" and self._now[0] != "awaiting" and request.payload.get("round") == self._now[1]:
                 continue  # early, but meant for this round: kept until its turn
