@@ -121,16 +121,16 @@ def test_kl_update_estimates_the_true_kl() -> None:
 
 
 def test_health_counts_what_the_clip_cut() -> None:
-    """Ratios 1.5, 1.05, 0.5, 1.5 with advantages +, +, -, -: one of four cut above, one below; the last is outside but not cut."""
-    health = Health(dimensions=16, clip_range=CLIP)
-    log_prob, advantage = torch.tensor([1.5, 1.05, 0.5, 1.5]).log(), torch.tensor([1.0, 1.0, -1.0, -1.0])
-    loss = importance_loss(log_prob, torch.zeros(4), advantage, CLIP)
-    first = health.add(loss[:2], log_prob[:2], torch.zeros(2), advantage[:2])
-    second = health.add(loss[2:], log_prob[2:], torch.zeros(2), advantage[2:])
+    """Ratios 1.5, 1.4, 1.05, 0.5, 1.5 with advantages +, +, +, -, -: two of five cut above, one below; the last is outside but not cut."""
+    health, values = Health(dimensions=16, clip_range=CLIP), torch.tensor([1.5, 1.4, 1.05, 0.5, 1.5])
+    log_prob, advantage = values.log(), torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0])
+    loss = importance_loss(log_prob, torch.zeros(5), advantage, CLIP)
+    first = health.add(loss[:3], log_prob[:3], torch.zeros(3), advantage[:3])
+    second = health.add(loss[3:], log_prob[3:], torch.zeros(2), advantage[3:])
     assert (first, second) == (pytest.approx(0.5), pytest.approx(0.5))
     metrics = health.metrics()
-    assert metrics["clip_fraction_up"] == metrics["clip_fraction_down"] == 0.25
-    assert metrics["ratio_mean"] == pytest.approx(4.55 / 4) and metrics["loss"] == pytest.approx((-1.1 - 1.05 + 0.9 + 1.5) / 4)
-    assert metrics["ratio_std"] == pytest.approx(torch.tensor([1.5, 1.05, 0.5, 1.5]).std(correction=0).item(), rel=1e-5)
+    assert (metrics["clip_fraction_up"], metrics["clip_fraction_down"]) == (0.4, 0.2)
+    assert metrics["ratio_mean"] == pytest.approx(5.95 / 5) and metrics["loss"] == pytest.approx((-1.1 - 1.1 - 1.05 + 0.9 + 1.5) / 5)
+    assert metrics["ratio_std"] == pytest.approx(values.std(correction=0).item(), rel=1e-5)
     assert metrics["ratio_max_deviation"] == pytest.approx(0.5)
     assert Health(16, CLIP).metrics() == {}

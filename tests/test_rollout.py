@@ -8,6 +8,7 @@ import torch
 from ddpo.diffusion import Schedule
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.rollout import batches, derive_seed, noise_of, rollout
+from ddpo.trainer import MATCH_FRACTION
 from ddpo.trajectory import Trajectory
 from tests.models import tiny_pipeline, tiny_scheduler
 from tests.toys_ddpo import LinearPolicy, noise_batch, tiny_config, toy_config
@@ -32,17 +33,19 @@ def test_rescoring_the_stored_trajectory_gives_its_log_probs(prediction_type: st
         assert torch.equal(rescored(policy, trajectory, PROMPTS, [0, 1, 2, 3], step), trajectory.log_probs[:, step])
 
 
-def test_batch_size_moves_the_ratio_by_far_less_than_the_clip() -> None:
-    """Defect 4: another batch size may sum in another order. Measured over every row and step, the ratio moves by less than 1e-5; the clip
-    range is 6.4e-3 here, and 1e-4 at Stable Diffusion's size, where the mean over 64 times as many dimensions makes the effect smaller."""
-    policy = StableDiffusionPolicy(tiny_pipeline(), tiny_config("unused", steps=6))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_batch_size_moves_the_ratio_by_far_less_than_the_clip(precision: str) -> None:
+    """Defects 1 and 4: another batch size may sum in another order. Over rows and steps the ratio moves by a tenth of MATCH_FRACTION x the clip
+    range at most: 6.4e-5 here. (Measured: 4e-6 in fp32 and 0 in bf16, on a CPU. Where it is more, the trainer refuses: test_trainer.)"""
+    config = tiny_config("unused", steps=6, precision=precision)
+    policy = StableDiffusionPolicy(tiny_pipeline(), config)
     trajectory, _ = rollout(policy, PROMPTS, [1, 2, 3, 4])
     worst = 0.0
-    for rows in ([0], [1], [2], [3], [2, 0], [3, 1, 2], [0, 1, 2, 3] * 4):
+    for rows in ([2], [3, 1, 2], [0, 1, 2, 3] * 4):
         for step in range(6):
             difference = rescored(policy, trajectory, PROMPTS, rows, step) - trajectory.log_probs[rows, step]
             worst = max(worst, float(difference.exp().sub(1).abs().max()))
-    assert worst < 1e-5
+    assert worst < 0.1 * MATCH_FRACTION * config.clip_range(256)
 
 
 def test_dropout_in_the_model_does_not_reach_the_ratio() -> None:
@@ -54,7 +57,7 @@ def test_dropout_in_the_model_does_not_reach_the_ratio() -> None:
     assert not any(module.training for module in policy.unet.modules())
 
 
-def test_bf16_rescores_its_own_samples_within_the_match_or_the_check_sees_it() -> None:
+def test_bf16_rescores_its_own_samples_exactly() -> None:
     """Defect 1, in bf16: the latents stay float32 and are scored as stored, so in the same batch the ratio is 1 as well."""
     policy = StableDiffusionPolicy(tiny_pipeline(), tiny_config("unused", steps=6, precision="bf16"))
     trajectory, _ = rollout(policy, PROMPTS, [1, 2, 3, 4])
@@ -68,7 +71,7 @@ def test_the_reference_s_rounding_would_be_seen() -> None:
     exact, _ = rollout(policy, PROMPTS, [1, 2, 3, 4])
     rounded = Trajectory(exact.latents.bfloat16().float(), exact.log_probs)
     last = rescored(policy, rounded, PROMPTS, [0, 1, 2, 3], 19) - exact.log_probs[:, 19]
-    assert float(last.abs().max()) > 0.1 * tiny_config("unused").clip_range(256)
+    assert float(last.abs().max()) > MATCH_FRACTION * tiny_config("unused").clip_range(256)
 
 
 def test_an_image_depends_on_its_seed_and_prompt_and_not_on_its_neighbours() -> None:

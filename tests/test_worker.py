@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from ddpo import worker
 from ddpo.lock import WorkerLock
 from ddpo.store import RunStore
+from ddpo.trajectory import Trajectory
 from tests.models import save_tiny_model
 from tests.test_config import ODD
 from tests.toys_ddpo import outcome, tiny_config
@@ -114,16 +115,22 @@ def test_weights_that_are_no_numbers_end_the_run_and_keep_the_checkpoint(tmp_pat
     assert worker.run(folder) == 0 and ending(folder)[0] == "finished"
 
 
-def test_half_precision_that_breaks_the_ratio_is_refused_with_the_numbers(tmp_path: Path, model: Path) -> None:
-    """Defect 1 through the worker, in bf16 with a clip range far below bf16's rounding: either it matches, or it says both numbers and what to do."""
-    folder = create(tmp_path / "run", model, precision="bf16", clip_nats=1e-7, microbatch=3, steps=4)
-    code = worker.run(folder)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_ratio_that_is_not_1_is_refused_with_the_numbers(tmp_path: Path, model: Path, precision: str) -> None:
+    """Defect 1 through the worker: latents rounded behind its back, as the reference stores them, are refused before a weight moves; the
+    message has both numbers and what to do."""
+    folder = create(tmp_path / "run", model, precision=precision, steps=20)
+
+    def tamper(state: str, number: int, done: int, total: int) -> None:
+        if (state, done) == ("scoring", 0):
+            for file in (folder / "rounds" / "0001").glob("part-*"):
+                kept = Trajectory.load(file)
+                Trajectory(kept.latents.bfloat16().float(), kept.log_probs).save(file)
+
+    assert worker.run(folder, tamper) == 1
     state, message = ending(folder)
-    if code == 0:
-        deviations = dict(RunStore(folder).metrics()["ratio_max_deviation"])
-        assert state == "finished" and deviations
-    else:
-        assert state == "failed" and "moves the ratio by" in message and "precision fp32" in message
+    assert state == "failed" and "moves the ratio by" in message and "clip range is only 6.4e-03" in message and "precision fp32" in message
+    assert RunStore(folder).checkpoints() == {}
 
 
 @pytest.mark.parametrize("damage", ["gone", "not a model", "cut short"])
