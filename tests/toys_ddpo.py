@@ -213,6 +213,7 @@ def kill_after(folder: Path, process: Any, changes: int, patience: float = 250.0
             if seen >= changes:
                 process.kill()
                 break
+            time.sleep(0.0002)
         process.join()
         return process.exitcode == -9
     finally:
