@@ -24,8 +24,9 @@ class Control:
         self._paused = False
         self._applied: set[int] = set()
         self._now: tuple[str, int, int, int] = ("loading", 0, 0, 0)
-        for request in store.pending_requests():  # asked of a worker that is gone
-            store.add_event("ignored", f"{request.kind}: asked before this worker started", request.id)
+        for request in store.pending_requests():
+            if request.kind != "apply":  # asked of a worker that is gone; an apply names its round, so it still means what it meant
+                store.add_event("ignored", f"{request.kind}: asked before this worker started", request.id)
 
     def report(self, state: str, number: int, done: int = 0, total: int = 0) -> None:
         """Say what is being done, then listen: every report is a safe point.

@@ -34,6 +34,7 @@ def run(folder: Path, watcher: Watcher | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     try:
+        store.set_progress("loading", _last_round(store))  # at once: what the worker before this one said is over
         return _work(store, watcher)
     finally:
         store.close()

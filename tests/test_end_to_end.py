@@ -48,6 +48,13 @@ def rate_whole_board(page) -> None:
         press_and_save(page, "u" if i % 2 else "d")
 
 
+def apply_board(page) -> None:
+    """Press Enter once the board says that it can be pressed."""
+    page.locator("#rating-board [data-ref=apply][aria-disabled=false]").wait_for(timeout=60_000)
+    page.locator(HERE).first.focus()
+    page.keyboard.press("Enter")
+
+
 def test_a_person_starts_a_run_rates_two_boards_by_keyboard_and_the_model_learns(page, real_studio: Studio) -> None:
     page.goto(real_studio.url)
     page.get_by_label("Name of the run").fill("first")
@@ -55,8 +62,7 @@ def test_a_person_starts_a_run_rates_two_boards_by_keyboard_and_the_model_learns
     page.get_by_role("tab", name="Rate").click()
     rate_whole_board(page)
     store = RunStore(real_studio.runs / "first")
-    until(lambda: store.status().state == "awaiting")
-    page.keyboard.press("Enter")
+    apply_board(page)
     until(lambda: len(store.samples(2)) == 16)
     page.wait_for_function(f"() => [...document.querySelectorAll('{HERE}')].some((card) => parseInt(card.dataset.id) > 16)", timeout=60_000)
 
@@ -76,8 +82,7 @@ def test_a_person_starts_a_run_rates_two_boards_by_keyboard_and_the_model_learns
     page.get_by_role("button", name="Resume").first.click()
     until(lambda: store.status().state == "awaiting")
     page.get_by_role("tab", name="Rate").click()
-    page.locator(HERE).first.focus()
-    page.keyboard.press("Enter")
+    apply_board(page)
     until(lambda: bool(store.checkpoints().get(2)))
     assert store.metrics()["scored_images"][1] == (2, 16.0)
 
@@ -93,5 +98,5 @@ def test_a_run_made_without_a_page_opens_in_the_page(page, real_studio: Studio) 
     assert holder(folder / "worker.lock") is None
     page.goto(f"{real_studio.url}/?run=headless")
     page.get_by_role("tab", name="Progress").click()
-    page.get_by_text("kB").first.wait_for()
     page.get_by_text("Finished").first.wait_for()
+    page.locator("#studio-tabs").get_by_text("Held-out").first.wait_for(state="attached")

@@ -54,7 +54,7 @@ def test_people_teach_what_the_function_teaches() -> None:
     """A scripted person thumbs up what is brighter than the middle, on every second image, through the shipped path of ratings, Apply and Human.
 
     Half the images and one bit of each leave sqrt(1/2 · 2/π) = 0.56 of the signal, and the null's deviation stays: 0.05 is 2.8 of those below
-    nothing learned, while 0.56 of 0.196 is 0.11; measured 0.15.
+    nothing learned, while 0.56 of 0.196 is 0.11.
     """
     with in_memory() as memory:
         folder, stop = memory / "run", threading.Event()
