@@ -27,7 +27,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -552,8 +552,3 @@ def delete_run(folder: Path) -> None:
         raise StoreError(f"{folder.name} is running. Stop it first.")
     (folder / "config.json").unlink()
     shutil.rmtree(folder)
-
-
-def iter_prompts(rows: Iterable[SampleRow]) -> list[str]:
-    """The different prompts of samples, in order of first appearance."""
-    return list(dict.fromkeys(row.prompt for row in rows))

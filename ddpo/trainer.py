@@ -312,5 +312,5 @@ def summary(metrics: Mapping[str, list[tuple[int, float | None]]]) -> dict[str, 
         name.removeprefix("seconds_"): round(sum(v or 0.0 for _, v in points), 2) for name, points in metrics.items() if name.startswith("seconds_")
     }
     gain = None if before in (None, 0) or after is None else round(100 * (after - before) / abs(before), 2)
-    rounds = max((number for name in ("seconds_checkpointing",) for number, _ in metrics.get(name, [])), default=0)
+    rounds = max((number for number, _ in metrics.get("seconds_checkpointing", [])), default=0)
     return dict(rounds=rounds, reward_before=before, reward_after=after, gain_percent=gain, seconds=seconds)

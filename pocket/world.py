@@ -63,7 +63,7 @@ COLOURS = dict(
 
 PLURALS = dict(
     mouse="mice", wolf="wolves", fox="foxes", goose="geese", fly="flies", butterfly="butterflies", sheep="sheep", deer="deer",
-    fish="fish", octopus="octopuses", ostrich="ostriches",
+    fish="fish", octopus="octopuses",
 )  # fmt: skip
 
 GLYPHS = {**ANIMALS, **UNSEEN_ANIMALS, **OBJECTS}
