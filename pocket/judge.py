@@ -18,7 +18,10 @@ from pocket import world
 
 FOLDER = Path(__file__).parent / "judge"
 
-SUBJECTS = list(world.GLYPHS)
+SUBJECTS = [*world.GLYPHS, "nothing recognisable"]
+NOTHING = len(SUBJECTS) - 1
+"""The class of pictures whose subject cannot be named; no caption has it, so such a picture is always wrong."""
+
 ACTIVITIES = ["none", *world.ACTIVITIES]
 COUNTS = [1, 2, 3, 4]
 CLASSES: dict[str, list[Any]] = dict(subject=SUBJECTS, activity=ACTIVITIES, count=COUNTS)
@@ -32,7 +35,7 @@ def label_of(caption: str) -> tuple[int, int, int]:
     """
     first, rest = caption.split(" ", 1)
     count = world.COUNTS.get(first, 1)
-    for subject in SUBJECTS:
+    for subject in world.GLYPHS:
         noun = world.plural(subject) if count > 1 else subject
         if rest == noun or rest.startswith(noun + " "):
             activity = next((a for a in world.ACTIVITIES if rest.endswith(a)), "none")
@@ -52,8 +55,8 @@ class Judge(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(block(3, 24), block(24, 48), block(48, 96), block(96, 160), nn.Flatten(), nn.Dropout(0.2))
-        self.heads = nn.ModuleList(nn.Linear(160 * 16, len(classes)) for classes in CLASSES.values())
+        self.body = nn.Sequential(block(3, 32), block(32, 64), block(64, 128), block(128, 192), nn.Flatten(), nn.Dropout(0.2))
+        self.heads = nn.ModuleList(nn.Linear(192 * 16, len(classes)) for classes in CLASSES.values())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         features = self.body(images)

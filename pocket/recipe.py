@@ -1,16 +1,16 @@
 """How the pocket model was made: ``python -m pocket.recipe --work build/pocket``.
 
-Five stages, each resumable (a checkpoint every minute; start again and it goes on), each skipped when its result exists:
+Four stages on rendered scenes (200,000 for training, others for the judge and for measuring), each resumable (a checkpoint every minute;
+start again and it goes on), each skipped when its result exists:
 
-====== ========================================================================================== =================
-stage  what                                                                                       written to
-====== ========================================================================================== =================
-data   render 100,000 scenes for training and 4,000 held-out ones                                 WORK
-clip   a small CLIP on scenes and captions; scenes with the same caption count as positives       pocket/clip
-vae    an autoencoder, 64 x 64 x 3 to 16 x 16 x 8                                                  pocket/model/vae
+====== =========================================================================================== =================
+stage  what                                                                                        written to
+====== =========================================================================================== =================
+clip   a small CLIP on scenes and captions; scenes with the same caption count as positives        pocket/clip
+vae    an autoencoder, 64 x 64 x 3 to 16 x 16 x 4; its decoder then sharpened by a discriminator   pocket/model/vae
 unet   the denoiser: noise prediction, min-SNR weights, 10 % of prompts dropped for guidance       pocket/model
-judge  a classifier of renders, apart from everything above, by which the model is measured       pocket/judge
-====== ========================================================================================== =================
+judge  a classifier of renders, apart from everything above, by which the model is measured        pocket/judge
+====== =========================================================================================== =================
 
 ``python -m pocket.evaluate`` then measures the model with the judge and draws its contact sheet.
 """
@@ -33,87 +33,30 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from pocket import world
 from pocket.data import scenes
-from pocket.judge import CLASSES, Judge, label_of
+from pocket.judge import CLASSES, NOTHING, Judge, label_of
+from pocket.training import train
 
 HERE = Path(__file__).parent
 TOKENS = 16
 """Length of a tokenised prompt."""
 
-TRAIN_SCENES, HELD_OUT_SCENES, HELD_OUT_SEED = 100_000, 4_000, 10_000_000
+TRAIN_SCENES, JUDGE_SCENES, JUDGE_SEED = 200_000, 100_000, 20_000_000
+HELD_OUT_SCENES, HELD_OUT_SEED = 4_000, 10_000_000
 
 
-def images_of(pictures: np.ndarray, index: np.ndarray) -> Tensor:
+def on_device(pictures: np.ndarray, device: torch.device) -> Tensor:
+    """Pictures (n, 64, 64, 3) uint8 as a tensor."""
+    return torch.from_numpy(np.array(pictures)).to(device)
+
+
+def images_of(pictures: Tensor) -> Tensor:
     """Pictures (n, 64, 64, 3) uint8 as images (n, 3, 64, 64) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures[index])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train(
-    name: str,
-    work: Path,
-    modules: dict[str, nn.Module],
-    loss_of: Callable[[torch.Generator], tuple[Tensor, dict[str, float]]],
-    *,
-    steps: int,
-    lr: float,
-    warmup: int = 100,
-    weight_decay: float = 0.01,
-    ema: float = 0.0,
-    stop: int | None = None,
-) -> None:
-    """AdamW with warm-up and linear decay to zero at ``steps``, a log line every 50 steps, a checkpoint every minute.
-
-    Training ends at ``stop`` if that is sooner. ``loss_of`` draws its own batch from the generator. With ``ema`` the modules hold the
-    averaged weights when this returns.
-    """
-    parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay)
-    average = [p.detach().clone() for p in parameters] if ema else []
-    generator = torch.Generator().manual_seed(0)
-    checkpoint, first = work / f"{name}.ckpt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        for key, module in modules.items():
-            module.load_state_dict(state["modules"][key])
-        optimiser.load_state_dict(state["optimiser"])
-        generator.set_state(state["generator"])
-        average, first = state["average"], state["step"]
-        print(f"{name}: going on at step {first}", flush=True)
-    saved = started = time.monotonic()
-    sums: dict[str, float] = {}
-    last = steps if stop is None else stop
-    for step in range(first, last):
-        rate = lr * min(1.0, (step + 1) / warmup) * (1 - step / steps)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        loss, report = loss_of(generator)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        if ema:
-            decay = min(ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-        for key, value in report.items():
-            sums[key] = sums.get(key, 0.0) + value / 50
-        if (step + 1) % 50 == 0:
-            pace = (time.monotonic() - started) / (step + 1 - first)
-            print(f"{name} {step + 1}/{steps}  " + "  ".join(f"{k} {v:.4f}" for k, v in sums.items()) + f"  {pace:.2f} s/step", flush=True)
-            sums = {}
-        if time.monotonic() - saved > 60 or step + 1 == last:
-            state = dict(
-                modules={k: m.state_dict() for k, m in modules.items()},
-                optimiser=optimiser.state_dict(),
-                generator=generator.get_state(),
-                average=average,
-                step=step + 1,
-            )
-            torch.save(state, checkpoint.with_suffix(".partial"))
-            checkpoint.with_suffix(".partial").rename(checkpoint)
-            saved = time.monotonic()
-    if ema:
-        with torch.no_grad():
-            for parameter, mean in zip(parameters, average, strict=True):
-                parameter.copy_(mean)
+def half(device: torch.device) -> torch.autocast:
+    """Arithmetic in bfloat16, weights in float32. No cache of cast weights: a recorded step must cast them anew."""
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 # --- CLIP -----------------------------------------------------------------------------------------------------------------------
@@ -140,32 +83,35 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     return ids
 
 
-def make_clip(work: Path) -> None:
-    captions, pictures = scenes(work, "train", 0, TRAIN_SCENES)
+def make_clip(work: Path, device: torch.device) -> None:
+    captions, rendered = scenes(work, "train", 0, TRAIN_SCENES)
+    pictures = on_device(rendered, device)
     tokenizer = make_tokenizer()
-    ids = tokenize(tokenizer, captions)
-    caption_id = torch.tensor(np.unique(captions, return_inverse=True)[1])
+    sentences, inverse = np.unique(captions, return_inverse=True)
+    ids = tokenize(tokenizer, list(sentences)).to(device)
+    sentence_of = torch.from_numpy(inverse).to(device)
     special = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     shape = dict(hidden_size=128, intermediate_size=512, num_attention_heads=4, projection_dim=64)
     torch.manual_seed(0)
     text = dict(shape, num_hidden_layers=3, vocab_size=len(tokenizer), max_position_embeddings=TOKENS, **special)
     vision = dict(shape, num_hidden_layers=4, image_size=world.SIZE, patch_size=8)
-    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64, attn_implementation="eager"))
-    mean, std = torch.tensor(CLIP_MEAN)[:, None, None], torch.tensor(CLIP_STD)[:, None, None]
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64, attn_implementation="eager")).to(device)
+    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
 
-    def loss_of(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        index = torch.randint(len(captions), (128,), generator=generator)
-        pixels = ((images_of(pictures, index.numpy()) + 1) / 2 - mean) / std
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = clip(input_ids=ids[index], pixel_values=pixels).logits_per_image.float()
-        same = (caption_id[index][:, None] == caption_id[index][None]).float()
+    def loss_of() -> tuple[Tensor, dict[str, Tensor]]:
+        index = torch.randint(len(captions), (256,), device=device)
+        pixels = ((images_of(pictures[index]) + 1) / 2 - mean) / std
+        sentence = sentence_of[index]
+        with half(device):
+            logits = clip(input_ids=ids[sentence], pixel_values=pixels).logits_per_image.float()
+        same = (sentence[:, None] == sentence[None]).float()
         target = same / same.sum(1, keepdim=True)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         hit = same.gather(1, logits.argmax(1, keepdim=True)).mean()
-        return loss, dict(loss=loss.item(), hit=hit.item())
+        return loss, dict(loss=loss, hit=hit)
 
-    train("clip", work, {"clip": clip}, loss_of, steps=CLIP_STEPS, lr=1e-3)
-    clip.save_pretrained(HERE / "clip")
+    train("clip", work, {"clip": clip}, loss_of, device=device, steps=CLIP_STEPS, lr=1e-3, graph=False)
+    clip.cpu().save_pretrained(HERE / "clip")
     tokenizer.save_pretrained(HERE / "clip")
     from transformers import CLIPImageProcessor
 
@@ -175,7 +121,7 @@ def make_clip(work: Path) -> None:
     ).save_pretrained(HERE / "clip")  # fmt: skip
 
 
-CLIP_STEPS = 1000
+CLIP_STEPS = 5000
 CLIP_MEAN, CLIP_STD = [0.5, 0.5, 0.5], [0.27, 0.27, 0.27]
 
 
@@ -186,109 +132,110 @@ def edges(images: Tensor) -> tuple[Tensor, Tensor]:
     return images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
 
 
-def new_vae(latent_channels: int) -> AutoencoderKL:
+def difference(decoded: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Absolute and squared error of the pixels and absolute error of their differences; and the squared error alone."""
+    mse = F.mse_loss(decoded, images)
+    edge = sum(F.l1_loss(a, b) for a, b in zip(edges(decoded), edges(images), strict=True))
+    return F.l1_loss(decoded, images) + mse + 0.5 * edge, mse
+
+
+def new_vae() -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 48, 96),
+        block_out_channels=VAE_CHANNELS,
         layers_per_block=1,
-        latent_channels=latent_channels,
-        norm_num_groups=4,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
         sample_size=world.SIZE,
         mid_block_add_attention=False,
-        scaling_factor=1.0,
     )
 
 
-def widened(narrow: AutoencoderKL) -> AutoencoderKL:
-    """The same autoencoder with twice the latent channels; the new ones start small and are ignored by the decoder at first."""
-    c = narrow.config.latent_channels
-    wide = new_vae(2 * c)
-    state, own = narrow.state_dict(), wide.state_dict()
-    for name, tensor in own.items():
-        if tensor.shape == state[name].shape:
-            tensor.copy_(state[name])
-    old = [*range(c), *range(2 * c, 3 * c)]  # moments are means, then log variances
-    own["encoder.conv_out.weight"][old], own["encoder.conv_out.bias"][old] = state["encoder.conv_out.weight"], state["encoder.conv_out.bias"]
-    quant = torch.zeros_like(own["quant_conv.weight"])
-    quant[[*range(4 * c)], [*range(4 * c)]] = 0.3
-    quant[torch.tensor(old)[:, None], torch.tensor(old)] = state["quant_conv.weight"]
-    bias = torch.zeros(4 * c)
-    bias[3 * c :] = -6.0
-    bias[old] = state["quant_conv.bias"]
-    own["quant_conv.weight"].copy_(quant)
-    own["quant_conv.bias"].copy_(bias)
-    post = torch.eye(2 * c)[:, :, None, None]
-    post[:c, :c] = state["post_quant_conv.weight"]
-    own["post_quant_conv.weight"].copy_(post)
-    own["post_quant_conv.bias"].zero_()[:c] = state["post_quant_conv.bias"]
-    own["decoder.conv_in.weight"][:, :c] = state["decoder.conv_in.weight"]
-    own["decoder.conv_in.weight"][:, c:] *= 0.1
-    wide.load_state_dict(own)
-    return wide
+class Discriminator(nn.Sequential):
+    """Is this 18 x 18 patch of a render or of the decoder? (PatchGAN: Isola et al. 2017, https://arxiv.org/abs/1611.07004)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 64, 4, 2, 1), nn.LeakyReLU(0.2),
+            nn.Conv2d(64, 128, 4, 2, 1), nn.GroupNorm(8, 128), nn.LeakyReLU(0.2),
+            nn.Conv2d(128, 192, 3, 1, 1), nn.GroupNorm(8, 192), nn.LeakyReLU(0.2),
+            nn.Conv2d(192, 1, 1),
+        )  # fmt: skip
 
 
-def standardised(vae: AutoencoderKL, images: Tensor) -> None:
-    """Give every latent channel mean 0 and deviation 1, by changing the two 1 x 1 convolutions around the latent; pictures stay the same."""
+def make_vae(work: Path, device: torch.device) -> None:
+    """Encoder and decoder together; then the decoder alone, with a discriminator, so that it draws crisp edges where it cannot know them.
+
+    The loss of the second part is Esser et al. 2021 (https://arxiv.org/abs/2012.09841) without the perceptual network; one optimiser holds both
+    sides, each with a term that leaves the other's weights alone.
+    """
+    captions, rendered = scenes(work, "train", 0, TRAIN_SCENES)
+    pictures = on_device(rendered, device)
+    torch.manual_seed(0)
+    vae = new_vae().to(device)
+
+    def batch() -> Tensor:
+        return images_of(pictures[torch.randint(len(captions), (VAE_BATCH,), device=device)])
+
+    def together() -> tuple[Tensor, dict[str, Tensor]]:
+        images = batch()
+        with half(device):
+            posterior = vae.encode(images).latent_dist
+            decoded = vae.decode(posterior.mean + posterior.std * torch.randn_like(posterior.mean)).sample.float()
+        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
+        error, mse = difference(decoded, images)
+        return error + KL_WEIGHT * kl, dict(error=error, mse=mse, kl=kl)
+
+    train("vae", work, {"vae": vae}, together, device=device, steps=VAE_STEPS, lr=1e-3, weight_decay=0.0)
+    encoder = nn.ModuleList([vae.encoder, vae.quant_conv]).requires_grad_(False)
+    discriminator = Discriminator().to(device)
+
+    def apart() -> tuple[Tensor, dict[str, Tensor]]:
+        images = batch()
+        frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
+        with half(device):
+            with torch.no_grad():
+                posterior = vae.encode(images).latent_dist
+                latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
+            decoded = vae.decode(latents).sample.float()
+            fooled = torch.func.functional_call(discriminator, frozen, (decoded,)).float()
+            real, fake = discriminator(images).float(), discriminator(decoded.detach()).float()
+        error, mse = difference(decoded, images)
+        guess = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        return error - ADVERSARY_WEIGHT * fooled.mean() + guess, dict(error=error, mse=mse, guess=guess)
+
+    train("vae_sharp", work, {"vae": vae, "adversary": discriminator}, apart, device=device, steps=SHARP_STEPS, lr=4e-4, weight_decay=0.0)
+    del encoder
+    centre(vae, images_of(pictures[:4096]))
+    vae.cpu().eval().save_pretrained(HERE / "model" / "vae")
+
+
+def centre(vae: AutoencoderKL, images: Tensor) -> None:
+    """Give every latent channel mean 0, by changing the two 1 x 1 convolutions around the latent, and all of them together deviation 1 by
+    ``scaling_factor``, as in latent diffusion (Rombach et al. 2022, section D.1). Pictures stay the same."""
     c = vae.config.latent_channels
     with torch.no_grad():
-        means = vae.encode(images).latent_dist.mean
-        shift, scale = means.mean((0, 2, 3)), means.std((0, 2, 3))
+        means = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(256)])
+        shift = means.mean((0, 2, 3))
         vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ shift
-        vae.post_quant_conv.weight *= scale[None, :, None, None]
-        vae.quant_conv.weight[:c] /= scale[:, None, None, None]
-        vae.quant_conv.bias[:c] = (vae.quant_conv.bias[:c] - shift) / scale
-        vae.quant_conv.bias[c:] -= 2 * scale.log()
+        vae.quant_conv.bias[:c] -= shift
+        vae.register_to_config(scaling_factor=round(1 / (means - shift[:, None, None]).std().item(), 4))
 
 
-def make_vae(work: Path) -> None:
-    """First with 4 latent channels, then with 8: the wider one learns faster from the narrow one than from nothing."""
-    captions, pictures = scenes(work, "train", 0, TRAIN_SCENES)
-
-    def fit(name: str, vae: AutoencoderKL, steps: int, lr: float, stop: int) -> None:
-        def loss_of(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-            images = images_of(pictures, torch.randint(len(captions), (16,), generator=generator).numpy())
-            with torch.autocast("cpu", torch.bfloat16):
-                posterior = vae.encode(images).latent_dist
-                z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
-                decoded = vae.decode(z).sample.float()
-            kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-            edge = sum(F.l1_loss(a, b) for a, b in zip(edges(decoded), edges(images), strict=True))
-            mse = F.mse_loss(decoded, images)
-            loss = F.l1_loss(decoded, images) + mse + 0.3 * edge + 1e-4 * kl
-            return loss, dict(loss=loss.item(), mse=mse.item(), kl=kl.item())
-
-        train(name, work, {"vae": vae}, loss_of, steps=steps, lr=lr, weight_decay=0.0, stop=stop)
-
-    torch.manual_seed(0)
-    narrow = new_vae(4)
-    fit("vae_narrow", narrow, steps=4000, lr=2.5e-3, stop=NARROW_STEPS)
-    wide = widened(narrow)
-    fit("vae", wide, steps=VAE_STEPS, lr=2e-3, stop=VAE_STEPS)
-    standardised(wide.eval(), images_of(pictures, np.arange(2048)))
-    wide.save_pretrained(HERE / "model" / "vae")
-
-
-NARROW_STEPS = 3400
-VAE_STEPS = 1700
+LATENT_CHANNELS, VAE_CHANNELS, VAE_BATCH = 4, (32, 64, 128), 64
+VAE_STEPS, SHARP_STEPS = 12_000, 4_000
+KL_WEIGHT, ADVERSARY_WEIGHT = 1e-3, 0.02
 
 
 # --- the denoiser ---------------------------------------------------------------------------------------------------------------
 
 
-def latents_of(work: Path, vae: AutoencoderKL, name: str, pictures: np.ndarray) -> np.ndarray:
-    """Scaled latent means of all pictures, (n, 8, 16, 16) float16, kept on disk."""
-    file = work / f"latents_{name}.npy"
-    if not file.exists():
-        parts = []
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            for start in range(0, len(pictures), 250):
-                images = images_of(pictures, np.arange(start, min(start + 250, len(pictures))))
-                parts.append((vae.encode(images).latent_dist.mean.float() * vae.config.scaling_factor).half().numpy())
-        np.save(file.with_suffix(".partial.npy"), np.concatenate(parts))
-        file.with_suffix(".partial.npy").rename(file)
-    latents: np.ndarray = np.load(file, mmap_mode="r")
-    return latents
+def latents_of(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Scaled latent means of all pictures, (n, 4, 16, 16) float16."""
+    with torch.no_grad(), half(pictures.device):
+        parts = [vae.encode(images_of(part)).latent_dist.mean.float() * vae.config.scaling_factor for part in pictures.split(256)]
+    return torch.cat([part.half() for part in parts])
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -298,27 +245,11 @@ def make_scheduler() -> DDIMScheduler:
     )  # fmt: skip
 
 
-UNET_STEPS = 3900
-
-
-def make_unet(work: Path) -> None:
-    captions, pictures = scenes(work, "train", 0, TRAIN_SCENES)
-    vae = AutoencoderKL.from_pretrained(HERE / "model" / "vae")
-    tokenizer = CLIPTokenizer.from_pretrained(HERE / "clip")
-    text_encoder = CLIPTextModel.from_pretrained(HERE / "clip").eval()
-    latents = latents_of(work, vae, "train", pictures)
-    sentences, inverse = np.unique([*captions, ""], return_inverse=True)
-    with torch.no_grad():
-        states = torch.cat([text_encoder(tokenize(tokenizer, list(part))).last_hidden_state for part in np.array_split(sentences, 16)])
-    sentence_of = torch.from_numpy(inverse)
-    empty = int(sentence_of[-1])
-    scheduler = make_scheduler()
-    alphas = scheduler.alphas_cumprod
-    torch.manual_seed(0)
+def new_unet() -> UNet2DConditionModel:
     unet = UNet2DConditionModel(
         sample_size=16,
-        in_channels=vae.config.latent_channels,
-        out_channels=vae.config.latent_channels,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
         block_out_channels=(64, 128, 192),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -327,27 +258,48 @@ def make_unet(work: Path) -> None:
         attention_head_dim=(2, 4, 6),
     )
     unet.set_attn_processor(AttnProcessor())
+    return unet
 
-    def loss_of(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        index = torch.randint(len(captions), (64,), generator=generator)
-        t = torch.randint(1000, (64,), generator=generator)
-        x_0 = torch.from_numpy(latents[index.numpy()]).float()
-        noise = torch.randn(x_0.shape, generator=generator)
-        dropped = torch.rand(64, generator=generator) < 0.1
+
+def make_unet(work: Path, device: torch.device) -> None:
+    captions, rendered = scenes(work, "train", 0, TRAIN_SCENES)
+    vae = AutoencoderKL.from_pretrained(HERE / "model" / "vae").to(device)
+    tokenizer = CLIPTokenizer.from_pretrained(HERE / "clip")
+    text_encoder = CLIPTextModel.from_pretrained(HERE / "clip").eval()
+    latents = latents_of(vae, on_device(rendered, device))
+    sentences, inverse = np.unique([*captions, ""], return_inverse=True)
+    with torch.no_grad():
+        states = torch.cat([text_encoder(tokenize(tokenizer, list(part))).last_hidden_state for part in np.array_split(sentences, 16)]).to(device)
+    sentence_of = torch.from_numpy(inverse).to(device)
+    empty = int(sentence_of[-1])
+    scheduler = make_scheduler()
+    alphas = scheduler.alphas_cumprod.to(device)
+    torch.manual_seed(0)
+    unet = new_unet().to(device)
+
+    def loss_of() -> tuple[Tensor, dict[str, Tensor]]:
+        index = torch.randint(len(captions), (UNET_BATCH,), device=device)
+        t = torch.randint(1000, (UNET_BATCH,), device=device)
+        x_0 = latents[index].float()
+        noise = torch.randn_like(x_0)
+        dropped = torch.rand(UNET_BATCH, device=device) < 0.1
         context = states[torch.where(dropped, empty, sentence_of[index])]
         alpha = alphas[t][:, None, None, None]
-        with torch.autocast("cpu", torch.bfloat16):
+        with half(device):
             predicted = unet(alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise, t, encoder_hidden_states=context).sample
         error = ((predicted.float() - noise) ** 2).mean((1, 2, 3))
         snr = alphas[t] / (1 - alphas[t])
         loss = (error * snr.clamp(max=5.0) / snr).mean()
-        return loss, dict(loss=loss.item(), mse=error.mean().item())
+        return loss, dict(loss=loss, mse=error.mean())
 
-    train("unet", work, {"unet": unet}, loss_of, steps=UNET_STEPS, lr=1e-3, warmup=200, ema=0.999)
+    train("unet", work, {"unet": unet}, loss_of, device=device, steps=UNET_STEPS, lr=1e-3, warmup=500, ema=0.9995)
     pipeline = StableDiffusionPipeline(
-        vae, text_encoder, tokenizer, unet, scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        vae.cpu(), text_encoder, tokenizer, unet.cpu(), scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     save_pipeline(pipeline)
+
+
+UNET_STEPS, UNET_BATCH = 40_000, 256
 
 
 def save_pipeline(pipeline: StableDiffusionPipeline) -> None:
@@ -363,45 +315,78 @@ def save_pipeline(pipeline: StableDiffusionPipeline) -> None:
 # --- the judge ------------------------------------------------------------------------------------------------------------------
 
 
-def make_judge(work: Path) -> None:
-    captions, pictures = scenes(work, "judge", 20_000_000, 40_000)
-    test_captions, test_pictures = scenes(work, "held_out", HELD_OUT_SEED, HELD_OUT_SCENES)
-    labels, test_labels = (torch.tensor([label_of(c) for c in part]) for part in (captions, test_captions))
+def make_judge(work: Path, device: torch.device) -> None:
+    captions, rendered = scenes(work, "judge", JUDGE_SEED, JUDGE_SCENES)
+    test_captions, test_rendered = scenes(work, "held_out", HELD_OUT_SEED, HELD_OUT_SCENES)
+    labels, test_labels = (torch.tensor([label_of(c) for c in part], device=device) for part in (captions, test_captions))
+    pictures, test_pictures = on_device(rendered, device), on_device(test_rendered, device)
     torch.manual_seed(1)
-    judge = Judge()
+    judge = Judge().to(device)
 
-    def loss_of(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        index = torch.randint(len(captions), (64,), generator=generator)
-        images = augment(images_of(pictures, index.numpy()), generator)
-        with torch.autocast("cpu", torch.bfloat16):
+    def loss_of() -> tuple[Tensor, dict[str, Tensor]]:
+        index = torch.randint(len(captions), (128,), device=device)
+        label, images = labels[index], images_of(pictures[index])
+        ruins = ruined(images[:24], images[24:48], label[:24, 0] != label[24:48, 0])
+        images = augment(torch.cat([ruins, images[24:]]))
+        subject = torch.cat([torch.full_like(label[:24, 0], NOTHING), label[24:, 0]])
+        with half(device):
             logits = judge(images)
-        loss = torch.stack([F.cross_entropy(head.float(), labels[index, i]) for i, head in enumerate(logits)]).sum()
-        hit = (logits[0].argmax(1) == labels[index, 0]).float().mean()
-        return loss, dict(loss=loss.item(), hit=hit.item())
+        loss = F.cross_entropy(logits[0].float(), subject)
+        for i in (1, 2):
+            loss = loss + F.cross_entropy(logits[i][24:].float(), label[24:, i])
+        return loss, dict(loss=loss, hit=(logits[0].argmax(1) == subject).float().mean())
 
-    train("judge", work, {"judge": judge}, loss_of, steps=1500, lr=2e-3, weight_decay=0.05)
+    train("judge", work, {"judge": judge}, loss_of, device=device, steps=JUDGE_STEPS, lr=2e-3, weight_decay=0.05)
     judge.eval()
-    hits = torch.zeros(3)
+    hits, caught, half_count = torch.zeros(len(CLASSES)), 0, HELD_OUT_SCENES // 2
     with torch.no_grad():
-        for part in np.array_split(np.arange(len(test_captions)), 16):
-            found = judge(images_of(test_pictures, part))
-            hits += torch.tensor([(head.argmax(1) == test_labels[part, i]).sum() for i, head in enumerate(found)])
-    accuracy = dict(zip(CLASSES, (hits / len(test_captions)).tolist(), strict=True))
-    judge.save(HERE / "judge", accuracy)
+        for part in torch.arange(HELD_OUT_SCENES, device=device).split(250):
+            found = judge(images_of(test_pictures[part]))
+            hits += torch.tensor([(head.argmax(1) == test_labels[part, i]).sum().item() for i, head in enumerate(found)])
+        for part in torch.arange(half_count, device=device).split(250):
+            other = part + half_count
+            ruins = ruined(images_of(test_pictures[part]), images_of(test_pictures[other]), test_labels[part, 0] != test_labels[other, 0])
+            caught += (judge(ruins)[0].argmax(1) == NOTHING).sum().item()
+    accuracy = dict(zip(CLASSES, (hits / HELD_OUT_SCENES).tolist(), strict=True)) | dict(ruins=caught / half_count)
+    judge.cpu().save(HERE / "judge", accuracy)
     print("judge, held-out accuracy:", accuracy)
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise, blur, brightness and colour shifts: so that the judge reads shapes, and forgives an autoencoder's softness."""
+JUDGE_STEPS = 8_000
+
+
+def ruined(images: Tensor, others: Tensor, different: Tensor) -> Tensor:
+    """Images whose subject can no longer be named, so that the judge learns to say so: shuffled tiles, strong warps, and, where the two
+    subjects are ``different``, half of one beside half of the other, or both at once like a double exposure."""
+    n, device = len(images), images.device
+    tiles = images.unfold(2, 16, 16).unfold(3, 16, 16).reshape(n, 3, 16, 16, 16)
+    order = torch.rand(n, 16, device=device).argsort(1)[:, None, :, None, None].expand_as(tiles)
+    shuffled = tiles.gather(2, order).reshape(n, 3, 4, 4, 16, 16).permute(0, 1, 2, 4, 3, 5).reshape(images.shape)
+    axis = torch.linspace(-1, 1, world.SIZE, device=device)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
+    bend = F.interpolate(0.22 * torch.randn(n, 2, 8, 8, device=device), size=world.SIZE, mode="bilinear").permute(0, 2, 3, 1)
+    warped = F.grid_sample(images, grid + bend, padding_mode="reflection", align_corners=False)
+    upright = torch.rand(n, 1, 1, 1, device=device) < 0.5
+    split = torch.where(torch.where(upright, axis[:, None] < 0, axis[None, :] < 0), images, others)
+    blend = torch.lerp(images, others, 0.35 + 0.3 * torch.rand(n, 1, 1, 1, device=device))
+    pick = torch.rand(n, 1, 1, 1, device=device)
+    alone = torch.where(pick < 0.5, shuffled, warped)
+    paired = torch.where(pick < 0.25, shuffled, torch.where(pick < 0.5, warped, torch.where(pick < 0.75, split, blend)))
+    return torch.where(different[:, None, None, None], paired, alone)
+
+
+def augment(images: Tensor) -> Tensor:
+    """Noise, blur, brightness, colour shifts and loss of colour: so that the judge reads shapes, and forgives an autoencoder's softness."""
     n = len(images)
-    draw = torch.rand(n, 8, 1, 1, 1, generator=generator)
+    draw = torch.rand(n, 9, 1, 1, 1, device=images.device)
     soft = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
     images = images + (soft - images) * draw[:, 0] * (draw[:, 1] < 0.5)
+    images = images + (images.mean(1, keepdim=True) - images) * draw[:, 7] * (draw[:, 8] < 0.5)
     images = images * (0.8 + 0.4 * draw[:, 2]) + 0.3 * (draw[:, 3:6, 0] - 0.5)
-    return images + 0.1 * draw[:, 6] * torch.randn(images.shape, generator=generator)
+    return images + 0.1 * draw[:, 6] * torch.randn_like(images)
 
 
-STAGES: dict[str, tuple[str, Callable[[Path], None]]] = dict(
+STAGES: dict[str, tuple[str, Callable[[Path, torch.device], None]]] = dict(
     clip=("clip/model.safetensors", make_clip),
     vae=("model/vae/config.json", make_vae),
     unet=("model/model_index.json", make_unet),
@@ -411,9 +396,10 @@ STAGES: dict[str, tuple[str, Callable[[Path], None]]] = dict(
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Make the pocket model from emoji renders; resumable.")
-    parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="folder for renders and checkpoints (about 2.5 GB)")
+    parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="folder for renders and checkpoints (about 5 GB)")
     parser.add_argument("--only", choices=STAGES, action="append", help="run these stages only; repeat for several")
     parser.add_argument("--force", action="store_true", help="run a stage although its result exists")
+    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
     options = parser.parse_args(arguments)
     for name, (result, make) in STAGES.items():
         if options.only and name not in options.only:
@@ -422,7 +408,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{name}: {result} exists")
             continue
         started = time.monotonic()
-        make(options.work)
+        make(options.work, options.device)
         print(f"{name}: done in {(time.monotonic() - started) / 60:.1f} min", flush=True)
 
 

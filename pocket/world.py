@@ -104,15 +104,15 @@ class Scene:
 def draw_scene(rng: random.Random) -> Scene:
     """A random scene, in the proportions that the base model is trained on.
 
-    Activities are rare (6 %) and shown with only 20 of the 45 animals, so that the base model is weak at them and finetuning, and its
+    Activities are rare (4 %) and shown with only 20 of the 45 animals, so that the base model is weak at them and finetuning, and its
     transfer to unseen pairs, have something to show.
     """
     kind = rng.random()
     if kind < 0.50:
         return Scene(rng.choice(list(ANIMALS)))
-    if kind < 0.58:
+    if kind < 0.59:
         return Scene(rng.choice(list(UNSEEN_ANIMALS)))
-    if kind < 0.66:
+    if kind < 0.68:
         return Scene(rng.choice(list(OBJECTS)))
     if kind < 0.72:
         return Scene(rng.choice(ACTIVE_ANIMALS), activity=rng.choice(ACTIVITIES))
