@@ -64,8 +64,14 @@ class RunConfig:
     images_per_prompt: int = setting(4, "How many images of each prompt a round makes; their scores are compared with one another.", low=2)
     images_per_update: int = setting(16, "How many images one optimiser step learns from.", low=1)
     passes: int = setting(1, "How many times a round's images are gone through by the optimiser.", low=1, high=100)
-    microbatch: int = setting(4, "How many images, or denoising steps of images, go through the model at once: memory, not learning.", low=1)
+    microbatch: int = setting(4, "How many images are made at once: they appear that many at a time.", low=1)
+    update_microbatch: int = setting(
+        16, "How many denoising steps of images the update takes through the model at once: memory, not learning.", low=1
+    )
     steps: int = setting(10, "How many denoising steps make an image.", low=1, high=1000)
+    skip_last_steps: int = setting(
+        2, "How many of the last denoising steps are not trained: they add hardly any noise, so they teach little but noise; the paper's is 0.", low=0
+    )
     guidance: float = setting(5.0, "The weight of classifier-free guidance, in sampling and in training.", low=0.0, high=100.0)
     eta: float = setting(1.0, "The noise of the DDIM sampler: 1 is DDPM's, and 0 would leave no policy to train.", above=0.0, high=1.0)
     learning_rate: float = setting(1e-3, "AdamW's learning rate on the LoRA weights.", above=0.0, high=1.0)
@@ -123,6 +129,11 @@ class RunConfig:
             raise ConfigError(
                 f"images_per_round is {n} and images_per_update is {update}: {n} is not divisible by {update}. "
                 f"Choose a divisor of {n} for images_per_update."
+            )
+        if self.skip_last_steps >= self.steps:
+            raise ConfigError(
+                f"steps is {self.steps} and skip_last_steps is {self.skip_last_steps}: no denoising step is left to train. "
+                f"Choose more steps, or at most {self.steps - 1} for skip_last_steps."
             )
 
     @property

@@ -17,6 +17,9 @@ What differs from the paper, and why:
   the paper's warm-up never ends (:mod:`ddpo.advantage`).
 * The clip range follows the latent's size (:meth:`ddpo.config.RunConfig.clip_range`).
 * All denoising steps of a group of images go into one optimiser step. (The paper does that too; the order of accumulation is immaterial.)
+* The last denoising steps are sampled but not trained (``skip_last_steps``). A step of noise σ moves its mean by c per unit of the prediction; its
+  gradient's noise grows with c/σ while what it can find out shrinks with σ. With few steps the step that arrives at ᾱ_1 has c/σ of about 8 where the
+  others have 1, and alone makes most of the gradient's variance (``benchmarks/NOTEBOOK.md``).
 * Images without a score, and images of advantage 0, have no gradient and are not computed.
 * Before a round's first optimiser step every ratio must be 1; if it is not, the run stops and says why (:class:`PolicyMismatch`).
 """
@@ -180,6 +183,12 @@ class Trainer:
             values = [values[i] for i in torch.randperm(len(values), generator=generator).tolist()]
         return group_advantages(values, prompts, self.config.advantage_clip)
 
+    @property
+    def trained_steps(self) -> list[int]:
+        """The indices of the denoising steps that are learned from."""
+        schedule = self.policy.schedule
+        return [i for i in schedule.actions if i < len(schedule) - self.config.skip_last_steps]
+
     # --- update -----------------------------------------------------------------------------------------------------------------
 
     def update(self, number: int) -> None:
@@ -194,7 +203,7 @@ class Trainer:
         advantages = self.advantages(number)
         conditions = self.policy.encode([row.prompt for row in self.store.samples(number)])
         health = Health(self.dimensions, self.clip_range)
-        actions = self.policy.schedule.actions
+        actions = self.trained_steps
         total = self.config.passes * int((advantages != 0).sum()) * len(actions)
         done = 0
         norms: list[float] = []
@@ -208,7 +217,7 @@ class Trainer:
                 if not len(pairs):
                     continue
                 pairs = pairs[torch.randperm(len(pairs), generator=generator)]
-                for part in pairs.split(self.config.microbatch):
+                for part in pairs.split(self.config.update_microbatch):
                     self._accumulate(trajectory, conditions, advantages, part, health, size * len(actions), check=not norms)
                     done += len(part)
                     self.control.report("updating", number, done, total)

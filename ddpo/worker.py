@@ -126,7 +126,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, (ConfigError, StoreError, TrainingError, CheckpointError)):
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "The memory is full. Start again with a smaller microbatch, or fewer images at once. Nothing that was finished is lost."
+        return "The memory is full. Start again with a smaller microbatch or update_microbatch. Nothing that was finished is lost."
     if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "database or disk is full" in str(error):
         return "The disk is full. Make room and press Resume: nothing that was finished is lost."
     return f"{type(error).__name__}: {error}. The last lines of the log say where; Resume goes on from the last finished phase."

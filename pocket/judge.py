@@ -55,8 +55,8 @@ class Judge(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(block(3, 32), block(32, 64), block(64, 128), block(128, 192), nn.Flatten(), nn.Dropout(0.2))
-        self.heads = nn.ModuleList(nn.Linear(192 * 16, len(classes)) for classes in CLASSES.values())
+        self.body = nn.Sequential(block(3, 24), block(24, 48), block(48, 96), block(96, 160), nn.Flatten(), nn.Dropout(0.2))
+        self.heads = nn.ModuleList(nn.Linear(160 * 16, len(classes)) for classes in CLASSES.values())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         features = self.body(images)

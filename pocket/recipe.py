@@ -1,6 +1,6 @@
 """How the pocket model was made: ``python -m pocket.recipe --work build/pocket``.
 
-Four stages on rendered scenes (200,000 for training, others for the judge and for measuring), each resumable (a checkpoint every minute;
+Four stages on rendered scenes (100,000 for training, others for the judge and for measuring), each resumable (a checkpoint every minute;
 start again and it goes on), each skipped when its result exists:
 
 ====== =========================================================================================== =================
@@ -12,6 +12,7 @@ unet   the denoiser: noise prediction, min-SNR weights, 10 % of prompts dropped 
 judge  a classifier of renders, apart from everything above, by which the model is measured        pocket/judge
 ====== =========================================================================================== =================
 
+``--only unet --force --continue --steps 5000`` trains the shipped denoiser on instead of starting from nothing.
 ``python -m pocket.evaluate`` then measures the model with the judge and draws its contact sheet.
 """
 
@@ -21,6 +22,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +42,16 @@ HERE = Path(__file__).parent
 TOKENS = 16
 """Length of a tokenised prompt."""
 
-TRAIN_SCENES, JUDGE_SCENES, JUDGE_SEED = 200_000, 100_000, 20_000_000
+
+@dataclass(frozen=True)
+class Start:
+    """Where a stage starts, and how far it goes: from nothing for the steps of the recipe, or from the shipped weights."""
+
+    shipped: bool = False
+    steps: int | None = None
+
+
+TRAIN_SCENES, JUDGE_SCENES, JUDGE_SEED = 100_000, 40_000, 20_000_000
 HELD_OUT_SCENES, HELD_OUT_SEED = 4_000, 10_000_000
 
 
@@ -55,8 +66,8 @@ def images_of(pictures: Tensor) -> Tensor:
 
 
 def half(device: torch.device) -> torch.autocast:
-    """Arithmetic in bfloat16, weights in float32. No cache of cast weights: a recorded step must cast them anew."""
-    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+    """Arithmetic in bfloat16, weights in float32."""
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 # --- CLIP -----------------------------------------------------------------------------------------------------------------------
@@ -83,7 +94,7 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     return ids
 
 
-def make_clip(work: Path, device: torch.device) -> None:
+def make_clip(work: Path, device: torch.device, start: Start) -> None:
     captions, rendered = scenes(work, "train", 0, TRAIN_SCENES)
     pictures = on_device(rendered, device)
     tokenizer = make_tokenizer()
@@ -99,7 +110,7 @@ def make_clip(work: Path, device: torch.device) -> None:
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
 
     def loss_of() -> tuple[Tensor, dict[str, Tensor]]:
-        index = torch.randint(len(captions), (256,), device=device)
+        index = torch.randint(len(captions), (128,), device=device)
         pixels = ((images_of(pictures[index]) + 1) / 2 - mean) / std
         sentence = sentence_of[index]
         with half(device):
@@ -110,7 +121,7 @@ def make_clip(work: Path, device: torch.device) -> None:
         hit = same.gather(1, logits.argmax(1, keepdim=True)).mean()
         return loss, dict(loss=loss, hit=hit)
 
-    train("clip", work, {"clip": clip}, loss_of, device=device, steps=CLIP_STEPS, lr=1e-3, graph=False)
+    train("clip", work, {"clip": clip}, loss_of, device=device, steps=start.steps or CLIP_STEPS, lr=1e-3)
     clip.cpu().save_pretrained(HERE / "clip")
     tokenizer.save_pretrained(HERE / "clip")
     from transformers import CLIPImageProcessor
@@ -121,7 +132,7 @@ def make_clip(work: Path, device: torch.device) -> None:
     ).save_pretrained(HERE / "clip")  # fmt: skip
 
 
-CLIP_STEPS = 5000
+CLIP_STEPS = 1000
 CLIP_MEAN, CLIP_STD = [0.5, 0.5, 0.5], [0.27, 0.27, 0.27]
 
 
@@ -136,7 +147,7 @@ def difference(decoded: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """Absolute and squared error of the pixels and absolute error of their differences; and the squared error alone."""
     mse = F.mse_loss(decoded, images)
     edge = sum(F.l1_loss(a, b) for a, b in zip(edges(decoded), edges(images), strict=True))
-    return F.l1_loss(decoded, images) + mse + 0.5 * edge, mse
+    return F.l1_loss(decoded, images) + mse + 0.3 * edge, mse
 
 
 def new_vae() -> AutoencoderKL:
@@ -146,9 +157,10 @@ def new_vae() -> AutoencoderKL:
         block_out_channels=VAE_CHANNELS,
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        norm_num_groups=8,
+        norm_num_groups=4,
         sample_size=world.SIZE,
         mid_block_add_attention=False,
+        scaling_factor=1.0,
     )
 
 
@@ -164,16 +176,18 @@ class Discriminator(nn.Sequential):
         )  # fmt: skip
 
 
-def make_vae(work: Path, device: torch.device) -> None:
-    """Encoder and decoder together; then the decoder alone, with a discriminator, so that it draws crisp edges where it cannot know them.
+def make_vae(work: Path, device: torch.device, start: Start) -> None:
+    """Encoder and decoder together; then the decoder alone, on latents with noise in them and with a discriminator.
 
-    The loss of the second part is Esser et al. 2021 (https://arxiv.org/abs/2012.09841) without the perceptual network; one optimiser holds both
-    sides, each with a term that leaves the other's weights alone.
+    So the decoder forgives what the denoiser leaves of its noise, and draws crisp edges where it cannot know them. The loss of the second
+    part is Esser et al. 2021 (https://arxiv.org/abs/2012.09841) without the perceptual network; one optimiser holds both sides, each with
+    a term that leaves the other's weights alone.
     """
     captions, rendered = scenes(work, "train", 0, TRAIN_SCENES)
     pictures = on_device(rendered, device)
     torch.manual_seed(0)
-    vae = new_vae().to(device)
+    vae = AutoencoderKL.from_pretrained(HERE / "model" / "vae") if start.shipped else new_vae()
+    vae.to(device)
 
     def batch() -> Tensor:
         return images_of(pictures[torch.randint(len(captions), (VAE_BATCH,), device=device)])
@@ -187,8 +201,11 @@ def make_vae(work: Path, device: torch.device) -> None:
         error, mse = difference(decoded, images)
         return error + KL_WEIGHT * kl, dict(error=error, mse=mse, kl=kl)
 
-    train("vae", work, {"vae": vae}, together, device=device, steps=VAE_STEPS, lr=1e-3, weight_decay=0.0)
-    encoder = nn.ModuleList([vae.encoder, vae.quant_conv]).requires_grad_(False)
+    if not start.shipped:
+        train("vae", work, {"vae": vae}, together, device=device, steps=VAE_STEPS, lr=2.5e-3, weight_decay=0.0)
+        standardise(vae, images_of(pictures[:2048]))
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(False)
     discriminator = Discriminator().to(device)
 
     def apart() -> tuple[Tensor, dict[str, Tensor]]:
@@ -196,8 +213,8 @@ def make_vae(work: Path, device: torch.device) -> None:
         frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
         with half(device):
             with torch.no_grad():
-                posterior = vae.encode(images).latent_dist
-                latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
+                latents = vae.encode(images).latent_dist.mean
+                latents = latents + LATENT_NOISE * torch.rand(VAE_BATCH, 1, 1, 1, device=device) * torch.randn_like(latents)
             decoded = vae.decode(latents).sample.float()
             fooled = torch.func.functional_call(discriminator, frozen, (decoded,)).float()
             real, fake = discriminator(images).float(), discriminator(decoded.detach()).float()
@@ -205,37 +222,51 @@ def make_vae(work: Path, device: torch.device) -> None:
         guess = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
         return error - ADVERSARY_WEIGHT * fooled.mean() + guess, dict(error=error, mse=mse, guess=guess)
 
-    train("vae_sharp", work, {"vae": vae, "adversary": discriminator}, apart, device=device, steps=SHARP_STEPS, lr=4e-4, weight_decay=0.0)
-    del encoder
-    centre(vae, images_of(pictures[:4096]))
-    vae.cpu().eval().save_pretrained(HERE / "model" / "vae")
+    train(
+        "vae_sharp", work, {"vae": vae, "adversary": discriminator}, apart, device=device, steps=start.steps or SHARP_STEPS, lr=4e-4, weight_decay=0.0
+    )
+    anonymous(vae).cpu().eval().save_pretrained(HERE / "model" / "vae")
 
 
-def centre(vae: AutoencoderKL, images: Tensor) -> None:
-    """Give every latent channel mean 0, by changing the two 1 x 1 convolutions around the latent, and all of them together deviation 1 by
-    ``scaling_factor``, as in latent diffusion (Rombach et al. 2022, section D.1). Pictures stay the same."""
+def anonymous(network: AutoencoderKL | UNet2DConditionModel) -> AutoencoderKL | UNet2DConditionModel:
+    """The network without the folder that it was loaded from, which diffusers would save with it."""
+    network.register_to_config(_name_or_path="pocket/model")
+    return network
+
+
+def standardise(vae: AutoencoderKL, images: Tensor) -> None:
+    """Give every latent channel mean 0 and deviation 1, by changing the two 1 x 1 convolutions around the latent; pictures stay the same."""
     c = vae.config.latent_channels
     with torch.no_grad():
         means = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(256)])
-        shift = means.mean((0, 2, 3))
+        shift, scale = means.mean((0, 2, 3)), means.std((0, 2, 3))
         vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ shift
-        vae.quant_conv.bias[:c] -= shift
-        vae.register_to_config(scaling_factor=round(1 / (means - shift[:, None, None]).std().item(), 4))
+        vae.post_quant_conv.weight *= scale[None, :, None, None]
+        vae.quant_conv.weight[:c] /= scale[:, None, None, None]
+        vae.quant_conv.bias[:c] = (vae.quant_conv.bias[:c] - shift) / scale
+        vae.quant_conv.bias[c:] -= 2 * scale.log()
 
 
-LATENT_CHANNELS, VAE_CHANNELS, VAE_BATCH = 4, (32, 64, 128), 64
-VAE_STEPS, SHARP_STEPS = 12_000, 4_000
-KL_WEIGHT, ADVERSARY_WEIGHT = 1e-3, 0.02
+LATENT_CHANNELS, VAE_CHANNELS, VAE_BATCH = 4, (16, 48, 96), 16
+VAE_STEPS, SHARP_STEPS = 5_000, 2_000
+KL_WEIGHT, ADVERSARY_WEIGHT, LATENT_NOISE = 1e-4, 0.02, 0.25
 
 
 # --- the denoiser ---------------------------------------------------------------------------------------------------------------
 
 
-def latents_of(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """Scaled latent means of all pictures, (n, 4, 16, 16) float16."""
-    with torch.no_grad(), half(pictures.device):
-        parts = [vae.encode(images_of(part)).latent_dist.mean.float() * vae.config.scaling_factor for part in pictures.split(256)]
-    return torch.cat([part.half() for part in parts])
+def latents_of(work: Path, vae: AutoencoderKL, pictures: np.ndarray, device: torch.device) -> Tensor:
+    """Scaled latent means of all pictures, (n, 4, 16, 16) float16, kept on disk."""
+    file = work / "latents.npy"
+    if not file.exists():
+        parts = []
+        with torch.no_grad(), half(device):
+            for start in range(0, len(pictures), 250):
+                posterior = vae.encode(images_of(on_device(pictures[start : start + 250], device))).latent_dist
+                parts.append((posterior.mean.float() * vae.config.scaling_factor).half().cpu().numpy())
+        np.save(file.with_suffix(".partial.npy"), np.concatenate(parts))
+        file.with_suffix(".partial.npy").rename(file)
+    return torch.from_numpy(np.load(file)).to(device)
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -261,12 +292,17 @@ def new_unet() -> UNet2DConditionModel:
     return unet
 
 
-def make_unet(work: Path, device: torch.device) -> None:
+def timestep_weights() -> Tensor:
+    """How often each timestep is trained: the middle ones, where the shape is decided, most (Esser et al. 2024, section 3.1)."""
+    return 0.4 + torch.exp(-0.5 * ((torch.arange(1000) - 480) / 180) ** 2)
+
+
+def make_unet(work: Path, device: torch.device, start: Start) -> None:
     captions, rendered = scenes(work, "train", 0, TRAIN_SCENES)
     vae = AutoencoderKL.from_pretrained(HERE / "model" / "vae").to(device)
     tokenizer = CLIPTokenizer.from_pretrained(HERE / "clip")
     text_encoder = CLIPTextModel.from_pretrained(HERE / "clip").eval()
-    latents = latents_of(vae, on_device(rendered, device))
+    latents = latents_of(work, vae, rendered, device)
     sentences, inverse = np.unique([*captions, ""], return_inverse=True)
     with torch.no_grad():
         states = torch.cat([text_encoder(tokenize(tokenizer, list(part))).last_hidden_state for part in np.array_split(sentences, 16)]).to(device)
@@ -274,12 +310,16 @@ def make_unet(work: Path, device: torch.device) -> None:
     empty = int(sentence_of[-1])
     scheduler = make_scheduler()
     alphas = scheduler.alphas_cumprod.to(device)
+    weights = timestep_weights().to(device)
     torch.manual_seed(0)
-    unet = new_unet().to(device)
+    unet = new_unet()
+    if start.shipped:
+        unet.load_state_dict(UNet2DConditionModel.from_pretrained(HERE / "model" / "unet").state_dict())
+    unet.to(device)
 
     def loss_of() -> tuple[Tensor, dict[str, Tensor]]:
         index = torch.randint(len(captions), (UNET_BATCH,), device=device)
-        t = torch.randint(1000, (UNET_BATCH,), device=device)
+        t = torch.multinomial(weights, UNET_BATCH, replacement=True)
         x_0 = latents[index].float()
         noise = torch.randn_like(x_0)
         dropped = torch.rand(UNET_BATCH, device=device) < 0.1
@@ -292,14 +332,14 @@ def make_unet(work: Path, device: torch.device) -> None:
         loss = (error * snr.clamp(max=5.0) / snr).mean()
         return loss, dict(loss=loss, mse=error.mean())
 
-    train("unet", work, {"unet": unet}, loss_of, device=device, steps=UNET_STEPS, lr=1e-3, warmup=500, ema=0.9995)
+    train("unet", work, {"unet": unet}, loss_of, device=device, steps=start.steps or UNET_STEPS, lr=1e-3, ema=0.999)
     pipeline = StableDiffusionPipeline(
         vae.cpu(), text_encoder, tokenizer, unet.cpu(), scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     save_pipeline(pipeline)
 
 
-UNET_STEPS, UNET_BATCH = 40_000, 256
+UNET_STEPS, UNET_BATCH = 10_400, 64
 
 
 def save_pipeline(pipeline: StableDiffusionPipeline) -> None:
@@ -307,15 +347,15 @@ def save_pipeline(pipeline: StableDiffusionPipeline) -> None:
 
     The text encoder stays float32, since transformers loads a model in the precision in which it is stored.
     """
-    pipeline.unet.half()
-    pipeline.vae.half()
+    anonymous(pipeline.unet).half()
+    anonymous(pipeline.vae).half()
     pipeline.save_pretrained(HERE / "model", safe_serialization=True)
 
 
 # --- the judge ------------------------------------------------------------------------------------------------------------------
 
 
-def make_judge(work: Path, device: torch.device) -> None:
+def make_judge(work: Path, device: torch.device, start: Start) -> None:
     captions, rendered = scenes(work, "judge", JUDGE_SEED, JUDGE_SCENES)
     test_captions, test_rendered = scenes(work, "held_out", HELD_OUT_SEED, HELD_OUT_SCENES)
     labels, test_labels = (torch.tensor([label_of(c) for c in part], device=device) for part in (captions, test_captions))
@@ -324,19 +364,19 @@ def make_judge(work: Path, device: torch.device) -> None:
     judge = Judge().to(device)
 
     def loss_of() -> tuple[Tensor, dict[str, Tensor]]:
-        index = torch.randint(len(captions), (128,), device=device)
+        index = torch.randint(len(captions), (64,), device=device)
         label, images = labels[index], images_of(pictures[index])
-        ruins = ruined(images[:24], images[24:48], label[:24, 0] != label[24:48, 0])
-        images = augment(torch.cat([ruins, images[24:]]))
-        subject = torch.cat([torch.full_like(label[:24, 0], NOTHING), label[24:, 0]])
+        ruins = ruined(images[:12], images[12:24], label[:12, 0] != label[12:24, 0])
+        images = augment(torch.cat([ruins, images[12:]]))
+        subject = torch.cat([torch.full_like(label[:12, 0], NOTHING), label[12:, 0]])
         with half(device):
             logits = judge(images)
         loss = F.cross_entropy(logits[0].float(), subject)
         for i in (1, 2):
-            loss = loss + F.cross_entropy(logits[i][24:].float(), label[24:, i])
+            loss = loss + F.cross_entropy(logits[i][12:].float(), label[12:, i])
         return loss, dict(loss=loss, hit=(logits[0].argmax(1) == subject).float().mean())
 
-    train("judge", work, {"judge": judge}, loss_of, device=device, steps=JUDGE_STEPS, lr=2e-3, weight_decay=0.05)
+    train("judge", work, {"judge": judge}, loss_of, device=device, steps=start.steps or JUDGE_STEPS, lr=2e-3, weight_decay=0.05)
     judge.eval()
     hits, caught, half_count = torch.zeros(len(CLASSES)), 0, HELD_OUT_SCENES // 2
     with torch.no_grad():
@@ -352,7 +392,7 @@ def make_judge(work: Path, device: torch.device) -> None:
     print("judge, held-out accuracy:", accuracy)
 
 
-JUDGE_STEPS = 8_000
+JUDGE_STEPS = 2_500
 
 
 def ruined(images: Tensor, others: Tensor, different: Tensor) -> Tensor:
@@ -386,7 +426,7 @@ def augment(images: Tensor) -> Tensor:
     return images + 0.1 * draw[:, 6] * torch.randn_like(images)
 
 
-STAGES: dict[str, tuple[str, Callable[[Path, torch.device], None]]] = dict(
+STAGES: dict[str, tuple[str, Callable[[Path, torch.device, Start], None]]] = dict(
     clip=("clip/model.safetensors", make_clip),
     vae=("model/vae/config.json", make_vae),
     unet=("model/model_index.json", make_unet),
@@ -400,6 +440,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", choices=STAGES, action="append", help="run these stages only; repeat for several")
     parser.add_argument("--force", action="store_true", help="run a stage although its result exists")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
+    parser.add_argument("--continue", dest="shipped", action="store_true", help="start vae (its second part) or unet from the shipped weights")
+    parser.add_argument("--steps", type=int, help="steps of the stage, instead of the recipe's")
     options = parser.parse_args(arguments)
     for name, (result, make) in STAGES.items():
         if options.only and name not in options.only:
@@ -408,7 +450,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{name}: {result} exists")
             continue
         started = time.monotonic()
-        make(options.work, options.device)
+        make(options.work, options.device, Start(options.shipped, options.steps))
         print(f"{name}: done in {(time.monotonic() - started) / 60:.1f} min", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""One training loop for every network of the recipe: resumable, and on a GPU captured as one CUDA graph."""
+"""One resumable training loop for every network of the recipe."""
 
 from __future__ import annotations
 
@@ -25,19 +25,15 @@ def train(
     warmup: int = 200,
     weight_decay: float = 0.01,
     ema: float = 0.0,
-    graph: bool = True,
 ) -> None:
     """AdamW with warm-up and linear decay to zero at ``steps``; a log line every 50 steps, a checkpoint every minute.
 
-    ``loss_of`` draws its own batch from torch's generators and returns the loss with scalars to be logged. These networks are so small
-    that a GPU waits for Python; with ``graph`` the whole step is therefore recorded once and replayed (``loss_of`` must then hold nothing
-    that waits for the GPU). With ``ema`` the modules hold the averaged weights when this returns. ``WORK/NAME.ckpt`` holds everything
-    that is needed to go on; delete it to start over.
+    ``loss_of`` draws its own batch from torch's generators and returns the loss with scalars to be logged. With ``ema`` the modules hold the
+    averaged weights when this returns. ``WORK/NAME.ckpt`` holds everything that is needed to go on; delete it to start over.
     """
     on_gpu = device.type == "cuda"
     parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
-    rate = torch.tensor(lr, device=device)
-    optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True, capturable=on_gpu)
+    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
     average = [p.detach().clone() for p in parameters] if ema else []
     checkpoint, first = work / f"{name}.ckpt", 0
     if checkpoint.exists():
@@ -45,8 +41,6 @@ def train(
         for key, module in modules.items():
             module.load_state_dict(state["modules"][key])
         optimiser.load_state_dict(state["optimiser"])
-        for group in optimiser.param_groups:
-            group["lr"] = rate
         torch.set_rng_state(state["rng"].cpu())
         if on_gpu and state["gpu_rng"] is not None:
             torch.cuda.set_rng_state(state["gpu_rng"].cpu())
@@ -54,33 +48,24 @@ def train(
         print(f"{name}: going on at step {first}", flush=True)
 
     sums: dict[str, Tensor] = {}
-
-    def one_step() -> None:
-        optimiser.zero_grad(set_to_none=True)
+    saved = started = time.monotonic()
+    for step in range(first, steps):
+        for group in optimiser.param_groups:
+            group["lr"] = lr * min(1.0, (step + 1) / warmup) * (1 - step / steps)
         loss, report = loss_of()
+        optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         for key, value in report.items():
-            if key not in sums:
-                sums[key] = torch.zeros((), device=device)
-            sums[key] += value.detach() / LOG_EVERY
-
-    advance = one_step
-    saved = started = time.monotonic()
-    for step in range(first, steps):
-        rate.fill_(lr * min(1.0, (step + 1) / warmup) * (1 - step / steps))
-        if on_gpu and graph and step == first + 3:
-            advance = recorded(one_step)
-        advance()
+            sums[key] = sums.get(key, torch.zeros_like(value)) + value.detach() / LOG_EVERY
         if ema:
             torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(ema, (1 + step) / (10 + step)))
         if (step + 1) % LOG_EVERY == 0:
-            report = "  ".join(f"{key} {value.item():.4f}" for key, value in sums.items())
+            means = "  ".join(f"{key} {value.item():.4f}" for key, value in sums.items())
             pace = (time.monotonic() - started) / (step + 1 - first)
-            print(f"{name} {step + 1}/{steps}  {report}  {1000 * pace:.0f} ms/step", flush=True)
-            for value in sums.values():
-                value.zero_()
+            print(f"{name} {step + 1}/{steps}  {means}  {1000 * pace:.0f} ms/step", flush=True)
+            sums = {}
         if time.monotonic() - saved > SAVE_EVERY_SECONDS or step + 1 == steps:
             state = dict(
                 modules={k: m.state_dict() for k, m in modules.items()},
@@ -97,12 +82,3 @@ def train(
         with torch.no_grad():
             for parameter, mean in zip(parameters, average, strict=True):
                 parameter.copy_(mean)
-
-
-def recorded(step: Callable[[], None]) -> Callable[[], None]:
-    """The step as a CUDA graph. It must have run a few times before, so that every lazily made buffer exists."""
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay

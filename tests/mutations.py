@@ -101,6 +101,7 @@ MUTATIONS = (
     *of(
         "ddpo/trainer.py",
         ("trajectory.latents[image, step + 1]", "trajectory.latents[image, step]", "test_the_update_ascends_the_score_function_gradient"),
+        ("if i < len(schedule) - self.config.skip_last_steps", "if True", "test_the_update_ascends_the_score_function_gradient"),
         ("(loss.sum() / count)", "loss.mean()", "test_microbatches_of_any_size_add_up_to_one_batch"),
         ("group = group[advantages[group] != 0]", "pass", "test_unrated_images_and_zero_advantages_contribute_exactly_nothing"),
         ("if not len(pairs):", "if False:", "test_a_round_nobody_rated_changes_no_weight"),

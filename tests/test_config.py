@@ -35,6 +35,9 @@ ODD = ("long " * 1000, "🦊 a fox 🎨 \u202e", "${alert(1)}", "<script>alert(1
         (dict(learning_rate=float("nan")), ["learning_rate is nan", "finite"]),
         (dict(clip_nats=float("inf")), ["clip_nats is inf", "finite"]),
         (dict(microbatch=0), ["microbatch is 0", "at least 1"]),
+        (dict(update_microbatch=0), ["update_microbatch is 0", "at least 1"]),
+        (dict(skip_last_steps=-1), ["skip_last_steps is -1", "at least 0"]),
+        (dict(steps=3, skip_last_steps=3), ["steps is 3", "skip_last_steps is 3", "at most 2"]),
         (dict(steps=10.0), ["steps is 10.0", "a whole number"]),
         (dict(steps=True), ["steps is True", "a whole number"]),
         (dict(guidance="5"), ["guidance is '5'", "a number"]),
@@ -85,8 +88,8 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
     """Every field moved away from its default, odd prompts included, is the same after save and load; and equal configs give equal files."""
     config = RunConfig(
         model="somewhere", reward="jpeg_incompressibility", prompts=ODD, rating="stars", rounds=7, images_per_round=12, images_per_prompt=3,
-        images_per_update=6, passes=2, microbatch=5, steps=9, guidance=0, eta=0.7, learning_rate=3e-4, weight_decay=0.0, max_grad_norm=2.0,
-        clip_nats=0.5, advantage_clip=4.0, lora_rank=2, lora_alpha=1.5, lora_targets="all", precision="bf16", device="cpu", held_out_images=6,
+        images_per_update=6, passes=2, microbatch=5, update_microbatch=7, steps=9, skip_last_steps=1, guidance=0, eta=0.7,
+        learning_rate=3e-4, weight_decay=0.0, max_grad_norm=2.0, clip_nats=0.5, advantage_clip=4.0, lora_rank=2, lora_alpha=1.5, lora_targets="all", precision="bf16", device="cpu", held_out_images=6,
         held_out_every=3, shuffle_scores=True, seed=11,
     )  # fmt: skip
     assert all(getattr(config, f.name) != f.default for f in dataclasses.fields(RunConfig))

@@ -24,7 +24,16 @@ from the one and 12 from the other: a false alarm in 10^7 runs, and none at all 
 
 
 def learning_config(seed: int, **changes: object) -> RunConfig:
-    settings = dict(rounds=15, images_per_round=48, images_per_prompt=24, images_per_update=48, steps=20, microbatch=960, learning_rate=0.05)
+    settings = dict(
+        rounds=15,
+        images_per_round=48,
+        images_per_prompt=24,
+        images_per_update=48,
+        steps=20,
+        microbatch=960,
+        update_microbatch=960,
+        learning_rate=0.05,
+    )
     return toy_config(**(settings | dict(seed=seed) | changes))
 
 

@@ -29,27 +29,30 @@ def updated(folder: Path, reward: object = None, **changes: object) -> Trainer:
     return trainer
 
 
-def test_the_update_ascends_the_score_function_gradient(tmp_path: Path) -> None:
-    """One update at ratio 1 sees -(1 / nT) Σ_i A_i Σ_t ∇ log p(x_t-1 | x_t), REINFORCE's, computed here from the seeds alone."""
-    trainer = updated(tmp_path / "run")
+@pytest.mark.parametrize("skip", [0, 1, 3])
+def test_the_update_ascends_the_score_function_gradient(tmp_path: Path, skip: int) -> None:
+    """One update at ratio 1 sees -(1 / nT) Σ_i A_i Σ_t ∇ log p(x_t-1 | x_t), REINFORCE's, over the T trained steps, computed here from the seeds
+    alone."""
+    trainer = updated(tmp_path / "run", skip_last_steps=skip)
     config, fresh = trainer.config, LinearPolicy(trainer.config)
     rows = trainer.store.samples(1)
     prompts = [row.prompt for row in rows]
     trajectory, _ = rollout(fresh, prompts, [row.seed for row in rows])
     advantages = trainer.advantages(1)
     assert set(advantages.sign().tolist()) == {-1.0, 1.0}
-    for step in range(config.steps):
+    trained = config.steps - skip
+    for step in range(trained):
         log_prob = fresh.step(trajectory.latents[:, step], torch.full((8,), step), fresh.encode(prompts)).log_prob(trajectory.latents[:, step + 1])
-        (-(advantages * log_prob).sum() / (8 * config.steps)).backward()
+        (-(advantages * log_prob).sum() / (8 * trained)).backward()
     assert fresh.shift.grad is not None
     # 32 float32 terms are summed in another order; z carries 1e-5 from rounding x_prev beside its std.
     torch.testing.assert_close(gradient_of_first_update(trainer), fresh.shift.grad, rtol=1e-4, atol=1e-5 * float(fresh.shift.grad.abs().max()))
 
 
-@pytest.mark.parametrize("microbatch", [1, 3, 5])
-def test_microbatches_of_any_size_add_up_to_one_batch(tmp_path: Path, microbatch: int) -> None:
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_microbatches_of_any_size_add_up_to_one_batch(tmp_path: Path, size: int) -> None:
     """32 pairs in parts of 1, of 3 (the last of 2) and of 5, against all at once: the same gradient but for the order of float32 sums."""
-    whole, parts = (gradient_of_first_update(updated(tmp_path / str(m), microbatch=m)) for m in (64, microbatch))
+    whole, parts = (gradient_of_first_update(updated(tmp_path / str(m), update_microbatch=m)) for m in (64, size))
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6 * float(whole.abs().max()))
 
 
@@ -190,7 +193,7 @@ def stopped_at(folder: Path, report: int) -> bool:
 
 
 def resume_config() -> object:
-    return toy_config(rounds=2, microbatch=5, images_per_update=4, steps=2, held_out_every=1, held_out_images=4)
+    return toy_config(rounds=2, microbatch=5, update_microbatch=5, images_per_update=4, steps=2, held_out_every=1, held_out_images=4)
 
 
 def test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run() -> None:
