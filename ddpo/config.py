@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def read_prompts(file: Path) -> tuple[str, ...]:
 
 
 def setting(default: Any, help: str, **limits: Any) -> Any:
-    """A field with its sentence and its limits: ``low``, ``high``, ``above`` (exclusive) or ``choices``."""
+    """A field with its sentence and its limits: ``low``, ``high``, ``above`` (exclusive), ``choices`` or ``form`` (a pattern and examples)."""
     return field(default=default, metadata=dict(help=help, **limits))
 
 
@@ -91,7 +92,11 @@ class RunConfig:
         "The precision of the denoiser: `auto` is bf16 where the device is fast at it, else fp32; trained weights are always float32.",
         choices=("auto", "fp32", "bf16"),
     )
-    device: str = setting("auto", "Where the model runs: `auto` takes a GPU when there is one.")
+    device: str = setting(
+        "auto",
+        "Where the model runs: `auto` takes a GPU when there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.",
+        form=(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, cuda, cuda:1, mps"),
+    )
     held_out_images: int = setting(32, "How many images, of seeds never trained on, measure an automatic reward before and after.", low=0, high=4096)
     held_out_every: int = setting(0, "Measure the held-out reward every so many rounds as well; 0 measures at the end only.", low=0)
     shuffle_scores: bool = setting(False, "A control: scores are shuffled among the images, so that nothing can be learned.")
@@ -231,6 +236,8 @@ def _check(name: str, value: Any, limits: Any, annotation: Any) -> None:
         raise ConfigError(f"{name} is {value}; it must be a finite number.")
     if "choices" in limits and value not in limits["choices"]:
         raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(limits['choices'])}.")
+    if "form" in limits and not re.fullmatch(limits["form"][0], value):
+        raise ConfigError(f"{name} is {value!r}; choose one of {limits['form'][1]}.")
     if "low" in limits and value < limits["low"]:
         raise ConfigError(f"{name} is {value}; it must be at least {limits['low']}.")
     if "above" in limits and value <= limits["above"]:

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from ddpo.config import RunConfig
+from ddpo.config import ConfigError, RunConfig
 from ddpo.diffusion import Gaussian, Schedule
 
 ADAPTER_LAYERS = {
@@ -78,9 +78,18 @@ class Policy(Protocol):
 
 
 def pick_device(setting: str) -> torch.device:
-    """The device of the setting ``device``; "auto" takes a GPU when there is one."""
+    """The device of the setting ``device``; "auto" takes a GPU when there is one.
+
+    Raises:
+        ConfigError: this machine, or this build of PyTorch, has no such device.
+    """
     if setting != "auto":
-        return torch.device(setting)
+        device = torch.device(setting)
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(f"device is {setting}, but PyTorch {torch.__version__} sees {torch.cuda.device_count()} such GPUs. Choose auto or cpu.")
+        if device.type == "mps" and not torch.backends.mps.is_available():
+            raise ConfigError(f"device is mps, but PyTorch {torch.__version__} sees no Apple GPU. Choose auto or cpu.")
+        return device
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

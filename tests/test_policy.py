@@ -9,8 +9,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from ddpo.config import RunConfig
-from ddpo.policy import StableDiffusionPolicy
+from ddpo.config import ConfigError, RunConfig
+from ddpo.policy import StableDiffusionPolicy, pick_device
 from tests.models import save_tiny_model, tiny_pipeline
 from tests.toys_ddpo import tiny_config
 
@@ -173,3 +173,11 @@ def test_a_model_is_never_loaded_from_a_pickle(tmp_path: Path) -> None:
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(Exception, match="safetensors"):
         StableDiffusionPolicy.load(RunConfig(model=str(folder), device="cpu"))
+
+
+@pytest.mark.parametrize("setting", ["cuda:99", "mps"])
+def test_a_device_that_is_not_there_is_named(setting: str) -> None:
+    if setting == "mps" and torch.backends.mps.is_available():
+        pytest.skip("SKIPPED: this machine has an Apple GPU")
+    with pytest.raises(ConfigError, match=rf"device is {setting}.*Choose auto or cpu"):
+        pick_device(setting)
