@@ -29,6 +29,12 @@ RATINGS: dict[str, str] = {"thumbs": "Thumbs up or down", "stars": "One to five 
 LABELS: dict[str, str] = {
     "reward": "What scores the images",
     "rating": "How you rate",
+    "objective": "Objective",
+    "forward_draws": "Noise levels learned from",
+    "rwr_beta": "RWR sharpness (beta)",
+    "rwr_quantile": "RWR-sparse quantile",
+    "nft_advantage": "NFT advantage of certainty",
+    "nft_mix": "NFT reach (beta)",
     "images_per_round": "Images a round",
     "images_per_prompt": "Images per prompt",
     "images_per_update": "Images per learning step",

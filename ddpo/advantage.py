@@ -29,6 +29,33 @@ def group_advantages(scores: Sequence[float | None], prompts: Sequence[str], cli
     return advantages.clamp(-clip, clip)
 
 
+def reward_weights(advantages: Tensor, prompts: Sequence[str], known: Sequence[bool], beta: float) -> Tensor:
+    """RWR's weights: exp(β A) / Z, the softmax within each prompt times the number of its images, so that their mean is 1; shape (n,).
+
+    The paper takes β = 0.2 on raw rewards (Black et al. 2023, section 4.1; its code multiplies by the number of images too), which means
+    something else for every reward; here β is on the standardised scores. Images without a score weigh 0.
+    """
+    weights = torch.zeros(len(prompts))
+    for prompt in dict.fromkeys(prompts):
+        rows = [i for i, p in enumerate(prompts) if p == prompt and known[i]]
+        if rows:
+            weights[rows] = len(rows) * torch.softmax(beta * advantages[rows], 0)
+    return weights
+
+
+def percentile_weights(advantages: Tensor, prompts: Sequence[str], known: Sequence[bool], quantile: float) -> Tensor:
+    """RWR-sparse's weights: 1 for the images of each prompt at or above the quantile, else 0; shape (n,).
+
+    Of a prompt whose images all scored alike, none: it says nothing.
+    """
+    weights = torch.zeros(len(prompts))
+    for prompt in dict.fromkeys(prompts):
+        rows = [i for i, p in enumerate(prompts) if p == prompt and known[i]]
+        if rows and bool((advantages[rows] != 0).any()):
+            weights[rows] = (advantages[rows] >= torch.quantile(advantages[rows], quantile, interpolation="higher")).float()
+    return weights
+
+
 def without_spread(scores: Sequence[float | None], prompts: Sequence[str]) -> list[str]:
     """The prompts from which nothing can be learned this round: fewer than two scores, or all equal."""
     advantages = group_advantages(scores, prompts, clip=1.0)

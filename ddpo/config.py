@@ -60,6 +60,11 @@ class RunConfig:
     reward: str = setting("human", "What scores the images: your ratings or an automatic reward.", choices=tuple(rewards.NAMES))
     prompts: tuple[str, ...] = setting(("a cat", "a dog", "a horse", "a fox"), "The prompts that images are made for.")
     rating: str = setting("thumbs", "How people rate: thumbs up or down, or one to five stars.", choices=("thumbs", "stars"))
+    objective: str = setting(
+        "ddpo-is",
+        "What the update ascends: DDPO with importance sampling, its on-policy form, reward-weighted regression (soft or sparse), or DiffusionNFT.",
+        choices=("ddpo-is", "ddpo-sf", "rwr", "rwr-sparse", "nft"),
+    )
     rounds: int = setting(20, "How many rounds of sample, score and update to run.", low=1, high=100_000)
     images_per_round: int = setting(16, "How many images a round makes and scores.", low=2, high=4096)
     images_per_prompt: int = setting(4, "How many images of each prompt a round makes; their scores are compared with one another.", low=2)
@@ -82,6 +87,11 @@ class RunConfig:
         1.64, "How far one step's log-probability may move, in nats, before PPO's clip holds it; 1.64 is the paper's setting.", above=0.0
     )
     advantage_clip: float = setting(5.0, "Advantages are clipped to plus and minus this many standard deviations.", above=0.0)
+    forward_draws: int = setting(5, "How many noise levels of each image rwr, rwr-sparse and nft learn from.", low=1, high=1000)
+    rwr_beta: float = setting(1.0, "How sharply rwr prefers better images: its weights are the softmax of this times the advantage.", low=0.0)
+    rwr_quantile: float = setting(0.9, "rwr-sparse keeps the images of each prompt at or above this quantile.", low=0.0, high=1.0)
+    nft_advantage: float = setting(2.0, "The advantage at which nft is certain that an image is good.", above=0.0)
+    nft_mix: float = setting(1.0, "How far nft's positive and negative policies reach from the one that sampled (its beta).", above=0.0)
     lora_rank: int = setting(8, "The rank of the LoRA adapter.", low=1, high=1024)
     lora_alpha: float = setting(8.0, "The scale of the LoRA adapter, relative to its rank.", above=0.0)
     lora_targets: str = setting(
@@ -134,6 +144,11 @@ class RunConfig:
             raise ConfigError(
                 f"images_per_round is {n} and images_per_update is {update}: {n} is not divisible by {update}. "
                 f"Choose a divisor of {n} for images_per_update."
+            )
+        if self.objective == "ddpo-sf" and self.updates_per_round > 1:
+            raise ConfigError(
+                f"ddpo-sf learns from samples of the present policy only, so a round has one update; these settings make {self.updates_per_round}. "
+                f"Choose images_per_update {n} and passes 1, or ddpo-is."
             )
         if self.skip_last_steps >= self.steps:
             raise ConfigError(

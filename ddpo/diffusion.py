@@ -72,6 +72,8 @@ class Schedule:
     """ᾱ at the timestep that the step arrives at."""
     std: Tensor
     """σ of each step; 0 where a step is deterministic."""
+    alphas_cumprod: Tensor
+    """ᾱ at every timestep that the model was trained on, (train timesteps,)."""
     prediction_type: str
 
     @classmethod
@@ -92,7 +94,8 @@ class Schedule:
         alpha_prev = torch.where(prev >= 0, scheduler.alphas_cumprod[prev.clamp(min=0)], final)
         # DDIM eq. 16. The product is zero, not negative or NaN, where the step goes nowhere (alpha == alpha_prev) or arrives at no noise at all.
         variance = ((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)).clamp(min=0)
-        return cls(t, alpha.float(), alpha_prev.float(), (eta * variance.sqrt()).float(), scheduler.config.prediction_type)
+        std = eta * variance.sqrt()
+        return cls(t, alpha.float(), alpha_prev.float(), std.float(), scheduler.alphas_cumprod.float(), scheduler.config.prediction_type)
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -118,6 +121,26 @@ class Schedule:
         x_0, noise = self.clean_and_noise(x_t, prediction.float(), alpha)
         mean = alpha_prev.sqrt() * x_0 + (1 - alpha_prev - std**2).clamp(min=0).sqrt() * noise
         return Gaussian(mean, std)
+
+    def noised(self, x_0: Tensor, timestep: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The forward process: x_t = sqrt(ᾱ_t) x_0 + sqrt(1 - ᾱ_t) ε (Ho et al. 2020, eq. 4), and what the model should predict of it.
+
+        Args:
+            x_0: clean latents (n, c, h, w), float32.
+            timestep: (n,), integers below the number of training timesteps.
+            noise: standard normal, like ``x_0``.
+        """
+        alpha = self.alpha_at(timestep)
+        x_t = alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise
+        if self.prediction_type == "epsilon":
+            return x_t, noise
+        if self.prediction_type == "v_prediction":
+            return x_t, alpha.sqrt() * noise - (1 - alpha).sqrt() * x_0
+        return x_t, x_0
+
+    def alpha_at(self, timestep: Tensor) -> Tensor:
+        """ᾱ at timesteps (n,), shape (n, 1, 1, 1)."""
+        return self.alphas_cumprod.to(timestep.device)[timestep][:, None, None, None]
 
     def clean_and_noise(self, x_t: Tensor, prediction: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted clean latent x̂_0 and noise ε̂ from the model's output (Salimans & Ho 2022, arXiv 2202.00512, for v)."""

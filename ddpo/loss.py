@@ -1,7 +1,8 @@
-"""The objective of DDPO with importance sampling, and what it reports: pure functions."""
+"""The objectives and what they report: pure functions of one item (an image at a denoising step, or at a drawn noise level) each."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,12 +23,51 @@ def importance_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, c
     return torch.maximum(-advantage * ratio, -advantage * clipped)
 
 
+def score_function_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """REINFORCE at denoising steps: -A log p, shape (n,) (DDPO-SF: Black et al. 2023, eq. 3). Right only for samples of the present policy."""
+    return -advantage * log_prob
+
+
+def denoising_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """The ordinary denoising loss, weighted: w ‖f - f*‖², mean over dimensions, shape (n,).
+
+    With w = exp(β r) / Z it is reward-weighted regression, with w = 1[r above a percentile] its sparse form (Black et al. 2023, section 4.1;
+    Lee et al. 2023, arXiv 2302.12192).
+    """
+    return weight * ((prediction - target) ** 2).mean(dim=(1, 2, 3))
+
+
+def negative_aware_loss(new: Tensor, old: Tensor, clean: Callable[[Tensor], Tensor], x_0: Tensor, preference: Tensor, mix: float) -> Tensor:
+    """DiffusionNFT's loss (Zheng et al. 2025, arXiv 2509.16117, eq. 5 and its self-normalised form), shape (n,).
+
+    The positive policy mixes the new prediction into the old one, (1 - β) old + β new, the negative one away from it, (1 + β) old - β new; an image
+    preferred with probability r pulls the first towards itself, and with 1 - r the second. Each squared error is divided by its own mean absolute
+    error, held fixed, so that noise levels weigh alike. The paper has velocities of flow models; here the mix is of whatever the model predicts, and
+    the error is that of the clean latent it implies, so that noise- and v-predicting models learn the same thing.
+
+    Args:
+        new, old: predictions of the present policy and of the one that sampled, (n, c, h, w); ``old`` without gradient.
+        clean: from a prediction to the clean latent that it implies.
+        x_0: the sampled clean latents.
+        preference: r in [0, 1], (n,).
+        mix: β.
+    """
+
+    def error(prediction: Tensor) -> Tensor:
+        difference = clean(prediction) - x_0
+        scale = difference.detach().abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-5)
+        return (difference**2 / scale).mean(dim=(1, 2, 3))
+
+    return preference * error((1 - mix) * old + mix * new) + (1 - preference) * error((1 + mix) * old - mix * new)
+
+
 @dataclass
 class Health:
     """Sums over trained steps from which a round's health metrics are made."""
 
     dimensions: int
     clip_range: float
+    items: int = 0
     count: int = 0
     loss: float = 0.0
     ratio: float = 0.0
@@ -39,12 +79,12 @@ class Health:
 
     def add(self, loss: Tensor, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> float:
         """Take in one microbatch (all (n,)); returns its largest |ρ - 1|."""
+        self.add_loss(loss)
         with torch.no_grad():
             difference = (log_prob - old_log_prob).double()
             ratio = difference.exp()
             deviation = float((ratio - 1).abs().max())
             self.count += len(ratio)
-            self.loss += float(loss.sum())
             self.ratio += float(ratio.sum())
             self.ratio_squared += float((ratio**2).sum())
             self.ratio_max_deviation = max(self.ratio_max_deviation, deviation)
@@ -53,17 +93,24 @@ class Health:
             self.kl += float((0.5 * (self.dimensions * difference) ** 2).sum())
             return deviation
 
+    def add_loss(self, loss: Tensor) -> None:
+        """Take in one microbatch (n,) of an objective that has no ratio."""
+        self.items += len(loss)
+        self.loss += float(loss.detach().sum())
+
     def metrics(self) -> dict[str, float]:
         """Means over all trained steps of the round.
 
         ``kl_update`` estimates the KL of one step's policy from the round's sampling policy, in nats: E[(log ratio)²] / 2 with the log-probability
         summed over dimensions (Schulman, "Approximating KL divergence", k2). The clip fractions count the steps whose gradient the clip has cut.
         """
-        if not self.count:
+        if not self.items:
             return {}
+        loss = dict(loss=self.loss / self.items)
+        if not self.count:
+            return loss
         mean = self.ratio / self.count
-        return dict(
-            loss=self.loss / self.count,
+        return loss | dict(
             ratio_mean=mean,
             ratio_std=max(0.0, self.ratio_squared / self.count - mean**2) ** 0.5,
             ratio_max_deviation=self.ratio_max_deviation,

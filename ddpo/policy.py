@@ -56,6 +56,10 @@ class Policy(Protocol):
         """Conditions (n, ...) of prompts."""
         ...
 
+    def predict(self, x_t: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
+        """The model's (guided) output for latents at training timesteps (n,), given conditions; float32, shaped like ``x_t``."""
+        ...
+
     def step(self, x_t: Tensor, index: Tensor, condition: Tensor) -> Gaussian:
         """The distribution of the next latent at step ``index`` (n,) of the schedule, given latents and conditions."""
         ...

@@ -1,4 +1,4 @@
-"""DDPO with importance sampling, round by round.
+"""The round loop: DDPO with importance sampling, or another objective.
 
 As in Black et al. 2023, Algorithm 1 (DDPO-IS)::
 
@@ -6,6 +6,7 @@ As in Black et al. 2023, Algorithm 1 (DDPO-IS)::
         sample   draw prompts; denoise images with the present policy; keep x_T, ..., x_0 and log p(x_prev | x_t)
         score    r(x_0, prompt), by a reward or by people; advantage = standardised within each prompt
         update   for each group of images: ascend  Σ_t min(A ρ_t, A clip(ρ_t, 1 ± ε))  over all its denoising steps at once
+                 (or one of the other objectives: :mod:`ddpo.objective`)
         checkpoint
 
 Each of the four verbs leaves a durable mark; a worker that dies goes on at the first missing one. All randomness comes from seeds that are derived
@@ -20,7 +21,7 @@ What differs from the paper, and why:
 * The last denoising steps are sampled but not trained (``skip_last_steps``). A step of noise σ moves its mean by c per unit of the prediction; its
   gradient's noise grows with c/σ while what it can find out shrinks with σ. With few steps the step that arrives at ᾱ_1 has c/σ of about 8 where the
   others have 1, and alone makes most of the gradient's variance (``benchmarks/NOTEBOOK.md``).
-* Images without a score, and images of advantage 0, have no gradient and are not computed.
+* Images without a score, and images of weight 0, have no gradient and are not computed.
 * Before a round's first optimiser step every ratio must be 1; if it is not, the run stops and says why (:class:`PolicyMismatch`).
 """
 
@@ -36,12 +37,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddpo.advantage import group_advantages, without_spread
+from ddpo.advantage import without_spread
 from ddpo.checkpoint import load_state, save_state
 from ddpo.config import RunConfig
 from ddpo.control import Control
 from ddpo.evaluate import held_out
-from ddpo.loss import Health, importance_loss
+from ddpo.objective import Lesson, make_lesson, weights_of
 from ddpo.policy import Policy
 from ddpo.rollout import batches, derive_seed, rollout
 from ddpo.store import RunStore, SampleRow, sync_tree
@@ -175,19 +176,13 @@ class Trainer:
         rows, scores = self.store.samples(number), self.store.scores(number, self.config.reward)
         return [scores[row.id].value if row.id in scores else None for row in rows], [row.prompt for row in rows]
 
-    def advantages(self, number: int) -> Tensor:
-        """The round's advantages, (n,)."""
+    def weights(self, number: int) -> Tensor:
+        """How much each of the round's images counts: its advantage, or RWR's weight, (n,)."""
         values, prompts = self._values(number)
         if self.config.shuffle_scores:
             generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "shuffle"))
             values = [values[i] for i in torch.randperm(len(values), generator=generator).tolist()]
-        return group_advantages(values, prompts, self.config.advantage_clip)
-
-    @property
-    def trained_steps(self) -> list[int]:
-        """The indices of the denoising steps that are learned from."""
-        schedule = self.policy.schedule
-        return [i for i in schedule.actions if i < len(schedule) - self.config.skip_last_steps]
+        return weights_of(self.config, values, prompts)
 
     # --- update -----------------------------------------------------------------------------------------------------------------
 
@@ -200,11 +195,10 @@ class Trainer:
         """
         n, size = self.config.images_per_round, self.config.images_per_update
         trajectory = Trajectory.concatenate([Trajectory.load(self._part(number, b.start)) for b in batches(n, self.config.microbatch)])
-        advantages = self.advantages(number)
+        weights = self.weights(number)
         conditions = self.policy.encode([row.prompt for row in self.store.samples(number)])
-        health = Health(self.dimensions, self.clip_range)
-        actions = self.trained_steps
-        total = self.config.passes * int((advantages != 0).sum()) * len(actions)
+        lesson = make_lesson(self.config, self.policy, trajectory, conditions, weights, number)
+        total = self.config.passes * int((weights != 0).sum()) * len(lesson.draws)
         done = 0
         norms: list[float] = []
         self.control.report("updating", number, 0, total)
@@ -212,34 +206,26 @@ class Trainer:
             generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "update", p))
             order = torch.randperm(n, generator=generator)
             for group in order.split(size):
-                group = group[advantages[group] != 0]
-                pairs = torch.cartesian_prod(group, torch.tensor(actions)).reshape(-1, 2)
-                if not len(pairs):
+                group = group[weights[group] != 0]
+                items = torch.cartesian_prod(group, torch.tensor(lesson.draws)).reshape(-1, 2)
+                if not len(items):
                     continue
-                pairs = pairs[torch.randperm(len(pairs), generator=generator)]
-                for part in pairs.split(self.config.update_microbatch):
-                    self._accumulate(trajectory, conditions, advantages, part, health, size * len(actions), check=not norms)
+                items = items[torch.randperm(len(items), generator=generator)]
+                for part in items.split(self.config.update_microbatch):
+                    self._accumulate(lesson, part, size * len(lesson.draws), check=not norms)
                     done += len(part)
                     self.control.report("updating", number, done, total)
                 norms.append(self._step())
-        self.store.add_metrics(number, health.metrics() | dict(advantage_abs_mean=float(advantages.abs().mean()), updates=float(len(norms))))
+        self.store.add_metrics(number, lesson.health.metrics() | dict(advantage_abs_mean=float(weights.abs().mean()), updates=float(len(norms))))
         if norms:
             self.store.add_metrics(number, dict(grad_norm=sum(norms) / len(norms)))
         save_state(self._new_state(number), self.config, number, self.parameters, self.optimiser)
         self.policy.save_adapter(self._new_state(number))
         sync_tree(self._new_state(number))
 
-    def _accumulate(
-        self, trajectory: Trajectory, conditions: Tensor, advantages: Tensor, pairs: Tensor, health: Health, count: int, check: bool
-    ) -> None:
-        """Add the gradient of some (image, step) pairs, (m, 2), to that of the mean over ``count`` pairs."""
-        image, step = pairs.unbind(1)
-        device = self.policy.device
-        x_t, x_prev = trajectory.latents[image, step].to(device), trajectory.latents[image, step + 1].to(device)
-        log_prob = self.policy.step(x_t, step.to(device), conditions[image.to(conditions.device)]).log_prob(x_prev)
-        old, advantage = trajectory.log_probs[image, step].to(device), advantages[image].to(device)
-        loss = importance_loss(log_prob, old, advantage, self.clip_range)
-        deviation = health.add(loss, log_prob, old, advantage)
+    def _accumulate(self, lesson: Lesson, items: Tensor, count: int, check: bool) -> None:
+        """Add the gradient of some (image, draw) items, (m, 2), to that of the mean over ``count`` items."""
+        loss, deviation = lesson.loss(*items.unbind(1))
         if not math.isfinite(deviation) or not bool(torch.isfinite(loss).all()):
             raise TrainingError("The loss is no number (NaN): training has diverged. Start again with a lower learning rate, or in fp32.")
         if check and deviation > MATCH_FRACTION * self.clip_range:

@@ -37,6 +37,9 @@ def of(file: str, *changes: tuple[str, str, str]) -> list[Mutation]:
 
 PARITY = "test_step_and_sample_equal_diffusers_at_every_timestep"
 RESUME = "tests/test_trainer.py::test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run"
+GRADIENT = "tests/test_trainer.py::test_the_update_ascends_the_score_function_gradient"
+OBJECTIVE = "tests/test_objective.py::"
+NFT = OBJECTIVE + "test_nft_pulls_towards_the_preferred_and_pushes_from_the_other"
 QUADRANTS = "test_the_four_clip_quadrants_in_value_and_gradient"
 
 MUTATIONS = (
@@ -46,12 +49,14 @@ MUTATIONS = (
         ("- self.std.log()", "+ self.std.log()", "test_log_prob_is_the_mean_of_torch_distributions_over_dimensions"),
         ("(2 * other.std**2)).sum", "(other.std**2)).sum", "test_kl_is_the_sum_of_torch_distributions_over_dimensions"),
         ("(2 * other.std**2)).sum", "(2 * other.std**2)).mean", "test_kl_is_the_sum_of_torch_distributions_over_dimensions"),
-        ("(eta * variance.sqrt())", "(eta * variance)", "test_std_is_the_ddim_variance_and_eta_scales_it"),
+        ("std = eta * variance.sqrt()", "std = eta * variance", "test_std_is_the_ddim_variance_and_eta_scales_it"),
         ("alpha = scheduler.alphas_cumprod[t]", "alpha = scheduler.alphas_cumprod[t - 1]", PARITY),
         ("num_train_timesteps // steps", "num_train_timesteps // steps - 1", PARITY),
         ("torch.where(prev >= 0,", "torch.where(prev >= -999,", PARITY),
         ("(1 - alpha_prev - std**2).clamp", "(1 - alpha_prev).clamp", PARITY),
         ("return alpha.sqrt() * x_t - (1", "return alpha.sqrt() * x_t + (1", PARITY),
+        ("(1 - alpha).sqrt() * noise\n", "(1 - alpha) * noise\n", "tests/test_objective.py::test_noising_is_diffusers_own"),
+        ("alpha.sqrt() * noise - (1 - alpha)", "alpha.sqrt() * noise + (1 - alpha)", "tests/test_objective.py::test_noising_is_diffusers_own"),
         ("if std > 0]", "if std >= 0]", "test_the_deterministic_last_step_is_no_action_and_has_no_log_prob"),
         ("(self.std > 0).all()", "(self.std > 0).any()", "test_the_deterministic_last_step_is_no_action_and_has_no_log_prob"),
     ),
@@ -62,6 +67,11 @@ MUTATIONS = (
         ("ratio.clamp(1 - clip_range, 1 + clip_range)", "ratio.clamp(1 - clip_range)", QUADRANTS),
         ("ratio.clamp(1 - clip_range, 1 + clip_range)", "ratio.clamp(max=1 + clip_range)", QUADRANTS),
         ("torch.exp(log_prob - old_log_prob)", "torch.exp(old_log_prob - log_prob)", QUADRANTS),
+        ("return -advantage * log_prob", "return advantage * log_prob", OBJECTIVE + "test_the_score_function_s_gradient_is_minus_the_advantage"),
+        ("return weight * (", "return (", OBJECTIVE + "test_the_denoising_loss_and_its_weight"),
+        ("(1 + mix) * old - mix * new", "(1 - mix) * old + mix * new", NFT),
+        ("/ scale).mean", ").mean", NFT),
+        ("difference.detach().abs()", "difference.abs()", NFT),
         ("1 + self.clip_range) & (advantage > 0)", "1 + self.clip_range) & (advantage < 0)", "test_health_counts_what_the_clip_cut"),
         ("0.5 * (self.dimensions * difference)", "0.5 * (difference)", "test_kl_update_estimates_the_true_kl"),
     ),
@@ -73,9 +83,12 @@ MUTATIONS = (
             "if p == prompt]\n        values = torch.tensor([scores[i] or 0.0 for",
             "test_an_unrated_image_is_excluded_and_not_zero",
         ),
-        ("if p == prompt and", "if", "test_each_prompt_is_standardised_by_its_own_mean_and_std"),
+        ("if p == prompt and scores", "if scores", "test_each_prompt_is_standardised_by_its_own_mean_and_std"),
         ("1e-8 * max(1.0, float(values.abs().max()))", "-1.0", "test_equal_scores_say_nothing"),
         ("1e-8 * max", "1e-3 * max", "test_small_but_real_differences_count"),
+        ("torch.softmax(beta * advantages[rows]", "torch.softmax(advantages[rows]", OBJECTIVE + "test_rwr_weighs_by_the_softmax_within_each_prompt"),
+        ("len(rows) * torch.softmax", "torch.softmax", OBJECTIVE + "test_rwr_weighs_by_the_softmax_within_each_prompt"),
+        ('interpolation="higher"', 'interpolation="lower"', OBJECTIVE + "test_rwr_sparse_keeps_the_best_of_each_prompt"),
         ("advantages.clamp(-clip, clip)", "advantages.clamp(max=clip)", "test_advantages_are_clipped_on_both_sides"),
     ),
     *of(
@@ -99,12 +112,20 @@ MUTATIONS = (
         ("if i in actions else", "if True else", "test_a_deterministic_last_step_is_taken_and_not_scored"),
     ),
     *of(
+        "ddpo/objective.py",
+        ("trajectory.latents[image, draw + 1]", "trajectory.latents[image, draw]", GRADIENT),
+        ("if i < len(policy.schedule) - config.skip_last_steps", "if True", GRADIENT),
+        ("(0.5 + weight /", "(0.5 - weight /", "test_every_objective_raises_the_reward"),
+        ("self.old[image, draw] =", "self.old[image, draw] = 0 *", "test_nft_keeps_the_sampling_policy_s_predictions"),
+        ("steps = policy.schedule.timesteps[:", "steps = policy.schedule.timesteps[1:", "test_nft_draws_the_sampler_s_trained_timesteps_and_rwr_all"),
+        ('(config.seed, number, "forward")', '(number, "forward")', "test_draws_follow_from_the_seed_and_differ_between_rounds_and_images"),
+        ("config.rwr_beta)", "-config.rwr_beta)", "test_every_objective_raises_the_reward"),
+    ),
+    *of(
         "ddpo/trainer.py",
-        ("trajectory.latents[image, step + 1]", "trajectory.latents[image, step]", "test_the_update_ascends_the_score_function_gradient"),
-        ("if i < len(schedule) - self.config.skip_last_steps", "if True", "test_the_update_ascends_the_score_function_gradient"),
         ("(loss.sum() / count)", "loss.mean()", "test_microbatches_of_any_size_add_up_to_one_batch"),
-        ("group = group[advantages[group] != 0]", "pass", "test_unrated_images_and_zero_advantages_contribute_exactly_nothing"),
-        ("if not len(pairs):", "if False:", "test_a_round_nobody_rated_changes_no_weight"),
+        ("group = group[weights[group] != 0]", "pass", "test_unrated_images_and_zero_advantages_contribute_exactly_nothing"),
+        ("if not len(items):", "if False:", "test_a_round_nobody_rated_changes_no_weight"),
         ("if check and deviation", "if False and deviation", "test_rounding_latents_after_scoring_is_refused"),
         ("if self.config.shuffle_scores:", "if False:", "test_shuffled_scores_are_the_same_scores_of_other_images"),
         ("number = done[-1].number", "number = done[0].number", RESUME),

@@ -38,7 +38,7 @@ def test_the_update_ascends_the_score_function_gradient(tmp_path: Path, skip: in
     rows = trainer.store.samples(1)
     prompts = [row.prompt for row in rows]
     trajectory, _ = rollout(fresh, prompts, [row.seed for row in rows])
-    advantages = trainer.advantages(1)
+    advantages = trainer.weights(1)
     assert set(advantages.sign().tolist()) == {-1.0, 1.0}
     trained = config.steps - skip
     for step in range(trained):
@@ -78,7 +78,7 @@ def test_unrated_images_and_zero_advantages_contribute_exactly_nothing(tmp_path:
     clean = updated(tmp_path / "clean", reward)
     dirty = toy_trainer(tmp_path / "dirty", toy_config(max_grad_norm=1e9), reward)
     spread_scores(dirty)
-    nothing = dirty.advantages(1) == 0
+    nothing = dirty.weights(1) == 0
     assert nothing.sum() in (3, 4)
     file = dirty._part(1, 0)
     kept = Trajectory.load(file)
@@ -120,9 +120,9 @@ def test_shuffled_scores_are_the_same_scores_of_other_images(tmp_path: Path) -> 
     for trainer in (plain, control):
         spread_scores(trainer)
     assert plain.store.scores(1, "jpeg_compressibility") == control.store.scores(1, "jpeg_compressibility")
-    one, two = plain.advantages(1), control.advantages(1)
+    one, two = plain.weights(1), control.weights(1)
     assert not torch.equal(one, two) and torch.equal(one.sort().values, two.sort().values)
-    assert torch.equal(two, control.advantages(1))
+    assert torch.equal(two, control.weights(1))
 
 
 def test_prompts_are_drawn_in_groups_and_all_before_any_twice(tmp_path: Path) -> None:

@@ -52,9 +52,12 @@ class LinearPolicy:
     def encode(self, prompts: Sequence[str]) -> Tensor:
         return torch.tensor([self.prompts.index(p) for p in prompts])
 
+    def predict(self, x_t: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
+        guess = (1 - self.schedule.alpha_at(timestep)).sqrt() * x_t
+        return guess if self.is_base else guess - self.shift[condition]
+
     def step(self, x_t: Tensor, index: Tensor, condition: Tensor) -> Gaussian:
-        guess = (1 - self.schedule.alpha[index]).sqrt()[:, None, None, None] * x_t
-        return self.schedule.step(x_t, index, guess if self.is_base else guess - self.shift[condition])
+        return self.schedule.step(x_t, index, self.predict(x_t, self.schedule.timesteps[index], condition))
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
         return [Image.fromarray((255 * x[0].sigmoid()).round().to(torch.uint8).numpy()) for x in latents]

@@ -1,0 +1,186 @@
+"""The five objectives: weights, losses in closed form, and that each of them learns."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from ddpo.advantage import percentile_weights, reward_weights
+from ddpo.config import ConfigError, RunConfig
+from ddpo.diffusion import Schedule
+from ddpo.loss import denoising_loss, negative_aware_loss, score_function_loss
+from ddpo.objective import ForwardLesson, make_lesson, weights_of
+from ddpo.rollout import rollout
+from tests.models import tiny_scheduler
+from tests.test_learning import BOUND, gain, learning_config
+from tests.toys_ddpo import LinearPolicy, in_memory, toy_config
+
+OBJECTIVES = ["ddpo-is", "ddpo-sf", "rwr", "rwr-sparse", "nft"]
+FORWARD = ["rwr", "rwr-sparse", "nft"]
+
+
+# --- weights
+
+
+def test_rwr_weighs_by_the_softmax_within_each_prompt() -> None:
+    """exp(β A) / Z within a prompt, times its images: mean 1, in the ratio exp(β ΔA); another prompt's scores and unrated images have no part."""
+    advantages = torch.tensor([1.0, 5.0, -1.0, 0.0, 0.0])
+    weights = reward_weights(advantages, ["a", "b", "a", "b", "a"], [True, True, True, True, False], beta=0.5)
+    assert weights[[0, 2]].mean().item() == pytest.approx(1) and weights[[1, 3]].mean().item() == pytest.approx(1)
+    assert (weights[0] / weights[2]).item() == pytest.approx(math.exp(0.5 * 2), rel=1e-5)
+    assert weights[4] == 0
+
+
+def test_rwr_sparse_keeps_the_best_of_each_prompt() -> None:
+    """Eight images and the 0.9 quantile: the best one of each; ties are kept together; a prompt of equal scores teaches nothing."""
+    ranks = torch.arange(8.0)
+    weights = percentile_weights(torch.cat([ranks, -ranks, torch.zeros(8)]), ["a"] * 8 + ["b"] * 8 + ["c"] * 8, [True] * 24, 0.9)
+    assert weights.nonzero()[:, 0].tolist() == [7, 8]
+    tied = percentile_weights(torch.tensor([1.0, -2.0, 1.0, 0.0]), ["a"] * 4, [True, True, True, False], 0.9)
+    assert tied.tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_unrated_image_weighs_nothing(objective: str) -> None:
+    weights = weights_of(toy_config(objective=objective), [1.0, None, 3.0, 2.0], ["a cat"] * 4)
+    assert weights[1] == 0 and weights[2] > 0
+
+
+# --- losses
+
+
+def test_the_score_function_s_gradient_is_minus_the_advantage() -> None:
+    log_prob = torch.tensor([0.3, -2.0], requires_grad=True)
+    score_function_loss(log_prob, torch.tensor([2.0, -0.5])).sum().backward()
+    assert log_prob.grad is not None and log_prob.grad.tolist() == [-2.0, 0.5]
+
+
+def test_the_denoising_loss_and_its_weight() -> None:
+    prediction, target = torch.zeros(2, 1, 2, 2, requires_grad=True), torch.full((2, 1, 2, 2), 3.0)
+    loss = denoising_loss(prediction, target, torch.tensor([1.0, 0.5]))
+    assert loss.tolist() == [9.0, 4.5]
+    loss.sum().backward()
+    assert prediction.grad is not None and prediction.grad[:, 0, 0, 0].tolist() == [-1.5, -0.75]  # 2 w (f - f*) / 4
+
+
+@pytest.mark.parametrize(("preference", "sign"), [(1.0, 1.0), (0.5, 0.0), (0.0, -1.0), (0.75, 0.5)])
+@pytest.mark.parametrize("mix", [0.5, 1.0])
+def test_nft_pulls_towards_the_preferred_and_pushes_from_the_other(preference: float, sign: float, mix: float) -> None:
+    """At new = old both mixes are the old prediction, whose error is e: the gradient is (2 r - 1) β 2 e / mean|e| / d, e here being 3 everywhere
+    with the clean latent equal to the prediction; and r = 1/2 says nothing."""
+    old = torch.full((1, 1, 2, 2), 3.0)
+    new = old.clone().requires_grad_()
+    negative_aware_loss(new, old, lambda p: p, torch.zeros(1, 1, 2, 2), torch.tensor([preference]), mix).sum().backward()
+    assert new.grad is not None
+    torch.testing.assert_close(new.grad, torch.full_like(old, sign * mix * 2 * 3.0 / 3.0 / 4))
+
+
+def test_nft_of_a_new_prediction_has_its_value_on_paper() -> None:
+    """old 3, new 2, x_0 = 0, β = 0.5: positive 2.5, negative 3.5; squared over mean absolute error: 2.5 and 3.5; r = 0.8: 2.7."""
+    loss = negative_aware_loss(
+        torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 3.0), lambda p: p, torch.zeros(1, 1, 1, 1), torch.tensor([0.8]), 0.5
+    )
+    assert loss.item() == pytest.approx(2.7)
+
+
+# --- the forward process
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_noising_is_diffusers_own(prediction_type: str) -> None:
+    """x_t and the target at every fiftieth timestep against DDIMScheduler.add_noise and get_velocity; and the target implies x_0 again."""
+    scheduler: DDIMScheduler = tiny_scheduler(prediction_type=prediction_type)
+    schedule = Schedule.ddim(scheduler, 10, 1.0)
+    t = torch.arange(0, 1000, 50)
+    generator = torch.Generator().manual_seed(0)
+    x_0, noise = (torch.randn(len(t), 4, 2, 2, generator=generator) for _ in range(2))
+    x_t, target = schedule.noised(x_0, t, noise)
+    torch.testing.assert_close(x_t, scheduler.add_noise(x_0, noise, t))
+    wanted = dict(epsilon=noise, v_prediction=scheduler.get_velocity(x_0, noise, t), sample=x_0)[prediction_type]
+    torch.testing.assert_close(target, wanted)
+    clean, again = schedule.clean_and_noise(x_t, target, schedule.alpha_at(t))
+    torch.testing.assert_close(clean, x_0, rtol=1e-3, atol=1e-4)  # dividing by sqrt(ᾱ), 0.07 at the end, costs digits
+    torch.testing.assert_close(again, noise, rtol=1e-3, atol=1e-3)
+
+
+def lesson_of(objective: str, **changes: object) -> tuple[ForwardLesson, LinearPolicy, Tensor]:
+    config = toy_config(objective=objective, **changes)
+    policy = LinearPolicy(config)
+    trajectory, _ = rollout(policy, ["a cat"] * 8, list(range(8)))
+    weights = torch.linspace(-2, 2, 8)
+    lesson = make_lesson(config, policy, trajectory, policy.encode(["a cat"] * 8), weights, number=1)
+    assert isinstance(lesson, ForwardLesson)
+    return lesson, policy, trajectory.latents[:, -1]
+
+
+@pytest.mark.parametrize("objective", FORWARD)
+def test_draws_follow_from_the_seed_and_differ_between_rounds_and_images(objective: str) -> None:
+    one, two = lesson_of(objective)[0], lesson_of(objective)[0]
+    assert torch.equal(one.noise, two.noise) and torch.equal(one.timesteps, two.timesteps)
+    assert len({float(x) for x in one.noise[:, :, 0, 0, 0].flatten()}) == 8 * 5
+    other = lesson_of(objective, seed=1)[0]
+    assert not torch.equal(one.noise, other.noise)
+
+
+def test_nft_draws_the_sampler_s_trained_timesteps_and_rwr_all() -> None:
+    lesson, policy, _ = lesson_of("nft", steps=10, skip_last_steps=3, forward_draws=50)
+    assert set(lesson.timesteps.flatten().tolist()) == set(policy.schedule.timesteps[:7].tolist())
+    assert len(set(lesson_of("rwr", forward_draws=100)[0].timesteps.flatten().tolist())) > 300
+
+
+def test_nft_keeps_the_sampling_policy_s_predictions() -> None:
+    """The old predictions are of the start of the round, whatever the weights do then; at that start the loss at r = 1/2 has no gradient."""
+    lesson, policy, _ = lesson_of("nft")
+    assert lesson.old is not None
+    before = lesson.old.clone()
+    with torch.no_grad():
+        policy.shift += 1.0
+    image, draw = torch.tensor([0, 7]), torch.tensor([1, 2])
+    lesson.loss(image, draw)
+    assert torch.equal(lesson.old, before)
+    moved = lesson._predict(image, draw)[0]
+    torch.testing.assert_close(moved, before[image, draw] - 1.0)
+
+
+# --- learning
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES[1:])
+def test_every_objective_raises_the_reward(objective: str) -> None:
+    """The learning world of tests/test_learning.py, whose bound is 12 deviations of a run that learns nothing."""
+    with in_memory() as folder:
+        assert gain(folder / "run", learning_config(0, objective=objective)) > BOUND
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES[1:])
+def test_no_objective_learns_from_shuffled_scores(objective: str) -> None:
+    with in_memory() as folder:
+        assert abs(gain(folder / "run", learning_config(0, objective=objective, shuffle_scores=True))) < BOUND
+
+
+# --- refusals
+
+
+def test_the_on_policy_form_takes_one_update_a_round() -> None:
+    with pytest.raises(ConfigError, match=r"one update.*make 2.*images_per_update 16.*ddpo-is"):
+        RunConfig(objective="ddpo-sf", passes=2)
+    RunConfig(objective="ddpo-sf")
+
+
+def test_a_forward_objective_cannot_be_told_apart_from_its_resume(tmp_path: Path) -> None:
+    """Two rounds in one go and in two trainers: the same weights, bit for bit (the draws come from seeds)."""
+    from tests.toys_ddpo import outcome, toy_trainer
+
+    for name, parts in (("straight", [2]), ("resumed", [1, 2])):
+        for rounds in parts:
+            trainer = toy_trainer(tmp_path / name, toy_config(objective="nft", rounds=2))
+            if rounds == 1:
+                trainer.control.stop_after_round = True
+            trainer.run()
+            trainer.store.close()
+    assert outcome(tmp_path / "straight")["states"] == outcome(tmp_path / "resumed")["states"]
