@@ -1,8 +1,8 @@
-"""Scores to advantages: how much better an image is than the others of its prompt."""
+"""Scores to advantages: how much better an image is than others, and the weights that RWR makes of that."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,11 +22,50 @@ def group_advantages(scores: Sequence[float | None], prompts: Sequence[str], cli
     advantages = torch.zeros(len(scores))
     for prompt in dict.fromkeys(prompts):
         rows = [i for i, p in enumerate(prompts) if p == prompt and scores[i] is not None]
-        values = torch.tensor([scores[i] for i in rows], dtype=torch.float64)
-        if len(rows) < 2 or float(spread := values.std(correction=0)) <= 1e-8 * max(1.0, float(values.abs().max())):
-            continue
-        advantages[rows] = ((values - values.mean()) / spread).float()
+        values = [float(scores[i]) for i in rows]  # type: ignore[arg-type]
+        advantages[rows] = standardised(values, values)
     return advantages.clamp(-clip, clip)
+
+
+def round_advantages(scores: Sequence[float | None], clip: float) -> Tensor:
+    """Standardise scores over the whole round, whatever the prompt, clipped to ±``clip``; shape (n,), float32.
+
+    With it the model is also taught to look like the prompts that score well.
+    """
+    rows = [i for i, score in enumerate(scores) if score is not None]
+    values = [float(scores[i]) for i in rows]  # type: ignore[arg-type]
+    advantages = torch.zeros(len(scores))
+    advantages[rows] = standardised(values, values)
+    return advantages.clamp(-clip, clip)
+
+
+def history_advantages(
+    scores: Sequence[float | None], prompts: Sequence[str], history: Mapping[str, Sequence[float]], clip: float, buffer: int = 32, enough: int = 16
+) -> Tensor:
+    """Standardise each score by its prompt's last ``buffer`` scores, this round's included, clipped to ±``clip``; shape (n,), float32.
+
+    The paper's way (Black et al. 2023, App. D: buffer 32, minimum 16). A prompt with fewer than ``enough`` scores so far is standardised
+    by the round.
+
+    Args:
+        history: each prompt's scores of earlier rounds, oldest first.
+    """
+    advantages = round_advantages(scores, clip=float("inf"))
+    for prompt in dict.fromkeys(prompts):
+        rows = [i for i, p in enumerate(prompts) if p == prompt and scores[i] is not None]
+        values = [float(scores[i]) for i in rows]  # type: ignore[arg-type]
+        past = [*history.get(prompt, ()), *values][-buffer:]
+        if len(past) >= enough:
+            advantages[rows] = standardised(values, past)
+    return advantages.clamp(-clip, clip)
+
+
+def standardised(values: Sequence[float], reference: Sequence[float]) -> Tensor:
+    """(value - mean) / std by the mean and std of ``reference``; zeros where that has fewer than two values or no spread. Float32."""
+    numbers = torch.tensor(reference, dtype=torch.float64)
+    if len(numbers) < 2 or float(spread := numbers.std(correction=0)) <= 1e-8 * max(1.0, float(numbers.abs().max())):
+        return torch.zeros(len(values))
+    return ((torch.tensor(values, dtype=torch.float64) - numbers.mean()) / spread).float()
 
 
 def reward_weights(advantages: Tensor, prompts: Sequence[str], known: Sequence[bool], beta: float) -> Tensor:

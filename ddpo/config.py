@@ -67,7 +67,12 @@ class RunConfig:
     )
     rounds: int = setting(20, "How many rounds of sample, score and update to run.", low=1, high=100_000)
     images_per_round: int = setting(16, "How many images a round makes and scores.", low=2, high=4096)
-    images_per_prompt: int = setting(4, "How many images of each prompt a round makes; their scores are compared with one another.", low=2)
+    images_per_prompt: int = setting(4, "How many images of each prompt a round makes; their scores are compared with one another.", low=1)
+    advantage: str = setting(
+        "group",
+        "What a score is compared with: the round's images of its prompt, the prompt's last 32 scores (the paper's), or the whole round.",
+        choices=("group", "history", "round"),
+    )
     images_per_update: int = setting(16, "How many images one optimiser step learns from.", low=1)
     passes: int = setting(1, "How many times a round's images are gone through by the optimiser.", low=1, high=100)
     microbatch: int = setting(4, "How many images are made at once: they appear that many at a time.", low=1)
@@ -78,6 +83,9 @@ class RunConfig:
     skip_last_steps: int = setting(
         2, "How many of the last denoising steps are not trained: they add hardly any noise, so they teach little but noise; the paper's is 0.", low=0
     )
+    trained_fraction: float = setting(
+        1.0, "The share of its trained denoising steps that each image is learned from, drawn anew each round.", above=0.0, high=1.0
+    )
     guidance: float = setting(5.0, "The weight of classifier-free guidance, in sampling and in training.", low=0.0, high=100.0)
     eta: float = setting(1.0, "The noise of the DDIM sampler: 1 is DDPM's, and 0 would leave no policy to train.", above=0.0, high=1.0)
     learning_rate: float = setting(1e-3, "AdamW's learning rate on the LoRA weights.", above=0.0, high=1.0)
@@ -85,6 +93,9 @@ class RunConfig:
     max_grad_norm: float = setting(1.0, "Gradients are scaled down to this norm.", above=0.0)
     clip_nats: float = setting(
         1.64, "How far one step's log-probability may move, in nats, before PPO's clip holds it; 1.64 is the paper's setting.", above=0.0
+    )
+    kl_weight: float = setting(
+        0.0, "How much a step's KL divergence from the base model costs, in standard deviations of the reward per nat; 0 is none.", low=0.0
     )
     advantage_clip: float = setting(5.0, "Advantages are clipped to plus and minus this many standard deviations.", above=0.0)
     forward_draws: int = setting(5, "How many noise levels of each image rwr, rwr-sparse and nft learn from.", low=1, high=1000)
@@ -144,6 +155,11 @@ class RunConfig:
             raise ConfigError(
                 f"images_per_round is {n} and images_per_update is {update}: {n} is not divisible by {update}. "
                 f"Choose a divisor of {n} for images_per_update."
+            )
+        if self.advantage == "group" and k < 2:
+            raise ConfigError(
+                "images_per_prompt is 1, so an image has no others of its prompt to be compared with. "
+                "Choose at least 2, or advantage history or round."
             )
         if self.objective == "ddpo-sf" and self.updates_per_round > 1:
             raise ConfigError(

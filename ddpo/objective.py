@@ -17,13 +17,13 @@ computed at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ddpo.advantage import group_advantages, percentile_weights, reward_weights
+from ddpo.advantage import group_advantages, history_advantages, percentile_weights, reward_weights, round_advantages
 from ddpo.config import RunConfig
 from ddpo.loss import Health, denoising_loss, importance_loss, negative_aware_loss, score_function_loss
 from ddpo.policy import Policy
@@ -31,9 +31,19 @@ from ddpo.rollout import derive_seed
 from ddpo.trajectory import Trajectory
 
 
-def weights_of(config: RunConfig, scores: Sequence[float | None], prompts: Sequence[str]) -> Tensor:
+def advantages_of(
+    config: RunConfig, scores: Sequence[float | None], prompts: Sequence[str], history: Callable[[], Mapping[str, Sequence[float]]]
+) -> Tensor:
+    """The round's advantages (n,), as the setting ``advantage`` says; ``history`` gives each prompt's earlier scores, oldest first."""
+    if config.advantage == "group":
+        return group_advantages(scores, prompts, config.advantage_clip)
+    if config.advantage == "round":
+        return round_advantages(scores, config.advantage_clip)
+    return history_advantages(scores, prompts, history(), config.advantage_clip)
+
+
+def weights_of(config: RunConfig, scores: Sequence[float | None], prompts: Sequence[str], advantages: Tensor) -> Tensor:
     """How much each image of a round counts, and for what, (n,); 0 for an image that teaches nothing."""
-    advantages = group_advantages(scores, prompts, config.advantage_clip)
     known = [score is not None for score in scores]
     if config.objective == "rwr":
         return reward_weights(advantages, prompts, known, config.rwr_beta)
@@ -54,26 +64,38 @@ class Lesson(Protocol):
 
 
 class TrajectoryLesson:
-    """DDPO: the denoising steps that were sampled are the items."""
+    """DDPO: the denoising steps that were sampled are the items.
+
+    With ``kl_weight`` β each step also pays β KL(p_θ ‖ p_base), exact for Gaussians of equal std and divided by the dimensions as log p is, so
+    that the whole ascends A - β KL with KL in nats (DPOK: Fan et al. 2023, arXiv 2305.16381, eq. 8).
+    """
 
     def __init__(self, config: RunConfig, policy: Policy, trajectory: Trajectory, conditions: Tensor, weights: Tensor) -> None:
         self.policy, self.trajectory, self.conditions, self.weights = policy, trajectory, conditions, weights
         self.clip_range = config.clip_range(trajectory.dimensions)
-        self.clipped = config.objective == "ddpo-is"
+        self.clipped, self.kl_weight = config.objective == "ddpo-is", config.kl_weight
         self.draws = [i for i in policy.schedule.actions if i < len(policy.schedule) - config.skip_last_steps]
         self.health = Health(trajectory.dimensions, self.clip_range)
 
     def loss(self, image: Tensor, draw: Tensor) -> tuple[Tensor, float]:
         device = self.policy.device
         x_t, x_prev = self.trajectory.latents[image, draw].to(device), self.trajectory.latents[image, draw + 1].to(device)
-        log_prob = self.policy.step(x_t, draw.to(device), self.conditions[image.to(self.conditions.device)]).log_prob(x_prev)
+        condition = self.conditions[image.to(self.conditions.device)]
+        gaussian = self.policy.step(x_t, draw.to(device), condition)
+        log_prob = gaussian.log_prob(x_prev)
         old, advantage = self.trajectory.log_probs[image, draw].to(device), self.weights[image].to(device)
         loss = importance_loss(log_prob, old, advantage, self.clip_range) if self.clipped else score_function_loss(log_prob, advantage)
+        if self.kl_weight:
+            with torch.no_grad(), self.policy.base():
+                base = self.policy.step(x_t, draw.to(device), condition)
+            loss = loss + self.kl_weight * gaussian.kl(base) / self.trajectory.dimensions
         return loss, self.health.add(loss, log_prob, old, advantage)
 
 
 class ForwardLesson:
     """RWR and NFT: the items are the images, each noised ``forward_draws`` times.
+
+    With ``kl_weight`` β an item also pays β ‖f - f_base‖², mean over dimensions: the KL divergence of a diffusion step up to a factor of its own.
 
     For NFT the sampling policy's predictions of all items are computed at the start, so that several updates a round have them.
     """
@@ -120,6 +142,10 @@ class ForwardLesson:
             preference = (0.5 + weight / (2 * self.config.nft_advantage)).clamp(0, 1)
             old, x_0 = self.old[image, draw].to(prediction.device), self.x_0[image].to(prediction.device)
             loss = negative_aware_loss(prediction, old, clean, x_0, preference, self.config.nft_mix)
+        if self.config.kl_weight:
+            with torch.no_grad(), self.policy.base():
+                base = self.policy.predict(x_t, timestep, self.conditions[image.to(self.conditions.device)])
+            loss = loss + self.config.kl_weight * ((prediction - base) ** 2).mean(dim=(1, 2, 3))
         self.health.add_loss(loss)
         return loss, 0.0
 

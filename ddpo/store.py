@@ -438,6 +438,15 @@ class RunStore:
         sql = "SELECT sample, value, explanation FROM score JOIN sample ON sample.id = score.sample WHERE round = ? AND reward = ?"
         return {sample: Score(value, json.loads(explanation)) for sample, value, explanation in self._rows(sql, number, reward)}
 
+    def score_history(self, reward: str, before: int) -> dict[str, list[float]]:
+        """The scores of all rounds before one, by prompt, in the order of rounds and positions."""
+        sql = """SELECT prompt, value FROM score JOIN sample ON sample.id = score.sample
+            WHERE reward = ? AND round < ? AND value IS NOT NULL ORDER BY round, position"""
+        found: dict[str, list[float]] = {}
+        for prompt, value in self._rows(sql, reward, before):
+            found.setdefault(prompt, []).append(value)
+        return found
+
     def ratings(self, number: int | None = None, up_to: int | None = None) -> list[RatingRow]:
         """All rating events, oldest first; of one round, and up to an id, if these are given."""
         sql = """SELECT rating.id, client_id, sample, rater, kind, value, shown_at, answered_at, rating.created_at

@@ -42,7 +42,7 @@ from ddpo.checkpoint import load_state, save_state
 from ddpo.config import RunConfig
 from ddpo.control import Control
 from ddpo.evaluate import held_out
-from ddpo.objective import Lesson, make_lesson, weights_of
+from ddpo.objective import Lesson, advantages_of, make_lesson, weights_of
 from ddpo.policy import Policy
 from ddpo.rollout import batches, derive_seed, rollout
 from ddpo.store import RunStore, SampleRow, sync_tree
@@ -182,7 +182,8 @@ class Trainer:
         if self.config.shuffle_scores:
             generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "shuffle"))
             values = [values[i] for i in torch.randperm(len(values), generator=generator).tolist()]
-        return weights_of(self.config, values, prompts)
+        advantages = advantages_of(self.config, values, prompts, lambda: self.store.score_history(self.config.reward, number))
+        return weights_of(self.config, values, prompts, advantages)
 
     # --- update -----------------------------------------------------------------------------------------------------------------
 
@@ -198,7 +199,8 @@ class Trainer:
         weights = self.weights(number)
         conditions = self.policy.encode([row.prompt for row in self.store.samples(number)])
         lesson = make_lesson(self.config, self.policy, trajectory, conditions, weights, number)
-        total = self.config.passes * int((weights != 0).sum()) * len(lesson.draws)
+        each = max(1, round(self.config.trained_fraction * len(lesson.draws)))
+        total = self.config.passes * int((weights != 0).sum()) * each
         done = 0
         norms: list[float] = []
         self.control.report("updating", number, 0, total)
@@ -207,12 +209,13 @@ class Trainer:
             order = torch.randperm(n, generator=generator)
             for group in order.split(size):
                 group = group[weights[group] != 0]
-                items = torch.cartesian_prod(group, torch.tensor(lesson.draws)).reshape(-1, 2)
-                if not len(items):
+                if not len(group):
                     continue
+                chosen = torch.rand(len(group), len(lesson.draws), generator=generator).argsort(1)[:, :each]
+                items = torch.stack([group.repeat_interleave(each), torch.tensor(lesson.draws)[chosen].flatten()], 1)
                 items = items[torch.randperm(len(items), generator=generator)]
                 for part in items.split(self.config.update_microbatch):
-                    self._accumulate(lesson, part, size * len(lesson.draws), check=not norms)
+                    self._accumulate(lesson, part, size * each, check=not norms)
                     done += len(part)
                     self.control.report("updating", number, done, total)
                 norms.append(self._step())

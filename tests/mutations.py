@@ -125,7 +125,7 @@ MUTATIONS = (
         "ddpo/trainer.py",
         ("(loss.sum() / count)", "loss.mean()", "test_microbatches_of_any_size_add_up_to_one_batch"),
         ("group = group[weights[group] != 0]", "pass", "test_unrated_images_and_zero_advantages_contribute_exactly_nothing"),
-        ("if not len(items):", "if False:", "test_a_round_nobody_rated_changes_no_weight"),
+        ("if not len(group):", "if False:", "test_a_round_nobody_rated_changes_no_weight"),
         ("if check and deviation", "if False and deviation", "test_rounding_latents_after_scoring_is_refused"),
         ("if self.config.shuffle_scores:", "if False:", "test_shuffled_scores_are_the_same_scores_of_other_images"),
         ("number = done[-1].number", "number = done[0].number", RESUME),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
+import statistics
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -10,15 +13,15 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from ddpo.advantage import percentile_weights, reward_weights
+from ddpo.advantage import history_advantages, percentile_weights, reward_weights, round_advantages
 from ddpo.config import ConfigError, RunConfig
 from ddpo.diffusion import Schedule
 from ddpo.loss import denoising_loss, negative_aware_loss, score_function_loss
-from ddpo.objective import ForwardLesson, make_lesson, weights_of
+from ddpo.objective import ForwardLesson, Lesson, advantages_of, make_lesson, weights_of
 from ddpo.rollout import rollout
 from tests.models import tiny_scheduler
 from tests.test_learning import BOUND, gain, learning_config
-from tests.toys_ddpo import LinearPolicy, in_memory, toy_config
+from tests.toys_ddpo import LinearPolicy, in_memory, outcome, spread_scores, toy_config, toy_trainer
 
 OBJECTIVES = ["ddpo-is", "ddpo-sf", "rwr", "rwr-sparse", "nft"]
 FORWARD = ["rwr", "rwr-sparse", "nft"]
@@ -47,7 +50,8 @@ def test_rwr_sparse_keeps_the_best_of_each_prompt() -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_an_unrated_image_weighs_nothing(objective: str) -> None:
-    weights = weights_of(toy_config(objective=objective), [1.0, None, 3.0, 2.0], ["a cat"] * 4)
+    config, scores, prompts = toy_config(objective=objective), [1.0, None, 3.0, 2.0], ["a cat"] * 4
+    weights = weights_of(config, scores, prompts, advantages_of(config, scores, prompts, dict))
     assert weights[1] == 0 and weights[2] > 0
 
 
@@ -147,6 +151,98 @@ def test_nft_keeps_the_sampling_policy_s_predictions() -> None:
     torch.testing.assert_close(moved, before[image, draw] - 1.0)
 
 
+# --- the KL penalty, and fewer steps
+
+
+def test_the_kl_penalty_is_the_steps_exact_kl_in_nats_over_the_dimensions() -> None:
+    """The linear policy's mean moves by c_t times its shift, so KL = (c_t shift)² D / 2σ_t²; the loss grows by β / D times that, to six digits."""
+    image, draw = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, 3])
+    losses = []
+    for kl_weight in (0.0, 0.3):
+        config = toy_config(kl_weight=kl_weight)
+        policy = LinearPolicy(config)
+        trajectory, _ = rollout(policy, ["a cat"] * 4, list(range(4)))
+        lesson = make_lesson(config, policy, trajectory, policy.encode(["a cat"] * 4), torch.ones(4), number=1)
+        with torch.no_grad():
+            policy.shift += 0.01
+        losses.append(lesson.loss(image, draw)[0])
+    s = policy.schedule
+    c = (1 - s.alpha_prev - s.std**2).clamp(min=0).sqrt() - (s.alpha_prev * (1 - s.alpha) / s.alpha).sqrt()
+    torch.testing.assert_close(losses[1] - losses[0], 0.3 * (0.01 * c) ** 2 / (2 * s.std**2), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["ddpo-is", "nft"])
+def test_a_heavy_kl_penalty_holds_the_model_at_its_base(objective: str) -> None:
+    with in_memory() as folder:
+        assert abs(gain(folder / "run", learning_config(0, objective=objective, kl_weight=1e3))) < BOUND / 2
+
+
+@pytest.mark.parametrize(("fraction", "steps"), [(0.5, 2), (0.1, 1), (1.0, 4)])
+def test_a_share_of_the_steps_is_trained_of_each_image(tmp_path: Path, fraction: float, steps: int) -> None:
+    """Eight images of four steps: that many items, no item twice; the paper's train_timestep_ratio."""
+    trainer = toy_trainer(tmp_path / "run", toy_config(trained_fraction=fraction))
+    spread_scores(trainer)
+    seen: list[tuple[int, int]] = []
+    accumulate = trainer._accumulate
+
+    def spy(lesson: Lesson, items: Tensor, count: int, check: bool) -> None:
+        assert count == 8 * steps
+        seen.extend((int(i), int(d)) for i, d in items)
+        accumulate(lesson, items, count, check)
+
+    trainer._accumulate = spy  # type: ignore[method-assign]
+    trainer.update(1)
+    assert len(seen) == len(set(seen)) == 8 * steps
+    assert all(sum(i == image for i, _ in seen) == steps for image in range(8))
+
+
+# --- what scores are compared with
+
+
+def test_the_history_s_statistics_are_the_paper_s() -> None:
+    """Against a deque of 32 a prompt, minimum 16, filled round by round as the reference code does: 12 rounds of 4 images of 2 prompts."""
+    buffers: dict[str, deque[float]] = {p: deque(maxlen=32) for p in "ab"}
+    history: dict[str, list[float]] = {}
+    rng = random.Random(0)
+    for number in range(12):
+        prompts = ["a", "b", "b", "b"] if number % 2 else ["a", "a", "b", "b"]
+        scores = [rng.gauss(3 if p == "a" else -50, 1) for p in prompts]
+        wanted = []
+        for prompt, score in zip(prompts, scores, strict=True):
+            buffers[prompt].append(score)
+        for prompt, score in zip(prompts, scores, strict=True):
+            known = list(buffers[prompt]) if len(buffers[prompt]) >= 16 else scores
+            wanted.append((score - statistics.mean(known)) / statistics.pstdev(known))
+        found = history_advantages(scores, prompts, history, clip=100.0)
+        torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-4, atol=1e-5)
+        for prompt, score in zip(prompts, scores, strict=True):
+            history.setdefault(prompt, []).append(score)
+    assert len(history["b"]) > 32
+
+
+def test_the_round_s_statistics_ignore_the_prompt() -> None:
+    advantages = round_advantages([1.0, None, 3.0, 5.0], clip=5.0)
+    assert advantages[1] == 0
+    torch.testing.assert_close(advantages[[0, 2, 3]], torch.tensor([-1.0, 0.0, 1.0]) * math.sqrt(1.5))
+
+
+def test_the_store_knows_each_prompt_s_earlier_scores(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path / "run", toy_config(advantage="history", rounds=2))
+    assert trainer.run()
+    name, rows = trainer.config.reward, trainer.store.samples(1)
+    scores = trainer.store.scores(1, name)
+    assert trainer.store.score_history(name, 2) == {
+        p: [scores[row.id].value for row in rows if row.prompt == p] for p in dict.fromkeys(row.prompt for row in rows)
+    }
+    assert trainer.store.score_history(name, 1) == {}
+
+
+def test_an_image_alone_needs_something_to_be_compared_with() -> None:
+    with pytest.raises(ConfigError, match=r"images_per_prompt is 1.*at least 2, or advantage history or round"):
+        RunConfig(images_per_prompt=1)
+    RunConfig(images_per_prompt=1, advantage="history")
+
+
 # --- learning
 
 
@@ -174,8 +270,6 @@ def test_the_on_policy_form_takes_one_update_a_round() -> None:
 
 def test_a_forward_objective_cannot_be_told_apart_from_its_resume(tmp_path: Path) -> None:
     """Two rounds in one go and in two trainers: the same weights, bit for bit (the draws come from seeds)."""
-    from tests.toys_ddpo import outcome, toy_trainer
-
     for name, parts in (("straight", [2]), ("resumed", [1, 2])):
         for rounds in parts:
             trainer = toy_trainer(tmp_path / name, toy_config(objective="nft", rounds=2))
