@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ddpo.config import ConfigError, RunConfig, is_a, prompt_sets, read_prompts
+from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts
 from ddpo.presets import presets
 from ddpo.store import RunStore, StoreError
 
@@ -24,20 +24,28 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="start a new run", description="Start a new run; the last line of output is its summary as JSON.")
     run.add_argument("--out", type=Path, required=True, help="the run folder to make, for instance runs/first")
     run.add_argument("--preset", choices=presets(), help="start from these settings; the options below change single ones")
-    for field in dataclasses.fields(RunConfig):
-        flag, help = "--" + field.name.replace("_", "-"), field.metadata["help"]
-        if field.name == "prompts":
-            run.add_argument(
-                flag, metavar="SET|FILE|TEXT", help=f"{help} A set ({', '.join(prompt_sets())}), a text file, or prompts separated by ;."
-            )
-        elif field.type == "bool":
-            run.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f"{help} (default: {field.default})")
-        else:
-            kind = {"int": int, "float": float, "str": str}[str(field.type)]
-            run.add_argument(flag, type=kind, choices=field.metadata.get("choices"), help=f"{help} (default: {field.default})")
+    settings = {field.name: field for field in dataclasses.fields(RunConfig)}
+    for title, names in GROUPS.items():
+        section = run.add_argument_group(title)
+        for name in names:
+            add_setting(section, settings[name])
     resume = commands.add_parser("resume", help="go on with a run that was stopped, interrupted or has failed")
     resume.add_argument("folder", type=Path, help="the run folder")
     return top
+
+
+def add_setting(section: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
+    """The option of one setting, with its sentence."""
+    flag, help = "--" + field.name.replace("_", "-"), field.metadata["help"]
+    if field.name == "prompts":
+        section.add_argument(
+            flag, metavar="SET|FILE|TEXT", help=f"{help} A set ({', '.join(prompt_sets())}), a text file, or prompts separated by ;."
+        )
+    elif field.type == "bool":
+        section.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f"{help} (default: {field.default})")
+    else:
+        kind = {"int": int, "float": float, "str": str}[str(field.type)]
+        section.add_argument(flag, type=kind, choices=field.metadata.get("choices"), help=f"{help} (default: {field.default})")
 
 
 def prompts_from(text: str) -> tuple[str, ...]:

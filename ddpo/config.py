@@ -52,6 +52,22 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
     return field(default=default, metadata=dict(help=help, **limits))
 
 
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Task": ("model", "reward", "prompts", "rating"),
+    "Rounds": ("rounds", "images_per_round", "images_per_prompt", "images_per_update", "passes", "seed"),
+    "Sampling": ("steps", "guidance", "eta"),
+    "Objective": (
+        "objective", "advantage", "advantage_clip", "clip_nats", "kl_weight", "skip_last_steps", "trained_fraction", "forward_draws",
+        "rwr_beta", "rwr_quantile", "nft_advantage", "nft_mix",
+    ),
+    "Optimiser": ("learning_rate", "weight_decay", "max_grad_norm"),
+    "Adapter": ("lora_rank", "lora_alpha", "lora_targets"),
+    "Machine": ("device", "precision", "microbatch", "update_microbatch"),
+    "Measuring": ("held_out_images", "held_out_every", "shuffle_scores"),
+}  # fmt: skip
+"""The settings by what they are about: the sections of the command line's help and of the Run page."""
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that decides what a run does; written once to ``config.json`` before the worker starts."""

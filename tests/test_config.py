@@ -11,7 +11,7 @@ import pytest
 
 import rewards
 from ddpo.__main__ import prompts_from
-from ddpo.config import ConfigError, RunConfig, prompt_sets, read_prompts
+from ddpo.config import GROUPS, ConfigError, RunConfig, prompt_sets, read_prompts
 from ddpo.presets import presets
 
 ODD = ("long " * 1000, "🦊 a fox 🎨 \u202e", "${alert(1)}", "<script>alert(1)</script>", "two\nlines", "\x00nul \x1b[31m", "é̂ 日本語")
@@ -162,3 +162,7 @@ def test_the_prompt_sets_hold_what_they_say() -> None:
 def test_presets_are_configs_that_work_and_the_default_rates_by_hand() -> None:
     assert next(iter(presets())) == "rate" and presets()["rate"].config == RunConfig()
     assert {p.config.reward for p in presets().values()} == set(rewards.NAMES)
+
+
+def test_every_setting_is_in_one_section() -> None:
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(f.name for f in dataclasses.fields(RunConfig))

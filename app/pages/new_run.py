@@ -14,7 +14,7 @@ import gradio as gr
 from app import words
 from app.runs import Runs
 from app.widgets.kit import widget
-from ddpo.config import ConfigError, RunConfig, prompt_sets
+from ddpo.config import GROUPS, ConfigError, RunConfig, prompt_sets
 from ddpo.presets import presets
 from ddpo.store import RunStore
 from rewards import NAMES
@@ -63,10 +63,13 @@ def build() -> Form:
             made["prompts"] = gr.Textbox(
                 value="\n".join(config.prompts), label="Prompts", info="One a line.", lines=14, max_lines=20, elem_id="new-run-prompts"
             )
-    with gr.Accordion("Advanced settings", open=False, elem_classes="form-advanced"), gr.Row(elem_classes="form-grid"):
-        for key, field in SETTINGS.items():
-            if key not in MAIN:
-                made[key] = field_component(field, getattr(config, key), min_width=240)
+    with gr.Accordion("Advanced settings", open=False, elem_classes="form-advanced"):
+        for title, names in GROUPS.items():
+            if others := [key for key in names if key not in MAIN]:
+                gr.HTML(f"<h3>{title}</h3>", elem_classes="form-section")
+                with gr.Row(elem_classes="form-grid"):
+                    for key in others:
+                        made[key] = field_component(SETTINGS[key], getattr(config, key), min_width=240)
     with gr.Row(elem_classes="form-start"):
         start = gr.Button("Start", variant="primary", scale=0, min_width=160, elem_id="start-run")
         note = widget("note")
