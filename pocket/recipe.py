@@ -225,7 +225,7 @@ def make_vae(work: Path, device: torch.device, start: Start) -> None:
     train(
         "vae_sharp", work, {"vae": vae, "adversary": discriminator}, apart, device=device, steps=start.steps or SHARP_STEPS, lr=4e-4, weight_decay=0.0
     )
-    anonymous(vae).cpu().eval().save_pretrained(HERE / "model" / "vae")
+    anonymous(vae).cpu().eval().half().save_pretrained(HERE / "model" / "vae")
 
 
 def anonymous(network: AutoencoderKL | UNet2DConditionModel) -> AutoencoderKL | UNet2DConditionModel:
@@ -248,7 +248,7 @@ def standardise(vae: AutoencoderKL, images: Tensor) -> None:
 
 
 LATENT_CHANNELS, VAE_CHANNELS, VAE_BATCH = 4, (16, 48, 96), 16
-VAE_STEPS, SHARP_STEPS = 5_000, 2_000
+VAE_STEPS, SHARP_STEPS = 5_000, 1_200
 KL_WEIGHT, ADVERSARY_WEIGHT, LATENT_NOISE = 1e-4, 0.02, 0.25
 
 
@@ -392,7 +392,7 @@ def make_judge(work: Path, device: torch.device, start: Start) -> None:
     print("judge, held-out accuracy:", accuracy)
 
 
-JUDGE_STEPS = 2_500
+JUDGE_STEPS = 2_000
 
 
 def ruined(images: Tensor, others: Tensor, different: Tensor) -> Tensor:
