@@ -200,11 +200,11 @@ def test_a_share_of_the_steps_is_trained_of_each_image(tmp_path: Path, fraction:
 
 
 def test_the_history_s_statistics_are_the_paper_s() -> None:
-    """Against a deque of 32 a prompt, minimum 16, filled round by round as the reference code does: 12 rounds of 4 images of 2 prompts."""
+    """Against a deque of 32 a prompt, minimum 16, filled round by round as the reference code does: 20 rounds of 4 images of 2 prompts."""
     buffers: dict[str, deque[float]] = {p: deque(maxlen=32) for p in "ab"}
     history: dict[str, list[float]] = {}
     rng = random.Random(0)
-    for number in range(12):
+    for number in range(20):
         prompts = ["a", "b", "b", "b"] if number % 2 else ["a", "a", "b", "b"]
         scores = [rng.gauss(3 if p == "a" else -50, 1) for p in prompts]
         wanted = []
