@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "resume":
             return work(options.folder)
         config = config_from(options)
-        config.model_folder  # noqa: B018 - refuses a missing model before a folder is made
+        config.model_source  # noqa: B018 - refuses a missing model before a folder is made
         RunStore.create(options.out, config).close()
         return work(options.out)
     except (ConfigError, StoreError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -68,34 +68,33 @@ def standardised(values: Sequence[float], reference: Sequence[float]) -> Tensor:
     return ((torch.tensor(values, dtype=torch.float64) - numbers.mean()) / spread).float()
 
 
-def reward_weights(advantages: Tensor, prompts: Sequence[str], known: Sequence[bool], beta: float) -> Tensor:
+def reward_weights(advantages: Tensor, prompts: Sequence[str], rated: Sequence[bool], beta: float) -> Tensor:
     """RWR's weights: exp(β A) / Z, the softmax within each prompt times the number of its images, so that their mean is 1; shape (n,).
 
     The paper takes β = 0.2 on raw rewards (Black et al. 2023, section 4.1; its code multiplies by the number of images too), which means
-    something else for every reward; here β is on the standardised scores. Images without a score weigh 0.
+    something else for every reward; here β is on the advantages. Images without a score weigh 0, and so do the images of a prompt whose
+    scores are all equal: fitting them would only make the model more like itself, liked or not.
     """
     weights = torch.zeros(len(prompts))
-    for prompt in dict.fromkeys(prompts):
-        rows = [i for i, p in enumerate(prompts) if p == prompt and known[i]]
-        if rows:
-            weights[rows] = len(rows) * torch.softmax(beta * advantages[rows], 0)
+    for rows in _spread(advantages, prompts, rated):
+        weights[rows] = len(rows) * torch.softmax(beta * advantages[rows], 0)
     return weights
 
 
-def percentile_weights(advantages: Tensor, prompts: Sequence[str], known: Sequence[bool], quantile: float) -> Tensor:
+def percentile_weights(advantages: Tensor, prompts: Sequence[str], rated: Sequence[bool], quantile: float) -> Tensor:
     """RWR-sparse's weights: 1 for the images of each prompt at or above the quantile, else 0; shape (n,).
 
-    Of a prompt whose images all scored alike, none: it says nothing.
+    Of a prompt whose images all scored alike, none.
     """
     weights = torch.zeros(len(prompts))
-    for prompt in dict.fromkeys(prompts):
-        rows = [i for i, p in enumerate(prompts) if p == prompt and known[i]]
-        if rows and bool((advantages[rows] != 0).any()):
-            weights[rows] = (advantages[rows] >= torch.quantile(advantages[rows], quantile, interpolation="higher")).float()
+    for rows in _spread(advantages, prompts, rated):
+        weights[rows] = (advantages[rows] >= torch.quantile(advantages[rows], quantile, interpolation="higher")).float()
     return weights
 
 
-def without_spread(scores: Sequence[float | None], prompts: Sequence[str]) -> list[str]:
-    """The prompts from which nothing can be learned this round: fewer than two scores, or all equal."""
-    advantages = group_advantages(scores, prompts, clip=1.0)
-    return [p for p in dict.fromkeys(prompts) if not any(a != 0 for a, q in zip(advantages.tolist(), prompts, strict=True) if q == p)]
+def _spread(advantages: Tensor, prompts: Sequence[str], rated: Sequence[bool]) -> Iterator[list[int]]:
+    """The rated images of each prompt that has better and worse ones."""
+    for prompt in dict.fromkeys(prompts):
+        rows = [i for i, p in enumerate(prompts) if p == prompt and rated[i]]
+        if rows and bool(advantages[rows].max() > advantages[rows].min()):
+            yield rows

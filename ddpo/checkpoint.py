@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,20 +23,28 @@ class CheckpointError(RuntimeError):
     """The checkpoint does not fit or cannot be read; the message says what to do."""
 
 
-def save_state(folder: Path, config: RunConfig, number: int, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
-    """Write weights and moments after round ``number``. Random state is none: it is derived from seeds."""
+def save_state(
+    folder: Path, config: RunConfig, number: int, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, loss_scale: float = 1.0
+) -> None:
+    """Write weights, the optimiser's state and fp16's loss scale after round ``number``. Random state is none: it is derived from seeds."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, parameter in parameters.items():
         tensors[f"weight/{name}"] = parameter.detach()
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = torch.as_tensor(value)
-    header = dict(version=str(SCHEMA_VERSION), round=str(number), config=json.dumps(asdict(config)))
+    header = dict(version=str(SCHEMA_VERSION), round=str(number), config=json.dumps(asdict(config)), loss_scale=str(loss_scale))
     write_file(folder / FILE, save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata=header))
 
 
-def load_state(folder: Path, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer | None = None) -> int:
-    """Put a checkpoint's weights, and the moments if an optimiser is given, in place; returns the round after which it was written.
+class Loaded(NamedTuple):
+    round: int
+    """The round after which the checkpoint was written."""
+    loss_scale: float
+
+
+def load_state(folder: Path, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer | None = None) -> Loaded:
+    """Put a checkpoint's weights, and the optimiser's state if one is given, in place.
 
     Raises:
         CheckpointError: the file is missing or damaged, or was made for another adapter.
@@ -48,11 +57,10 @@ def load_state(folder: Path, parameters: Mapping[str, nn.Parameter], optimiser: 
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(stored.get_tensor(f"weight/{name}"))
-                    keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in names]
+                    keys = [key for key, _, of in (n.partition("/") for n in names) if of == name and key != "weight"]
                     if keys and optimiser is not None:
-                        optimiser.state[parameter] = {
-                            key: stored.get_tensor(f"{key}/{name}").to(parameter.device if key != "step" else "cpu") for key in keys
-                        }
-            return int(header["round"])
+                        state = {key: stored.get_tensor(f"{key}/{name}") for key in keys}
+                        optimiser.state[parameter] = {k: v.cpu() if k == "step" else v.to(parameter.device) for k, v in state.items()}
+            return Loaded(int(header["round"]), float(header.get("loss_scale", 1.0)))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read ({error}). Start a new run, or copy the folder back from a backup.") from error

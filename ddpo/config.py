@@ -53,26 +53,68 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
 
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Task": ("model", "reward", "prompts", "rating"),
+    "Task": ("model", "revision", "model_config", "reward", "prompts", "rating"),
     "Rounds": ("rounds", "images_per_round", "images_per_prompt", "images_per_update", "passes", "seed"),
-    "Sampling": ("steps", "guidance", "eta"),
+    "Sampling": ("steps", "guidance", "eta", "resolution"),
     "Objective": (
         "objective", "advantage", "advantage_clip", "clip_nats", "kl_weight", "skip_last_steps", "trained_fraction", "forward_draws",
         "rwr_beta", "rwr_quantile", "nft_advantage", "nft_mix",
     ),
-    "Optimiser": ("learning_rate", "weight_decay", "max_grad_norm"),
-    "Adapter": ("lora_rank", "lora_alpha", "lora_targets"),
-    "Machine": ("device", "precision", "microbatch", "update_microbatch"),
+    "Optimiser": ("optimiser", "learning_rate", "weight_decay", "max_grad_norm"),
+    "Weights": ("training", "lora_rank", "lora_alpha", "lora_targets"),
+    "Machine": ("device", "precision", "microbatch", "update_microbatch", "gradient_checkpointing", "vae_tiling"),
     "Measuring": ("held_out_images", "held_out_every", "shuffle_scores"),
 }  # fmt: skip
 """The settings by what they are about: the sections of the command line's help and of the Run page."""
 
 
 @dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from."""
+
+    kind: str
+    """folder, file or hub."""
+    name: str
+    """The path, or the name on the Hub."""
+    pipeline: str = ""
+    """The pipeline's class, for a folder."""
+
+
+HUB_NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+"""The classes of pipelines that can be finetuned."""
+
+
+def pipeline_of(folder: Path) -> str:
+    """The class of the pipeline in a folder.
+
+    Raises:
+        ConfigError: the folder holds no pipeline, or none that can be finetuned.
+    """
+    try:
+        kind = str(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder} is no diffusers model: it has no readable model_index.json. Give a folder that `save_pretrained` of diffusers has written."
+        ) from error
+    if kind not in PIPELINES:
+        raise ConfigError(f"{folder} holds a {kind}; {' and '.join(PIPELINES)} can be finetuned.")
+    return kind
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that decides what a run does; written once to ``config.json`` before the worker starts."""
 
-    model: str = setting("pocket", "The model to finetune: `pocket`, or a folder in the diffusers layout of Stable Diffusion 1.x.")
+    model: str = setting(
+        "pocket",
+        "The model to finetune: `pocket`, or a Stable Diffusion 1.x, 2.x or XL as a diffusers folder, a .safetensors file, or a name on the Hub.",
+    )
+    revision: str = setting("", "The branch, tag or commit of a model from the Hub; empty is its main branch.")
+    model_config: str = setting(
+        "", "Where the configuration of a .safetensors file comes from: a folder in the diffusers layout, or a name on the Hub; empty asks the Hub."
+    )
+    resolution: int = setting(0, "Width and height of the images, in pixels; 0 is the model's own.", low=0, high=4096)
     reward: str = setting("human", "What scores the images: your ratings or an automatic reward.", choices=tuple(rewards.NAMES))
     prompts: tuple[str, ...] = setting(("a cat", "a dog", "a horse", "a fox"), "The prompts that images are made for.")
     rating: str = setting("thumbs", "How people rate: thumbs up or down, or one to five stars.", choices=("thumbs", "stars"))
@@ -100,7 +142,7 @@ class RunConfig:
         2, "How many of the last denoising steps are not trained: they add hardly any noise, so they teach little but noise; the paper's is 0.", low=0
     )
     trained_fraction: float = setting(
-        1.0, "The share of its trained denoising steps that each image is learned from, drawn anew each round.", above=0.0, high=1.0
+        1.0, "The share of the trained denoising steps that ddpo-is and ddpo-sf learn from in each image, drawn anew each pass.", above=0.0, high=1.0
     )
     guidance: float = setting(5.0, "The weight of classifier-free guidance, in sampling and in training.", low=0.0, high=100.0)
     eta: float = setting(1.0, "The noise of the DDIM sampler: 1 is DDPM's, and 0 would leave no policy to train.", above=0.0, high=1.0)
@@ -111,14 +153,19 @@ class RunConfig:
         1.64, "How far one step's log-probability may move, in nats, before PPO's clip holds it; 1.64 is the paper's setting.", above=0.0
     )
     kl_weight: float = setting(
-        0.0, "How much a step's KL divergence from the base model costs, in standard deviations of the reward per nat; 0 is none.", low=0.0
+        0.0, "What a step's distance from the base model costs: in ddpo-is and ddpo-sf, advantage per nat of KL divergence.", low=0.0
     )
     advantage_clip: float = setting(5.0, "Advantages are clipped to plus and minus this many standard deviations.", above=0.0)
-    forward_draws: int = setting(5, "How many noise levels of each image rwr, rwr-sparse and nft learn from.", low=1, high=1000)
-    rwr_beta: float = setting(1.0, "How sharply rwr prefers better images: its weights are the softmax of this times the advantage.", low=0.0)
-    rwr_quantile: float = setting(0.9, "rwr-sparse keeps the images of each prompt at or above this quantile.", low=0.0, high=1.0)
+    forward_draws: int = setting(5, "How many noise levels of each image rwr, rwr-sparse and nft learn from in each pass.", low=1, high=1000)
+    rwr_beta: float = setting(
+        1.0, "How sharply rwr prefers better images: weights are the softmax of this times the advantage.", above=0.0, high=100.0
+    )
+    rwr_quantile: float = setting(0.9, "rwr-sparse keeps the images of each prompt at or above this quantile.", above=0.0, high=1.0)
     nft_advantage: float = setting(2.0, "The advantage at which nft is certain that an image is good.", above=0.0)
     nft_mix: float = setting(1.0, "How far nft's positive and negative policies reach from the one that sampled (its beta).", above=0.0)
+    training: str = setting(
+        "lora", "What is trained: a LoRA adapter, or all weights of the denoiser (float32, with a copy of the base).", choices=("lora", "full")
+    )
     lora_rank: int = setting(8, "The rank of the LoRA adapter.", low=1, high=1024)
     lora_alpha: float = setting(8.0, "The scale of the LoRA adapter, relative to its rank.", above=0.0)
     lora_targets: str = setting(
@@ -127,13 +174,16 @@ class RunConfig:
     precision: str = setting(
         "auto",
         "The precision of the denoiser: `auto` is bf16 where the device is fast at it, else fp32; trained weights are always float32.",
-        choices=("auto", "fp32", "bf16"),
+        choices=("auto", "fp32", "bf16", "fp16"),
     )
     device: str = setting(
         "auto",
         "Where the model runs: `auto` takes a GPU when there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.",
         form=(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, cuda, cuda:1, mps"),
     )
+    optimiser: str = setting("adamw", "AdamW with moments in float32, or in 8 bits (needs bitsandbytes and a GPU).", choices=("adamw", "adamw8bit"))
+    gradient_checkpointing: bool = setting(False, "Recompute activations in the backward pass: less memory, a third more time.")
+    vae_tiling: bool = setting(False, "Decode large images in tiles: less memory, slower.")
     held_out_images: int = setting(32, "How many images, of seeds never trained on, measure an automatic reward before and after.", low=0, high=4096)
     held_out_every: int = setting(0, "Measure the held-out reward every so many rounds as well; 0 measures at the end only.", low=0)
     shuffle_scores: bool = setting(False, "A control: scores are shuffled among the images, so that nothing can be learned.")
@@ -172,10 +222,10 @@ class RunConfig:
                 f"images_per_round is {n} and images_per_update is {update}: {n} is not divisible by {update}. "
                 f"Choose a divisor of {n} for images_per_update."
             )
-        if self.advantage == "group" and k < 2:
+        if k < 2 and (self.advantage == "group" or self.objective.startswith("rwr")):
             raise ConfigError(
                 "images_per_prompt is 1, so an image has no others of its prompt to be compared with. "
-                "Choose at least 2, or advantage history or round."
+                "Choose at least 2, or advantage history or round with an objective other than rwr."
             )
         if self.objective == "ddpo-sf" and self.updates_per_round > 1:
             raise ConfigError(
@@ -211,28 +261,27 @@ class RunConfig:
         return self.clip_nats / dimensions
 
     @property
-    def model_folder(self) -> Path:
-        """The folder that the model is loaded from.
+    def model_source(self) -> ModelSource:
+        """What ``model`` names: a folder or file that exists, or a model on the Hub, which is looked up when it is loaded.
 
         Raises:
-            ConfigError: there is no such folder, or it is no Stable Diffusion pipeline in the diffusers layout.
+            ConfigError: there is no such folder or file, or it is no pipeline that can be finetuned.
         """
-        folder = POCKET_MODEL if self.model == "pocket" else Path(self.model)
+        path = POCKET_MODEL if self.model == "pocket" else Path(self.model)
         with contextlib.suppress(RuntimeError):  # a ~user that does not exist
-            folder = folder.expanduser()
-        if not is_a(folder.is_dir):
-            raise ConfigError(
-                f"The model folder {folder} does not exist. Give `pocket`, or a folder that `save_pretrained` of diffusers has written."
-            )
-        try:
-            kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{folder} is no diffusers model: it has no readable model_index.json. Give a folder that `save_pretrained` of diffusers has written."
-            ) from error
-        if kind != "StableDiffusionPipeline":
-            raise ConfigError(f"{folder} holds a {kind}; this version finetunes StableDiffusionPipeline models.")
-        return folder
+            path = path.expanduser()
+        if is_a(path.is_file):
+            if path.suffix != ".safetensors":
+                raise ConfigError(f"{path} is no .safetensors file. Other weight files are pickles, which can run code, and are never loaded.")
+            return ModelSource("file", str(path))
+        if is_a(path.is_dir):
+            return ModelSource("folder", str(path), pipeline_of(path))
+        if re.fullmatch(HUB_NAME, self.model):
+            return ModelSource("hub", self.model)
+        raise ConfigError(
+            f"The model {path} does not exist. Give `pocket`, a folder that `save_pretrained` of diffusers has written, a .safetensors file, "
+            "or the name of a model on the Hub, such as stabilityai/stable-diffusion-2-1."
+        )
 
     def with_changes(self, **changes: Any) -> RunConfig:
         return replace(self, **changes)

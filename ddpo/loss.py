@@ -42,8 +42,9 @@ def negative_aware_loss(new: Tensor, old: Tensor, clean: Callable[[Tensor], Tens
 
     The positive policy mixes the new prediction into the old one, (1 - β) old + β new, the negative one away from it, (1 + β) old - β new; an image
     preferred with probability r pulls the first towards itself, and with 1 - r the second. Each squared error is divided by its own mean absolute
-    error, held fixed, so that noise levels weigh alike. The paper has velocities of flow models; here the mix is of whatever the model predicts, and
-    the error is that of the clean latent it implies, so that noise- and v-predicting models learn the same thing.
+    error, held fixed. The paper has velocities of flow models; here the mix is of whatever the model predicts, and the error is that of the clean
+    latent it implies, so that noise- and v-predicting models learn the same thing. (An error e in ε is sqrt((1-ᾱ)/ᾱ) e in the clean latent, so noisy
+    timesteps, where the composition is decided, pull hardest.)
 
     Args:
         new, old: predictions of the present policy and of the one that sampled, (n, c, h, w); ``old`` without gradient.
@@ -68,7 +69,7 @@ class Health:
     dimensions: int
     clip_range: float
     items: int = 0
-    count: int = 0
+    ratios: int = 0
     loss: float = 0.0
     ratio: float = 0.0
     ratio_squared: float = 0.0
@@ -76,6 +77,8 @@ class Health:
     clipped_up: int = 0
     clipped_down: int = 0
     kl: float = 0.0
+    kl_base: float = 0.0
+    kl_base_steps: int = 0
 
     def add(self, loss: Tensor, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> float:
         """Take in one microbatch (all (n,)); returns its largest |ρ - 1|."""
@@ -84,7 +87,7 @@ class Health:
             difference = (log_prob - old_log_prob).double()
             ratio = difference.exp()
             deviation = float((ratio - 1).abs().max())
-            self.count += len(ratio)
+            self.ratios += len(ratio)
             self.ratio += float(ratio.sum())
             self.ratio_squared += float((ratio**2).sum())
             self.ratio_max_deviation = max(self.ratio_max_deviation, deviation)
@@ -92,6 +95,11 @@ class Health:
             self.clipped_down += int(((ratio < 1 - self.clip_range) & (advantage < 0)).sum())
             self.kl += float((0.5 * (self.dimensions * difference) ** 2).sum())
             return deviation
+
+    def add_kl_base(self, kl: Tensor) -> None:
+        """Take in the exact KL divergences (n,) of steps from the base model's, in nats."""
+        self.kl_base += float(kl.detach().sum())
+        self.kl_base_steps += len(kl)
 
     def add_loss(self, loss: Tensor) -> None:
         """Take in one microbatch (n,) of an objective that has no ratio."""
@@ -107,14 +115,16 @@ class Health:
         if not self.items:
             return {}
         loss = dict(loss=self.loss / self.items)
-        if not self.count:
+        if self.kl_base_steps:
+            loss["kl_base"] = self.kl_base / self.kl_base_steps
+        if not self.ratios:
             return loss
-        mean = self.ratio / self.count
+        mean = self.ratio / self.ratios
         return loss | dict(
             ratio_mean=mean,
-            ratio_std=max(0.0, self.ratio_squared / self.count - mean**2) ** 0.5,
+            ratio_std=max(0.0, self.ratio_squared / self.ratios - mean**2) ** 0.5,
             ratio_max_deviation=self.ratio_max_deviation,
-            clip_fraction_up=self.clipped_up / self.count,
-            clip_fraction_down=self.clipped_down / self.count,
-            kl_update=self.kl / self.count,
+            clip_fraction_up=self.clipped_up / self.ratios,
+            clip_fraction_down=self.clipped_down / self.ratios,
+            kl_update=self.kl / self.ratios,
         )

@@ -1,29 +1,28 @@
-"""The denoiser as a policy: what the trainer needs of a model, and diffusers' Stable Diffusion 1.x as one.
+"""The denoiser as a policy: what the trainer needs of a model, and diffusers' Stable Diffusion 1.x, 2.x and XL as one.
 
 A policy turns prompts into conditions, a latent and a condition into a :class:`Gaussian` over the next latent, and a clean latent into a picture.
-Its trainable part is a LoRA adapter in float32 (Hu et al. 2022, arXiv 2106.09685); the base model is frozen.
+Its trainable part, a LoRA adapter (Hu et al. 2022, arXiv 2106.09685) or the whole denoiser, is float32 whatever the arithmetic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
 
 from ddpo.config import ConfigError, RunConfig
 from ddpo.diffusion import Gaussian, Schedule
+from ddpo.models import Pipeline, ddim, encode_prompt, load_pipeline
 
 ADAPTER_LAYERS = {
     "attention": ["to_q", "to_k", "to_v", "to_out.0"],
@@ -46,21 +45,26 @@ ADAPTER_LAYERS = {
 
 
 class Policy(Protocol):
-    """What the trainer needs of a model. Latents are (n, channels, height, width), float32."""
+    """What the trainer needs of a model. Latents are (n, channels, height, width), float32.
+
+    Conditions are whatever ``encode`` gives for n prompts; the trainer only picks some of them, ``conditions[index]`` with an index (m,) on the CPU.
+    """
 
     schedule: Schedule
     latent_shape: tuple[int, int, int]
     device: torch.device
+    autocast: torch.dtype | None
+    """The type of the denoiser's arithmetic, or None for float32."""
 
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Conditions (n, ...) of prompts."""
+    def encode(self, prompts: Sequence[str]) -> Any:
+        """Conditions of n prompts."""
         ...
 
-    def predict(self, x_t: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
+    def predict(self, x_t: Tensor, timestep: Tensor, condition: Any) -> Tensor:
         """The model's (guided) output for latents at training timesteps (n,), given conditions; float32, shaped like ``x_t``."""
         ...
 
-    def step(self, x_t: Tensor, index: Tensor, condition: Tensor) -> Gaussian:
+    def step(self, x_t: Tensor, index: Tensor, condition: Any) -> Gaussian:
         """The distribution of the next latent at step ``index`` (n,) of the schedule, given latents and conditions."""
         ...
 
@@ -105,35 +109,71 @@ def pick_dtype(setting: str, device: torch.device) -> torch.dtype | None:
     "auto" takes bfloat16 where it is fast: on GPUs and CPUs with instructions for it.
     """
     if setting != "auto":
-        return torch.bfloat16 if setting == "bf16" else None
+        return dict(bf16=torch.bfloat16, fp16=torch.float16).get(setting)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return torch.bfloat16 if fast else None
 
 
+@dataclass(frozen=True)
+class Condition:
+    """What the denoiser is told of n prompts: each prompt's text beside the empty one's, at 0 the empty one's."""
+
+    states: Tensor
+    """Text states (n, 2, tokens, width), float32."""
+    pooled: Tensor | None = None
+    """XL's pooled embeddings (n, 2, width), float32."""
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, index: Tensor) -> Condition:
+        index = index.to(self.states.device)
+        return Condition(self.states[index], None if self.pooled is None else self.pooled[index])
+
+    def branches(self, *sides: int) -> tuple[Tensor, Tensor | None]:
+        """States and pooled embeddings of the sides (0 the empty prompt's, 1 the prompt's), one side's after the other's."""
+        pooled = None if self.pooled is None else torch.cat([self.pooled[:, side] for side in sides])
+        return torch.cat([self.states[:, side] for side in sides]), pooled
+
+
 class StableDiffusionPolicy:
-    """A Stable Diffusion 1.x pipeline with a LoRA adapter, sampled by DDIM with guidance.
+    """A Stable Diffusion pipeline (1.x, 2.x or XL), sampled by DDIM with guidance, that is trained by a LoRA adapter or as a whole.
 
     The prediction is the *guided* one in sampling and in training, ε_u + w (ε_c - ε_u), with gradient through both branches: trained on the
     conditional branch alone, samples deteriorate from the second round on (Black et al. 2023, App. E.1). The networks stay in
     eval mode throughout, so that sampling and training see the same function.
     """
 
-    def __init__(self, pipeline: StableDiffusionPipeline, config: RunConfig) -> None:
+    def __init__(self, pipeline: Pipeline, config: RunConfig) -> None:
         self.pipeline, self.guidance = pipeline, config.guidance
         self.device = pick_device(config.device)
-        self.schedule = Schedule.ddim(DDIMScheduler.from_config(pipeline.scheduler.config), config.steps, config.eta)
-        self.unet, self.vae, self.text_encoder = pipeline.unet, pipeline.vae, pipeline.text_encoder
-        side = self.unet.config.sample_size
-        self.latent_shape = (self.unet.config.in_channels, side, side)
-        for network in (self.unet, self.vae, self.text_encoder):
+        self.schedule = Schedule.ddim(ddim(pipeline), config.steps, config.eta)
+        self.unet, self.vae = pipeline.unet, pipeline.vae
+        self.encoders = [e for e in (pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)) if e is not None]
+        self.latent_shape = latent_shape(pipeline, config.resolution)
+        for network in (self.unet, self.vae, *self.encoders):
             network.requires_grad_(False).eval().to(self.device)
         self.autocast = pick_dtype(config.precision, self.device)
-        if self.autocast:
-            self.unet.to(self.autocast)
         if self.device.type == "cpu":
             self.unet.set_attn_processor(AttnProcessor())  # on CPUs the plain product beats the fused kernel, whose backward is slow
+        if config.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        if config.vae_tiling:
+            self.vae.enable_tiling()
+        self._base: dict[str, Tensor] = {}
+        if config.training == "full":
+            self.unet.requires_grad_(True)
+            self._base = {name: p.detach().clone().cpu() for name, p in self.unet.named_parameters()}
+        else:
+            self._add_adapter(config)
+        self._conditions: dict[str, tuple[Tensor, Tensor | None]] = {}
+
+    def _add_adapter(self, config: RunConfig) -> None:
+        """The adapter in float32, whatever the base; its start depends on the run's seed alone."""
+        if self.autocast:
+            self.unet.to(self.autocast)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             layers = ADAPTER_LAYERS[config.lora_targets]
@@ -141,75 +181,112 @@ class StableDiffusionPolicy:
         self.unet.eval()  # the adapter's new layers too
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()
-        self._conditions: dict[str, Tensor] = {}
 
     @classmethod
     def load(cls, config: RunConfig) -> StableDiffusionPolicy:
         """Load the model that the configuration names; never from pickles.
 
         Raises:
-            ConfigError: the folder is missing or is no such model.
+            ConfigError: it cannot be loaded; the message says what to do.
         """
-        for library in (diffusers_logging, transformers_logging):
-            library.set_verbosity_error()
-            library.disable_progress_bar()
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            config.model_folder, safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False, use_safetensors=True
-        )
-        return cls(pipeline, config)
+        return cls(load_pipeline(config), config)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.unet.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Text states (n, 2, tokens, width): those of the empty prompt and those of the prompt. Computed once a prompt."""
-        if missing := [p for p in dict.fromkeys(["", *prompts]) if p not in self._conditions]:
-            tokenizer = self.pipeline.tokenizer
-            ids = tokenizer(missing, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
-            for prompt, one in zip(missing, ids, strict=True):  # one by one: a prompt's states do not depend on its neighbours
-                self._conditions[prompt] = self.text_encoder(one[None].to(self.device))[0][0].float()
-        return torch.stack([torch.stack([self._conditions[""], self._conditions[p]]) for p in prompts])
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """Conditions of the prompts. Computed once a prompt, one by one, so that a prompt's do not depend on its neighbours."""
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._conditions:
+                self._conditions[prompt] = encode_prompt(self.pipeline, prompt, self.device)
+        states, pooled = zip(*(self._conditions[prompt] for prompt in prompts), strict=True)
+        return Condition(torch.stack(states), None if pooled[0] is None else torch.stack(pooled))
 
-    def step(self, x_t: Tensor, index: Tensor, condition: Tensor) -> Gaussian:
+    def step(self, x_t: Tensor, index: Tensor, condition: Condition) -> Gaussian:
         return self.schedule.step(x_t, index, self.predict(x_t, self.schedule.timesteps.to(self.device)[index], condition))
 
-    def predict(self, x_t: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
+    def predict(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """The guided prediction, float32."""
         if self.guidance == 1.0:
-            return self._denoise(x_t, timestep, condition[:, 1])
-        states = torch.cat([condition[:, 0], condition[:, 1]])
-        unconditional, conditional = self._denoise(torch.cat([x_t, x_t]), torch.cat([timestep, timestep]), states).chunk(2)
+            return self._denoise(x_t, timestep, *condition.branches(1))
+        both = self._denoise(torch.cat([x_t, x_t]), torch.cat([timestep, timestep]), *condition.branches(0, 1))
+        unconditional, conditional = both.chunk(2)
         return unconditional + self.guidance * (conditional - unconditional)
 
-    def _denoise(self, x_t: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+    def _denoise(self, x_t: Tensor, timestep: Tensor, states: Tensor, pooled: Tensor | None = None) -> Tensor:
+        added = None
+        if pooled is not None:
+            # XL is told the size that a picture had, where it was cropped, and the size that is wanted.
+            height, width = (side * self.pipeline.vae_scale_factor for side in x_t.shape[-2:])
+            sizes = torch.tensor([height, width, 0, 0, height, width], device=x_t.device, dtype=torch.float32)
+            added = dict(text_embeds=pooled, time_ids=sizes.expand(len(x_t), 6))
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            output: Tensor = self.unet(x_t, timestep, encoder_hidden_states=states, return_dict=False)[0]
+            output: Tensor = self.unet(x_t, timestep, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False)[0]
         return output.float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures, decoded in float32: XL's autoencoder overflows in half precision."""
         images = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
         pixels = ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return [Image.fromarray(np.ascontiguousarray(p)) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
 
     @contextmanager
     def base(self) -> Iterator[None]:
+        if self._base:
+            with self._swapped():
+                yield
+            return
         self.unet.disable_adapters()
         try:
             yield
         finally:
             self.unet.enable_adapters()
 
+    @contextmanager
+    def _swapped(self) -> Iterator[None]:
+        """The base weights in the place of the trained ones, and back."""
+        parameters = self.parameters()
+        trained = {name: p.data for name, p in parameters.items()}
+        for name, p in parameters.items():
+            p.data = self._base[name].to(self.device)
+        try:
+            yield
+        finally:
+            for name, p in parameters.items():
+                p.data = trained[name]
+
     def save_adapter(self, folder: Path) -> None:
-        """``pytorch_lora_weights.safetensors``, as ``pipeline.load_lora_weights`` of plain diffusers reads it.
+        """The trained part as plain diffusers reads it: ``pytorch_lora_weights.safetensors`` for ``pipeline.load_lora_weights``, or, of a
+        denoiser that was trained as a whole, the folder ``unet``.
 
         The names are peft's own (lora_A, lora_B) for all layers: diffusers' older names exist for attention only, and of a file that mixes both
         the loader drops the attention.
         """
+        if self._base:
+            self.unet.save_pretrained(folder / "unet", safe_serialization=True)
+            return
         layers = get_peft_model_state_dict(self.unet)
         metadata = {"unet": self.unet.peft_config["default"]}
         self.pipeline.save_lora_weights(folder, unet_lora_layers=layers, unet_lora_adapter_metadata=_plain(metadata["unet"]))
+
+
+def latent_shape(pipeline: Pipeline, resolution: int) -> tuple[int, int, int]:
+    """Channels, height and width of a latent; a resolution of 0 is the model's own.
+
+    Raises:
+        ConfigError: the resolution does not fit the model.
+    """
+    side, pixels = pipeline.unet.config.sample_size, pipeline.vae_scale_factor
+    if resolution:
+        unit = pixels * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
+        if resolution % unit:
+            raise ConfigError(
+                f"resolution is {resolution}; this model needs a multiple of {unit}, for instance {max(1, round(resolution / unit)) * unit}."
+            )
+        side = resolution // pixels
+    return (pipeline.unet.config.in_channels, side, side)
 
 
 def _plain(config: LoraConfig) -> dict[str, object]:

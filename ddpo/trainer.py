@@ -14,14 +14,14 @@ from (run seed, round, purpose), so an interrupted run equals the straight one.
 
 What differs from the paper, and why:
 
-* Advantages are standardised within the round's images of a prompt, not by a running mean per prompt: with 16 to 64 images a round
+* By default advantages are standardised within the round's images of a prompt, not by a running mean per prompt: with 16 to 64 images a round
   the paper's warm-up never ends (:mod:`ddpo.advantage`).
 * The clip range follows the latent's size (:meth:`ddpo.config.RunConfig.clip_range`).
 * All denoising steps of a group of images go into one optimiser step. (The paper does that too; the order of accumulation is immaterial.)
 * The last denoising steps are sampled but not trained (``skip_last_steps``). A step of noise σ moves its mean by c per unit of the prediction; its
   gradient's noise grows with c/σ while what it can find out shrinks with σ. With few steps the step that arrives at ᾱ_1 has c/σ of about 8 where the
   others have 1, and alone makes most of the gradient's variance (``benchmarks/NOTEBOOK.md``).
-* Images without a score, and images of weight 0, have no gradient and are not computed.
+* Images that teach nothing are not computed (:mod:`ddpo.objective`).
 * Before a round's first optimiser step every ratio must be 1; if it is not, the run stops and says why (:class:`PolicyMismatch`).
 """
 
@@ -30,19 +30,19 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ddpo.advantage import without_spread
 from ddpo.checkpoint import load_state, save_state
-from ddpo.config import RunConfig
+from ddpo.config import ConfigError, RunConfig
 from ddpo.control import Control
 from ddpo.evaluate import held_out
-from ddpo.objective import Lesson, advantages_of, make_lesson, weights_of
+from ddpo.objective import Lesson, Weights, advantages_of, make_lesson, weights_of
 from ddpo.policy import Policy
 from ddpo.rollout import batches, derive_seed, rollout
 from ddpo.store import RunStore, SampleRow, sync_tree
@@ -56,10 +56,6 @@ class TrainingError(RuntimeError):
 
 class PolicyMismatch(TrainingError):
     """Re-scoring the round's own samples does not give back their log-probabilities."""
-
-
-MATCH_FRACTION = 0.1
-"""How far a ratio may be from 1 before the first optimiser step of a round, as a fraction of the clip range."""
 
 
 class Trainer:
@@ -76,11 +72,8 @@ class Trainer:
         """``reward_for`` gives the reward of a round: people's ratings belong to one round, automatic rewards are the same for all."""
         self.config, self.store, self.policy, self.control, self.reward_for = config, store, policy, control, reward_for
         self.parameters = policy.parameters()
-        self.optimiser = torch.optim.AdamW(
-            self.parameters.values(), lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay, eps=1e-8
-        )
-        self.dimensions = math.prod(policy.latent_shape)
-        self.clip_range = config.clip_range(self.dimensions)
+        self.optimiser = make_optimiser(config, self.parameters.values())
+        self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.autocast is torch.float16)
         self.verbs = dict(sampled=self.sample, scored=self.score, updated=self.update, checkpointed=self.checkpoint)
 
     def run(self) -> bool:
@@ -166,7 +159,9 @@ class Trainer:
     def _describe_scores(self, number: int) -> None:
         values, prompts = self._values(number)
         known = torch.tensor([v for v in values if v is not None], dtype=torch.float64)
-        metrics = dict(scored_images=float(len(known)), zero_spread_prompts=float(len(without_spread(values, prompts))))
+        weights = self.weights(number).values.tolist()
+        idle = {p for p in prompts if not any(w != 0 for w, q in zip(weights, prompts, strict=True) if q == p)}
+        metrics = dict(scored_images=float(len(known)), zero_spread_prompts=float(len(idle)))
         if len(known):
             metrics |= dict(reward_mean=float(known.mean()), reward_std=float(known.std(correction=0)))
         self.store.add_metrics(number, metrics)
@@ -176,14 +171,31 @@ class Trainer:
         rows, scores = self.store.samples(number), self.store.scores(number, self.config.reward)
         return [scores[row.id].value if row.id in scores else None for row in rows], [row.prompt for row in rows]
 
-    def weights(self, number: int) -> Tensor:
-        """How much each of the round's images counts: its advantage, or RWR's weight, (n,)."""
+    def advantages(self, number: int) -> Tensor:
+        """The round's advantages, (n,)."""
+        values, prompts = self._learned_values(number)
+        return advantages_of(self.config, values, prompts, lambda: self.store.score_history(self.config.reward, number))
+
+    def weights(self, number: int) -> Weights:
+        """How much each of the round's images counts."""
+        values, prompts = self._learned_values(number)
+        return weights_of(self.config, values, prompts, self.advantages(number))
+
+    def _learned_values(self, number: int) -> tuple[list[float | None], list[str]]:
+        """The scores that are learned from, by position, and the prompts: shuffled for the control, within each prompt where scores are compared
+        with those of earlier rounds."""
         values, prompts = self._values(number)
-        if self.config.shuffle_scores:
-            generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "shuffle"))
-            values = [values[i] for i in torch.randperm(len(values), generator=generator).tolist()]
-        advantages = advantages_of(self.config, values, prompts, lambda: self.store.score_history(self.config.reward, number))
-        return weights_of(self.config, values, prompts, advantages)
+        if not self.config.shuffle_scores:
+            return values, prompts
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "shuffle"))
+        if self.config.advantage != "history":
+            return [values[i] for i in torch.randperm(len(values), generator=generator).tolist()], prompts
+        shuffled = list(values)
+        for prompt in dict.fromkeys(prompts):
+            rows = [i for i, p in enumerate(prompts) if p == prompt]
+            for row, other in zip(rows, torch.randperm(len(rows), generator=generator).tolist(), strict=True):
+                shuffled[row] = values[rows[other]]
+        return shuffled, prompts
 
     # --- update -----------------------------------------------------------------------------------------------------------------
 
@@ -195,12 +207,11 @@ class Trainer:
             TrainingError: the loss or the gradient is no number.
         """
         n, size = self.config.images_per_round, self.config.images_per_update
+        self.control.report("updating", number)
         trajectory = Trajectory.concatenate([Trajectory.load(self._part(number, b.start)) for b in batches(n, self.config.microbatch)])
-        weights = self.weights(number)
         conditions = self.policy.encode([row.prompt for row in self.store.samples(number)])
-        lesson = make_lesson(self.config, self.policy, trajectory, conditions, weights, number)
-        each = max(1, round(self.config.trained_fraction * len(lesson.draws)))
-        total = self.config.passes * int((weights != 0).sum()) * each
+        lesson = make_lesson(self.config, self.policy, trajectory, conditions, self.weights(number), number, self.control.listen)
+        total = self.config.passes * len(lesson.images) * lesson.moments
         done = 0
         norms: list[float] = []
         self.control.report("updating", number, 0, total)
@@ -208,42 +219,44 @@ class Trainer:
             generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "update", p))
             order = torch.randperm(n, generator=generator)
             for group in order.split(size):
-                group = group[weights[group] != 0]
+                group = group[torch.isin(group, lesson.images)]
                 if not len(group):
                     continue
-                chosen = torch.rand(len(group), len(lesson.draws), generator=generator).argsort(1)[:, :each]
-                items = torch.stack([group.repeat_interleave(each), torch.tensor(lesson.draws)[chosen].flatten()], 1)
+                items = lesson.items(group, p, generator)
                 items = items[torch.randperm(len(items), generator=generator)]
                 for part in items.split(self.config.update_microbatch):
-                    self._accumulate(lesson, part, size * each, check=not norms)
+                    self._accumulate(lesson, part, size * lesson.moments, check=not norms)
                     done += len(part)
                     self.control.report("updating", number, done, total)
                 norms.append(self._step())
-        self.store.add_metrics(number, lesson.health.metrics() | dict(advantage_abs_mean=float(weights.abs().mean()), updates=float(len(norms))))
+        size_of = float(self.advantages(number).abs().mean())
+        self.store.add_metrics(number, lesson.health.metrics() | dict(advantage_abs_mean=size_of, updates=float(len(norms))))
         if norms:
             self.store.add_metrics(number, dict(grad_norm=sum(norms) / len(norms)))
-        save_state(self._new_state(number), self.config, number, self.parameters, self.optimiser)
+        save_state(self._new_state(number), self.config, number, self.parameters, self.optimiser, self.scaler.get_scale())
         self.policy.save_adapter(self._new_state(number))
         sync_tree(self._new_state(number))
 
     def _accumulate(self, lesson: Lesson, items: Tensor, count: int, check: bool) -> None:
-        """Add the gradient of some (image, draw) items, (m, 2), to that of the mean over ``count`` items."""
+        """Add the gradient of some (image, moment) items, (m, 2), to that of the mean over ``count`` items."""
         loss, deviation = lesson.loss(*items.unbind(1))
         if not math.isfinite(deviation) or not bool(torch.isfinite(loss).all()):
             raise TrainingError("The loss is no number (NaN): training has diverged. Start again with a lower learning rate, or in fp32.")
-        if check and deviation > MATCH_FRACTION * self.clip_range:
+        if check and deviation > lesson.tolerance:
             raise PolicyMismatch(
-                f"Before the round's first update, re-scoring its own images moves the ratio by {deviation:.1e}; the clip range is only "
-                f"{self.clip_range:.1e}. Sampling and training do not see the same function: choose precision fp32, or a larger clip_nats."
+                f"Before the round's first update, re-scoring its own images moves the ratio by {deviation:.1e}, and no more than "
+                f"{lesson.tolerance:.1e} will do. Sampling and training do not see the same function: choose precision fp32, or a larger clip_nats."
             )
-        (loss.sum() / count).backward()
+        self.scaler.scale(loss.sum() / count).backward()
 
     def _step(self) -> float:
         """One optimiser step; returns the gradient's norm before it was scaled down."""
+        self.scaler.unscale_(self.optimiser)
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.max_grad_norm))
-        if not math.isfinite(norm):
+        if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1.0):
             raise TrainingError("The gradient is no number (NaN): training has diverged. Start again with a lower learning rate, or in fp32.")
-        self.optimiser.step()
+        self.scaler.step(self.optimiser)  # with fp16 an overflow skips the step, and the next loss is scaled by half as much
+        self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         return norm
 
@@ -268,7 +281,8 @@ class Trainer:
             return
         number = done[-1].number
         new, place = self._new_state(number), self.store.folder / "checkpoints" / f"{number:04d}"
-        load_state(new if done[-1].checkpointed_at is None and new.exists() else place, self.parameters, self.optimiser)
+        loaded = load_state(new if done[-1].checkpointed_at is None and new.exists() else place, self.parameters, self.optimiser)
+        self.scaler.update(loaded.loss_scale)
 
     def _part(self, number: int, start: int) -> Path:
         return self.store.folder / "rounds" / f"{number:04d}" / f"part-{start:05d}.safetensors"
@@ -291,6 +305,23 @@ class Trainer:
 
             result = held_out(self.policy, reward, self.config, base=at == 0, report=report)
             self.store.add_metrics(at, dict(held_out_reward=result.mean, held_out_reward_std_error=result.std_error))
+
+
+def make_optimiser(config: RunConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW with the paper's betas.
+
+    Raises:
+        ConfigError: 8 bits are asked for and cannot be had.
+    """
+    settings: dict[str, Any] = dict(lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay, eps=1e-8)
+    if config.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, **settings)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ConfigError("optimiser is adamw8bit, which needs bitsandbytes: `pip install bitsandbytes`, or choose adamw.") from error
+    optimiser: torch.optim.Optimizer = AdamW8bit(parameters, **settings)
+    return optimiser
 
 
 PHASES = dict(sampled="sampling", scored="scoring", updated="updating", checkpointed="checkpointing")

@@ -98,7 +98,9 @@ def build(store: RunStore, watcher: Watcher | None = None) -> Trainer:
     def reward_for(number: int) -> rewards.Reward:
         return automatic or rewards.load("human", collect=control.collect(number))
 
-    store.add_event("started", f"Model {config.model} on {policy.device}, {'bf16' if policy.autocast else 'fp32'}, process {os.getpid()}.")
+    store.add_event(
+        "started", f"Model {config.model} on {policy.device}, {str(policy.autocast or torch.float32).removeprefix('torch.')}, process {os.getpid()}."
+    )
     return Trainer(config, store, policy, control, reward_for)
 
 

@@ -39,6 +39,9 @@ PARITY = "test_step_and_sample_equal_diffusers_at_every_timestep"
 RESUME = "tests/test_trainer.py::test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run"
 GRADIENT = "tests/test_trainer.py::test_the_update_ascends_the_score_function_gradient"
 OBJECTIVE = "tests/test_objective.py::"
+KL = OBJECTIVE + "test_the_kl_penalty_is_the_steps_exact_kl_in_nats_over_the_dimensions"
+FORWARD_KL = OBJECTIVE + "test_the_forward_kl_penalty_is_the_squared_distance_of_the_predictions"
+DRAWS = OBJECTIVE + "test_draws_follow_from_the_seed_and_differ_between_rounds_passes_and_images"
 NFT = OBJECTIVE + "test_nft_pulls_towards_the_preferred_and_pushes_from_the_other"
 QUADRANTS = "test_the_four_clip_quadrants_in_value_and_gradient"
 
@@ -77,25 +80,32 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/advantage.py",
-        ("(values - values.mean())", "(values.mean() - values)", "test_a_better_image_has_a_larger_advantage"),
+        ("- numbers.mean()", "+ numbers.mean()", "test_each_prompt_is_standardised_by_its_own_mean_and_std"),
+        ("- numbers.mean()) / spread).float()", "- numbers.mean()) / -spread).float()", "test_a_better_image_has_a_larger_advantage"),
         (
-            "if p == prompt and scores[i] is not None]\n        values = torch.tensor([scores[i] for",
-            "if p == prompt]\n        values = torch.tensor([scores[i] or 0.0 for",
+            "[float(scores[i]) for i in rows]  # type: ignore[arg-type]\n        advantages[rows] = standardised(values, values)\n    return",
+            "[float(scores[i] or 0) for i in range(len(scores))]\n        advantages[rows] = standardised(values, values)[rows]\n    return",
             "test_an_unrated_image_is_excluded_and_not_zero",
         ),
-        ("if p == prompt and scores", "if scores", "test_each_prompt_is_standardised_by_its_own_mean_and_std"),
-        ("1e-8 * max(1.0, float(values.abs().max()))", "-1.0", "test_equal_scores_say_nothing"),
+        ("1e-8 * max(1.0, float(numbers.abs().max()))", "-1.0", "test_equal_scores_say_nothing"),
         ("1e-8 * max", "1e-3 * max", "test_small_but_real_differences_count"),
+        (
+            "advantages[rows] = standardised(values, values)\n    return advantages.clamp(-clip, clip)\n\n\ndef round",
+            "advantages[rows] = standardised(values, values)\n    return advantages.clamp(max=clip)\n\n\ndef round",
+            "test_advantages_are_clipped_on_both_sides",
+        ),
+        ("[-buffer:]", "[:buffer]", OBJECTIVE + "test_the_history_s_statistics_are_the_paper_s"),
+        ("len(past) >= enough", "len(past) >= 1", OBJECTIVE + "test_the_history_s_statistics_are_the_paper_s"),
         ("torch.softmax(beta * advantages[rows]", "torch.softmax(advantages[rows]", OBJECTIVE + "test_rwr_weighs_by_the_softmax_within_each_prompt"),
         ("len(rows) * torch.softmax", "torch.softmax", OBJECTIVE + "test_rwr_weighs_by_the_softmax_within_each_prompt"),
         ('interpolation="higher"', 'interpolation="lower"', OBJECTIVE + "test_rwr_sparse_keeps_the_best_of_each_prompt"),
-        ("advantages.clamp(-clip, clip)", "advantages.clamp(max=clip)", "test_advantages_are_clipped_on_both_sides"),
+        ("if rows and bool(", "if rows or bool(", OBJECTIVE + "test_a_prompt_whose_images_were_all_disliked_is_not_imitated"),
     ),
     *of(
         "ddpo/policy.py",
         ("if self.guidance == 1.0:", "if self.guidance == 1.0 or torch.is_grad_enabled():", "test_gradient_flows_through_both_branches"),
         ("return unconditional + self", "return unconditional.detach() + self", "test_gradient_flows_through_both_branches"),
-        ("[condition[:, 0], condition[:, 1]]", "[condition[:, 1], condition[:, 0]]", "test_the_prediction_is_diffusers_own_guided_one"),
+        ("*condition.branches(0, 1)", "*condition.branches(1, 0)", "test_the_prediction_is_diffusers_own_guided_one"),
         ("parameter.data = parameter.data.float()", "parameter.data = parameter.data", "test_only_the_adapter_learns_and_it_is_float32"),
         ("self.unet.disable_adapters()", "self.unet.enable_adapters()", "test_a_fresh_adapter_changes_nothing_and_base_is_the_base_model"),
         ("self.unet.eval()  #", "self.unet.train()  #", "tests/test_rollout.py::test_dropout_in_the_model_does_not_reach_the_ratio"),
@@ -113,18 +123,24 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/objective.py",
-        ("trajectory.latents[image, draw + 1]", "trajectory.latents[image, draw]", GRADIENT),
-        ("if i < len(policy.schedule) - config.skip_last_steps", "if True", GRADIENT),
-        ("(0.5 + weight /", "(0.5 - weight /", "test_every_objective_raises_the_reward"),
-        ("self.old[image, draw] =", "self.old[image, draw] = 0 *", "test_nft_keeps_the_sampling_policy_s_predictions"),
-        ("steps = policy.schedule.timesteps[:", "steps = policy.schedule.timesteps[1:", "test_nft_draws_the_sampler_s_trained_timesteps_and_rwr_all"),
-        ('(config.seed, number, "forward")', '(number, "forward")', "test_draws_follow_from_the_seed_and_differ_between_rounds_and_images"),
-        ("config.rwr_beta)", "-config.rwr_beta)", "test_every_objective_raises_the_reward"),
+        ("trajectory.latents[image, moment + 1]", "trajectory.latents[image, moment]", GRADIENT),
+        ("if i < len(schedule) - config.skip_last_steps", "if True", GRADIENT),
+        ("argsort(1)[:, : self.moments]", "argsort(1)[:, :1]", "test_a_share_of_the_steps_is_trained_of_each_image"),
+        ("config.kl_weight * kl / self.trajectory.dimensions", "config.kl_weight * kl", KL),
+        ("kl_weight * ((prediction - base)", "kl_weight * 0.5 * ((prediction - base)", FORWARD_KL),
+        ('config.kl_weight > 0 or config.objective == "nft"', "False", "test_images_that_only_hold_the_model_are_learned_from_where_they_do"),
+        ("advantage / (2 * certain)", "advantage / certain", "test_nft_keeps_the_sampling_policy_s_predictions"),
+        (").clamp(0, 1)", ")", "test_nft_keeps_the_sampling_policy_s_predictions"),
+        ("certain / mix * negative", "certain * negative", "test_nft_s_gradient_is_the_advantage_s_whatever_its_settings"),
+        ("if self.config.updates_per_round == 1:", "if True:", "test_nft_keeps_the_sampling_policy_s_predictions"),
+        ("schedule.timesteps[: len(schedule)", "schedule.timesteps[1 : len(schedule)", "test_nft_draws_the_sampler_s_trained_timesteps_and_rwr_all"),
+        ('self.number, "forward"', '0, "forward"', DRAWS),
+        ("torch.arange(number * self.moments, (number + 1)", "torch.arange(0, 1", DRAWS),
     ),
     *of(
         "ddpo/trainer.py",
         ("(loss.sum() / count)", "loss.mean()", "test_microbatches_of_any_size_add_up_to_one_batch"),
-        ("group = group[weights[group] != 0]", "pass", "test_unrated_images_and_zero_advantages_contribute_exactly_nothing"),
+        ("group = group[torch.isin(group, lesson.images)]", "pass", "test_unrated_images_and_zero_advantages_contribute_exactly_nothing"),
         ("if not len(group):", "if False:", "test_a_round_nobody_rated_changes_no_weight"),
         ("if check and deviation", "if False and deviation", "test_rounding_latents_after_scoring_is_refused"),
         ("if self.config.shuffle_scores:", "if False:", "test_shuffled_scores_are_the_same_scores_of_other_images"),
@@ -132,7 +148,7 @@ MUTATIONS = (
         ("sorted({0, number} - known)", "[0, number]", RESUME),
         ("base=at == 0", "base=False", "test_held_out_measurements_are_paired_and_of_the_right_policy_in_a_run"),
     ),
-    *of("ddpo/checkpoint.py", ('for key in ("step", "exp_avg", "exp_avg_sq") if', 'for key in ("step", "exp_avg") if', RESUME)),
+    *of("ddpo/checkpoint.py", ('if of == name and key != "weight"]', 'if of == name and key == "exp_avg"]', RESUME)),
     *of(
         "ddpo/store.py",
         ("rating.id <= ?2", "rating.id < ?2", "test_closing_a_round_fixes_which_ratings_count"),

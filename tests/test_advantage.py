@@ -8,7 +8,7 @@ import statistics
 import pytest
 import torch
 
-from ddpo.advantage import group_advantages, without_spread
+from ddpo.advantage import group_advantages
 
 
 def test_each_prompt_is_standardised_by_its_own_mean_and_std() -> None:
@@ -64,8 +64,3 @@ def test_advantages_do_not_depend_on_the_order_of_images() -> None:
 def test_lists_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match="2 scores for 1 prompts"):
         group_advantages([1.0, 2.0], ["a"], 5.0)
-
-
-def test_prompts_without_spread_are_named() -> None:
-    scores, prompts = [1.0, 1.0, 1.0, 2.0, None, 3.0], ["flat", "flat", "good", "good", "lone", "lone"]
-    assert without_spread(scores, prompts) == ["flat", "lone"]

@@ -121,7 +121,7 @@ def test_a_damaged_or_foreign_file_is_refused_in_plain_words(tmp_path: Path, con
 def test_a_missing_model_and_a_folder_that_is_none_are_refused(tmp_path: Path) -> None:
     def refusal(model: str | Path) -> str:
         with pytest.raises(ConfigError) as refused:
-            RunConfig(model=str(model)).model_folder  # noqa: B018
+            RunConfig(model=str(model)).model_source  # noqa: B018
         return str(refused.value)
 
     assert "does not exist" in refusal(tmp_path / "nothing") and str(tmp_path / "nothing") in refusal(tmp_path / "nothing")

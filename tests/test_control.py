@@ -149,4 +149,4 @@ def test_people_s_scores_reach_the_trainer_by_image(tmp_path: Path) -> None:
     store.close()
     trainer = toy_trainer(tmp_path / "run", toy_config(reward="human"))
     spread_scores(trainer)
-    assert trainer.weights(1).sign().tolist() == [1, -1, -1, -1, -1, 1, -1, 0]
+    assert trainer.advantages(1).sign().tolist() == [1, -1, -1, -1, -1, 1, -1, 0]

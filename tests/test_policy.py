@@ -56,7 +56,7 @@ def test_gradient_flows_through_both_branches() -> None:
     condition, parameters = policy.encode(["a cat", "a dog"]), list(policy.parameters().values())
     target = torch.randn(X.shape, generator=torch.Generator().manual_seed(2))
     whole = torch.autograd.grad((policy.predict(X, T, condition) * target).sum(), parameters)
-    branches = [torch.autograd.grad((policy._denoise(X, T, condition[:, k]) * target).sum(), parameters) for k in (0, 1)]
+    branches = [torch.autograd.grad((policy._denoise(X, T, *condition.branches(k)) * target).sum(), parameters) for k in (0, 1)]
     for name, got, nothing, something in zip(policy.parameters(), whole, *branches, strict=True):
         size = float(got.abs().max())
         torch.testing.assert_close(got, (1 - weight) * nothing + weight * something, rtol=1e-3, atol=1e-4 * size, msg=name)
@@ -67,9 +67,10 @@ def test_the_prompt_matters_and_each_state_is_its_own() -> None:
     """A prompt's condition does not depend on the prompts beside it, and a repeated prompt is encoded once."""
     one, two = policy_with(), policy_with()
     together = one.encode(["a cat", "a dog", "a cat"])
-    assert torch.equal(together[0], together[2]) and not torch.equal(together[0], together[1])
-    assert torch.equal(two.encode(["a dog"])[0], together[1])
-    assert together.dtype == torch.float32 and torch.equal(together[0, 0], together[1, 0])
+    states = together.states
+    assert torch.equal(states[0], states[2]) and not torch.equal(states[0], states[1])
+    assert torch.equal(two.encode(["a dog"]).states[0], states[1])
+    assert states.dtype == torch.float32 and torch.equal(states[0, 0], states[1, 0]) and together.pooled is None
 
 
 @pytest.mark.parametrize("targets", TARGETS)
@@ -77,7 +78,7 @@ def test_the_prompt_matters_and_each_state_is_its_own() -> None:
 def test_only_the_adapter_learns_and_it_is_float32(targets: str, precision: str) -> None:
     """Defect 5: trainable weights are float32 whatever the model's precision; the base, the VAE and the text encoder are frozen."""
     policy = policy_with(lora_targets=targets, precision=precision)
-    trainable = {n for net in (policy.unet, policy.vae, policy.text_encoder) for n, p in net.named_parameters() if p.requires_grad}
+    trainable = {n for net in (policy.unet, policy.vae, *policy.encoders) for n, p in net.named_parameters() if p.requires_grad}
     assert trainable == set(policy.parameters()) and trainable and all("lora" in name for name in trainable)
     assert {p.dtype for p in policy.parameters().values()} == {torch.float32}
     base = {p.dtype for n, p in policy.unet.named_parameters() if "lora" not in n}
@@ -125,7 +126,7 @@ def test_plain_diffusers_loads_the_adapter_and_computes_the_same(tmp_path: Path,
     assert [f.name for f in tmp_path.iterdir()] == ["pytorch_lora_weights.safetensors"]
     pipeline = tiny_pipeline()
     pipeline.load_lora_weights(tmp_path)
-    states = policy.encode(["a cat", "a dog"])[:, 1]
+    states = policy.encode(["a cat", "a dog"]).states[:, 1]
     with torch.no_grad():
         want = policy._denoise(X, T, states)
     torch.testing.assert_close(denoised(pipeline, states), want, rtol=0, atol=1e-5)
@@ -164,7 +165,7 @@ def test_the_adapter_s_start_depends_on_the_seed_alone(tmp_path: Path) -> None:
 def test_odd_prompts_are_encoded_as_text(prompt: str) -> None:
     """5,000 characters, emoji, markup, control characters: a finite condition of the usual shape."""
     condition = policy_with().encode([prompt])
-    assert condition.shape == (1, 2, 12, 16) and torch.isfinite(condition).all()
+    assert condition.states.shape == (1, 2, 12, 16) and torch.isfinite(condition.states).all()
 
 
 def test_a_model_is_never_loaded_from_a_pickle(tmp_path: Path) -> None:

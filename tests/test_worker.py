@@ -129,7 +129,7 @@ def test_a_ratio_that_is_not_1_is_refused_with_the_numbers(tmp_path: Path, model
 
     assert worker.run(folder, tamper) == 1
     state, message = ending(folder)
-    assert state == "failed" and "moves the ratio by" in message and "clip range is only 6.4e-03" in message and "precision fp32" in message
+    assert state == "failed" and "moves the ratio by" in message and "no more than 6.4e-04 will do" in message and "precision fp32" in message
     assert RunStore(folder).checkpoints() == {}
 
 

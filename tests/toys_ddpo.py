@@ -40,7 +40,7 @@ class LinearPolicy:
     latents larger, hence pictures brighter. A picture is the latent through a sigmoid.
     """
 
-    device = torch.device("cpu")
+    device, autocast = torch.device("cpu"), None
     latent_shape = (1, 4, 4)
 
     def __init__(self, config: RunConfig) -> None:

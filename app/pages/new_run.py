@@ -150,7 +150,7 @@ def create(runs: Runs, name: str, values: Mapping[str, Any]) -> RunStore:
         StoreError: the name is taken or no name, or the disk refuses.
     """
     config = config_from(values)
-    _ = config.model_folder
+    _ = config.model_source
     name = (name or "").strip()
     if not name:
         raise ConfigError("The run has no name. Write one: letters, digits, dots, dashes and underscores.")

@@ -1,0 +1,153 @@
+"""Loading models: from the setting ``model`` to a diffusers pipeline, or to an error that says what to do. Never from pickles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+
+from ddpo.config import ConfigError, ModelSource, RunConfig
+
+Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
+"""The pipelines that can be finetuned: Stable Diffusion 1.x and 2.x, and XL."""
+
+UNUSED: dict[str, Any] = dict(safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False)
+"""Parts of a Stable Diffusion 1.x or 2.x pipeline that finetuning does not need."""
+
+
+def load_pipeline(config: RunConfig) -> Pipeline:
+    """The pipeline that the setting ``model`` names, in float32.
+
+    Raises:
+        ConfigError: it is missing, gated, offline, no such pipeline, or has no safetensors weights.
+    """
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    source = config.model_source
+    try:
+        pipeline = LOADERS[source.kind](source, config)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(remedy(source, config, error)) from error
+    if not isinstance(pipeline, StableDiffusionPipeline | StableDiffusionXLPipeline):
+        raise ConfigError(f"{source.name} is a {type(pipeline).__name__}; Stable Diffusion 1.x, 2.x and XL can be finetuned.")
+    return pipeline
+
+
+def _from_folder(source: ModelSource, config: RunConfig) -> Pipeline:
+    cls = StableDiffusionXLPipeline if source.pipeline == "StableDiffusionXLPipeline" else StableDiffusionPipeline
+    unused = UNUSED if cls is StableDiffusionPipeline else dict(feature_extractor=None, image_encoder=None)
+    return cls.from_pretrained(source.name, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, **unused)
+
+
+def _from_hub(source: ModelSource, config: RunConfig) -> Any:
+    """The class stands in the repository's ``model_index.json``; half-precision files do where there are no others."""
+    settings: dict[str, Any] = dict(revision=config.revision or None, use_safetensors=True, torch_dtype=torch.float32)
+    index = DiffusionPipeline.load_config(source.name, revision=settings["revision"])
+    if index.get("_class_name") == "StableDiffusionPipeline":
+        settings |= UNUSED
+    try:
+        return DiffusionPipeline.from_pretrained(source.name, **settings)
+    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError):
+        raise
+    except (OSError, ValueError) as error:
+        if "fp16" not in str(error) and "variant" not in str(error) and "safetensors" not in str(error):
+            raise
+        return DiffusionPipeline.from_pretrained(source.name, variant="fp16", **settings)
+
+
+def _from_file(source: ModelSource, config: RunConfig) -> Any:
+    """One .safetensors file. Its layout says which family it is; its configuration is ``model_config``'s or, without one, the Hub's."""
+    from safetensors import safe_open
+
+    with safe_open(source.name, framework="pt") as file:
+        names = set(file.keys())
+    large = any(name.startswith("conditioner.embedders.1.") for name in names)
+    cls = StableDiffusionXLPipeline if large else StableDiffusionPipeline
+    settings: dict[str, Any] = dict(config=config.model_config or None, torch_dtype=torch.float32)
+    return cls.from_single_file(source.name, **settings, **({} if large else dict(safety_checker=None)))
+
+
+LOADERS: dict[str, Callable[[ModelSource, RunConfig], Any]] = dict(folder=_from_folder, hub=_from_hub, file=_from_file)
+
+
+def remedy(source: ModelSource, config: RunConfig, error: BaseException) -> str:
+    """What went wrong with loading, in plain words, and what to do."""
+    name, chain = source.name, _chain(error)
+    if any(isinstance(e, GatedRepoError) for e in chain):
+        return (
+            f"The model {name} is gated: its owner wants its licence accepted first. Accept it at https://huggingface.co/{name}, "
+            "log in on this machine with `hf auth login`, and start again."
+        )
+    if any(isinstance(e, RevisionNotFoundError) for e in chain):
+        return f"The model {name} has no revision {config.revision!r}. See its revisions at https://huggingface.co/{name}/tree/main."
+    if any(isinstance(e, RepositoryNotFoundError) for e in chain):
+        return (
+            f"There is no model {name} on the Hub, or it is private. Check the spelling; for a private model log in with `hf auth login`. "
+            "A folder on this machine is named by its path, for instance ./my-model."
+        )
+    text = " ".join(str(e) for e in chain)
+    offline = any(isinstance(e, LocalEntryNotFoundError | HfHubHTTPError | ConnectionError) for e in chain) or "offline" in text.lower()
+    if source.kind == "hub" and (offline or "connect" in text.lower()):
+        mode = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
+        return (
+            f"The model {name} is not in this machine's cache ({constants.HF_HUB_CACHE}) and the Hub cannot be reached{mode}. "
+            f"Where there is a network, run `hf download {name}` and copy the cache, or give the path of a folder that holds the model."
+        )
+    if source.kind == "file" and (offline or "connect" in text.lower() or "config" in text.lower()):
+        return (
+            f"The configuration of {name} is not on this machine and the Hub cannot be reached. "
+            "Set model_config to a folder in the diffusers layout of the same family."
+        )
+    if "safetensors" in text or ".bin" in text:
+        return (
+            f"{name} has no safetensors weights. Other weight files are pickles, which can run code, and are never loaded. "
+            "Convert it: load it with diffusers where you trust it, and write it with save_pretrained."
+        )
+    return f"The model {name} cannot be loaded: {error}"
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """The error and what caused it."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def encode_prompt(pipeline: Pipeline, prompt: str, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """States (2, tokens, width) of the empty prompt and of the prompt, float32; and for XL their pooled embeddings (2, width)."""
+    found = pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True)
+    states = torch.cat([found[1], found[0]]).float()
+    return states, torch.cat([found[3], found[2]]).float() if isinstance(pipeline, StableDiffusionXLPipeline) else None
+
+
+def ddim(pipeline: Pipeline) -> DDIMScheduler:
+    """The pipeline's noise schedule as a DDIM sampler. What would make a step something else than a Gaussian of the prediction is refused.
+
+    Raises:
+        ConfigError: the schedule clips or thresholds its predictions.
+    """
+    scheduler = DDIMScheduler.from_config({"clip_sample": False, **pipeline.scheduler.config})
+    for setting in ("clip_sample", "thresholding", "rescale_betas_zero_snr"):
+        if getattr(scheduler.config, setting):
+            raise ConfigError(
+                f"The model's scheduler has {setting}, with which a denoising step is not the policy that is trained. Use another model."
+            )
+    return scheduler
