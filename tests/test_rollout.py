@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ddpo.diffusion import Schedule
+from ddpo.objective import MATCH_FRACTION
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.rollout import batches, derive_seed, noise_of, rollout
-from ddpo.trainer import MATCH_FRACTION
 from ddpo.trajectory import Trajectory
 from tests.models import tiny_pipeline, tiny_scheduler
 from tests.toys_ddpo import LinearPolicy, noise_batch, tiny_config, toy_config
