@@ -51,6 +51,8 @@ LABELS: dict[str, str] = {
     "max_grad_norm": "Largest gradient norm",
     "clip_nats": "Clip range (nats)",
     "advantage_clip": "Advantage limit",
+    "training": "What is trained",
+    "vae_tiling": "VAE tiling",
     "lora_rank": "LoRA rank",
     "lora_alpha": "LoRA scale (alpha)",
     "lora_targets": "LoRA layers",

@@ -66,7 +66,7 @@ def config_from(options: argparse.Namespace) -> RunConfig:
     changes: dict[str, Any] = {f.name: v for f in dataclasses.fields(RunConfig) if (v := getattr(options, f.name)) is not None}
     if "prompts" in changes:
         changes["prompts"] = prompts_from(changes["prompts"])
-    if changes.get("model", "pocket") != "pocket":
+    if changes.get("model", "pocket") != "pocket" and is_a(Path(changes["model"]).expanduser().exists):
         changes["model"] = str(Path(changes["model"]).expanduser().resolve())  # the page may resume the run from another folder
     name = options.preset or next((n for n, p in presets().items() if p.config.reward == changes.get("reward", "human")), "rate")
     return presets()[name].config.with_changes(**changes)

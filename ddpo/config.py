@@ -53,7 +53,7 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
 
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Task": ("model", "revision", "model_config", "reward", "prompts", "rating"),
+    "Task": ("model", "revision", "reward", "prompts", "rating"),
     "Rounds": ("rounds", "images_per_round", "images_per_prompt", "images_per_update", "passes", "seed"),
     "Sampling": ("steps", "guidance", "eta", "resolution"),
     "Objective": (
@@ -73,7 +73,7 @@ class ModelSource:
     """Where a model comes from."""
 
     kind: str
-    """folder, file or hub."""
+    """folder or hub."""
     name: str
     """The path, or the name on the Hub."""
     pipeline: str = ""
@@ -108,12 +108,9 @@ class RunConfig:
 
     model: str = setting(
         "pocket",
-        "The model to finetune: `pocket`, or a Stable Diffusion 1.x, 2.x or XL as a diffusers folder, a .safetensors file, or a name on the Hub.",
+        "The model to finetune: `pocket`, or a Stable Diffusion 1.x, 2.x or XL as a folder in the diffusers layout or a name on the Hub.",
     )
     revision: str = setting("", "The branch, tag or commit of a model from the Hub; empty is its main branch.")
-    model_config: str = setting(
-        "", "Where the configuration of a .safetensors file comes from: a folder in the diffusers layout, or a name on the Hub; empty asks the Hub."
-    )
     resolution: int = setting(0, "Width and height of the images, in pixels; 0 is the model's own.", low=0, high=4096)
     reward: str = setting("human", "What scores the images: your ratings or an automatic reward.", choices=tuple(rewards.NAMES))
     prompts: tuple[str, ...] = setting(("a cat", "a dog", "a horse", "a fox"), "The prompts that images are made for.")
@@ -262,24 +259,20 @@ class RunConfig:
 
     @property
     def model_source(self) -> ModelSource:
-        """What ``model`` names: a folder or file that exists, or a model on the Hub, which is looked up when it is loaded.
+        """What ``model`` names: a folder that exists, or a model on the Hub, which is looked up when it is loaded.
 
         Raises:
-            ConfigError: there is no such folder or file, or it is no pipeline that can be finetuned.
+            ConfigError: there is no such folder, or it is no pipeline that can be finetuned.
         """
         path = POCKET_MODEL if self.model == "pocket" else Path(self.model)
         with contextlib.suppress(RuntimeError):  # a ~user that does not exist
             path = path.expanduser()
-        if is_a(path.is_file):
-            if path.suffix != ".safetensors":
-                raise ConfigError(f"{path} is no .safetensors file. Other weight files are pickles, which can run code, and are never loaded.")
-            return ModelSource("file", str(path))
         if is_a(path.is_dir):
             return ModelSource("folder", str(path), pipeline_of(path))
         if re.fullmatch(HUB_NAME, self.model):
             return ModelSource("hub", self.model)
         raise ConfigError(
-            f"The model {path} does not exist. Give `pocket`, a folder that `save_pretrained` of diffusers has written, a .safetensors file, "
+            f"The model {path} does not exist. Give `pocket`, a folder that `save_pretrained` of diffusers has written, "
             "or the name of a model on the Hub, such as stabilityai/stable-diffusion-2-1."
         )
 

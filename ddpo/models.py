@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -19,13 +20,17 @@ from huggingface_hub.errors import (
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from ddpo.config import ConfigError, ModelSource, RunConfig
+from ddpo.config import ConfigError, ModelSource, RunConfig, pipeline_of
 
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 """The pipelines that can be finetuned: Stable Diffusion 1.x and 2.x, and XL."""
 
 UNUSED: dict[str, Any] = dict(safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False)
 """Parts of a Stable Diffusion 1.x or 2.x pipeline that finetuning does not need."""
+
+
+HUB: dict[str, Any] = {}
+"""Further arguments of every request to the Hub; empty but in tests."""
 
 
 def load_pipeline(config: RunConfig) -> Pipeline:
@@ -52,14 +57,15 @@ def load_pipeline(config: RunConfig) -> Pipeline:
 def _from_folder(source: ModelSource, config: RunConfig) -> Pipeline:
     cls = StableDiffusionXLPipeline if source.pipeline == "StableDiffusionXLPipeline" else StableDiffusionPipeline
     unused = UNUSED if cls is StableDiffusionPipeline else dict(feature_extractor=None, image_encoder=None)
-    return cls.from_pretrained(source.name, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, **unused)
+    return cls.from_pretrained(source.name, use_safetensors=True, local_files_only=True, dtype=torch.float32, **unused)
 
 
 def _from_hub(source: ModelSource, config: RunConfig) -> Any:
     """The class stands in the repository's ``model_index.json``; half-precision files do where there are no others."""
-    settings: dict[str, Any] = dict(revision=config.revision or None, use_safetensors=True, torch_dtype=torch.float32)
-    index = DiffusionPipeline.load_config(source.name, revision=settings["revision"])
-    if index.get("_class_name") == "StableDiffusionPipeline":
+    settings: dict[str, Any] = dict(revision=config.revision or None, use_safetensors=True, dtype=torch.float32)
+    settings |= HUB
+    index = hf_hub_download(source.name, "model_index.json", revision=settings["revision"], **HUB)
+    if pipeline_of(Path(index).parent) == "StableDiffusionPipeline":
         settings |= UNUSED
     try:
         return DiffusionPipeline.from_pretrained(source.name, **settings)
@@ -71,19 +77,7 @@ def _from_hub(source: ModelSource, config: RunConfig) -> Any:
         return DiffusionPipeline.from_pretrained(source.name, variant="fp16", **settings)
 
 
-def _from_file(source: ModelSource, config: RunConfig) -> Any:
-    """One .safetensors file. Its layout says which family it is; its configuration is ``model_config``'s or, without one, the Hub's."""
-    from safetensors import safe_open
-
-    with safe_open(source.name, framework="pt") as file:
-        names = set(file.keys())
-    large = any(name.startswith("conditioner.embedders.1.") for name in names)
-    cls = StableDiffusionXLPipeline if large else StableDiffusionPipeline
-    settings: dict[str, Any] = dict(config=config.model_config or None, torch_dtype=torch.float32)
-    return cls.from_single_file(source.name, **settings, **({} if large else dict(safety_checker=None)))
-
-
-LOADERS: dict[str, Callable[[ModelSource, RunConfig], Any]] = dict(folder=_from_folder, hub=_from_hub, file=_from_file)
+LOADERS: dict[str, Callable[[ModelSource, RunConfig], Any]] = dict(folder=_from_folder, hub=_from_hub)
 
 
 def remedy(source: ModelSource, config: RunConfig, error: BaseException) -> str:
@@ -108,11 +102,6 @@ def remedy(source: ModelSource, config: RunConfig, error: BaseException) -> str:
         return (
             f"The model {name} is not in this machine's cache ({constants.HF_HUB_CACHE}) and the Hub cannot be reached{mode}. "
             f"Where there is a network, run `hf download {name}` and copy the cache, or give the path of a folder that holds the model."
-        )
-    if source.kind == "file" and (offline or "connect" in text.lower() or "config" in text.lower()):
-        return (
-            f"The configuration of {name} is not on this machine and the Hub cannot be reached. "
-            "Set model_config to a folder in the diffusers layout of the same family."
         )
     if "safetensors" in text or ".bin" in text:
         return (

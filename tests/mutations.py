@@ -143,7 +143,7 @@ MUTATIONS = (
         ("group = group[torch.isin(group, lesson.images)]", "pass", "test_unrated_images_and_zero_advantages_contribute_exactly_nothing"),
         ("if not len(group):", "if False:", "test_a_round_nobody_rated_changes_no_weight"),
         ("if check and deviation", "if False and deviation", "test_rounding_latents_after_scoring_is_refused"),
-        ("if self.config.shuffle_scores:", "if False:", "test_shuffled_scores_are_the_same_scores_of_other_images"),
+        ("if not self.config.shuffle_scores:", "if True:", "test_shuffled_scores_are_the_same_scores_of_other_images"),
         ("number = done[-1].number", "number = done[0].number", RESUME),
         ("sorted({0, number} - known)", "[0, number]", RESUME),
         ("base=at == 0", "base=False", "test_held_out_measurements_are_paired_and_of_the_right_policy_in_a_run"),

@@ -46,7 +46,7 @@ ODD = ("long " * 1000, "🦊 a fox 🎨 \u202e", "${alert(1)}", "<script>alert(1
         (dict(reward="beauty"), ["reward is 'beauty'", *rewards.NAMES]),
         (dict(rating="smileys"), ["rating is 'smileys'", "thumbs, stars"]),
         (dict(device="gpu"), ["device is 'gpu'", "auto, cpu, cuda, cuda:1, mps"]),
-        (dict(precision="fp16"), ["precision is 'fp16'", "auto, fp32, bf16"]),
+        (dict(precision="fp8"), ["precision is 'fp8'", "auto, fp32, bf16, fp16"]),
         (dict(seed=2**31), [f"seed is {2**31}", f"at most {2**31 - 1:,}"]),
         (dict(prompts=()), ["no prompt"]),
         (dict(prompts=("a cat", "  ")), ["prompt is empty"]),
@@ -93,6 +93,7 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
         images_per_update=6, passes=2, microbatch=5, update_microbatch=7, steps=9, skip_last_steps=1, guidance=0, eta=0.7,
         learning_rate=3e-4, weight_decay=0.0, max_grad_norm=2.0, clip_nats=0.5, advantage_clip=4.0, lora_rank=2, lora_alpha=1.5,
         advantage="round", kl_weight=0.1, trained_fraction=0.5, forward_draws=3, rwr_beta=2.0, rwr_quantile=0.5, nft_advantage=1.0, nft_mix=0.5,
+        revision="v1", resolution=64, training="full", optimiser="adamw8bit", gradient_checkpointing=True, vae_tiling=True,
         lora_targets="all", precision="bf16", device="cpu", held_out_images=6, held_out_every=3, shuffle_scores=True, seed=11,
     )  # fmt: skip
     assert all(getattr(config, f.name) != f.default for f in dataclasses.fields(RunConfig))

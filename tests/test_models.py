@@ -1,0 +1,229 @@
+"""Loading models: three families from folders and the Hub, and what is said when it cannot be done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+from ddpo import models
+from ddpo.config import ConfigError, RunConfig
+from ddpo.models import ddim, encode_prompt, load_pipeline
+from ddpo.policy import StableDiffusionPolicy
+from ddpo.rollout import rollout
+from ddpo.trainer import Trainer
+from tests.models import tiny_pipeline, tiny_scheduler, tiny_xl_pipeline
+from tests.toys_ddpo import Brightness, outcome, tiny_config, toy_trainer
+
+FAMILIES = {
+    "sd1": lambda: tiny_pipeline(),
+    "sd2": lambda: tiny_pipeline(prediction_type="v_prediction"),
+    "xl": lambda: tiny_xl_pipeline(),
+}
+
+
+def trained(folder: Path, config: RunConfig, rounds_first: bool = False) -> Trainer:
+    """The run's trainer with the real policy, loaded from the model's folder, after all rounds; or stopped after the first."""
+    trainer = toy_trainer(folder, config, Brightness(), StableDiffusionPolicy.load(config))
+    trainer.control.stop_after_round = rounds_first
+    trainer.run()
+    return trainer
+
+
+@pytest.mark.parametrize("training", ["lora", "full"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_from_rollout_to_export(tmp_path: Path, family: str, training: str) -> None:
+    """Two rounds in one go and in two, from a saved folder: the same weights, bit for bit. What is saved, plain diffusers loads, and its
+    denoiser predicts what the policy's does. The base model is still there, also where all weights were trained."""
+    pipeline = FAMILIES[family]()
+    pipeline.save_pretrained(tmp_path / "model")
+    config = tiny_config(tmp_path / "model", rounds=2, training=training, held_out_images=0, learning_rate=1e-3)
+    straight = trained(tmp_path / "straight", config)
+    trained(tmp_path / "resumed", config, rounds_first=True).store.close()
+    trained(tmp_path / "resumed", config).store.close()
+    policy = straight.policy
+    assert isinstance(policy, StableDiffusionPolicy)
+    straight.store.close()
+    assert outcome(tmp_path / "straight")["states"] == outcome(tmp_path / "resumed")["states"]
+
+    plain = DiffusionPipeline.from_pretrained(tmp_path / "model")
+    assert type(plain) is type(pipeline)
+    policy.save_adapter(tmp_path / "export")
+    if training == "lora":
+        plain.load_lora_weights(tmp_path / "export")
+    else:
+        plain.unet = type(plain.unet).from_pretrained(tmp_path / "export" / "unet")
+    x, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([801, 41])
+    condition = policy.encode(["a cat", "a dog"])
+    fresh = StableDiffusionPolicy(FAMILIES[family](), config)
+    with torch.no_grad():
+        states, pooled = condition.branches(1)
+        mine = policy._denoise(x, t, states, pooled)
+        sizes = torch.tensor([[16.0, 16, 0, 0, 16, 16]] * 2)
+        added = None if pooled is None else dict(text_embeds=pooled, time_ids=sizes)
+        theirs = plain.unet(x, t, encoder_hidden_states=states, added_cond_kwargs=added).sample
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+        with policy.base():
+            assert torch.equal(policy.predict(x, t, condition), fresh.predict(x, t, condition))
+        assert float((policy._denoise(x, t, states, pooled) - fresh._denoise(x, t, states, pooled)).abs().max()) > 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_guided_chain_is_the_pipeline_s_own(family: str) -> None:
+    """Four DDIM steps of η 0.7 and guidance 3 with the same noise: our rollout's clean latents are those of the plain pipeline, added conditions,
+    empty-prompt treatment and prediction type included. Float32 in other batch shapes: 1e-3 of latents of size 1 (guided predictions differ by 1e-6,
+    and x̂_0 divides by sqrt(ᾱ) = 0.1)."""
+    config = tiny_config(Path("unused"), steps=4, guidance=3.0, eta=0.7)
+    policy = StableDiffusionPolicy(FAMILIES[family](), config)
+    prompts, seeds = ["a cat", "a dog"], [5, 6]
+    mine = rollout(policy, prompts, seeds)[0].latents[:, -1]
+    pipeline = FAMILIES[family]()
+    pipeline.scheduler = ddim(pipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    from ddpo.rollout import noise_of
+
+    noise = torch.stack([noise_of(seed, 4, policy.latent_shape) for seed in seeds], 1)
+    queue = list(noise[1:])
+    step = pipeline.scheduler.step
+
+    def with_our_noise(output: Any, t: Any, sample: Any, **settings: Any) -> Any:
+        settings.pop("generator", None)
+        return step(output, t, sample, variance_noise=queue.pop(0), **settings)
+
+    pipeline.scheduler.step = with_our_noise
+    # diffusers asks the scheduler's step which arguments it takes
+    with_our_noise.__signature__ = __import__("inspect").signature(step)  # type: ignore[attr-defined]
+    theirs = pipeline(
+        prompts, num_inference_steps=4, guidance_scale=3.0, eta=0.7, latents=noise[0], output_type="latent", height=16, width=16
+    ).images  # fmt: skip
+    torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_xl_knows_the_empty_prompt_as_zeros() -> None:
+    """XL's pipelines replace the empty prompt's text by zeros (force_zeros_for_empty_prompt)."""
+    states, pooled = encode_prompt(tiny_xl_pipeline(), "a cat", torch.device("cpu"))
+    assert states.shape == (2, 12, 32) and pooled is not None and pooled.shape == (2, 8)
+    assert bool((states[0] == 0).all()) and bool((pooled[0] == 0).all()) and bool((states[1] != 0).any())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("training", ["lora", "full"])
+def test_trained_weights_are_float32_in_every_precision(tmp_path: Path, precision: str, training: str) -> None:
+    """Defect 5. And a run of two rounds ends with finite weights that have moved; fp16 scales its loss."""
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    config = tiny_config(tmp_path / "model", rounds=2, training=training, precision=precision, held_out_images=0, clip_nats=20.0)
+    trainer = trained(tmp_path / "run", config)
+    weights = trainer.policy.parameters()
+    assert {p.dtype for p in weights.values()} == {torch.float32}
+    assert all(bool(torch.isfinite(p).all()) for p in weights.values())
+    assert trainer.scaler.is_enabled() == (precision == "fp16")
+    trainer.store.close()
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    grads = []
+    for checkpointing in (False, True):
+        policy = StableDiffusionPolicy(tiny_pipeline(), tiny_config(Path("unused"), gradient_checkpointing=checkpointing))
+        x, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([801, 41])
+        policy.predict(x, t, policy.encode(["a cat", "a dog"])).square().mean().backward()
+        grads.append({n: p.grad for n, p in policy.parameters().items()})
+    assert policy.unet.is_gradient_checkpointing
+    for name in grads[0]:
+        torch.testing.assert_close(grads[1][name], grads[0][name], msg=name)
+
+
+def test_tiles_are_asked_for() -> None:
+    assert StableDiffusionPolicy(tiny_pipeline(), tiny_config(Path("unused"), vae_tiling=True)).vae.use_tiling
+
+
+def test_resolution_is_the_image_s() -> None:
+    """Pixels over the autoencoder's factor of 2; the denoiser halves once, so multiples of 4 fit."""
+    policy = StableDiffusionPolicy(tiny_pipeline(), tiny_config(Path("unused"), resolution=24))
+    assert policy.latent_shape == (4, 12, 12)
+    (image,) = rollout(policy, ["a cat"], [1])[1]
+    assert image.size == (24, 24)
+    with pytest.raises(ConfigError, match=r"resolution is 22.*multiple of 4, for instance 24"):
+        StableDiffusionPolicy(tiny_pipeline(), tiny_config(Path("unused"), resolution=22))
+
+
+@pytest.mark.parametrize("setting", ["clip_sample", "thresholding", "rescale_betas_zero_snr"])
+def test_a_schedule_that_makes_steps_something_else_is_refused(setting: str) -> None:
+    pipeline = tiny_pipeline()
+    pipeline.scheduler = tiny_scheduler(**{setting: True})
+    with pytest.raises(ConfigError, match=setting):
+        StableDiffusionPolicy(pipeline, tiny_config(Path("unused")))
+
+
+def test_eight_bits_without_the_library_are_refused(tmp_path: Path) -> None:
+    if __import__("importlib.util").util.find_spec("bitsandbytes"):
+        pytest.skip("SKIPPED: bitsandbytes is installed")
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    with pytest.raises(ConfigError, match="pip install bitsandbytes"):
+        trained(tmp_path / "run", tiny_config(tmp_path / "model", optimiser="adamw8bit"))
+
+
+# --- what goes wrong
+
+
+RESPONSE = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co/org/name"))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (GatedRepoError("gated", response=RESPONSE), ["org/name is gated", "https://huggingface.co/org/name", "hf auth login"]),
+        (RepositoryNotFoundError("404", response=RESPONSE), ["no model org/name on the Hub", "spelling", "./my-model"]),
+        (RevisionNotFoundError("404", response=RESPONSE), ["no revision 'v9'", "tree/main"]),
+        (LocalEntryNotFoundError("offline"), ["not in this machine's cache", "hf download org/name"]),
+        (OSError("We couldn't connect to the Hub"), ["Hub cannot be reached", "hf download org/name"]),
+        (OSError("no file named model.safetensors found"), ["no safetensors weights", "pickles", "save_pretrained"]),
+        (ValueError("odd"), ["cannot be loaded: odd"]),
+    ],
+)
+def test_the_hub_s_errors_become_remedies(monkeypatch: pytest.MonkeyPatch, error: Exception, words: list[str]) -> None:
+    def fails(*arguments: Any, **settings: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(models, "hf_hub_download", fails)
+    with pytest.raises(ConfigError) as refused:
+        load_pipeline(RunConfig(model="org/name", revision="v9"))
+    assert all(word in str(refused.value) for word in words), str(refused.value)
+
+
+def test_an_offline_cache_serves_a_model_and_its_absence_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real loading code on a cache as the Hub's client writes it: a model that is there is loaded by name and revision; another is not."""
+    from huggingface_hub import constants
+
+    cache, commit = tmp_path / "hub", "0" * 40
+    snapshot = cache / "models--org--name" / "snapshots" / commit
+    tiny_pipeline().save_pretrained(snapshot)
+    (cache / "models--org--name" / "refs").mkdir()
+    (cache / "models--org--name" / "refs" / "main").write_text(commit)
+    (cache / "models--org--name" / "refs" / "v1").write_text(commit)
+    for module in (constants,):
+        monkeypatch.setattr(module, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(models, "HUB", dict(cache_dir=str(cache), local_files_only=True))
+    for revision in ("", "v1"):
+        loaded = load_pipeline(RunConfig(model="org/name", revision=revision))
+        assert isinstance(loaded, StableDiffusionPipeline)
+        for mine, theirs in zip(loaded.unet.parameters(), tiny_pipeline().unet.parameters(), strict=True):
+            assert torch.equal(mine, theirs)
+    with pytest.raises(ConfigError, match=r"org/other is not in this machine's cache.*HF_HUB_OFFLINE is set.*hf download org/other"):
+        load_pipeline(RunConfig(model="org/other"))
+
+
+def test_a_folder_of_another_family_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(ConfigError, match="holds a FluxPipeline"):
+        load_pipeline(RunConfig(model=str(tmp_path)))
+
+
+def test_the_pipeline_s_class_is_the_folder_s(tmp_path: Path) -> None:
+    tiny_xl_pipeline().save_pretrained(tmp_path)
+    assert isinstance(load_pipeline(RunConfig(model=str(tmp_path))), StableDiffusionXLPipeline)
