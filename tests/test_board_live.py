@@ -212,8 +212,9 @@ def test_after_enter_it_learns_and_the_next_images_come(page: Page, studio: Stud
     board, counts = page.locator(".board"), page.locator("[data-ref=counts]")
     expect(board).to_have_attribute("data-view", "learning")
     expect(counts).to_have_text("Learning from your 8 ratings…")
-    request = store.pending_requests()[0]
-    store.add_event("answer", "applied", request.id)
+    while not (requests := store.pending_requests()):  # the page says so at once, the app a moment later
+        page.wait_for_timeout(20)
+    store.add_event("answer", "applied", requests[0].id)
     store.close_round(1)
     store.set_progress("updating", 1, 3, 10)
     expect(page.locator("[data-ref=hint]")).to_contain_text("Changing the model 30 %")
