@@ -339,7 +339,7 @@ def make_unet(work: Path, device: torch.device, start: Start) -> None:
     save_pipeline(pipeline)
 
 
-UNET_STEPS, UNET_BATCH = 10_400, 64
+UNET_STEPS, UNET_BATCH = 9_000, 64
 
 
 def save_pipeline(pipeline: StableDiffusionPipeline) -> None:
