@@ -16,7 +16,10 @@ class Preset:
 
 def presets() -> dict[str, Preset]:
     """All presets by name, the default first."""
-    animals = prompt_sets()["animals"]
+    automatic = RunConfig(
+        reward="jpeg_compressibility", prompts=prompt_sets()["animals"], images_per_round=32, images_per_prompt=8, learning_rate=2e-3,
+        microbatch=16, update_microbatch=32,
+    )  # fmt: skip
     return {
         "rate": Preset(
             "Rate by hand",
@@ -31,11 +34,11 @@ def presets() -> dict[str, Preset]:
         "compress": Preset(
             "Compressible images",
             "The paper's JPEG compressibility: nobody rates; images grow plain, then empty.",
-            RunConfig(reward="jpeg_compressibility", prompts=animals, images_per_round=32, images_per_prompt=8),
+            automatic,
         ),
         "incompress": Preset(
             "Incompressible images",
             "The paper's JPEG incompressibility: nobody rates; images fill with detail, then noise.",
-            RunConfig(reward="jpeg_incompressibility", prompts=animals, images_per_round=32, images_per_prompt=8),
+            automatic.with_changes(reward="jpeg_incompressibility"),
         ),
     }
