@@ -35,7 +35,7 @@ def gradients(policy: StableDiffusionPolicy, config: RunConfig, images: int) -> 
     rows = []
     for i in range(images):
         for step in range(config.steps):
-            gaussian = policy.step(latents[i : i + 1, step], torch.tensor([step]), conditions[i : i + 1])
+            gaussian = policy.step(latents[i : i + 1, step], torch.tensor([step]), conditions[torch.tensor([i])])
             found = torch.autograd.grad(advantages[i] * gaussian.log_prob(latents[i : i + 1, step + 1]).sum(), weights)
             rows.append(torch.cat([g.flatten() for g in found]))
     return torch.stack(rows).reshape(images, config.steps, -1)

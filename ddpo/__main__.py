@@ -66,10 +66,8 @@ def config_from(options: argparse.Namespace) -> RunConfig:
     changes: dict[str, Any] = {f.name: v for f in dataclasses.fields(RunConfig) if (v := getattr(options, f.name)) is not None}
     if "prompts" in changes:
         changes["prompts"] = prompts_from(changes["prompts"])
-    if changes.get("model", "pocket") != "pocket" and is_a(Path(changes["model"]).expanduser().exists):
-        changes["model"] = str(Path(changes["model"]).expanduser().resolve())  # the page may resume the run from another folder
     name = options.preset or next((n for n, p in presets().items() if p.config.reward == changes.get("reward", "human")), "rate")
-    return presets()[name].config.with_changes(**changes)
+    return presets()[name].config.with_changes(**changes).located()
 
 
 class Bars:
@@ -119,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "resume":
             return work(options.folder)
         config = config_from(options)
-        config.model_source  # noqa: B018 - refuses a missing model before a folder is made
+        config.model_source  # noqa: B018 - refuses a missing folder before the run's is made
         RunStore.create(options.out, config).close()
         return work(options.out)
     except (ConfigError, StoreError) as error:

@@ -1,20 +1,20 @@
-"""The trainer's state on disk: adapter weights and AdamW's moments, as safetensors with a header; never a pickle."""
+"""The trainer's state on disk: trained weights and the optimiser's state, as safetensors with a header; never a pickle."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from ddpo.config import SCHEMA_VERSION, RunConfig
-from ddpo.store import write_file
 
 FILE = "state.safetensors"
 
@@ -24,43 +24,75 @@ class CheckpointError(RuntimeError):
 
 
 def save_state(
-    folder: Path, config: RunConfig, number: int, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, loss_scale: float = 1.0
+    folder: Path,
+    config: RunConfig,
+    number: int,
+    parameters: Mapping[str, nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    base: str,
 ) -> None:
-    """Write weights, the optimiser's state and fp16's loss scale after round ``number``. Random state is none: it is derived from seeds."""
+    """Write weights, the optimiser's state and fp16's loss scale after round ``number``; ``base`` names the frozen model beneath.
+
+    Random state is none: it is derived from seeds. The file is written from the tensors themselves, with no copy in memory.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, parameter in parameters.items():
         tensors[f"weight/{name}"] = parameter.detach()
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = torch.as_tensor(value)
-    header = dict(version=str(SCHEMA_VERSION), round=str(number), config=json.dumps(asdict(config)), loss_scale=str(loss_scale))
-    write_file(folder / FILE, save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata=header))
+    header = dict(version=SCHEMA_VERSION, round=number, config=asdict(config), scaler=scaler.state_dict(), base=base)
+    partial = folder / (FILE + ".partial")
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in header.items()}
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, metadata=metadata)
+    with open(partial, "rb+") as file:
+        os.fsync(file.fileno())
+    partial.rename(folder / FILE)
 
 
-class Loaded(NamedTuple):
-    round: int
-    """The round after which the checkpoint was written."""
-    loss_scale: float
-
-
-def load_state(folder: Path, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer | None = None) -> Loaded:
-    """Put a checkpoint's weights, and the optimiser's state if one is given, in place.
+def load_state(
+    folder: Path,
+    parameters: Mapping[str, nn.Parameter],
+    optimiser: torch.optim.Optimizer | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    base: str = "",
+) -> int:
+    """Put a checkpoint's weights, and the optimiser's and the scaler's state if these are given, in place; returns the round after which it
+    was written. With ``base`` the frozen model beneath must be the one that it was written over.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or was made for another adapter.
+        CheckpointError: the file is missing or damaged, or was made for another adapter or base model.
     """
     try:
         with safe_open(folder / FILE, framework="pt") as stored:
-            header, names = stored.metadata(), set(stored.keys())
-            if {n.removeprefix("weight/") for n in names if n.startswith("weight/")} != set(parameters):
+            header = stored.metadata()
+            keys: dict[str, list[str]] = {}
+            for name in stored.keys():  # noqa: SIM118 - not a mapping
+                key, _, of = name.partition("/")
+                keys.setdefault(of, []).append(key)
+            if set(keys) != set(parameters):
                 raise CheckpointError(f"The checkpoint {folder} was made for another adapter or model than this run's.")
+            if base and header.get("base", base) != base:
+                raise CheckpointError(
+                    f"The checkpoint {folder} was trained over another base model than the one that is there now. "
+                    "Put the old model back (for one from the Hub, name its revision), or start a new run."
+                )
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(stored.get_tensor(f"weight/{name}"))
-                    keys = [key for key, _, of in (n.partition("/") for n in names) if of == name and key != "weight"]
-                    if keys and optimiser is not None:
-                        state = {key: stored.get_tensor(f"{key}/{name}") for key in keys}
-                        optimiser.state[parameter] = {k: v.cpu() if k == "step" else v.to(parameter.device) for k, v in state.items()}
-            return Loaded(int(header["round"]), float(header.get("loss_scale", 1.0)))
+                    state = {key: stored.get_tensor(f"{key}/{name}") for key in keys[name] if key != "weight"}
+                    if state and optimiser is not None:
+                        optimiser.state[parameter] = {key: _placed(key, value, parameter, optimiser) for key, value in state.items()}
+            if scaler is not None and (state_dict := json.loads(header.get("scaler", "{}"))):
+                scaler.load_state_dict(state_dict)
+            return int(header["round"])
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read ({error}). Start a new run, or copy the folder back from a backup.") from error
+
+
+def _placed(key: str, value: Tensor, parameter: nn.Parameter, optimiser: torch.optim.Optimizer) -> Any:
+    """A piece of the optimiser's state where it wants it: torch's AdamW counts steps in a tensor on the CPU, others in a whole number."""
+    if key != "step":
+        return value.to(parameter.device)
+    return value if isinstance(optimiser, torch.optim.AdamW) else int(value)

@@ -85,20 +85,21 @@ PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 """The classes of pipelines that can be finetuned."""
 
 
-def pipeline_of(folder: Path) -> str:
-    """The class of the pipeline in a folder.
+def pipeline_of(folder: Path, name: str = "") -> str:
+    """The class of the pipeline in a folder; ``name`` is what messages call it.
 
     Raises:
         ConfigError: the folder holds no pipeline, or none that can be finetuned.
     """
+    name = name or str(folder)
     try:
         kind = str(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{folder} is no diffusers model: it has no readable model_index.json. Give a folder that `save_pretrained` of diffusers has written."
+            f"{name} is no diffusers model: it has no readable model_index.json. Give a folder that `save_pretrained` of diffusers has written."
         ) from error
     if kind not in PIPELINES:
-        raise ConfigError(f"{folder} holds a {kind}; {' and '.join(PIPELINES)} can be finetuned.")
+        raise ConfigError(f"{name} holds a {kind}; {' and '.join(PIPELINES)} can be finetuned.")
     return kind
 
 
@@ -143,7 +144,7 @@ class RunConfig:
     )
     guidance: float = setting(5.0, "The weight of classifier-free guidance, in sampling and in training.", low=0.0, high=100.0)
     eta: float = setting(1.0, "The noise of the DDIM sampler: 1 is DDPM's, and 0 would leave no policy to train.", above=0.0, high=1.0)
-    learning_rate: float = setting(1e-3, "AdamW's learning rate on the LoRA weights.", above=0.0, high=1.0)
+    learning_rate: float = setting(1e-3, "AdamW's learning rate; for training full take 1e-5, the paper's.", above=0.0, high=1.0)
     weight_decay: float = setting(1e-4, "AdamW's weight decay.", low=0.0, high=1.0)
     max_grad_norm: float = setting(1.0, "Gradients are scaled down to this norm.", above=0.0)
     clip_nats: float = setting(
@@ -176,7 +177,7 @@ class RunConfig:
     device: str = setting(
         "auto",
         "Where the model runs: `auto` takes a GPU when there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.",
-        form=(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, cuda, cuda:1, mps"),
+        form=(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", "auto, cpu, cuda, cuda:1, mps"),
     )
     optimiser: str = setting("adamw", "AdamW with moments in float32, or in 8 bits (needs bitsandbytes and a GPU).", choices=("adamw", "adamw8bit"))
     gradient_checkpointing: bool = setting(False, "Recompute activations in the backward pass: less memory, a third more time.")
@@ -229,6 +230,13 @@ class RunConfig:
                 f"ddpo-sf learns from samples of the present policy only, so a round has one update; these settings make {self.updates_per_round}. "
                 f"Choose images_per_update {n} and passes 1, or ddpo-is."
             )
+        if self.training == "full" and self.learning_rate > 1e-4:
+            raise ConfigError(
+                f"learning_rate is {self.learning_rate:g}, which ruins a denoiser that is trained as a whole within a few steps. "
+                "Choose at most 1e-4 (the paper takes 1e-5), or training lora."
+            )
+        if self.optimiser == "adamw8bit" and self.device in ("cpu", "mps"):
+            raise ConfigError(f"optimiser is adamw8bit, which needs an NVIDIA GPU, and device is {self.device}. Choose adamw.")
         if self.skip_last_steps >= self.steps:
             raise ConfigError(
                 f"steps is {self.steps} and skip_last_steps is {self.skip_last_steps}: no denoising step is left to train. "
@@ -268,6 +276,10 @@ class RunConfig:
         with contextlib.suppress(RuntimeError):  # a ~user that does not exist
             path = path.expanduser()
         if is_a(path.is_dir):
+            if self.revision:
+                raise ConfigError(
+                    f"revision is {self.revision!r}, but {path} is a folder on this machine. Leave revision empty, or name a model on the Hub."
+                )
             return ModelSource("folder", str(path), pipeline_of(path))
         if re.fullmatch(HUB_NAME, self.model):
             return ModelSource("hub", self.model)
@@ -275,6 +287,14 @@ class RunConfig:
             f"The model {path} does not exist. Give `pocket`, a folder that `save_pretrained` of diffusers has written, "
             "or the name of a model on the Hub, such as stabilityai/stable-diffusion-2-1."
         )
+
+    def located(self) -> RunConfig:
+        """The same, with a model's folder as an absolute path: the worker, or a page that resumes the run, may start elsewhere."""
+        with contextlib.suppress(RuntimeError):
+            path = Path(self.model).expanduser()
+            if self.model != "pocket" and is_a(path.exists):
+                return self.with_changes(model=str(path.resolve()))
+        return self
 
     def with_changes(self, **changes: Any) -> RunConfig:
         return replace(self, **changes)
@@ -296,6 +316,9 @@ class RunConfig:
         version = values.pop("schema_version", None) if isinstance(values, dict) else None
         if version != SCHEMA_VERSION:
             raise ConfigError(f"{file} is of version {version}; this program reads version {SCHEMA_VERSION}. Open it with the program that made it.")
+        # Settings that the first runs did not have, with what was done then.
+        values.setdefault("skip_last_steps", 0)
+        values.setdefault("update_microbatch", values.get("microbatch", 4))
         return cls.from_dict(values)
 
     @classmethod

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import httpx
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -44,40 +47,50 @@ def load_pipeline(config: RunConfig) -> Pipeline:
         library.disable_progress_bar()
     source = config.model_source
     try:
-        pipeline = LOADERS[source.kind](source, config)
-    except ConfigError:
+        return LOADERS[source.kind](source, config)
+    except (ConfigError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
         raise ConfigError(remedy(source, config, error)) from error
-    if not isinstance(pipeline, StableDiffusionPipeline | StableDiffusionXLPipeline):
-        raise ConfigError(f"{source.name} is a {type(pipeline).__name__}; Stable Diffusion 1.x, 2.x and XL can be finetuned.")
-    return pipeline
 
 
 def _from_folder(source: ModelSource, config: RunConfig) -> Pipeline:
-    cls = StableDiffusionXLPipeline if source.pipeline == "StableDiffusionXLPipeline" else StableDiffusionPipeline
+    return _with_half_where_needed(source.name, source.pipeline, local_files_only=True)
+
+
+def _from_hub(source: ModelSource, config: RunConfig) -> Pipeline:
+    """The class stands in the repository's ``model_index.json``."""
+    settings = dict(revision=config.revision or None, **HUB)
+    index = hf_hub_download(source.name, "model_index.json", **settings)
+    return _with_half_where_needed(source.name, pipeline_of(Path(index).parent, source.name), **settings)
+
+
+def _with_half_where_needed(name: str, pipeline: str, **settings: Any) -> Pipeline:
+    """The pipeline in float32, from its half-precision files where it has no others."""
+    cls = StableDiffusionXLPipeline if pipeline == "StableDiffusionXLPipeline" else StableDiffusionPipeline
     unused = UNUSED if cls is StableDiffusionPipeline else dict(feature_extractor=None, image_encoder=None)
-    return cls.from_pretrained(source.name, use_safetensors=True, local_files_only=True, dtype=torch.float32, **unused)
-
-
-def _from_hub(source: ModelSource, config: RunConfig) -> Any:
-    """The class stands in the repository's ``model_index.json``; half-precision files do where there are no others."""
-    settings: dict[str, Any] = dict(revision=config.revision or None, use_safetensors=True, dtype=torch.float32)
-    settings |= HUB
-    index = hf_hub_download(source.name, "model_index.json", revision=settings["revision"], **HUB)
-    if pipeline_of(Path(index).parent) == "StableDiffusionPipeline":
-        settings |= UNUSED
+    settings |= dict(use_safetensors=True, dtype=torch.float32, **unused)
     try:
-        return DiffusionPipeline.from_pretrained(source.name, **settings)
-    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError):
+        found: Pipeline = cls.from_pretrained(name, **settings)
+    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, LocalEntryNotFoundError):
         raise
-    except (OSError, ValueError) as error:
-        if "fp16" not in str(error) and "variant" not in str(error) and "safetensors" not in str(error):
+    except OSError as error:
+        if NO_FILE not in str(error):
             raise
-        return DiffusionPipeline.from_pretrained(source.name, variant="fp16", **settings)
+        try:
+            found = cls.from_pretrained(name, variant="fp16", **settings)
+        except (OSError, ValueError):
+            raise error from None
+    return found
 
 
-LOADERS: dict[str, Callable[[ModelSource, RunConfig], Any]] = dict(folder=_from_folder, hub=_from_hub)
+NO_FILE = "no file named"
+"""What diffusers and transformers say of a weight file that is not there."""
+
+
+LOADERS: dict[str, Callable[[ModelSource, RunConfig], Pipeline]] = dict(folder=_from_folder, hub=_from_hub)
 
 
 def remedy(source: ModelSource, config: RunConfig, error: BaseException) -> str:
@@ -95,20 +108,23 @@ def remedy(source: ModelSource, config: RunConfig, error: BaseException) -> str:
             f"There is no model {name} on the Hub, or it is private. Check the spelling; for a private model log in with `hf auth login`. "
             "A folder on this machine is named by its path, for instance ./my-model."
         )
+    if any(isinstance(e, RemoteEntryNotFoundError) for e in chain):
+        return f"{name} on the Hub is no diffusers pipeline: it has no model_index.json. Name a repository in the diffusers layout."
     text = " ".join(str(e) for e in chain)
-    offline = any(isinstance(e, LocalEntryNotFoundError | HfHubHTTPError | ConnectionError) for e in chain) or "offline" in text.lower()
-    if source.kind == "hub" and (offline or "connect" in text.lower()):
+    unreachable = (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError, ConnectionError)
+    if source.kind == "hub" and (any(isinstance(e, unreachable) for e in chain) or "connect to" in text):
         mode = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
+        revision = f" --revision {config.revision}" if config.revision else ""
         return (
             f"The model {name} is not in this machine's cache ({constants.HF_HUB_CACHE}) and the Hub cannot be reached{mode}. "
-            f"Where there is a network, run `hf download {name}` and copy the cache, or give the path of a folder that holds the model."
+            f"Where there is a network, run `hf download {name}{revision}` and copy the cache, or give the path of a folder that holds the model."
         )
-    if "safetensors" in text or ".bin" in text:
+    if NO_FILE in text and "safetensors" in text:
         return (
-            f"{name} has no safetensors weights. Other weight files are pickles, which can run code, and are never loaded. "
+            f"{name} lacks a safetensors file ({error}). Other weight files are pickles, which can run code, and are never loaded. "
             "Convert it: load it with diffusers where you trust it, and write it with save_pretrained."
         )
-    return f"The model {name} cannot be loaded: {error}"
+    return f"The model {name} cannot be loaded; its files may be damaged or incomplete: {error}"
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
@@ -131,12 +147,20 @@ def ddim(pipeline: Pipeline) -> DDIMScheduler:
     """The pipeline's noise schedule as a DDIM sampler. What would make a step something else than a Gaussian of the prediction is refused.
 
     Raises:
-        ConfigError: the schedule clips or thresholds its predictions.
+        ConfigError: the schedule is none of DDPM's kind, or clips, thresholds or rescales.
     """
+    if "beta_schedule" not in pipeline.scheduler.config:
+        raise ConfigError(
+            f"The model's scheduler is a {type(pipeline.scheduler).__name__}, without betas; models of DDPM's noise schedule can be finetuned."
+        )
     scheduler = DDIMScheduler.from_config({"clip_sample": False, **pipeline.scheduler.config})
+    if scheduler.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
+        raise ConfigError(f"The model predicts {scheduler.config.prediction_type!r}; epsilon, v_prediction and sample are known.")
     for setting in ("clip_sample", "thresholding", "rescale_betas_zero_snr"):
         if getattr(scheduler.config, setting):
             raise ConfigError(
                 f"The model's scheduler has {setting}, with which a denoising step is not the policy that is trained. Use another model."
             )
+    if getattr(pipeline.vae.config, "latents_mean", None) is not None:
+        raise ConfigError("The model's autoencoder shifts its latents by latents_mean, which is not supported. Use another model.")
     return scheduler

@@ -6,6 +6,7 @@ Its trainable part, a LoRA adapter (Hu et al. 2022, arXiv 2106.09685) or the who
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ class Policy(Protocol):
     device: torch.device
     autocast: torch.dtype | None
     """The type of the denoiser's arithmetic, or None for float32."""
+    fingerprint: str
+    """Tells the frozen base model from any other."""
 
     def encode(self, prompts: Sequence[str]) -> Any:
         """Conditions of n prompts."""
@@ -153,15 +156,22 @@ class StableDiffusionPolicy:
         self.unet, self.vae = pipeline.unet, pipeline.vae
         self.encoders = [e for e in (pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)) if e is not None]
         self.latent_shape = latent_shape(pipeline, config.resolution)
+        self.fingerprint = fingerprint(self.unet)
+        self.autocast = pick_dtype(config.precision, self.device)
+        if self.autocast and config.training == "lora":
+            self.unet.to(self.autocast)  # before it goes to the device, where it may not fit in float32
         for network in (self.unet, self.vae, *self.encoders):
             network.requires_grad_(False).eval().to(self.device)
-        self.autocast = pick_dtype(config.precision, self.device)
         if self.device.type == "cpu":
             self.unet.set_attn_processor(AttnProcessor())  # on CPUs the plain product beats the fused kernel, whose backward is slow
         if config.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         if config.vae_tiling:
             self.vae.enable_tiling()
+            self.vae.enable_slicing()
+            # diffusers tiles only what is larger than the autoencoder's own size, which the images usually are not
+            self.vae.tile_sample_min_size //= 2
+            self.vae.tile_latent_min_size //= 2
         self._base: dict[str, Tensor] = {}
         if config.training == "full":
             self.unet.requires_grad_(True)
@@ -172,8 +182,6 @@ class StableDiffusionPolicy:
 
     def _add_adapter(self, config: RunConfig) -> None:
         """The adapter in float32, whatever the base; its start depends on the run's seed alone."""
-        if self.autocast:
-            self.unet.to(self.autocast)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             layers = ADAPTER_LAYERS[config.lora_targets]
@@ -189,6 +197,7 @@ class StableDiffusionPolicy:
         Raises:
             ConfigError: it cannot be loaded; the message says what to do.
         """
+        pick_device(config.device)  # refused before a model is downloaded
         return cls(load_pipeline(config), config)
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -246,12 +255,12 @@ class StableDiffusionPolicy:
 
     @contextmanager
     def _swapped(self) -> Iterator[None]:
-        """The base weights in the place of the trained ones, and back."""
+        """The base weights in the place of the trained ones, and back. They are copied to the device each time."""
         parameters = self.parameters()
         trained = {name: p.data for name, p in parameters.items()}
-        for name, p in parameters.items():
-            p.data = self._base[name].to(self.device)
         try:
+            for name, p in parameters.items():
+                p.data = self._base[name].to(self.device)
             yield
         finally:
             for name, p in parameters.items():
@@ -279,14 +288,21 @@ def latent_shape(pipeline: Pipeline, resolution: int) -> tuple[int, int, int]:
         ConfigError: the resolution does not fit the model.
     """
     side, pixels = pipeline.unet.config.sample_size, pipeline.vae_scale_factor
-    if resolution:
-        unit = pixels * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
-        if resolution % unit:
-            raise ConfigError(
-                f"resolution is {resolution}; this model needs a multiple of {unit}, for instance {max(1, round(resolution / unit)) * unit}."
-            )
-        side = resolution // pixels
+    if resolution % pixels:
+        near = max(1, round(resolution / pixels)) * pixels
+        raise ConfigError(f"resolution is {resolution}; this model needs a multiple of {pixels}, for instance {near}.")
+    side = resolution // pixels or side
     return (pipeline.unet.config.in_channels, side, side)
+
+
+def fingerprint(network: nn.Module) -> str:
+    """A name for the network's weights: a hash of each weight's name, shape, and a few of its numbers. Reads next to nothing of a large model."""
+    digest = hashlib.sha256()
+    for name, parameter in network.named_parameters():
+        flat = parameter.detach().flatten()
+        few = flat[:: max(1, len(flat) // 8)][:8].float().cpu()
+        digest.update(f"{name} {tuple(parameter.shape)} {few.tolist()}".encode())
+    return digest.hexdigest()[:16]
 
 
 def _plain(config: LoraConfig) -> dict[str, object]:

@@ -22,7 +22,8 @@ What differs from the paper, and why:
   gradient's noise grows with c/σ while what it can find out shrinks with σ. With few steps the step that arrives at ᾱ_1 has c/σ of about 8 where the
   others have 1, and alone makes most of the gradient's variance (``benchmarks/NOTEBOOK.md``).
 * Images that teach nothing are not computed (:mod:`ddpo.objective`).
-* Before a round's first optimiser step every ratio must be 1; if it is not, the run stops and says why (:class:`PolicyMismatch`).
+* After the first images of a run, and before each round's first optimiser step, every ratio must be 1; if it is not, the run stops and says why
+  (:class:`PolicyMismatch`).
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class Trainer:
         self.parameters = policy.parameters()
         self.optimiser = make_optimiser(config, self.parameters.values())
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.autocast is torch.float16)
+        self.checked = False
         self.verbs = dict(sampled=self.sample, scored=self.score, updated=self.update, checkpointed=self.checkpoint)
 
     def run(self) -> bool:
@@ -113,7 +115,34 @@ class Trainer:
                 trajectory, images = self._rollout(file, [prompts[i] for i in batch], [seeds[i] for i in batch])
                 trajectory.save(file)
                 self.store.add_samples(number, list(batch), [prompts[i] for i in batch], [seeds[i] for i in batch], images)
+                if not self.checked:
+                    self.check(trajectory, [prompts[i] for i in batch])
             self.control.report("sampling", number, batch.stop, n)
+
+    def check(self, trajectory: Trajectory, prompts: list[str]) -> None:
+        """Before anybody rates: does the update see the same function as the sampler did, in its own batch size?
+
+        Raises:
+            PolicyMismatch: it does not.
+        """
+        self.checked = True
+        if self.config.objective not in ("ddpo-is", "ddpo-sf"):
+            return
+        n = len(prompts)
+        weights = Weights(torch.ones(n), torch.ones(n, dtype=torch.bool))
+        lesson = make_lesson(self.config, self.policy, trajectory, self.policy.encode(prompts), weights, 0, self.control.listen)
+        items = lesson.items(torch.arange(n), 0, torch.Generator().manual_seed(0))[: self.config.update_microbatch]
+        with torch.no_grad():
+            self._refuse(lesson, lesson.loss(*items.unbind(1))[1])
+
+    def _refuse(self, lesson: Lesson, deviation: float) -> None:
+        """Raise :class:`PolicyMismatch` where a ratio that should be 1 is not."""
+        if deviation > lesson.tolerance:
+            raise PolicyMismatch(
+                f"Re-scoring the model's own images moves the ratio by {deviation:.1e}, and no more than {lesson.tolerance:.1e} will do. "
+                "Sampling and training do not see the same function: choose precision fp32, an update_microbatch equal to microbatch, "
+                "or a larger clip_nats."
+            )
 
     def _rollout(self, file: Path, prompts: list[str], seeds: list[int]) -> tuple[Trajectory, list[Image.Image]]:
         """A microbatch, from its file when only its rows are missing."""
@@ -224,16 +253,19 @@ class Trainer:
                     continue
                 items = lesson.items(group, p, generator)
                 items = items[torch.randperm(len(items), generator=generator)]
-                for part in items.split(self.config.update_microbatch):
-                    self._accumulate(lesson, part, size * lesson.moments, check=not norms)
-                    done += len(part)
-                    self.control.report("updating", number, done, total)
-                norms.append(self._step())
+                norm = math.inf
+                while not math.isfinite(norm):  # more than once where fp16 overflows: the loss is then scaled by half as much
+                    for i, part in enumerate(items.split(self.config.update_microbatch)):
+                        self._accumulate(lesson, part, size * lesson.moments, check=not norms)
+                        self.control.report("updating", number, min(total, done + (i + 1) * self.config.update_microbatch), total)
+                    norm = self._step()
+                done += len(items)
+                norms.append(norm)
         size_of = float(self.advantages(number).abs().mean())
         self.store.add_metrics(number, lesson.health.metrics() | dict(advantage_abs_mean=size_of, updates=float(len(norms))))
         if norms:
             self.store.add_metrics(number, dict(grad_norm=sum(norms) / len(norms)))
-        save_state(self._new_state(number), self.config, number, self.parameters, self.optimiser, self.scaler.get_scale())
+        save_state(self._new_state(number), self.config, number, self.parameters, self.optimiser, self.scaler, self.policy.fingerprint)
         self.policy.save_adapter(self._new_state(number))
         sync_tree(self._new_state(number))
 
@@ -242,23 +274,20 @@ class Trainer:
         loss, deviation = lesson.loss(*items.unbind(1))
         if not math.isfinite(deviation) or not bool(torch.isfinite(loss).all()):
             raise TrainingError("The loss is no number (NaN): training has diverged. Start again with a lower learning rate, or in fp32.")
-        if check and deviation > lesson.tolerance:
-            raise PolicyMismatch(
-                f"Before the round's first update, re-scoring its own images moves the ratio by {deviation:.1e}, and no more than "
-                f"{lesson.tolerance:.1e} will do. Sampling and training do not see the same function: choose precision fp32, or a larger clip_nats."
-            )
+        if check:
+            self._refuse(lesson, deviation)
         self.scaler.scale(loss.sum() / count).backward()
 
     def _step(self) -> float:
-        """One optimiser step; returns the gradient's norm before it was scaled down."""
+        """One optimiser step; returns the gradient's norm before it was scaled down, or infinity where fp16 overflowed and no step was made."""
         self.scaler.unscale_(self.optimiser)
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.max_grad_norm))
         if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1.0):
             raise TrainingError("The gradient is no number (NaN): training has diverged. Start again with a lower learning rate, or in fp32.")
-        self.scaler.step(self.optimiser)  # with fp16 an overflow skips the step, and the next loss is scaled by half as much
+        self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        return norm
+        return norm if math.isfinite(norm) else math.inf
 
     # --- checkpoint -------------------------------------------------------------------------------------------------------------
 
@@ -281,8 +310,8 @@ class Trainer:
             return
         number = done[-1].number
         new, place = self._new_state(number), self.store.folder / "checkpoints" / f"{number:04d}"
-        loaded = load_state(new if done[-1].checkpointed_at is None and new.exists() else place, self.parameters, self.optimiser)
-        self.scaler.update(loaded.loss_scale)
+        folder = new if done[-1].checkpointed_at is None and new.exists() else place
+        load_state(folder, self.parameters, self.optimiser, self.scaler, self.policy.fingerprint)
 
     def _part(self, number: int, start: int) -> Path:
         return self.store.folder / "rounds" / f"{number:04d}" / f"part-{start:05d}.safetensors"
@@ -316,6 +345,8 @@ def make_optimiser(config: RunConfig, parameters: Iterable[torch.nn.Parameter]) 
     settings: dict[str, Any] = dict(lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay, eps=1e-8)
     if config.optimiser == "adamw":
         return torch.optim.AdamW(parameters, **settings)
+    if not torch.cuda.is_available():
+        raise ConfigError("optimiser is adamw8bit, which needs an NVIDIA GPU, and PyTorch sees none. Choose adamw.")
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:

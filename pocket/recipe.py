@@ -223,9 +223,17 @@ def make_vae(work: Path, device: torch.device, start: Start) -> None:
         return error - ADVERSARY_WEIGHT * fooled.mean() + guess, dict(error=error, mse=mse, guess=guess)
 
     train(
-        "vae_sharp", work, {"vae": vae, "adversary": discriminator}, apart, device=device, steps=start.steps or SHARP_STEPS, lr=4e-4, weight_decay=0.0
+        "vae_on" if start.shipped else "vae_sharp",
+        work,
+        {"vae": vae, "adversary": discriminator},
+        apart,
+        device=device,
+        steps=start.steps or SHARP_STEPS,
+        lr=4e-4,
+        weight_decay=0.0,
     )
     anonymous(vae).cpu().eval().half().save_pretrained(HERE / "model" / "vae")
+    (work / "latents.npy").unlink(missing_ok=True)
 
 
 def anonymous(network: AutoencoderKL | UNet2DConditionModel) -> AutoencoderKL | UNet2DConditionModel:
@@ -332,7 +340,7 @@ def make_unet(work: Path, device: torch.device, start: Start) -> None:
         loss = (error * snr.clamp(max=5.0) / snr).mean()
         return loss, dict(loss=loss, mse=error.mean())
 
-    train("unet", work, {"unet": unet}, loss_of, device=device, steps=start.steps or UNET_STEPS, lr=1e-3, ema=0.999)
+    train("unet_on" if start.shipped else "unet", work, {"unet": unet}, loss_of, device=device, steps=start.steps or UNET_STEPS, lr=1e-3, ema=0.999)
     pipeline = StableDiffusionPipeline(
         vae.cpu(), text_encoder, tokenizer, unet.cpu(), scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
@@ -427,8 +435,8 @@ def augment(images: Tensor) -> Tensor:
 
 
 STAGES: dict[str, tuple[str, Callable[[Path, torch.device, Start], None]]] = dict(
-    clip=("clip/model.safetensors", make_clip),
-    vae=("model/vae/config.json", make_vae),
+    clip=("clip/preprocessor_config.json", make_clip),
+    vae=("model/vae/diffusion_pytorch_model.safetensors", make_vae),
     unet=("model/model_index.json", make_unet),
     judge=("judge/model.safetensors", make_judge),
 )
@@ -440,7 +448,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", choices=STAGES, action="append", help="run these stages only; repeat for several")
     parser.add_argument("--force", action="store_true", help="run a stage although its result exists")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
-    parser.add_argument("--continue", dest="shipped", action="store_true", help="start vae (its second part) or unet from the shipped weights")
+    parser.add_argument(
+        "--continue",
+        dest="shipped",
+        action="store_true",
+        help="start vae (its second part) or unet from the shipped weights; the other stages always start anew",
+    )
     parser.add_argument("--steps", type=int, help="steps of the stage, instead of the recipe's")
     options = parser.parse_args(arguments)
     for name, (result, make) in STAGES.items():
@@ -451,6 +464,8 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         started = time.monotonic()
         make(options.work, options.device, Start(options.shipped, options.steps))
+        for checkpoint in options.work.glob(f"{name}*.ckpt"):  # done: what comes next starts anew
+            checkpoint.unlink()
         print(f"{name}: done in {(time.monotonic() - started) / 60:.1f} min", flush=True)
 
 

@@ -29,7 +29,7 @@ def train(
     """AdamW with warm-up and linear decay to zero at ``steps``; a log line every 50 steps, a checkpoint every minute.
 
     ``loss_of`` draws its own batch from torch's generators and returns the loss with scalars to be logged. With ``ema`` the modules hold the
-    averaged weights when this returns. ``WORK/NAME.ckpt`` holds everything that is needed to go on; delete it to start over.
+    averaged weights when this returns. ``WORK/NAME.ckpt`` holds everything that is needed to go on.
     """
     on_gpu = device.type == "cuda"
     parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]

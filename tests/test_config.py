@@ -45,6 +45,8 @@ ODD = ("long " * 1000, "🦊 a fox 🎨 \u202e", "${alert(1)}", "<script>alert(1
         (dict(model=None), ["model is None", "str"]),
         (dict(reward="beauty"), ["reward is 'beauty'", *rewards.NAMES]),
         (dict(rating="smileys"), ["rating is 'smileys'", "thumbs, stars"]),
+        (dict(training="full"), ["learning_rate is 0.001", "at most 1e-4", "training lora"]),
+        (dict(optimiser="adamw8bit", device="cpu"), ["needs an NVIDIA GPU", "device is cpu"]),
         (dict(device="gpu"), ["device is 'gpu'", "auto, cpu, cuda, cuda:1, mps"]),
         (dict(precision="fp8"), ["precision is 'fp8'", "auto, fp32, bf16, fp16"]),
         (dict(seed=2**31), [f"seed is {2**31}", f"at most {2**31 - 1:,}"]),
@@ -91,10 +93,10 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
         model="somewhere", reward="jpeg_incompressibility", prompts=ODD, rating="stars", objective="nft",
         rounds=7, images_per_round=12, images_per_prompt=3,
         images_per_update=6, passes=2, microbatch=5, update_microbatch=7, steps=9, skip_last_steps=1, guidance=0, eta=0.7,
-        learning_rate=3e-4, weight_decay=0.0, max_grad_norm=2.0, clip_nats=0.5, advantage_clip=4.0, lora_rank=2, lora_alpha=1.5,
+        learning_rate=3e-5, weight_decay=0.0, max_grad_norm=2.0, clip_nats=0.5, advantage_clip=4.0, lora_rank=2, lora_alpha=1.5,
         advantage="round", kl_weight=0.1, trained_fraction=0.5, forward_draws=3, rwr_beta=2.0, rwr_quantile=0.5, nft_advantage=1.0, nft_mix=0.5,
         revision="v1", resolution=64, training="full", optimiser="adamw8bit", gradient_checkpointing=True, vae_tiling=True,
-        lora_targets="all", precision="bf16", device="cpu", held_out_images=6, held_out_every=3, shuffle_scores=True, seed=11,
+        lora_targets="all", precision="bf16", device="cuda:1", held_out_images=6, held_out_every=3, shuffle_scores=True, seed=11,
     )  # fmt: skip
     assert all(getattr(config, f.name) != f.default for f in dataclasses.fields(RunConfig))
     config.save(tmp_path / "config.json")
@@ -129,6 +131,9 @@ def test_a_missing_model_and_a_folder_that_is_none_are_refused(tmp_path: Path) -
     assert "no diffusers model" in refusal(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     assert "holds a FluxPipeline" in refusal(tmp_path)
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    with pytest.raises(ConfigError, match=r"revision is 'v1', but .* is a folder"):
+        _ = RunConfig(model=str(tmp_path), revision="v1").model_source
     for impossible in ("x" * 5000, "nul\x00byte", "~nobody-of-that-name/x"):
         assert "does not exist" in refusal(impossible)
 
@@ -163,6 +168,25 @@ def test_the_prompt_sets_hold_what_they_say() -> None:
 def test_presets_are_configs_that_work_and_the_default_rates_by_hand() -> None:
     assert next(iter(presets())) == "rate" and presets()["rate"].config == RunConfig()
     assert {p.config.reward for p in presets().values()} == set(rewards.NAMES)
+
+
+def test_a_run_of_the_first_version_goes_on_as_it_began(tmp_path: Path) -> None:
+    """Its config.json has no skip_last_steps and one microbatch for sampling and learning."""
+    RunConfig(steps=2, skip_last_steps=0, microbatch=2).save(tmp_path / "config.json")
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["skip_last_steps"], values["update_microbatch"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = RunConfig.load(tmp_path / "config.json")
+    assert (config.skip_last_steps, config.update_microbatch) == (0, 2)
+
+
+def test_a_folder_is_known_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative folder that looks like a name on the Hub must not become one in a worker that starts elsewhere."""
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert RunConfig(model="models/mine").located().model == str(tmp_path / "models" / "mine")
+    for other in ("pocket", "org/name", "~nobody-of-that-name/x"):
+        assert RunConfig(model=other).located().model == other
 
 
 def test_every_setting_is_in_one_section() -> None:

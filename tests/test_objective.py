@@ -354,11 +354,14 @@ def test_a_round_nobody_rated_is_no_lesson(tmp_path: Path, objective: str) -> No
 # --- on the real policy
 
 
+@pytest.mark.parametrize("training", ["lora", "full"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_an_update_of_a_real_denoiser_with_the_kl_penalty(tmp_path: Path, objective: str) -> None:
-    """One update of the tiny Stable Diffusion: the adapter's gradient is that of the objective and of the penalty, the latter computed here
-    with base predictions made beforehand, while the lesson switches the adapter off and on between forward and backward."""
-    config = tiny_config(Path("unused"), objective=objective, kl_weight=0.5, images_per_update=8, max_grad_norm=1e9)
+def test_an_update_of_a_real_denoiser_with_the_kl_penalty(objective: str, training: str) -> None:
+    """One update of the tiny Stable Diffusion: the trained weights' gradient is that of the objective and of the penalty, the latter computed here
+    with base predictions made beforehand, while the lesson goes to the base model and back between forward and backward."""
+    config = tiny_config(
+        Path("unused"), objective=objective, kl_weight=0.5, images_per_update=8, max_grad_norm=1e9, training=training, learning_rate=1e-5
+    )  # fmt: skip
     grads = []
     for kl_weight in (0.0, 0.5):
         policy = StableDiffusionPolicy(tiny_pipeline(), config)

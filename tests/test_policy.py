@@ -108,8 +108,9 @@ def test_a_fresh_adapter_changes_nothing_and_base_is_the_base_model(targets: str
     assert float((moved - want).abs().max()) > 0.01
 
 
-def test_base_ends_when_its_body_fails() -> None:
-    policy = policy_with(adapter=0.1)
+@pytest.mark.parametrize("training", ["lora", "full"])
+def test_base_ends_when_its_body_fails(training: str) -> None:
+    policy = policy_with(adapter=0.1, training=training, learning_rate=1e-5)
     condition = policy.encode(["a cat", "a dog"])
     with torch.no_grad():
         before = policy.predict(X, T, condition)

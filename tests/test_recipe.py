@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pocket import data, evaluate, judge, recipe, training, world
 
@@ -30,6 +31,23 @@ def test_recipe_makes_a_model_that_diffusers_loads(tmp_path, monkeypatch, capsys
     capsys.readouterr()
     recipe.main(["--work", str(tmp_path / "work"), "--device", "cpu"])
     assert capsys.readouterr().out.count("exists") == 4, "a stage with a result is not run again"
+    shipped, decoder = weights(tmp_path, "unet"), weights(tmp_path, "vae")
+    on = ["--work", str(tmp_path / "work"), "--device", "cpu", "--force", "--continue", "--steps", "1"]
+    for _ in range(2):  # a second continuation goes on from the first one's result
+        recipe.main([*on, "--only", "unet"])
+        moved = weights(tmp_path, "unet")
+        assert not torch.equal(moved, shipped) and (moved - shipped).abs().max() < 0.02, "it starts from the shipped weights"
+        shipped = moved
+    assert (tmp_path / "work" / "latents.npy").exists()
+    recipe.main([*on, "--only", "vae"])
+    assert not torch.equal(weights(tmp_path, "vae"), decoder)
+    assert not (tmp_path / "work" / "latents.npy").exists(), "latents belong to their autoencoder"
+
+
+def weights(folder: Path, network: str) -> torch.Tensor:
+    """A network's output layer."""
+    name = dict(unet="conv_out.weight", vae="decoder.conv_out.weight")[network]
+    return load_file(folder / "model" / network / "diffusion_pytorch_model.safetensors")[name].float()
 
 
 @pytest.mark.skipif(not FONT, reason="SKIPPED: the font Noto Color Emoji is not installed, the pocket world cannot be drawn")

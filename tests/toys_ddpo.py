@@ -40,7 +40,7 @@ class LinearPolicy:
     latents larger, hence pictures brighter. A picture is the latent through a sigmoid.
     """
 
-    device, autocast = torch.device("cpu"), None
+    device, autocast, fingerprint = torch.device("cpu"), None, "linear"
     latent_shape = (1, 4, 4)
 
     def __init__(self, config: RunConfig) -> None:

@@ -149,7 +149,7 @@ def create(runs: Runs, name: str, values: Mapping[str, Any]) -> RunStore:
         ConfigError: a setting cannot work.
         StoreError: the name is taken or no name, or the disk refuses.
     """
-    config = config_from(values)
+    config = config_from(values).located()
     _ = config.model_source
     name = (name or "").strip()
     if not name:

@@ -47,7 +47,7 @@ CHARTS: tuple[Chart, ...] = (
     Chart("base", "Distance from the base model", "KL of a trained step, in nats; measured with a KL penalty only.", (("kl_base", "KL"),)),
     Chart("grad", "Gradient norm", "Before it is scaled down. Sudden jumps announce trouble.", (("grad_norm", "norm"),)),
     Chart("loss", "Loss", "The objective itself. With DDPO around 0 by design; it need not fall.", (("loss", "loss"),)),
-    Chart("signal", "Prompts without spread", "Their images teach nothing this round: all alike, or unrated.", (("zero_spread_prompts", "prompts"),)),
+    Chart("signal", "Prompts that teach nothing", "All images alike, or unrated.", (("zero_spread_prompts", "prompts"),)),
     Chart("advantage", "Advantage, mean size", "How strongly a round's images are told apart.", (("advantage_abs_mean", "mean size"),)),
     Chart(
         "seconds", "Seconds per phase", "Where each round's time goes.",
