@@ -45,6 +45,7 @@ LABELS: dict[str, str] = {
     "microbatch": "Images made at once",
     "update_microbatch": "Steps learned from at once",
     "steps": "Denoising steps",
+    "step_weights": "Weight of each step",
     "skip_last_steps": "Last steps left untrained",
     "guidance": "Guidance",
     "eta": "Sampler noise (eta)",

@@ -57,7 +57,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Rounds": ("rounds", "images_per_round", "images_per_prompt", "images_per_update", "passes", "seed"),
     "Sampling": ("steps", "guidance", "eta", "resolution"),
     "Objective": (
-        "objective", "advantage", "advantage_clip", "clip_nats", "kl_weight", "skip_last_steps", "trained_fraction", "forward_draws",
+        "objective", "advantage", "advantage_clip", "clip_nats", "kl_weight", "step_weights", "skip_last_steps", "trained_fraction", "forward_draws",
         "rwr_beta", "rwr_quantile", "nft_advantage", "nft_mix",
     ),
     "Optimiser": ("optimiser", "learning_rate", "weight_decay", "max_grad_norm"),
@@ -138,6 +138,11 @@ class RunConfig:
     steps: int = setting(10, "How many denoising steps make an image.", low=1, high=1000)
     skip_last_steps: int = setting(
         2, "How many of the last denoising steps are not trained: they add hardly any noise, so they teach little but noise; the paper's is 0.", low=0
+    )
+    step_weights: str = setting(
+        "balanced",
+        "How much each denoising step counts in ddpo-is and ddpo-sf: `equal` is the paper's; `balanced` gives each gradient the same noise.",
+        choices=("balanced", "equal"),
     )
     trained_fraction: float = setting(
         1.0, "The share of the trained denoising steps that ddpo-is and ddpo-sf learn from in each image, drawn anew each pass.", above=0.0, high=1.0
@@ -318,6 +323,7 @@ class RunConfig:
             raise ConfigError(f"{file} is of version {version}; this program reads version {SCHEMA_VERSION}. Open it with the program that made it.")
         # Settings that the first runs did not have, with what was done then.
         values.setdefault("skip_last_steps", 0)
+        values.setdefault("step_weights", "equal")
         values.setdefault("update_microbatch", values.get("microbatch", 4))
         return cls.from_dict(values)
 

@@ -105,6 +105,16 @@ class Schedule:
         """The indices of the steps that are random, hence trainable."""
         return [i for i, std in enumerate(self.std.tolist()) if std > 0]
 
+    @property
+    def gradient_scale(self) -> Tensor:
+        """How large each random step's ∇ log p is, up to one factor, (steps,): c sqrt(ᾱ_t) / σ, and 0 where a step is deterministic.
+
+        c = sqrt(ᾱ_prev (1 - ᾱ_t) / ᾱ_t) - sqrt(1 - ᾱ_prev - σ²) is how far the mean moves per unit of predicted noise, and sqrt(ᾱ_t) is how much the
+        prediction moves with the weights, as measured on the pocket model (``benchmarks/step_signal.py`` and its notebook).
+        """
+        c = (self.alpha_prev * (1 - self.alpha) / self.alpha).sqrt() - (1 - self.alpha_prev - self.std**2).clamp(min=0).sqrt()
+        return torch.where(self.std > 0, c.abs() * self.alpha.sqrt() / self.std.clamp(min=1e-12), 0.0)
+
     def step(self, x_t: Tensor, index: Tensor, prediction: Tensor) -> Gaussian:
         """The policy at step ``index``: DDIM eq. 12, mean = sqrt(ᾱ_prev) x̂_0 + sqrt(1 - ᾱ_prev - σ²) ε̂.
 

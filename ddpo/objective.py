@@ -17,6 +17,10 @@ With ``kl_weight`` β an item also pays for its distance from the base model. In
 std and divided by the dimensions as log p is, so that the whole ascends A - β KL with KL in nats (DPOK: Fan et al. 2023, arXiv 2305.16381, eq. 8).
 In the others it is β ‖f - f_base‖², mean over dimensions.
 
+In DDPO a step's gradient is the noisier the less noise the sampler has left: at ten steps of Stable Diffusion's schedule the last but one alone makes
+94 % of the variance, and of the others the last has 30 times the first's, while what they can teach is about the same. ``skip_last_steps`` leaves the
+last ones out, and ``step_weights`` balanced divides each step's loss by the size of its gradient.
+
 An image that nobody rated teaches nothing and is not computed; nor is one of weight 0, unless it is to hold the model in its place: for
 ``kl_weight``, and in nft, where it pulls towards the policy that sampled.
 """
@@ -117,6 +121,10 @@ class TrajectoryLesson:
                 "No denoising step is left to train: this model's last step is deterministic. Choose more steps or a smaller skip_last_steps."
             )
         self.moments = max(1, round(config.trained_fraction * len(self.steps)))
+        self.step_weights = torch.ones(len(schedule))
+        if config.step_weights == "balanced":
+            weights_of_steps = 1 / schedule.gradient_scale[self.steps].clamp(min=1e-6)
+            self.step_weights[self.steps] = weights_of_steps / weights_of_steps.mean()
         self.clip_range = config.clip_range(trajectory.dimensions)
         # The plain policy gradient has no clip range; the paper's 1.64 nats then say what a ratio of 1 is.
         self.tolerance = MATCH_FRACTION * (self.clip_range if config.objective == "ddpo-is" else 1.64 / trajectory.dimensions)
@@ -136,6 +144,7 @@ class TrajectoryLesson:
             loss = importance_loss(log_prob, old, advantage, self.clip_range)
         else:
             loss = score_function_loss(log_prob, advantage)
+        loss = loss * self.step_weights[moment].to(device)
         if self.config.kl_weight:
             with torch.no_grad(), self.policy.base():
                 base = self.policy.step(x_t, moment.to(device), condition)

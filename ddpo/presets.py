@@ -17,7 +17,7 @@ class Preset:
 def presets() -> dict[str, Preset]:
     """All presets by name, the default first."""
     automatic = RunConfig(
-        reward="jpeg_compressibility", prompts=prompt_sets()["animals"], images_per_round=32, images_per_prompt=8, learning_rate=2e-3,
+        reward="jpeg_compressibility", prompts=prompt_sets()["animals"], images_per_round=32, images_per_prompt=8, learning_rate=1e-3,
         microbatch=16, update_microbatch=32,
     )  # fmt: skip
     return {

@@ -123,6 +123,7 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/objective.py",
+        ("loss * self.step_weights[moment].to(device)", "loss", GRADIENT),
         ("trajectory.latents[image, moment + 1]", "trajectory.latents[image, moment]", GRADIENT),
         ("if i < len(schedule) - config.skip_last_steps", "if True", GRADIENT),
         ("argsort(1)[:, : self.moments]", "argsort(1)[:, :1]", "test_a_share_of_the_steps_is_trained_of_each_image"),
@@ -142,7 +143,7 @@ MUTATIONS = (
         ("(loss.sum() / count)", "loss.mean()", "test_microbatches_of_any_size_add_up_to_one_batch"),
         ("group = group[torch.isin(group, lesson.images)]", "pass", "test_unrated_images_and_zero_advantages_contribute_exactly_nothing"),
         ("if not len(group):", "if False:", "test_a_round_nobody_rated_changes_no_weight"),
-        ("if check and deviation", "if False and deviation", "test_rounding_latents_after_scoring_is_refused"),
+        ("        if check:\n", "        if False:\n", "test_rounding_latents_after_scoring_is_refused"),
         ("if not self.config.shuffle_scores:", "if True:", "test_shuffled_scores_are_the_same_scores_of_other_images"),
         ("number = done[-1].number", "number = done[0].number", RESUME),
         ("sorted({0, number} - known)", "[0, number]", RESUME),

@@ -92,7 +92,7 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
     config = RunConfig(
         model="somewhere", reward="jpeg_incompressibility", prompts=ODD, rating="stars", objective="nft",
         rounds=7, images_per_round=12, images_per_prompt=3,
-        images_per_update=6, passes=2, microbatch=5, update_microbatch=7, steps=9, skip_last_steps=1, guidance=0, eta=0.7,
+        images_per_update=6, passes=2, microbatch=5, update_microbatch=7, steps=9, skip_last_steps=1, step_weights="equal", guidance=0, eta=0.7,
         learning_rate=3e-5, weight_decay=0.0, max_grad_norm=2.0, clip_nats=0.5, advantage_clip=4.0, lora_rank=2, lora_alpha=1.5,
         advantage="round", kl_weight=0.1, trained_fraction=0.5, forward_draws=3, rwr_beta=2.0, rwr_quantile=0.5, nft_advantage=1.0, nft_mix=0.5,
         revision="v1", resolution=64, training="full", optimiser="adamw8bit", gradient_checkpointing=True, vae_tiling=True,
@@ -174,10 +174,10 @@ def test_a_run_of_the_first_version_goes_on_as_it_began(tmp_path: Path) -> None:
     """Its config.json has no skip_last_steps and one microbatch for sampling and learning."""
     RunConfig(steps=2, skip_last_steps=0, microbatch=2).save(tmp_path / "config.json")
     values = json.loads((tmp_path / "config.json").read_text())
-    del values["skip_last_steps"], values["update_microbatch"]
+    del values["skip_last_steps"], values["update_microbatch"], values["step_weights"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     config = RunConfig.load(tmp_path / "config.json")
-    assert (config.skip_last_steps, config.update_microbatch) == (0, 2)
+    assert (config.skip_last_steps, config.update_microbatch, config.step_weights) == (0, 2, "equal")
 
 
 def test_a_folder_is_known_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

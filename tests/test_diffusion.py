@@ -145,3 +145,18 @@ def test_a_half_precision_prediction_still_gives_float32_means() -> None:
 def test_an_unknown_prediction_type_is_refused() -> None:
     with pytest.raises(ValueError, match="'flow'"):
         Schedule.ddim(tiny_scheduler(prediction_type="flow"), 10, 1.0)
+
+
+def test_the_gradient_scale_is_the_size_of_a_step_s_gradient_for_a_linear_model() -> None:
+    """For the prediction ε̂ = s, the same everywhere, ∇_s log p has the size c / σ per dimension; times sqrt(ᾱ) it is the scale, by autograd at every
+    step of 10 and of 50."""
+    for steps in (10, 50):
+        schedule = Schedule.ddim(tiny_scheduler(), steps, 1.0)
+        for i in range(steps):
+            s = torch.zeros(1, 1, 1, 1, requires_grad=True)
+            gaussian = schedule.step(torch.ones(1, 1, 1, 1), torch.tensor([i]), s)
+            one_sigma_off = gaussian.mean.detach() + gaussian.std
+            (gradient,) = torch.autograd.grad(gaussian.log_prob(one_sigma_off).sum(), s)
+            want = float(gradient.abs() * schedule.alpha[i].sqrt())
+            assert float(schedule.gradient_scale[i]) == pytest.approx(want, rel=1e-3, abs=1e-5)
+    assert float(Schedule.ddim(tiny_scheduler(set_alpha_to_one=True, steps_offset=0), 10, 1.0).gradient_scale[-1]) == 0.0

@@ -31,11 +31,11 @@ def updated(folder: Path, reward: object = None, **changes: object) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize("skip", [0, 1, 3])
-def test_the_update_ascends_the_score_function_gradient(tmp_path: Path, skip: int) -> None:
+@pytest.mark.parametrize(("skip", "step_weights"), [(0, "equal"), (1, "equal"), (3, "equal"), (1, "balanced")])
+def test_the_update_ascends_the_score_function_gradient(tmp_path: Path, skip: int, step_weights: str) -> None:
     """One update at ratio 1 sees -(1 / nT) Σ_i A_i Σ_t ∇ log p(x_t-1 | x_t), REINFORCE's, over the T trained steps, computed here from the seeds
     alone."""
-    trainer = updated(tmp_path / "run", skip_last_steps=skip)
+    trainer = updated(tmp_path / "run", skip_last_steps=skip, step_weights=step_weights)
     config, fresh = trainer.config, LinearPolicy(trainer.config)
     rows = trainer.store.samples(1)
     prompts = [row.prompt for row in rows]
@@ -43,9 +43,11 @@ def test_the_update_ascends_the_score_function_gradient(tmp_path: Path, skip: in
     advantages = trainer.advantages(1)
     assert set(advantages.sign().tolist()) == {-1.0, 1.0}
     trained = config.steps - skip
+    weights = 1 / fresh.schedule.gradient_scale[:trained] if step_weights == "balanced" else torch.ones(trained)
+    weights = weights / weights.mean()
     for step in range(trained):
         log_prob = fresh.step(trajectory.latents[:, step], torch.full((8,), step), fresh.encode(prompts)).log_prob(trajectory.latents[:, step + 1])
-        (-(advantages * log_prob).sum() / (8 * trained)).backward()
+        (-weights[step] * (advantages * log_prob).sum() / (8 * trained)).backward()
     assert fresh.shift.grad is not None
     # 32 float32 terms are summed in another order; z carries 1e-5 from rounding x_prev beside its std.
     torch.testing.assert_close(gradient_of_first_update(trainer), fresh.shift.grad, rtol=1e-4, atol=1e-5 * float(fresh.shift.grad.abs().max()))

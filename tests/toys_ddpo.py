@@ -94,7 +94,7 @@ def toy_config(**changes: Any) -> RunConfig:
     """A run of the toy policy that takes about a second."""
     settings: dict[str, Any] = dict(
         reward="jpeg_compressibility", prompts=("a cat", "a dog"), rounds=3, images_per_round=8, images_per_update=8, images_per_prompt=4,
-        microbatch=16, update_microbatch=16, steps=4, skip_last_steps=0, learning_rate=0.05, device="cpu", held_out_images=16,
+        microbatch=16, update_microbatch=16, steps=4, skip_last_steps=0, step_weights="equal", learning_rate=0.05, device="cpu", held_out_images=16,
     )  # fmt: skip
     return RunConfig(**(settings | changes))
 
@@ -167,7 +167,7 @@ def tiny_config(model: Path, **changes: Any) -> RunConfig:
     """A run of the tiny Stable Diffusion that takes about a second: 4 updates of 3 rounds of 8 images."""
     settings: dict[str, Any] = dict(
         model=str(model), reward="jpeg_compressibility", prompts=("a cat", "a dog"), rounds=3, images_per_round=8, images_per_prompt=4,
-        images_per_update=4, microbatch=3, update_microbatch=3, steps=3, skip_last_steps=0, lora_rank=2, device="cpu",
+        images_per_update=4, microbatch=3, update_microbatch=3, steps=3, skip_last_steps=0, step_weights="equal", lora_rank=2, device="cpu",
         precision="fp32", held_out_images=4, learning_rate=1e-2,
     )  # fmt: skip
     return RunConfig(**(settings | changes))
