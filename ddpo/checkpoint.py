@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ddpo.config import SCHEMA_VERSION, RunConfig
+from ddpo.store import write_file
 
 FILE = "state.safetensors"
 
@@ -34,7 +34,7 @@ def save_state(
 ) -> None:
     """Write weights, the optimiser's state and fp16's loss scale after round ``number``; ``base`` names the frozen model beneath.
 
-    Random state is none: it is derived from seeds. The file is written from the tensors themselves, with no copy in memory.
+    Random state is none: it is derived from seeds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
@@ -43,12 +43,8 @@ def save_state(
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = torch.as_tensor(value)
     header = dict(version=SCHEMA_VERSION, round=number, config=asdict(config), scaler=scaler.state_dict(), base=base)
-    partial = folder / (FILE + ".partial")
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in header.items()}
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, metadata=metadata)
-    with open(partial, "rb+") as file:
-        os.fsync(file.fileno())
-    partial.rename(folder / FILE)
+    write_file(folder / FILE, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata=metadata))
 
 
 def load_state(

@@ -104,7 +104,7 @@ def test_weights_that_are_no_numbers_end_the_run_and_keep_the_checkpoint(tmp_pat
     model = save_tiny_model(tmp_path / "model")
     folder = create(tmp_path / "run", model)
     assert worker.run(folder, stop_after_first_round(folder)) == 0 and ending(folder)[0] == "stopped"
-    weights, checkpoint = model / "unet" / "diffusion_pytorch_model.safetensors", folder / "checkpoints" / "0001" / "state.safetensors"
+    weights, checkpoint = model / "text_encoder" / "model.safetensors", folder / "checkpoints" / "0001" / "state.safetensors"
     good, kept = weights.read_bytes(), checkpoint.read_bytes()
     save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
     assert worker.run(folder) == 1
@@ -146,7 +146,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_in_plain_words(tmp_path: Pat
         weights.write_bytes(weights.read_bytes()[:1000])
     assert worker.run(folder) == 1
     state, message = ending(folder)
-    words = dict(gone="does not exist", **{"not a model": "is no diffusers model", "cut short": "log"})
+    words = dict(gone="does not exist", **{"not a model": "is no diffusers model", "cut short": "damaged or incomplete"})
     assert state == "failed" and words[damage] in message
 
 
