@@ -80,10 +80,16 @@ class Judge(nn.Module):
 
 @torch.no_grad()
 def judge_images(judge: Judge, images: list[Image.Image], prompts: list[str]) -> list[dict[str, bool]]:
-    """For each image: is its subject, activity and count what the prompt says?"""
+    """For each image: is its subject, activity and count what the prompt says?
+
+    ``subject`` lets the judge say that nothing can be recognised; ``named`` makes it choose a subject all the same.
+    """
     import numpy as np
 
     pixels = torch.from_numpy(np.stack([np.asarray(i.convert("RGB")) for i in images])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    found = [head.argmax(1).tolist() for head in judge(pixels)]
+    logits = judge(pixels)
+    found = [head.argmax(1).tolist() for head in logits]
+    named = logits[0][:, :NOTHING].argmax(1).tolist()
     wanted = [label_of(p) for p in prompts]
-    return [{name: found[i][n] == wanted[n][i] for i, name in enumerate(CLASSES)} for n in range(len(images))]
+    verdicts = [{name: found[i][n] == wanted[n][i] for i, name in enumerate(CLASSES)} for n in range(len(images))]
+    return [verdict | dict(named=named[n] == wanted[n][0]) for n, verdict in enumerate(verdicts)]

@@ -54,11 +54,13 @@ def test_the_text_tower_of_the_pipeline_is_that_of_the_pocket_clip() -> None:
 
 
 def test_plain_diffusers_samples_it_and_the_judge_sees_the_animals() -> None:
-    """All 45 animals at the bar's setting: 20 DDIM steps, guidance 5. With a true accuracy of 0.95, fewer than 37 of 45 has odds below 1 in 400."""
+    """All 45 animals at the bar's setting: 20 DDIM steps, guidance 5. With a true accuracy of 0.97, fewer than 40 of 45 named right has odds below 1
+    in 400; with 0.83 recognised, so has fewer than 29 where the judge may decline."""
     prompts = list(prompt_sets()["animals"])
     found = pictures(load_pipeline(), prompts, seed=7, steps=20)
-    seen = [v["subject"] for v in judge_images(Judge.load(), found, prompts)]
-    assert sum(seen) >= 37, f"not recognised: {[p for p, ok in zip(prompts, seen, strict=True) if not ok]}"
+    verdicts = judge_images(Judge.load(), found, prompts)
+    assert sum(v["named"] for v in verdicts) >= 40, f"misnamed: {[p for p, v in zip(prompts, verdicts, strict=True) if not v['named']]}"
+    assert sum(v["subject"] for v in verdicts) >= 29, f"not recognised: {[p for p, v in zip(prompts, verdicts, strict=True) if not v['subject']]}"
 
 
 def test_seeds_give_different_pictures_of_one_prompt() -> None:
