@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128, help="images, 8 of each prompt")
     parser.add_argument("--lora-targets", default="attention", choices=("attention", "all"))
     options = parser.parse_args()
-    config = presets()["compress"].config.with_changes(lora_targets=options.lora_targets, lora_rank=4)
+    config = presets()["compress"].config.with_changes(lora_targets=options.lora_targets)
     policy = StableDiffusionPolicy.load(config)
     g = gradients(policy, config, options.images)
     schedule = policy.schedule

@@ -128,9 +128,6 @@ class Condition:
     pooled: Tensor | None = None
     """XL's pooled embeddings (n, 2, width), float32."""
 
-    def __len__(self) -> int:
-        return len(self.states)
-
     def __getitem__(self, index: Tensor) -> Condition:
         index = index.to(self.states.device)
         return Condition(self.states[index], None if self.pooled is None else self.pooled[index])

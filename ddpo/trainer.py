@@ -202,13 +202,15 @@ class Trainer:
 
     def advantages(self, number: int) -> Tensor:
         """The round's advantages, (n,)."""
-        values, prompts = self._learned_values(number)
-        return advantages_of(self.config, values, prompts, lambda: self.store.score_history(self.config.reward, number))
+        return self._advantages(number, *self._learned_values(number))
 
     def weights(self, number: int) -> Weights:
         """How much each of the round's images counts."""
         values, prompts = self._learned_values(number)
-        return weights_of(self.config, values, prompts, self.advantages(number))
+        return weights_of(self.config, values, prompts, self._advantages(number, values, prompts))
+
+    def _advantages(self, number: int, values: list[float | None], prompts: list[str]) -> Tensor:
+        return advantages_of(self.config, values, prompts, lambda: self.store.score_history(self.config.reward, number))
 
     def _learned_values(self, number: int) -> tuple[list[float | None], list[str]]:
         """The scores that are learned from, by position, and the prompts: shuffled for the control, within each prompt where scores are compared
