@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ddpo.checkpoint import load_state
+from ddpo.checkpoint import load_result
 from ddpo.evaluate import held_out_images
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.store import RunStore
@@ -15,10 +15,10 @@ from pocket.judge import Judge, judge_images
 
 
 def policy_at(folder: Path, number: int) -> StableDiffusionPolicy:
-    """The run's policy after a round."""
+    """The run's policy after a round, as it would be taken away."""
     store = RunStore(folder)
     policy = StableDiffusionPolicy.load(store.config)
-    load_state(store.checkpoints()[number], policy.parameters())
+    load_result(store.checkpoints()[number], policy.parameters())
     store.close()
     return policy
 

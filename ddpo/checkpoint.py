@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from ddpo.config import SCHEMA_VERSION, RunConfig
 from ddpo.store import write_file
 
 FILE = "state.safetensors"
+AVERAGE = "average"
 
 
 class CheckpointError(RuntimeError):
@@ -30,9 +32,11 @@ def save_state(
     parameters: Mapping[str, nn.Parameter],
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    average: EMAModel | None,
     base: str,
 ) -> None:
-    """Write weights, the optimiser's state and fp16's loss scale after round ``number``; ``base`` names the frozen model beneath.
+    """Write weights, the optimiser's state, fp16's loss scale and the weights' moving average after round ``number``; ``base`` names the frozen model
+    beneath.
 
     Random state is none: it is derived from seeds.
     """
@@ -43,6 +47,9 @@ def save_state(
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = torch.as_tensor(value)
     header = dict(version=SCHEMA_VERSION, round=number, config=asdict(config), scaler=scaler.state_dict(), base=base)
+    if average is not None:
+        header["averaged"] = average.optimization_step
+        tensors |= {f"{AVERAGE}/{name}": tensor for name, tensor in zip(parameters, average.shadow_params, strict=True)}
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in header.items()}
     write_file(folder / FILE, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata=metadata))
 
@@ -52,10 +59,11 @@ def load_state(
     parameters: Mapping[str, nn.Parameter],
     optimiser: torch.optim.Optimizer | None = None,
     scaler: torch.amp.GradScaler | None = None,
+    average: EMAModel | None = None,
     base: str = "",
 ) -> int:
-    """Put a checkpoint's weights, and the optimiser's and the scaler's state if these are given, in place; returns the round after which it
-    was written. With ``base`` the frozen model beneath must be the one that it was written over.
+    """Put a checkpoint's weights, and the state of what else is given, in place; returns the round after which it was written. With ``base`` the
+    frozen model beneath must be the one that it was written over.
 
     Raises:
         CheckpointError: the file is missing or damaged, or was made for another adapter or base model.
@@ -77,14 +85,30 @@ def load_state(
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(stored.get_tensor(f"weight/{name}"))
-                    state = {key: stored.get_tensor(f"{key}/{name}") for key in keys[name] if key != "weight"}
+                    state = {key: stored.get_tensor(f"{key}/{name}") for key in keys[name] if key not in ("weight", AVERAGE)}
                     if state and optimiser is not None:
                         optimiser.state[parameter] = {key: _placed(key, value, parameter, optimiser) for key, value in state.items()}
             if scaler is not None and (state_dict := json.loads(header.get("scaler", "{}"))):
                 scaler.load_state_dict(state_dict)
+            if average is not None:
+                average.shadow_params = [stored.get_tensor(f"{AVERAGE}/{name}").to(p.device) for name, p in parameters.items()]
+                average.optimization_step = int(header["averaged"])
             return int(header["round"])
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read ({error}). Start a new run, or copy the folder back from a backup.") from error
+
+
+def load_result(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Put the weights that people take away in place: the moving average where one was kept, else the trained ones.
+
+    Raises:
+        CheckpointError: as :func:`load_state`.
+    """
+    load_state(folder, parameters)
+    with safe_open(folder / FILE, framework="pt") as stored, torch.no_grad():
+        if "averaged" in stored.metadata():
+            for name, parameter in parameters.items():
+                parameter.copy_(stored.get_tensor(f"{AVERAGE}/{name}"))
 
 
 def _placed(key: str, value: Tensor, parameter: nn.Parameter, optimiser: torch.optim.Optimizer) -> Any:

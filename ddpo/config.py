@@ -57,10 +57,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Rounds": ("rounds", "images_per_round", "images_per_prompt", "images_per_update", "passes", "seed"),
     "Sampling": ("steps", "guidance", "eta", "resolution"),
     "Objective": (
-        "objective", "advantage", "advantage_clip", "clip_nats", "kl_weight", "step_weights", "skip_last_steps", "trained_fraction", "forward_draws",
-        "rwr_beta", "rwr_quantile", "nft_advantage", "nft_mix",
+        "objective", "advantage", "advantage_clip", "clip_nats", "ratio", "kl_weight", "guidance_in_training", "step_weights", "skip_first_steps",
+        "skip_last_steps", "trained_fraction", "forward_draws", "rwr_beta", "rwr_quantile", "nft_advantage", "nft_mix",
     ),
-    "Optimiser": ("optimiser", "learning_rate", "weight_decay", "max_grad_norm"),
+    "Optimiser": ("optimiser", "learning_rate", "weight_decay", "max_grad_norm", "ema_decay"),
     "Weights": ("training", "lora_rank", "lora_alpha", "lora_targets"),
     "Machine": ("device", "precision", "microbatch", "update_microbatch", "gradient_checkpointing", "vae_tiling"),
     "Measuring": ("held_out_images", "held_out_every", "shuffle_scores"),
@@ -136,6 +136,9 @@ class RunConfig:
         16, "How many denoising steps of images the update takes through the model at once: memory, not learning.", low=1
     )
     steps: int = setting(10, "How many denoising steps make an image.", low=1, high=1000)
+    skip_first_steps: int = setting(
+        0, "How many of the first denoising steps are not trained: with it only details are learned, and the composition stays.", low=0
+    )
     skip_last_steps: int = setting(
         2, "How many of the last denoising steps are not trained: they add hardly any noise, so they teach little but noise; the paper's is 0.", low=0
     )
@@ -147,13 +150,24 @@ class RunConfig:
     trained_fraction: float = setting(
         1.0, "The share of the trained denoising steps that ddpo-is and ddpo-sf learn from in each image, drawn anew each pass.", above=0.0, high=1.0
     )
-    guidance: float = setting(5.0, "The weight of classifier-free guidance, in sampling and in training.", low=0.0, high=100.0)
+    guidance: float = setting(5.0, "The weight of classifier-free guidance; 1 is none.", low=0.0, high=100.0)
+    guidance_in_training: bool = setting(
+        True, "Train the guided prediction that images are made with; without it the prompt's alone, at half the cost, which lets images decay."
+    )
     eta: float = setting(1.0, "The noise of the DDIM sampler: 1 is DDPM's, and 0 would leave no policy to train.", above=0.0, high=1.0)
     learning_rate: float = setting(1e-3, "AdamW's learning rate; for training full take 1e-5, the paper's.", above=0.0, high=1.0)
     weight_decay: float = setting(1e-4, "AdamW's weight decay.", low=0.0, high=1.0)
     max_grad_norm: float = setting(1.0, "Gradients are scaled down to this norm.", above=0.0)
+    ema_decay: float = setting(
+        0.0, "With 0.9 to 0.999 the weights that are measured and taken away are a moving average of the trained ones; 0 is off.", low=0.0, high=0.99999
+    )
     clip_nats: float = setting(
         1.64, "How far one step's log-probability may move, in nats, before PPO's clip holds it; 1.64 is the paper's setting.", above=0.0
+    )
+    ratio: str = setting(
+        "plain",
+        "The ratio of ddpo-is: the paper's, or normalised, so that every denoising step has the same mean and spread and the clip holds both sides.",
+        choices=("plain", "normalised"),
     )
     kl_weight: float = setting(
         0.0, "What a step's distance from the base model costs: in ddpo-is and ddpo-sf, advantage per nat of KL divergence.", low=0.0
@@ -242,11 +256,13 @@ class RunConfig:
             )
         if self.optimiser == "adamw8bit" and self.device in ("cpu", "mps"):
             raise ConfigError(f"optimiser is adamw8bit, which needs an NVIDIA GPU, and device is {self.device}. Choose adamw.")
-        if self.skip_last_steps >= self.steps:
+        if self.skip_first_steps + self.skip_last_steps >= self.steps:
             raise ConfigError(
-                f"steps is {self.steps} and skip_last_steps is {self.skip_last_steps}: no denoising step is left to train. "
-                f"Choose more steps, or at most {self.steps - 1} for skip_last_steps."
+                f"steps is {self.steps}, skip_first_steps is {self.skip_first_steps} and skip_last_steps is {self.skip_last_steps}: "
+                f"no denoising step is left to train. Choose more steps, or leave out at most {self.steps - 1}."
             )
+        if self.ratio == "normalised" and self.objective != "ddpo-is":
+            raise ConfigError(f"ratio is normalised, but {self.objective} has no ratio. Choose objective ddpo-is, or ratio plain.")
 
     @property
     def prompts_per_round(self) -> int:
@@ -257,6 +273,11 @@ class RunConfig:
     def updates_per_round(self) -> int:
         """Optimiser steps a round."""
         return self.passes * self.images_per_round // self.images_per_update
+
+    @property
+    def trained_steps(self) -> range:
+        """The denoising steps between those left out at both ends."""
+        return range(self.skip_first_steps, self.steps - self.skip_last_steps)
 
     @property
     def rated_by_people(self) -> bool:

@@ -9,18 +9,35 @@ import torch
 from torch import Tensor
 
 
-def importance_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+def importance_loss(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
     """PPO's clipped surrogate at denoising steps: max(-A ρ, -A clip(ρ, 1 ± clip_range)), shape (n,).
 
-    ρ = exp(log_prob - old_log_prob) with log-probabilities averaged over dimensions (Black et al. 2023, eq. 4 with the clipping of App. D;
-    Schulman et al. 2017, eq. 7). All of shape (n,), float32.
+    ``log_ratio`` is log ρ = log p_θ - log p_old, with log-probabilities averaged over dimensions (Black et al. 2023, eq. 4 with the clipping of App. D;
+    Schulman et al. 2017, eq. 7). Both of shape (n,), float32.
     """
-    for name, tensor in (("log_prob", log_prob), ("old_log_prob", old_log_prob), ("advantage", advantage)):
-        if tensor.shape != log_prob.shape or tensor.ndim != 1 or tensor.dtype != torch.float32:
-            raise ValueError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; float32 of shape ({len(log_prob)},) is needed.")
-    ratio = torch.exp(log_prob - old_log_prob)
+    for name, tensor in (("log_ratio", log_ratio), ("advantage", advantage)):
+        if tensor.shape != log_ratio.shape or tensor.ndim != 1 or tensor.dtype != torch.float32:
+            raise ValueError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; float32 of shape ({len(log_ratio)},) is needed.")
+    ratio = torch.exp(log_ratio)
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     return torch.maximum(-advantage * ratio, -advantage * clipped)
+
+
+def normalised_log_ratio(log_ratio: Tensor, mean: Tensor, old_mean: Tensor, std: Tensor, typical_std: float) -> Tensor:
+    """GRPO-Guard's ratio normalisation (Wang et al. 2025, arXiv 2510.22319), shape (n,).
+
+    Under the old policy log ρ has the mean -‖Δμ‖² / 2σ²D and the standard deviation ‖Δμ‖ / σD: positive advantages, whose ratios rise, are seldom clipped,
+    and where σ is small everything is. (log ρ + ‖Δμ‖² / 2σ²D) σ / σ̄ has the mean 0, and the same spread at all steps for the same Δμ. At
+    Δμ = 0 its gradient is σ / σ̄ times that of log ρ.
+
+    Args:
+        log_ratio: log ρ, averaged over the D dimensions, (n,).
+        mean, old_mean: the Gaussians' means, (n, c, h, w); ``old_mean`` without gradient.
+        std: σ, (n, 1, 1, 1).
+        typical_std: σ̄, the mean σ of the trained steps, so that a clip range keeps its meaning.
+    """
+    shift = ((mean - old_mean) ** 2 / (2 * std**2)).mean(dim=(1, 2, 3))
+    return (log_ratio + shift) * std.flatten() / typical_std
 
 
 def score_function_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
@@ -80,12 +97,11 @@ class Health:
     kl_base: float = 0.0
     kl_base_steps: int = 0
 
-    def add(self, loss: Tensor, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> float:
-        """Take in one microbatch (all (n,)); returns its largest |ρ - 1|."""
+    def add(self, loss: Tensor, log_ratio: Tensor, clipped_log_ratio: Tensor, advantage: Tensor) -> float:
+        """Take in one microbatch (all (n,)): log ρ, and what the clip sees of it; returns the latter's largest |ρ - 1|."""
         self.add_loss(loss)
         with torch.no_grad():
-            difference = (log_prob - old_log_prob).double()
-            ratio = difference.exp()
+            ratio = clipped_log_ratio.double().exp()
             deviation = float((ratio - 1).abs().max())
             self.ratios += len(ratio)
             self.ratio += float(ratio.sum())
@@ -93,7 +109,7 @@ class Health:
             self.ratio_max_deviation = max(self.ratio_max_deviation, deviation)
             self.clipped_up += int(((ratio > 1 + self.clip_range) & (advantage > 0)).sum())
             self.clipped_down += int(((ratio < 1 - self.clip_range) & (advantage < 0)).sum())
-            self.kl += float((0.5 * (self.dimensions * difference) ** 2).sum())
+            self.kl += float((0.5 * (self.dimensions * log_ratio.double()) ** 2).sum())
             return deviation
 
     def add_kl_base(self, kl: Tensor) -> None:

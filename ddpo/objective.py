@@ -11,7 +11,8 @@ nft        the image, noised afresh to a sampler's step    advantage A          
 ========== =============================================== ============================ =============================================
 
 The first two follow the policy's own trajectories; the others need the clean latents only, and any sampler would do. All of them train the very
-prediction that sampling uses, the guided one (Black et al. 2023, App. E.1; the reference code does so for RWR too).
+prediction that sampling uses, the guided one (Black et al. 2023, App. E.1; the reference code does so for RWR too), unless ``guidance_in_training`` is
+off: then the prompt's prediction alone, whose ratio in DDPO is to itself at the round's start.
 
 With ``kl_weight`` β an item also pays for its distance from the base model. In DDPO that is β KL(p_θ ‖ p_base), exact for Gaussians of equal
 std and divided by the dimensions as log p is, so that the whole ascends A - β KL with KL in nats (DPOK: Fan et al. 2023, arXiv 2305.16381, eq. 8).
@@ -36,7 +37,8 @@ from torch import Tensor
 
 from ddpo.advantage import group_advantages, history_advantages, percentile_weights, reward_weights, round_advantages
 from ddpo.config import ConfigError, RunConfig
-from ddpo.loss import Health, denoising_loss, importance_loss, negative_aware_loss, score_function_loss
+from ddpo.diffusion import Gaussian
+from ddpo.loss import Health, denoising_loss, importance_loss, negative_aware_loss, normalised_log_ratio, score_function_loss
 from ddpo.policy import Policy
 from ddpo.rollout import derive_seed
 from ddpo.trajectory import Trajectory
@@ -107,51 +109,84 @@ def images_of(config: RunConfig, weights: Weights) -> Tensor:
 class TrajectoryLesson:
     """DDPO: the items are the denoising steps that were sampled."""
 
-    def __init__(self, config: RunConfig, policy: Policy, trajectory: Trajectory, conditions: Any, weights: Weights) -> None:
-        """
+    def __init__(
+        self, config: RunConfig, policy: Policy, trajectory: Trajectory, conditions: Any, weights: Weights, listen: Callable[[], None]
+    ) -> None:
+        """Where the round's first policy is needed beyond the log-probabilities that were kept, its means are computed here.
+
         Raises:
             ConfigError: the schedule leaves no step to train.
         """
         self.config, self.policy, self.trajectory, self.conditions, self.weights = config, policy, trajectory, conditions, weights.values
         self.images = images_of(config, weights)
         schedule = policy.schedule
-        self.steps = torch.tensor([i for i in schedule.actions if i < len(schedule) - config.skip_last_steps], dtype=torch.long)
+        self.steps = torch.tensor([i for i in schedule.actions if i in config.trained_steps], dtype=torch.long)
         if not len(self.steps):
             raise ConfigError(
                 "No denoising step is left to train: this model's last step is deterministic. Choose more steps or a smaller skip_last_steps."
             )
         self.moments = max(1, round(config.trained_fraction * len(self.steps)))
+        self.typical_std = float(schedule.std[self.steps].mean())
         self.step_weights = torch.ones(len(schedule))
         if config.step_weights == "balanced":
-            weights_of_steps = 1 / schedule.gradient_scale[self.steps].clamp(min=1e-6)
+            scale = schedule.gradient_scale[self.steps]
+            if config.ratio == "normalised":
+                scale = scale * schedule.std[self.steps] / self.typical_std
+            weights_of_steps = 1 / scale.clamp(min=1e-6)
             self.step_weights[self.steps] = weights_of_steps / weights_of_steps.mean()
         self.clip_range = config.clip_range(trajectory.dimensions)
         # The plain policy gradient has no clip range; the paper's 1.64 nats then say what a ratio of 1 is.
         self.tolerance = MATCH_FRACTION * (self.clip_range if config.objective == "ddpo-is" else 1.64 / trajectory.dimensions)
         self.health = Health(trajectory.dimensions, self.clip_range)
+        self.old_means: Tensor | None = None
+        if config.updates_per_round > 1 and (config.ratio == "normalised" or not config.guidance_in_training):
+            self.old_means = self._means(listen)
+
+    def _means(self, listen: Callable[[], None]) -> Tensor:
+        """The present policy's means at all trained steps, (n, steps, c, h, w), on the CPU."""
+        latents = self.trajectory.latents
+        means = torch.zeros_like(latents[:, :-1])
+        for part in torch.cartesian_prod(self.images, self.steps).split(self.config.update_microbatch):
+            listen()
+            image, moment = part.unbind(1)
+            with torch.no_grad():
+                means[image, moment] = self._gaussian(image, moment).mean.cpu()
+        return means
+
+    def _gaussian(self, image: Tensor, moment: Tensor) -> Gaussian:
+        """The present policy at some items."""
+        device = self.policy.device
+        return self.policy.step(self.trajectory.latents[image, moment].to(device), moment.to(device), self.conditions[image])
 
     def items(self, images: Tensor, number: int, generator: torch.Generator) -> Tensor:
         chosen = torch.rand(len(images), len(self.steps), generator=generator).argsort(1)[:, : self.moments]
         return torch.stack([images.repeat_interleave(self.moments), self.steps[chosen].flatten()], 1)
 
     def loss(self, image: Tensor, moment: Tensor) -> tuple[Tensor, float]:
-        device, condition = self.policy.device, self.conditions[image]
-        x_t, x_prev = self.trajectory.latents[image, moment].to(device), self.trajectory.latents[image, moment + 1].to(device)
-        gaussian = self.policy.step(x_t, moment.to(device), condition)
+        device = self.policy.device
+        x_prev, advantage = self.trajectory.latents[image, moment + 1].to(device), self.weights[image].to(device)
+        gaussian = self._gaussian(image, moment)
         log_prob = gaussian.log_prob(x_prev)
-        old, advantage = self.trajectory.log_probs[image, moment].to(device), self.weights[image].to(device)
+        old_mean = gaussian.mean.detach() if self.old_means is None else self.old_means[image, moment].to(device)
+        if self.config.guidance_in_training:
+            log_ratio = log_prob - self.trajectory.log_probs[image, moment].to(device)
+        else:
+            log_ratio = log_prob - Gaussian(old_mean, gaussian.std).log_prob(x_prev)
+        seen = log_ratio
+        if self.config.ratio == "normalised":
+            seen = normalised_log_ratio(log_ratio, gaussian.mean, old_mean, gaussian.std, self.typical_std)
         if self.config.objective == "ddpo-is":
-            loss = importance_loss(log_prob, old, advantage, self.clip_range)
+            loss = importance_loss(seen, advantage, self.clip_range)
         else:
             loss = score_function_loss(log_prob, advantage)
         loss = loss * self.step_weights[moment].to(device)
         if self.config.kl_weight:
             with torch.no_grad(), self.policy.base():
-                base = self.policy.step(x_t, moment.to(device), condition)
+                base = self._gaussian(image, moment)
             kl = gaussian.kl(base)
             self.health.add_kl_base(kl)
             loss = loss + self.config.kl_weight * kl / self.trajectory.dimensions
-        return loss, self.health.add(loss, log_prob, old, advantage)
+        return loss, self.health.add(loss, log_ratio, seen, advantage)
 
 
 class ForwardLesson:
@@ -168,8 +203,7 @@ class ForwardLesson:
         self.x_0 = trajectory.latents[:, -1]
         self.health = Health(trajectory.dimensions, config.clip_range(trajectory.dimensions))
         schedule = policy.schedule
-        sampled = schedule.timesteps[: len(schedule) - config.skip_last_steps]
-        self.timesteps = sampled if config.objective == "nft" else torch.arange(len(schedule.alphas_cumprod))
+        self.timesteps = schedule.timesteps[list(config.trained_steps)] if config.objective == "nft" else torch.arange(len(schedule.alphas_cumprod))
         self.old: dict[tuple[int, int], Tensor] = {}
         if config.objective == "nft" and config.updates_per_round > 1:
             generator = torch.Generator()
@@ -232,5 +266,5 @@ def make_lesson(
 ) -> Lesson:
     """The lesson of round ``number``; ``listen`` is called at safe points."""
     if config.objective in ("ddpo-is", "ddpo-sf"):
-        return TrajectoryLesson(config, policy, trajectory, conditions, weights)
+        return TrajectoryLesson(config, policy, trajectory, conditions, weights, listen)
     return ForwardLesson(config, policy, trajectory, conditions, weights, number, listen)

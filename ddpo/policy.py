@@ -59,8 +59,8 @@ class Policy(Protocol):
     fingerprint: str
     """Tells the frozen base model from any other."""
 
-    def encode(self, prompts: Sequence[str]) -> Any:
-        """Conditions of n prompts."""
+    def encode(self, prompts: Sequence[str], guided: bool = True) -> Any:
+        """Conditions of n prompts: to be guided by, or the prompt's prediction alone."""
         ...
 
     def predict(self, x_t: Tensor, timestep: Tensor, condition: Any) -> Tensor:
@@ -125,12 +125,14 @@ class Condition:
 
     states: Tensor
     """Text states (n, 2, tokens, width), float32."""
-    pooled: Tensor | None = None
+    pooled: Tensor | None
     """XL's pooled embeddings (n, 2, width), float32."""
+    guidance: float
+    """The weight of guidance; 1 is the prompt's prediction alone."""
 
     def __getitem__(self, index: Tensor) -> Condition:
         index = index.to(self.states.device)
-        return Condition(self.states[index], None if self.pooled is None else self.pooled[index])
+        return Condition(self.states[index], None if self.pooled is None else self.pooled[index], self.guidance)
 
     def branches(self, *sides: int) -> tuple[Tensor, Tensor | None]:
         """States and pooled embeddings of the sides (0 the empty prompt's, 1 the prompt's), one side's after the other's."""
@@ -141,9 +143,9 @@ class Condition:
 class StableDiffusionPolicy:
     """A Stable Diffusion pipeline (1.x, 2.x or XL), sampled by DDIM with guidance, that is trained by a LoRA adapter or as a whole.
 
-    The prediction is the *guided* one in sampling and in training, ε_u + w (ε_c - ε_u), with gradient through both branches: trained on the
-    conditional branch alone, samples deteriorate from the second round on (Black et al. 2023, App. E.1). The networks stay in
-    eval mode throughout, so that sampling and training see the same function.
+    The prediction is the *guided* one, ε_u + w (ε_c - ε_u), with gradient through both branches, in sampling and, unless ``guidance_in_training`` is
+    off, in training: trained on the conditional branch alone, samples deteriorate from the second round on (Black et al. 2023, App. E.1). The
+    networks stay in eval mode throughout, so that sampling and training see the same function.
     """
 
     def __init__(self, pipeline: Pipeline, config: RunConfig) -> None:
@@ -201,24 +203,24 @@ class StableDiffusionPolicy:
         return {name: p for name, p in self.unet.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Condition:
+    def encode(self, prompts: Sequence[str], guided: bool = True) -> Condition:
         """Conditions of the prompts. Computed once a prompt, one by one, so that a prompt's do not depend on its neighbours."""
         for prompt in dict.fromkeys(prompts):
             if prompt not in self._conditions:
                 self._conditions[prompt] = encode_prompt(self.pipeline, prompt, self.device)
         states, pooled = zip(*(self._conditions[prompt] for prompt in prompts), strict=True)
-        return Condition(torch.stack(states), None if pooled[0] is None else torch.stack(pooled))
+        return Condition(torch.stack(states), None if pooled[0] is None else torch.stack(pooled), self.guidance if guided else 1.0)
 
     def step(self, x_t: Tensor, index: Tensor, condition: Condition) -> Gaussian:
         return self.schedule.step(x_t, index, self.predict(x_t, self.schedule.timesteps.to(self.device)[index], condition))
 
     def predict(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """The guided prediction, float32."""
-        if self.guidance == 1.0:
+        if condition.guidance == 1.0:
             return self._denoise(x_t, timestep, *condition.branches(1))
         both = self._denoise(torch.cat([x_t, x_t]), torch.cat([timestep, timestep]), *condition.branches(0, 1))
         unconditional, conditional = both.chunk(2)
-        return unconditional + self.guidance * (conditional - unconditional)
+        return unconditional + condition.guidance * (conditional - unconditional)
 
     def _denoise(self, x_t: Tensor, timestep: Tensor, states: Tensor, pooled: Tensor | None = None) -> Tensor:
         added = None

@@ -31,11 +31,13 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor
 
@@ -75,6 +77,7 @@ class Trainer:
         self.parameters = policy.parameters()
         self.optimiser = make_optimiser(config, self.parameters.values())
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.autocast is torch.float16)
+        self.average = EMAModel(self.parameters.values(), decay=config.ema_decay) if config.ema_decay else None
         self.checked = False
         self.verbs = dict(sampled=self.sample, scored=self.score, updated=self.update, checkpointed=self.checkpoint)
 
@@ -130,7 +133,8 @@ class Trainer:
             return
         n = len(prompts)
         weights = Weights(torch.ones(n), torch.ones(n, dtype=torch.bool))
-        lesson = make_lesson(self.config, self.policy, trajectory, self.policy.encode(prompts), weights, 0, self.control.listen)
+        as_sampled = self.config.with_changes(guidance_in_training=True, ratio="plain")
+        lesson = make_lesson(as_sampled, self.policy, trajectory, self.policy.encode(prompts), weights, 0, self.control.listen)
         items = lesson.items(torch.arange(n), 0, torch.Generator().manual_seed(0))[: self.config.update_microbatch]
         with torch.no_grad():
             self._refuse(lesson, lesson.loss(*items.unbind(1))[1])
@@ -240,7 +244,7 @@ class Trainer:
         n, size = self.config.images_per_round, self.config.images_per_update
         self.control.report("updating", number)
         trajectory = Trajectory.concatenate([Trajectory.load(self._part(number, b.start)) for b in batches(n, self.config.microbatch)])
-        conditions = self.policy.encode([row.prompt for row in self.store.samples(number)])
+        conditions = self.policy.encode([row.prompt for row in self.store.samples(number)], self.config.guidance_in_training)
         lesson = make_lesson(self.config, self.policy, trajectory, conditions, self.weights(number), number, self.control.listen)
         total = self.config.passes * len(lesson.images) * lesson.moments
         done = 0
@@ -267,9 +271,26 @@ class Trainer:
         self.store.add_metrics(number, lesson.health.metrics() | dict(advantage_abs_mean=size_of, updates=float(len(norms))))
         if norms:
             self.store.add_metrics(number, dict(grad_norm=sum(norms) / len(norms)))
-        save_state(self._new_state(number), self.config, number, self.parameters, self.optimiser, self.scaler, self.policy.fingerprint)
-        self.policy.save_adapter(self._new_state(number))
-        sync_tree(self._new_state(number))
+        new = self._new_state(number)
+        save_state(new, self.config, number, self.parameters, self.optimiser, self.scaler, self.average, self.policy.fingerprint)
+        with self.averaged():
+            self.policy.save_adapter(new)
+        sync_tree(new)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within this context the weights are their moving average, where one is kept: those are measured and taken away."""
+        if self.average is None:
+            yield
+            return
+        trained = [p.data for p in self.parameters.values()]
+        try:
+            for parameter, shadow in zip(self.parameters.values(), self.average.shadow_params, strict=True):
+                parameter.data = shadow
+            yield
+        finally:
+            for parameter, data in zip(self.parameters.values(), trained, strict=True):
+                parameter.data = data
 
     def _accumulate(self, lesson: Lesson, items: Tensor, count: int, check: bool) -> None:
         """Add the gradient of some (image, moment) items, (m, 2), to that of the mean over ``count`` items."""
@@ -289,7 +310,11 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        return norm if math.isfinite(norm) else math.inf
+        if not math.isfinite(norm):
+            return math.inf
+        if self.average is not None:
+            self.average.step(self.parameters.values())
+        return norm
 
     # --- checkpoint -------------------------------------------------------------------------------------------------------------
 
@@ -313,7 +338,7 @@ class Trainer:
         number = done[-1].number
         new, place = self._new_state(number), self.store.folder / "checkpoints" / f"{number:04d}"
         folder = new if done[-1].checkpointed_at is None and new.exists() else place
-        load_state(folder, self.parameters, self.optimiser, self.scaler, self.policy.fingerprint)
+        load_state(folder, self.parameters, self.optimiser, self.scaler, self.average, self.policy.fingerprint)
 
     def _part(self, number: int, start: int) -> Path:
         return self.store.folder / "rounds" / f"{number:04d}" / f"part-{start:05d}.safetensors"
@@ -334,7 +359,8 @@ class Trainer:
             def report(done: int, total: int) -> None:
                 self.control.report("measuring", number, done, total)
 
-            result = held_out(self.policy, reward, self.config, base=at == 0, report=report)
+            with self.averaged():
+                result = held_out(self.policy, reward, self.config, base=at == 0, report=report)
             self.store.add_metrics(at, dict(held_out_reward=result.mean, held_out_reward_std_error=result.std_error))
 
 

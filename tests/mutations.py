@@ -42,6 +42,8 @@ OBJECTIVE = "tests/test_objective.py::"
 KL = OBJECTIVE + "test_the_kl_penalty_is_the_steps_exact_kl_in_nats_over_the_dimensions"
 FORWARD_KL = OBJECTIVE + "test_the_forward_kl_penalty_is_the_squared_distance_of_the_predictions"
 DRAWS = OBJECTIVE + "test_draws_follow_from_the_seed_and_differ_between_rounds_passes_and_images"
+UNGUIDED = OBJECTIVE + "test_without_guidance_the_prompt_s_own_prediction_is_trained_against_itself"
+NORMALISED = OBJECTIVE + "test_the_normalised_ratio_on_paper"
 NFT = OBJECTIVE + "test_nft_pulls_towards_the_preferred_and_pushes_from_the_other"
 QUADRANTS = "test_the_four_clip_quadrants_in_value_and_gradient"
 
@@ -74,14 +76,16 @@ MUTATIONS = (
         ("torch.maximum(-advantage", "torch.minimum(-advantage", QUADRANTS),
         ("ratio.clamp(1 - clip_range, 1 + clip_range)", "ratio.clamp(1 - clip_range)", QUADRANTS),
         ("ratio.clamp(1 - clip_range, 1 + clip_range)", "ratio.clamp(max=1 + clip_range)", QUADRANTS),
-        ("torch.exp(log_prob - old_log_prob)", "torch.exp(old_log_prob - log_prob)", QUADRANTS),
+        ("torch.exp(log_ratio)", "torch.exp(-log_ratio)", QUADRANTS),
+        ("(log_ratio + shift) * std", "log_ratio * std", NORMALISED),
+        ("* std.flatten() / typical_std", "", NORMALISED),
         ("return -advantage * log_prob", "return advantage * log_prob", OBJECTIVE + "test_the_score_function_s_gradient_is_minus_the_advantage"),
         ("return weight * (", "return (", OBJECTIVE + "test_the_denoising_loss_and_its_weight"),
         ("(1 + mix) * old - mix * new", "(1 - mix) * old + mix * new", NFT),
         ("/ scale).mean", ").mean", NFT),
         ("difference.detach().abs()", "difference.abs()", NFT),
         ("1 + self.clip_range) & (advantage > 0)", "1 + self.clip_range) & (advantage < 0)", "test_health_counts_what_the_clip_cut"),
-        ("0.5 * (self.dimensions * difference)", "0.5 * (difference)", "test_kl_update_estimates_the_true_kl"),
+        ("0.5 * (self.dimensions * log_ratio.double())", "0.5 * (log_ratio.double())", "test_kl_update_estimates_the_true_kl"),
     ),
     *of(
         "ddpo/advantage.py",
@@ -108,8 +112,8 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/policy.py",
-        ("if self.guidance == 1.0:", "if self.guidance == 1.0 or torch.is_grad_enabled():", "test_gradient_flows_through_both_branches"),
-        ("return unconditional + self", "return unconditional.detach() + self", "test_gradient_flows_through_both_branches"),
+        ("if condition.guidance == 1.0:", "if condition.guidance == 1.0 or torch.is_grad_enabled():", "test_gradient_flows_through_both_branches"),
+        ("return unconditional + condition", "return unconditional.detach() + condition", "test_gradient_flows_through_both_branches"),
         ("*condition.branches(0, 1)", "*condition.branches(1, 0)", "test_the_prediction_is_diffusers_own_guided_one"),
         ("parameter.data = parameter.data.float()", "parameter.data = parameter.data", "test_only_the_adapter_learns_and_it_is_float32"),
         ("self.unet.disable_adapters()", "self.unet.enable_adapters()", "test_a_fresh_adapter_changes_nothing_and_base_is_the_base_model"),
@@ -131,16 +135,20 @@ MUTATIONS = (
         "ddpo/objective.py",
         ("loss * self.step_weights[moment].to(device)", "loss", GRADIENT),
         ("trajectory.latents[image, moment + 1]", "trajectory.latents[image, moment]", GRADIENT),
-        ("if i < len(schedule) - config.skip_last_steps", "if True", GRADIENT),
+        ("if i in config.trained_steps", "if True", GRADIENT),
         ("argsort(1)[:, : self.moments]", "argsort(1)[:, :1]", "test_a_share_of_the_steps_is_trained_of_each_image"),
         ("config.kl_weight * kl / self.trajectory.dimensions", "config.kl_weight * kl", KL),
         ("kl_weight * ((prediction - base)", "kl_weight * 0.5 * ((prediction - base)", FORWARD_KL),
         ('config.kl_weight > 0 or config.objective == "nft"', "False", "test_images_that_only_hold_the_model_are_learned_from_where_they_do"),
         ("advantage / (2 * certain)", "advantage / certain", "test_nft_keeps_the_sampling_policy_s_predictions"),
         (").clamp(0, 1)", ")", "test_nft_keeps_the_sampling_policy_s_predictions"),
+        ("Gaussian(old_mean, gaussian.std).log_prob(x_prev)", "self.trajectory.log_probs[image, moment].to(device)", UNGUIDED),
+        ("if self.old_means is None else self.old_means[image, moment].to(device)", "", UNGUIDED),
+        ("importance_loss(seen, ", "importance_loss(log_ratio, ", NORMALISED),
+        ("scale = scale * schedule.std[self.steps] / self.typical_std", "pass", NORMALISED),
         ("certain / mix * negative", "certain * negative", "test_nft_s_gradient_is_the_advantage_s_whatever_its_settings"),
         ("if self.config.updates_per_round == 1:", "if True:", "test_nft_keeps_the_sampling_policy_s_predictions"),
-        ("schedule.timesteps[: len(schedule)", "schedule.timesteps[1 : len(schedule)", "test_nft_draws_the_sampler_s_trained_timesteps_and_rwr_all"),
+        ("[list(config.trained_steps)]", "[list(config.trained_steps)[1:]]", "test_nft_draws_the_sampler_s_trained_timesteps_and_rwr_all"),
         ('self.number, "forward"', '0, "forward"', DRAWS),
         ("torch.arange(number * self.moments, (number + 1)", "torch.arange(0, 1", DRAWS),
     ),

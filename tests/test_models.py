@@ -220,8 +220,8 @@ def test_another_optimiser_s_state_survives_its_checkpoint(tmp_path: Path) -> No
     before, after = torch.optim.SGD([weight], lr=0.1), torch.optim.SGD([weight], lr=0.1)
     before.state[weight] = dict(step=3, state1=torch.arange(4, dtype=torch.uint8))
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    save_state(tmp_path, RunConfig(), 7, {"w": weight}, before, scaler, "base")
-    assert load_state(tmp_path, {"w": weight}, after, scaler, "base") == 7
+    save_state(tmp_path, RunConfig(), 7, {"w": weight}, before, scaler, None, "base")
+    assert load_state(tmp_path, {"w": weight}, after, scaler, base="base") == 7
     assert after.state[weight]["step"] == 3 and isinstance(after.state[weight]["step"], int)
     assert torch.equal(after.state[weight]["state1"], before.state[weight]["state1"])
     with pytest.raises(CheckpointError, match="another base model"):

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from ddpo.checkpoint import load_result
 from ddpo.config import RunConfig
 from ddpo.evaluate import held_out
 from ddpo.rollout import rollout
@@ -159,6 +161,39 @@ def test_a_diverged_policy_ends_the_run_and_keeps_the_last_checkpoint(tmp_path: 
         with pytest.raises(TrainingError, match=r"loss is no number.*lower learning rate"):
             trainer.update(2)
     assert state.read_bytes() == before and not (tmp_path / "run" / "checkpoints" / "0002").exists()
+
+
+def test_the_moving_average_is_measured_and_taken_away_and_the_trained_weights_go_on(tmp_path: Path) -> None:
+    """Three updates with decay 0.6, which warms up as (1 + n) / (10 + n): the average by hand, in the checkpoint, in the file that people take, and in what
+    is measured; the next round samples and trains as without one. Interrupted or not, the same."""
+    plain = toy_trainer(tmp_path / "plain", toy_config())
+    assert plain.run()
+    trained = [load_file(tmp_path / "plain" / "checkpoints" / f"{n:04d}" / "state.safetensors")["weight/shift"] for n in (1, 2, 3)]
+    average = trained[0]
+    for n, weight in ((1, trained[1]), (2, trained[2])):
+        decay = min(0.6, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * weight
+    config = toy_config(ema_decay=0.6)
+    assert toy_trainer(tmp_path / "straight", config).run()
+    for stop in (1, 2):
+        first = toy_trainer(tmp_path / "resumed", config)
+        first.config = config.with_changes(rounds=stop)
+        assert first.run()
+    resumed = toy_trainer(tmp_path / "resumed", config)
+    assert resumed.run()
+    assert outcome(tmp_path / "straight") == outcome(tmp_path / "resumed")
+    place = tmp_path / "resumed" / "checkpoints" / "0003"
+    state = load_file(place / "state.safetensors")
+    assert torch.equal(state["weight/shift"], trained[2])
+    torch.testing.assert_close(state["average/shift"], average)
+    assert (place / "shift.bin").read_bytes() == state["average/shift"].numpy().tobytes()
+    fresh = LinearPolicy(config)
+    load_result(place, fresh.parameters())
+    assert torch.equal(fresh.shift, state["average/shift"])
+    resumed.measure(3)
+    measured = dict(resumed.store.metrics()["held_out_reward"])
+    assert measured[3] == held_out(fresh, Brightness(), config, base=False).mean
+    assert torch.equal(resumed.policy.shift, trained[2])  # type: ignore[attr-defined]
 
 
 def test_a_reward_that_miscounts_is_refused(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class LinearPolicy:
         self.shift = nn.Parameter(torch.zeros(len(self.prompts), *self.latent_shape))
         self.is_base = False
 
-    def encode(self, prompts: Sequence[str]) -> Tensor:
+    def encode(self, prompts: Sequence[str], guided: bool = True) -> Tensor:
         return torch.tensor([self.prompts.index(p) for p in prompts])
 
     def predict(self, x_t: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
