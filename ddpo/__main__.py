@@ -15,6 +15,7 @@ from typing import Any
 from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts
 from ddpo.presets import presets
 from ddpo.store import RunStore, StoreError
+from ddpo.worker import follow, follows
 
 
 def parser() -> argparse.ArgumentParser:
@@ -82,8 +83,8 @@ class Bars:
         if (state, number) != self.key:
             self.close()
             self.key = (state, number)
-            if total > 1:
-                self.bar = tqdm(total=total, desc=f"round {number}/{self.rounds} {state}", leave=False, dynamic_ncols=True, file=sys.stderr)
+        if self.bar is None and total > 1:
+            self.bar = tqdm(total=total, desc=f"round {number}/{self.rounds} {state}", leave=False, dynamic_ncols=True, file=sys.stderr)
         if self.bar is not None:
             self.bar.update(done - self.bar.n)
 
@@ -113,6 +114,8 @@ def work(folder: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    if follows():  # one of several processes: the first one makes the folder, and leads
+        return follow(options.folder if options.command == "resume" else options.out)
     try:
         if options.command == "resume":
             return work(options.folder)

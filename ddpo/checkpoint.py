@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from ddpo.config import SCHEMA_VERSION, RunConfig

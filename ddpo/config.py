@@ -53,9 +53,9 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
 
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Task": ("model", "revision", "reward", "prompts", "rating"),
+    "Task": ("model", "revision", "model_config", "reward", "prompts", "rating"),
     "Rounds": ("rounds", "images_per_round", "images_per_prompt", "images_per_update", "passes", "seed"),
-    "Sampling": ("steps", "guidance", "eta", "resolution"),
+    "Sampling": ("steps", "guidance", "eta", "shared_start", "resolution"),
     "Objective": (
         "objective", "advantage", "advantage_clip", "clip_nats", "ratio", "kl_weight", "guidance_in_training", "step_weights", "skip_first_steps",
         "skip_last_steps", "trained_fraction", "forward_draws", "rwr_beta", "rwr_quantile", "nft_advantage", "nft_mix",
@@ -73,7 +73,7 @@ class ModelSource:
     """Where a model comes from."""
 
     kind: str
-    """folder or hub."""
+    """folder, file or hub."""
     name: str
     """The path, or the name on the Hub."""
     pipeline: str = ""
@@ -109,7 +109,10 @@ class RunConfig:
 
     model: str = setting(
         "pocket",
-        "The model to finetune: `pocket`, or a Stable Diffusion 1.x, 2.x or XL as a folder in the diffusers layout or a name on the Hub.",
+        "The model to finetune: `pocket`, or a Stable Diffusion 1.x, 2.x or XL: a diffusers folder, a .safetensors file, or a name on the Hub.",
+    )
+    model_config: str = setting(
+        "", "For a single .safetensors file: the folder or name on the Hub of a pipeline of its architecture; empty is the family's own on the Hub."
     )
     revision: str = setting("", "The branch, tag or commit of a model from the Hub; empty is its main branch.")
     resolution: int = setting(0, "Width and height of the images, in pixels; 0 is the model's own.", low=0, high=4096)
@@ -155,11 +158,18 @@ class RunConfig:
         True, "Train the guided prediction that images are made with; without it the prompt's alone, at half the cost, which lets images decay."
     )
     eta: float = setting(1.0, "The noise of the DDIM sampler: 1 is DDPM's, and 0 would leave no policy to train.", above=0.0, high=1.0)
+    shared_start: bool = setting(
+        False,
+        "Start a round's images of one prompt from the same noise: they differ only by what is trained. Best with an eta of 0.5 or less.",
+    )
     learning_rate: float = setting(1e-3, "AdamW's learning rate; for training full take 1e-5, the paper's.", above=0.0, high=1.0)
     weight_decay: float = setting(1e-4, "AdamW's weight decay.", low=0.0, high=1.0)
     max_grad_norm: float = setting(1.0, "Gradients are scaled down to this norm.", above=0.0)
     ema_decay: float = setting(
-        0.0, "With 0.9 to 0.999 the weights that are measured and taken away are a moving average of the trained ones; 0 is off.", low=0.0, high=0.99999
+        0.0,
+        "With 0.9 to 0.999 the weights that are measured and taken away are a moving average of the trained ones; 0 is off.",
+        low=0.0,
+        high=0.99999,
     )
     clip_nats: float = setting(
         1.64, "How far one step's log-probability may move, in nats, before PPO's clip holds it; 1.64 is the paper's setting.", above=0.0
@@ -183,8 +193,10 @@ class RunConfig:
     training: str = setting(
         "lora", "What is trained: a LoRA adapter, or all weights of the denoiser (float32, with a copy of the base).", choices=("lora", "full")
     )
-    lora_rank: int = setting(8, "The rank of the LoRA adapter.", low=1, high=1024)
-    lora_alpha: float = setting(8.0, "The scale of the LoRA adapter, relative to its rank.", above=0.0)
+    lora_rank: int = setting(
+        64, "The rank of the LoRA adapter: a small one sees less of the reward's gradient, with as much noise.", low=1, high=1024
+    )
+    lora_alpha: float = setting(0.0, "The scale of the LoRA adapter, relative to its rank; 0 is the rank itself, a scale of 1.", low=0.0)
     lora_targets: str = setting(
         "attention", "Which layers of the denoiser get an adapter: its attention, or all its layers.", choices=("attention", "all")
     )
@@ -263,6 +275,13 @@ class RunConfig:
             )
         if self.ratio == "normalised" and self.objective != "ddpo-is":
             raise ConfigError(f"ratio is normalised, but {self.objective} has no ratio. Choose objective ddpo-is, or ratio plain.")
+        if self.shared_start and self.advantage != "group":
+            raise ConfigError(
+                f"shared_start is on and advantage is {self.advantage}: a prompt's images then rise and fall together with their start. "
+                "Choose advantage group, or leave shared_start off."
+            )
+        if self.ratio == "normalised" and not self.guidance_in_training:
+            raise ConfigError("ratio is normalised and guidance_in_training is off: images are then no samples of the trained policy. Choose one.")
 
     @property
     def prompts_per_round(self) -> int:
@@ -301,25 +320,35 @@ class RunConfig:
         path = POCKET_MODEL if self.model == "pocket" else Path(self.model)
         with contextlib.suppress(RuntimeError):  # a ~user that does not exist
             path = path.expanduser()
+        here = is_a(path.exists)
+        if here and self.revision:
+            raise ConfigError(f"revision is {self.revision!r}, but {path} is on this machine. Leave revision empty, or name a model on the Hub.")
+        if self.model_config and (is_a(path.is_dir) or (not here and path.suffix != ".safetensors")):
+            raise ConfigError(f"model_config is {self.model_config!r}, which only a single .safetensors file needs. Leave it empty for {path}.")
         if is_a(path.is_dir):
-            if self.revision:
-                raise ConfigError(
-                    f"revision is {self.revision!r}, but {path} is a folder on this machine. Leave revision empty, or name a model on the Hub."
-                )
             return ModelSource("folder", str(path), pipeline_of(path))
+        if here:
+            if path.suffix != ".safetensors":
+                raise ConfigError(
+                    f"{path} is no .safetensors file. Other weight files are pickles, which can run code, and are never loaded. "
+                    "Convert it where you trust it, or give a folder in the diffusers layout."
+                )
+            folder = Path(self.model_config).expanduser()
+            if self.model_config and not is_a(folder.is_dir) and not re.fullmatch(HUB_NAME, self.model_config):
+                raise ConfigError(f"model_config is {self.model_config!r}, which is no folder and no name on the Hub.")
+            return ModelSource("file", str(path), pipeline_of(folder) if self.model_config and is_a(folder.is_dir) else "")
         if re.fullmatch(HUB_NAME, self.model):
             return ModelSource("hub", self.model)
         raise ConfigError(
-            f"The model {path} does not exist. Give `pocket`, a folder that `save_pretrained` of diffusers has written, "
+            f"The model {path} does not exist. Give `pocket`, a folder that `save_pretrained` of diffusers has written, a .safetensors file, "
             "or the name of a model on the Hub, such as stabilityai/stable-diffusion-2-1."
         )
 
     def located(self) -> RunConfig:
         """The same, with a model's folder as an absolute path: the worker, or a page that resumes the run, may start elsewhere."""
         with contextlib.suppress(RuntimeError):
-            path = Path(self.model).expanduser()
-            if self.model != "pocket" and is_a(path.exists):
-                return self.with_changes(model=str(path.resolve()))
+            changes = {name: Path(value).expanduser() for name in ("model", "model_config") if (value := getattr(self, name)) not in ("", "pocket")}
+            return self.with_changes(**{name: str(path.resolve()) for name, path in changes.items() if is_a(path.exists)})
         return self
 
     def with_changes(self, **changes: Any) -> RunConfig:

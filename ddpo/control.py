@@ -18,8 +18,9 @@ class StopRun(Exception):
 class Control:
     """The worker's ear and mouth. ``report`` says what is being done; ``listen`` answers requests, waits while paused, and raises to stop."""
 
-    def __init__(self, store: RunStore, watcher: Callable[[str, int, int, int], None] | None = None) -> None:
-        self.store, self.watcher = store, watcher
+    def __init__(self, store: RunStore, watcher: Callable[[str, int, int, int], None] | None = None, also: Callable[[], None] = lambda: None) -> None:
+        """``also`` is asked at every safe point as well; it may raise."""
+        self.store, self.watcher, self.also = store, watcher, also
         self.stop_after_round = False
         self._paused = False
         self._applied: set[int] = set()
@@ -75,6 +76,7 @@ class Control:
             self.watcher(state, number, done, total)
 
     def _answer(self) -> None:
+        self.also()
         if not (self.store.folder / "config.json").exists():
             raise StopRun  # the run was deleted under the worker
         for request in self.store.pending_requests():

@@ -1,4 +1,4 @@
-"""Held-out measurement: fixed prompts and seeds, never trained on, the same for every run and round."""
+"""Held-out measurement: the run's prompts with fixed seeds, never trained on, the same for every run and round."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from torch import Tensor
 def importance_loss(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
     """PPO's clipped surrogate at denoising steps: max(-A ρ, -A clip(ρ, 1 ± clip_range)), shape (n,).
 
-    ``log_ratio`` is log ρ = log p_θ - log p_old, with log-probabilities averaged over dimensions (Black et al. 2023, eq. 4 with the clipping of App. D;
-    Schulman et al. 2017, eq. 7). Both of shape (n,), float32.
+    ``log_ratio`` is log ρ = log p_θ - log p_old, with log-probabilities averaged over dimensions (Black et al. 2023, eq. 4 with the clipping of App.
+    D; Schulman et al. 2017, eq. 7). Both of shape (n,), float32.
     """
     for name, tensor in (("log_ratio", log_ratio), ("advantage", advantage)):
         if tensor.shape != log_ratio.shape or tensor.ndim != 1 or tensor.dtype != torch.float32:
@@ -26,8 +26,8 @@ def importance_loss(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> 
 def normalised_log_ratio(log_ratio: Tensor, mean: Tensor, old_mean: Tensor, std: Tensor, typical_std: float) -> Tensor:
     """GRPO-Guard's ratio normalisation (Wang et al. 2025, arXiv 2510.22319), shape (n,).
 
-    Under the old policy log ρ has the mean -‖Δμ‖² / 2σ²D and the standard deviation ‖Δμ‖ / σD: positive advantages, whose ratios rise, are seldom clipped,
-    and where σ is small everything is. (log ρ + ‖Δμ‖² / 2σ²D) σ / σ̄ has the mean 0, and the same spread at all steps for the same Δμ. At
+    Under the old policy log ρ has the mean -‖Δμ‖² / 2σ²D and the standard deviation ‖Δμ‖ / σD: positive advantages, whose ratios rise, are seldom
+    clipped, and where σ is small everything is. (log ρ + ‖Δμ‖² / 2σ²D) σ / σ̄ has the mean 0, and the same spread at all steps for the same Δμ. At
     Δμ = 0 its gradient is σ / σ̄ times that of log ρ.
 
     Args:
@@ -38,6 +38,12 @@ def normalised_log_ratio(log_ratio: Tensor, mean: Tensor, old_mean: Tensor, std:
     """
     shift = ((mean - old_mean) ** 2 / (2 * std**2)).mean(dim=(1, 2, 3))
     return (log_ratio + shift) * std.flatten() / typical_std
+
+
+def kl_estimate(log_ratio: Tensor, dimensions: int) -> Tensor:
+    """(log ρ)² / 2 with log ρ summed over the dimensions, (n,), in nats: its mean over samples of the old policy is the KL (Schulman, "Approximating
+    KL divergence", k2)."""
+    return 0.5 * (dimensions * log_ratio.double()) ** 2
 
 
 def score_function_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
@@ -97,11 +103,12 @@ class Health:
     kl_base: float = 0.0
     kl_base_steps: int = 0
 
-    def add(self, loss: Tensor, log_ratio: Tensor, clipped_log_ratio: Tensor, advantage: Tensor) -> float:
-        """Take in one microbatch (all (n,)): log ρ, and what the clip sees of it; returns the latter's largest |ρ - 1|."""
+    def add(self, loss: Tensor, log_ratio: Tensor, advantage: Tensor, kl: Tensor) -> float:
+        """Take in one microbatch (all (n,)): log ρ as the clip sees it, and each step's KL from the round's first policy in nats, or an estimate;
+        returns the largest |ρ - 1|."""
         self.add_loss(loss)
         with torch.no_grad():
-            ratio = clipped_log_ratio.double().exp()
+            ratio = log_ratio.double().exp()
             deviation = float((ratio - 1).abs().max())
             self.ratios += len(ratio)
             self.ratio += float(ratio.sum())
@@ -109,7 +116,7 @@ class Health:
             self.ratio_max_deviation = max(self.ratio_max_deviation, deviation)
             self.clipped_up += int(((ratio > 1 + self.clip_range) & (advantage > 0)).sum())
             self.clipped_down += int(((ratio < 1 - self.clip_range) & (advantage < 0)).sum())
-            self.kl += float((0.5 * (self.dimensions * log_ratio.double()) ** 2).sum())
+            self.kl += float(kl.double().sum())
             return deviation
 
     def add_kl_base(self, kl: Tensor) -> None:
@@ -122,11 +129,18 @@ class Health:
         self.items += len(loss)
         self.loss += float(loss.detach().sum())
 
+    @classmethod
+    def merged(cls, parts: Sequence[Health]) -> Health:
+        """What several processes took in, as one."""
+        sums = {f.name: sum(getattr(part, f.name) for part in parts) for f in fields(cls)}
+        same = dict(dimensions=parts[0].dimensions, clip_range=parts[0].clip_range)
+        return cls(**(sums | same | dict(ratio_max_deviation=max(part.ratio_max_deviation for part in parts))))
+
     def metrics(self) -> dict[str, float]:
         """Means over all trained steps of the round.
 
-        ``kl_update`` estimates the KL of one step's policy from the round's sampling policy, in nats: E[(log ratio)²] / 2 with the log-probability
-        summed over dimensions (Schulman, "Approximating KL divergence", k2). The clip fractions count the steps whose gradient the clip has cut.
+        ``kl_update`` is the KL of one step's policy from the round's first one, in nats. The clip fractions count the steps whose gradient the clip
+        has cut.
         """
         if not self.items:
             return {}

@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import safe_open
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
@@ -30,6 +31,8 @@ Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 UNUSED: dict[str, Any] = dict(safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False)
 """Parts of a Stable Diffusion 1.x or 2.x pipeline that finetuning does not need."""
+UNUSED_XL: dict[str, Any] = dict(feature_extractor=None, image_encoder=None)
+"""The same of XL."""
 
 
 HUB: dict[str, Any] = {}
@@ -67,11 +70,29 @@ def _from_hub(source: ModelSource, config: RunConfig) -> Pipeline:
     return _with_half_where_needed(source.name, pipeline_of(Path(index).parent, source.name), **settings)
 
 
+def _from_file(source: ModelSource, config: RunConfig) -> Pipeline:
+    """A checkpoint in the original layout; the sizes, the tokenizer and the noise schedule come from ``model_config``."""
+    with safe_open(source.name, framework="pt") as stored:
+        keys = list(stored.keys())
+    xl = any(key.startswith("conditioner.embedders.1.") for key in keys)
+    if not config.model_config and ("v_pred" in keys or any(key.startswith("cond_stage_model.model.") for key in keys)):
+        raise ConfigError(
+            f"{source.name} may predict noise or velocity, and the file does not say which sizes and which of them. "
+            "Give model_config: the folder, or the name on the Hub, of the pipeline that it was made from."
+        )
+    xl = xl if not source.pipeline else source.pipeline == "StableDiffusionXLPipeline"
+    cls = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
+    settings = dict(torch_dtype=torch.float32, **(UNUSED_XL if xl else UNUSED))
+    if config.model_config:
+        settings["config"] = str(Path(config.model_config).expanduser()) if source.pipeline else config.model_config
+    pipeline: Pipeline = cls.from_single_file(source.name, **settings)
+    return pipeline
+
+
 def _with_half_where_needed(name: str, pipeline: str, **settings: Any) -> Pipeline:
     """The pipeline in float32, from its half-precision files where it has no others."""
     cls = StableDiffusionXLPipeline if pipeline == "StableDiffusionXLPipeline" else StableDiffusionPipeline
-    unused = UNUSED if cls is StableDiffusionPipeline else dict(feature_extractor=None, image_encoder=None)
-    settings |= dict(use_safetensors=True, dtype=torch.float32, **unused)
+    settings |= dict(use_safetensors=True, dtype=torch.float32, **(UNUSED if cls is StableDiffusionPipeline else UNUSED_XL))
     try:
         found: Pipeline = cls.from_pretrained(name, **settings)
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, LocalEntryNotFoundError):
@@ -90,12 +111,21 @@ NO_FILE = "no file named"
 """What diffusers and transformers say of a weight file that is not there."""
 
 
-LOADERS: dict[str, Callable[[ModelSource, RunConfig], Pipeline]] = dict(folder=_from_folder, hub=_from_hub)
+LOADERS: dict[str, Callable[[ModelSource, RunConfig], Pipeline]] = dict(folder=_from_folder, file=_from_file, hub=_from_hub)
 
 
 def remedy(source: ModelSource, config: RunConfig, error: BaseException) -> str:
     """What went wrong with loading, in plain words, and what to do."""
     name, chain = source.name, _chain(error)
+    text = " ".join(str(e) for e in chain)
+    unreachable = (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError, ConnectionError)
+    absent = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError)
+    if source.kind == "file" and (any(isinstance(e, (*unreachable, *absent)) for e in chain) or "connect to" in text):
+        return (
+            f"{name} is a single file, whose sizes, tokenizer and noise schedule come from a pipeline of its architecture, and "
+            f"{config.model_config or 'the usual one on the Hub'} cannot be had. Give model_config: the folder of such a pipeline, or "
+            "a name on the Hub that can be reached or is in this machine's cache."
+        )
     if any(isinstance(e, GatedRepoError) for e in chain):
         return (
             f"The model {name} is gated: its owner wants its licence accepted first. Accept it at https://huggingface.co/{name}, "
@@ -110,8 +140,6 @@ def remedy(source: ModelSource, config: RunConfig, error: BaseException) -> str:
         )
     if any(isinstance(e, RemoteEntryNotFoundError) for e in chain):
         return f"{name} on the Hub is no diffusers pipeline: it has no model_index.json. Name a repository in the diffusers layout."
-    text = " ".join(str(e) for e in chain)
-    unreachable = (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError, ConnectionError)
     if source.kind == "hub" and (any(isinstance(e, unreachable) for e in chain) or "connect to" in text):
         mode = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
         revision = f" --revision {config.revision}" if config.revision else ""

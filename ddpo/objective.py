@@ -11,7 +11,8 @@ nft        the image, noised afresh to a sampler's step    advantage A          
 ========== =============================================== ============================ =============================================
 
 The first two follow the policy's own trajectories; the others need the clean latents only, and any sampler would do. All of them train the very
-prediction that sampling uses, the guided one (Black et al. 2023, App. E.1; the reference code does so for RWR too), unless ``guidance_in_training`` is
+prediction that sampling uses, the guided one (Black et al. 2023, App. E.1; the reference code does so for RWR too), unless ``guidance_in_training``
+is
 off: then the prompt's prediction alone, whose ratio in DDPO is to itself at the round's start.
 
 With ``kl_weight`` β an item also pays for its distance from the base model. In DDPO that is β KL(p_θ ‖ p_base), exact for Gaussians of equal
@@ -38,7 +39,7 @@ from torch import Tensor
 from ddpo.advantage import group_advantages, history_advantages, percentile_weights, reward_weights, round_advantages
 from ddpo.config import ConfigError, RunConfig
 from ddpo.diffusion import Gaussian
-from ddpo.loss import Health, denoising_loss, importance_loss, negative_aware_loss, normalised_log_ratio, score_function_loss
+from ddpo.loss import Health, denoising_loss, importance_loss, kl_estimate, negative_aware_loss, normalised_log_ratio, score_function_loss
 from ddpo.policy import Policy
 from ddpo.rollout import derive_seed
 from ddpo.trajectory import Trajectory
@@ -123,7 +124,7 @@ class TrajectoryLesson:
         self.steps = torch.tensor([i for i in schedule.actions if i in config.trained_steps], dtype=torch.long)
         if not len(self.steps):
             raise ConfigError(
-                "No denoising step is left to train: this model's last step is deterministic. Choose more steps or a smaller skip_last_steps."
+                "No denoising step is left to train: this model's last step is deterministic. Choose more steps, or leave out fewer at both ends."
             )
         self.moments = max(1, round(config.trained_fraction * len(self.steps)))
         self.typical_std = float(schedule.std[self.steps].mean())
@@ -146,7 +147,8 @@ class TrajectoryLesson:
         """The present policy's means at all trained steps, (n, steps, c, h, w), on the CPU."""
         latents = self.trajectory.latents
         means = torch.zeros_like(latents[:, :-1])
-        for part in torch.cartesian_prod(self.images, self.steps).split(self.config.update_microbatch):
+        items = torch.cartesian_prod(self.images, self.steps).reshape(-1, 2)
+        for part in items.split(self.config.update_microbatch) if len(items) else ():
             listen()
             image, moment = part.unbind(1)
             with torch.no_grad():
@@ -170,8 +172,10 @@ class TrajectoryLesson:
         old_mean = gaussian.mean.detach() if self.old_means is None else self.old_means[image, moment].to(device)
         if self.config.guidance_in_training:
             log_ratio = log_prob - self.trajectory.log_probs[image, moment].to(device)
-        else:
-            log_ratio = log_prob - Gaussian(old_mean, gaussian.std).log_prob(x_prev)
+            kl_update = kl_estimate(log_ratio.detach(), self.trajectory.dimensions)
+        else:  # the images are no samples of this policy: the estimate would not hold
+            old = Gaussian(old_mean, gaussian.std)
+            log_ratio, kl_update = log_prob - old.log_prob(x_prev), gaussian.kl(old).detach()
         seen = log_ratio
         if self.config.ratio == "normalised":
             seen = normalised_log_ratio(log_ratio, gaussian.mean, old_mean, gaussian.std, self.typical_std)
@@ -186,7 +190,7 @@ class TrajectoryLesson:
             kl = gaussian.kl(base)
             self.health.add_kl_base(kl)
             loss = loss + self.config.kl_weight * kl / self.trajectory.dimensions
-        return loss, self.health.add(loss, log_ratio, seen, advantage)
+        return loss, self.health.add(loss, seen, advantage, kl_update)
 
 
 class ForwardLesson:

@@ -184,7 +184,8 @@ class StableDiffusionPolicy:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             layers = ADAPTER_LAYERS[config.lora_targets]
-            self.unet.add_adapter(LoraConfig(r=config.lora_rank, target_modules=layers, lora_alpha=config.lora_alpha, init_lora_weights="gaussian"))
+            alpha = config.lora_alpha or config.lora_rank
+            self.unet.add_adapter(LoraConfig(r=config.lora_rank, target_modules=layers, lora_alpha=alpha, init_lora_weights="gaussian"))
         self.unet.eval()  # the adapter's new layers too
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()

@@ -17,8 +17,8 @@ class Preset:
 def presets() -> dict[str, Preset]:
     """All presets by name, the default first."""
     automatic = RunConfig(
-        reward="jpeg_compressibility", prompts=prompt_sets()["animals"], images_per_round=32, images_per_prompt=8, learning_rate=1e-3,
-        microbatch=16, update_microbatch=32,
+        reward="jpeg_compressibility", prompts=prompt_sets()["animals"], images_per_round=32, images_per_prompt=8, images_per_update=32,
+        learning_rate=8e-4, microbatch=16, update_microbatch=32, eta=0.3, shared_start=True,
     )  # fmt: skip
     return {
         "rate": Preset(

@@ -27,10 +27,15 @@ def noise_of(seed: int, steps: int, shape: tuple[int, int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def rollout(policy: Policy, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Trajectory, list[Image.Image]]:
-    """Denoise one batch; every latent is kept as it was sampled, and scored as it is kept."""
+def rollout(
+    policy: Policy, prompts: Sequence[str], seeds: Sequence[int], starts: Sequence[int] | None = None
+) -> tuple[Trajectory, list[Image.Image]]:
+    """Denoise one batch; every latent is kept as it was sampled, and scored as it is kept. With ``starts`` each x_T is another seed's."""
     schedule = policy.schedule
-    noise = torch.stack([noise_of(seed, len(schedule), policy.latent_shape) for seed in seeds], dim=1).to(policy.device)
+    noise = torch.stack([noise_of(seed, len(schedule), policy.latent_shape) for seed in seeds], dim=1)
+    if starts is not None:
+        noise[0] = torch.cat([noise_of(start, 0, policy.latent_shape) for start in starts])
+    noise = noise.to(policy.device)
     condition = policy.encode(prompts)
     latents, log_probs = [noise[0]], []
     actions = set(schedule.actions)

@@ -311,19 +311,8 @@ class RunStore:
         with self._transaction():
             self._db.execute(f"UPDATE round SET {mark}_at = ? WHERE number = ? AND {mark}_at IS NULL", (time.time(), number))
 
-    def add_samples(self, number: int, positions: Sequence[int], prompts: Sequence[str], seeds: Sequence[int], images: Sequence[Image.Image]) -> None:
-        """Write images to disk, then promise them. A sample that exists already stays as it is."""
-        folder = self.folder / "samples" / f"{number:04d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = []
-        for image in images:
-            data = io.BytesIO()
-            image.save(data, format="PNG")
-            file = folder / f"{hashlib.sha256(data.getvalue()).hexdigest()[:32]}.png"
-            if not file.exists():
-                write_file(file, data.getvalue())
-            paths.append(file.relative_to(self.folder).as_posix())
-        _sync(folder)
+    def add_samples(self, number: int, positions: Sequence[int], prompts: Sequence[str], seeds: Sequence[int], paths: Sequence[str]) -> None:
+        """Promise images that :func:`write_images` has written. A sample that exists already stays as it is."""
         with self._transaction():
             self._db.executemany(
                 "INSERT OR IGNORE INTO sample (round, position, prompt, seed, image, created_at) VALUES (?, ?, ?, ?, ?, ?)",
@@ -527,6 +516,26 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_images(run: Path, number: int, images: Sequence[Image.Image]) -> list[str]:
+    """Write a round's images durably into a run folder; returns their paths in it."""
+    folder = run / "samples" / f"{number:04d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for image in images:
+        data = io.BytesIO()
+        image.save(data, format="PNG")
+        file = folder / f"{hashlib.sha256(data.getvalue()).hexdigest()[:32]}.png"
+        if not file.exists():
+            try:
+                write_file(file, data.getvalue())
+            except FileNotFoundError:  # another process has just finished the very same image
+                if not file.exists():
+                    raise
+        paths.append(file.relative_to(run).as_posix())
+    _sync(folder)
+    return paths
 
 
 def write_file(file: Path, data: bytes) -> None:

@@ -23,62 +23,42 @@ What differs from the paper, and why:
   others have 1, and alone makes most of the gradient's variance (``benchmarks/NOTEBOOK.md``).
 * Images that teach nothing are not computed (:mod:`ddpo.objective`).
 * After the first images of a run, and before each round's first optimiser step, every ratio must be 1; if it is not, the run stops and says why
-  (:class:`PolicyMismatch`).
+  (:class:`ddpo.engine.PolicyMismatch`).
 """
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers.training_utils import EMAModel
-from PIL import Image
 from torch import Tensor
 
-from ddpo.checkpoint import load_state, save_state
-from ddpo.config import ConfigError, RunConfig
+import rewards
+from ddpo.config import RunConfig
 from ddpo.control import Control
+from ddpo.crew import Crew
+from ddpo.engine import Engine, read_image
 from ddpo.evaluate import held_out
-from ddpo.objective import Lesson, Weights, advantages_of, make_lesson, weights_of
+from ddpo.loss import Health
+from ddpo.objective import Weights, advantages_of, weights_of
 from ddpo.policy import Policy
-from ddpo.rollout import batches, derive_seed, rollout
+from ddpo.rollout import batches, derive_seed
 from ddpo.store import RunStore, SampleRow, sync_tree
-from ddpo.trajectory import Trajectory
 from rewards.base import Reward, Sample, Score
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why, in plain words, and what to do."""
-
-
-class PolicyMismatch(TrainingError):
-    """Re-scoring the round's own samples does not give back their log-probabilities."""
-
-
 class Trainer:
-    """Runs the rounds of one run that are not on disk yet."""
+    """Runs the rounds of one run that are not on disk yet: it leads, and keeps the run's books."""
 
     def __init__(
-        self,
-        config: RunConfig,
-        store: RunStore,
-        policy: Policy,
-        control: Control,
-        reward_for: Callable[[int], Reward],
+        self, config: RunConfig, store: RunStore, policy: Policy, control: Control, reward: Reward | None = None, crew: Crew | None = None
     ) -> None:
-        """``reward_for`` gives the reward of a round: people's ratings belong to one round, automatic rewards are the same for all."""
-        self.config, self.store, self.policy, self.control, self.reward_for = config, store, policy, control, reward_for
-        self.parameters = policy.parameters()
-        self.optimiser = make_optimiser(config, self.parameters.values())
-        self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.autocast is torch.float16)
-        self.average = EMAModel(self.parameters.values(), decay=config.ema_decay) if config.ema_decay else None
-        self.checked = False
+        """``reward`` is the automatic reward; None where people rate."""
+        self.config, self.store, self.control, self.reward, self.crew = config, store, control, reward, crew or Crew()
+        self.engine = Engine(config, store.folder, policy, reward, self.crew, control.report)
         self.verbs = dict(sampled=self.sample, scored=self.score, updated=self.update, checkpointed=self.checkpoint)
 
     def run(self) -> bool:
@@ -105,89 +85,43 @@ class Trainer:
     # --- sample -----------------------------------------------------------------------------------------------------------------
 
     def sample(self, number: int) -> None:
-        """Draw the round's prompts and denoise its images, a microbatch at a time; what is on disk already is not sampled again."""
+        """Denoise the round's images, a microbatch a process at a time; what is on disk already is not sampled again."""
         n = self.config.images_per_round
-        prompts = self.draw_prompts(number)
-        seeds = [derive_seed(self.config.seed, number, "sample", i) for i in range(n)]
-        self._part(number, 0).parent.mkdir(parents=True, exist_ok=True)
         self.control.report("sampling", number, 0, n)
         promised = {row.position for row in self.store.samples(number)}
-        for batch in batches(n, self.config.microbatch):
-            file = self._part(number, batch.start)
-            if not (file.exists() and promised.issuperset(batch)):
-                trajectory, images = self._rollout(file, [prompts[i] for i in batch], [seeds[i] for i in batch])
-                trajectory.save(file)
-                self.store.add_samples(number, list(batch), [prompts[i] for i in batch], [seeds[i] for i in batch], images)
-                if not self.checked:
-                    self.check(trajectory, [prompts[i] for i in batch])
-            self.control.report("sampling", number, batch.stop, n)
-
-    def check(self, trajectory: Trajectory, prompts: list[str]) -> None:
-        """Before anybody rates: does the update see the same function as the sampler did, in its own batch size?
-
-        Raises:
-            PolicyMismatch: it does not.
-        """
-        self.checked = True
-        if self.config.objective not in ("ddpo-is", "ddpo-sf"):
-            return
-        n = len(prompts)
-        weights = Weights(torch.ones(n), torch.ones(n, dtype=torch.bool))
-        as_sampled = self.config.with_changes(guidance_in_training=True, ratio="plain")
-        lesson = make_lesson(as_sampled, self.policy, trajectory, self.policy.encode(prompts), weights, 0, self.control.listen)
-        items = lesson.items(torch.arange(n), 0, torch.Generator().manual_seed(0))[: self.config.update_microbatch]
-        with torch.no_grad():
-            self._refuse(lesson, lesson.loss(*items.unbind(1))[1])
-
-    def _refuse(self, lesson: Lesson, deviation: float) -> None:
-        """Raise :class:`PolicyMismatch` where a ratio that should be 1 is not."""
-        if deviation > lesson.tolerance:
-            raise PolicyMismatch(
-                f"Re-scoring the model's own images moves the ratio by {deviation:.1e}, and no more than {lesson.tolerance:.1e} will do. "
-                "Sampling and training do not see the same function: choose precision fp32, an update_microbatch equal to microbatch, "
-                "or a larger clip_nats."
-            )
-
-    def _rollout(self, file: Path, prompts: list[str], seeds: list[int]) -> tuple[Trajectory, list[Image.Image]]:
-        """A microbatch, from its file when only its rows are missing."""
-        if file.exists():
-            trajectory = Trajectory.load(file)
-            return trajectory, self.policy.decode(trajectory.latents[:, -1].to(self.policy.device))
-        trajectory, images = rollout(self.policy, prompts, seeds)
-        if not bool(torch.isfinite(trajectory.latents).all()):
-            raise TrainingError("The model makes images that are no numbers (NaN). Resume from an earlier round with a lower learning rate.")
-        return trajectory, images
-
-    def draw_prompts(self, number: int) -> list[str]:
-        """The prompt of each of the round's images, each drawn prompt ``images_per_prompt`` times in a row."""
-        prompts, wanted = list(dict.fromkeys(self.config.prompts)), self.config.prompts_per_round
-        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "prompts"))
-        drawn: list[str] = []
-        while len(drawn) < wanted:
-            drawn += [prompts[i] for i in torch.randperm(len(prompts), generator=generator).tolist()]
-        return [prompt for prompt in drawn[:wanted] for _ in range(self.config.images_per_prompt)]
+        missing = [b.start for b in batches(n, self.config.microbatch) if not (self.engine.part(number, b.start).exists() and promised.issuperset(b))]
+        for wave in batches(len(missing), self.crew.size):
+            for made in self.crew.together("sample", number=number, starts=[missing[i] for i in wave]):
+                for batch in made:
+                    self.store.add_samples(number, **batch)
+            after = missing[wave.stop] if wave.stop < len(missing) else n
+            self.control.report("sampling", number, after, n)
 
     # --- score ------------------------------------------------------------------------------------------------------------------
 
     def score(self, number: int) -> None:
         """Ask the reward; scores that exist already stay."""
-        reward, rows = self.reward_for(number), self.store.samples(number)
-        have = self.store.scores(number, reward.name)
+        rows = self.store.samples(number)
+        have = self.store.scores(number, self.config.reward)
         missing = [row for row in rows if row.id not in have]
-        # People are asked for the whole board at once, automatic rewards a microbatch at a time.
-        size = len(rows) if self.config.rated_by_people else self.config.microbatch
-        for batch in batches(len(missing), size):
-            part = [missing[i] for i in batch]
-            if not self.config.rated_by_people:
+        if self.config.rated_by_people:
+            self._ask_people(number, missing)
+        else:
+            # A microbatch a process at a time.
+            for batch in batches(len(missing), self.config.microbatch * self.crew.size):
                 self.control.report("scoring", number, len(rows) - len(missing) + batch.start, len(rows))
-            self.store.add_scores(reward.name, self._ask(reward, part))
+                asked = [(missing[i].id, missing[i].prompt, missing[i].image) for i in batch]
+                found = [score for part in self.crew.together("score", rows=asked) for score in part]
+                self.store.add_scores(self.config.reward, {id: Score(value, explanation) for id, value, explanation in found})
         self._describe_scores(number)
 
-    def _ask(self, reward: Reward, rows: list[SampleRow]) -> dict[int, Score]:
-        scores = reward.score([Sample(row.id, row.prompt, read_image(self.store.folder / row.image)) for row in rows])
-        if len(scores) != len(rows):
-            raise TrainingError(f"The reward {reward.name} gave {len(scores)} scores for {len(rows)} images.")
-        return {row.id: score for row, score in zip(rows, scores, strict=True)}
+    def _ask_people(self, number: int, rows: list[SampleRow]) -> None:
+        """Wait for people, for the whole board at once."""
+        if not rows:
+            return
+        human = rewards.load("human", collect=self.control.collect(number))
+        scores = human.score([Sample(row.id, row.prompt, read_image(self.store.folder / row.image)) for row in rows])
+        self.store.add_scores(human.name, {row.id: score for row, score in zip(rows, scores, strict=True)})
 
     def _describe_scores(self, number: int) -> None:
         values, prompts = self._values(number)
@@ -235,86 +169,16 @@ class Trainer:
     # --- update -----------------------------------------------------------------------------------------------------------------
 
     def update(self, number: int) -> None:
-        """Learn from the round, and put the new weights on disk beside it.
-
-        Raises:
-            PolicyMismatch: the ratio is not 1 before the first step.
-            TrainingError: the loss or the gradient is no number.
-        """
-        n, size = self.config.images_per_round, self.config.images_per_update
+        """Learn from the round, and put the new weights on disk beside it."""
         self.control.report("updating", number)
-        trajectory = Trajectory.concatenate([Trajectory.load(self._part(number, b.start)) for b in batches(n, self.config.microbatch)])
-        conditions = self.policy.encode([row.prompt for row in self.store.samples(number)], self.config.guidance_in_training)
-        lesson = make_lesson(self.config, self.policy, trajectory, conditions, self.weights(number), number, self.control.listen)
-        total = self.config.passes * len(lesson.images) * lesson.moments
-        done = 0
-        norms: list[float] = []
-        self.control.report("updating", number, 0, total)
-        for p in range(self.config.passes):
-            generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "update", p))
-            order = torch.randperm(n, generator=generator)
-            for group in order.split(size):
-                group = group[torch.isin(group, lesson.images)]
-                if not len(group):
-                    continue
-                items = lesson.items(group, p, generator)
-                items = items[torch.randperm(len(items), generator=generator)]
-                norm = math.inf
-                while not math.isfinite(norm):  # more than once where fp16 overflows: the loss is then scaled by half as much
-                    for i, part in enumerate(items.split(self.config.update_microbatch)):
-                        self._accumulate(lesson, part, size * lesson.moments, check=not norms)
-                        self.control.report("updating", number, min(total, done + (i + 1) * self.config.update_microbatch), total)
-                    norm = self._step()
-                done += len(items)
-                norms.append(norm)
+        weights = self.weights(number)
+        found = self.crew.together("learn", number=number, values=weights.values.tolist(), rated=weights.rated.tolist())
+        health, norms = Health.merged([Health(**part["health"]) for part in found]), found[0]["norms"]
         size_of = float(self.advantages(number).abs().mean())
-        self.store.add_metrics(number, lesson.health.metrics() | dict(advantage_abs_mean=size_of, updates=float(len(norms))))
+        self.store.add_metrics(number, health.metrics() | dict(advantage_abs_mean=size_of, updates=float(len(norms))))
         if norms:
             self.store.add_metrics(number, dict(grad_norm=sum(norms) / len(norms)))
-        new = self._new_state(number)
-        save_state(new, self.config, number, self.parameters, self.optimiser, self.scaler, self.average, self.policy.fingerprint)
-        with self.averaged():
-            self.policy.save_adapter(new)
-        sync_tree(new)
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within this context the weights are their moving average, where one is kept: those are measured and taken away."""
-        if self.average is None:
-            yield
-            return
-        trained = [p.data for p in self.parameters.values()]
-        try:
-            for parameter, shadow in zip(self.parameters.values(), self.average.shadow_params, strict=True):
-                parameter.data = shadow
-            yield
-        finally:
-            for parameter, data in zip(self.parameters.values(), trained, strict=True):
-                parameter.data = data
-
-    def _accumulate(self, lesson: Lesson, items: Tensor, count: int, check: bool) -> None:
-        """Add the gradient of some (image, moment) items, (m, 2), to that of the mean over ``count`` items."""
-        loss, deviation = lesson.loss(*items.unbind(1))
-        if not math.isfinite(deviation) or not bool(torch.isfinite(loss).all()):
-            raise TrainingError("The loss is no number (NaN): training has diverged. Start again with a lower learning rate, or in fp32.")
-        if check:
-            self._refuse(lesson, deviation)
-        self.scaler.scale(loss.sum() / count).backward()
-
-    def _step(self) -> float:
-        """One optimiser step; returns the gradient's norm before it was scaled down, or infinity where fp16 overflowed and no step was made."""
-        self.scaler.unscale_(self.optimiser)
-        norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.max_grad_norm))
-        if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1.0):
-            raise TrainingError("The gradient is no number (NaN): training has diverged. Start again with a lower learning rate, or in fp32.")
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        self.optimiser.zero_grad(set_to_none=True)
-        if not math.isfinite(norm):
-            return math.inf
-        if self.average is not None:
-            self.average.step(self.parameters.values())
-        return norm
+        self.engine.save(self._new_state(number), number)
 
     # --- checkpoint -------------------------------------------------------------------------------------------------------------
 
@@ -328,7 +192,7 @@ class Trainer:
             new.rename(place)
             sync_tree(place.parent)
         self.store.add_checkpoint(number, place)
-        shutil.rmtree(self._part(number, 0).parent, ignore_errors=True)
+        shutil.rmtree(self.engine.part(number, 0).parent, ignore_errors=True)
 
     def restore(self) -> None:
         """Take the weights of the last update that is on disk."""
@@ -338,57 +202,29 @@ class Trainer:
         number = done[-1].number
         new, place = self._new_state(number), self.store.folder / "checkpoints" / f"{number:04d}"
         folder = new if done[-1].checkpointed_at is None and new.exists() else place
-        load_state(folder, self.parameters, self.optimiser, self.scaler, self.average, self.policy.fingerprint)
-
-    def _part(self, number: int, start: int) -> Path:
-        return self.store.folder / "rounds" / f"{number:04d}" / f"part-{start:05d}.safetensors"
+        self.crew.together("load", place=folder.relative_to(self.store.folder).as_posix())
 
     def _new_state(self, number: int) -> Path:
-        return self._part(number, 0).parent / "new"
+        return self.engine.part(number, 0).parent / "new"
 
     # --- measure ----------------------------------------------------------------------------------------------------------------
 
     def measure(self, number: int) -> None:
-        """The automatic reward on prompts and seeds that are never trained on, of the base model and of the present one; each measured once."""
-        if self.config.rated_by_people or not self.config.held_out_images:
+        """The automatic reward on seeds that are never trained on, of the base model and of the present one; each measured once."""
+        if self.reward is None or not self.config.held_out_images:
             return
         known = {at for at, value in self.store.metrics().get("held_out_reward", []) if value is not None}
-        reward = self.reward_for(number)
         for at in sorted({0, number} - known):
 
             def report(done: int, total: int) -> None:
                 self.control.report("measuring", number, done, total)
 
-            with self.averaged():
-                result = held_out(self.policy, reward, self.config, base=at == 0, report=report)
+            with self.engine.averaged():
+                result = held_out(self.engine.policy, self.reward, self.config, base=at == 0, report=report)
             self.store.add_metrics(at, dict(held_out_reward=result.mean, held_out_reward_std_error=result.std_error))
 
 
-def make_optimiser(config: RunConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW with the paper's betas.
-
-    Raises:
-        ConfigError: 8 bits are asked for and cannot be had.
-    """
-    settings: dict[str, Any] = dict(lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay, eps=1e-8)
-    if config.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, **settings)
-    if not torch.cuda.is_available():
-        raise ConfigError("optimiser is adamw8bit, which needs an NVIDIA GPU, and PyTorch sees none. Choose adamw.")
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise ConfigError("optimiser is adamw8bit, which needs bitsandbytes: `pip install bitsandbytes`, or choose adamw.") from error
-    optimiser: torch.optim.Optimizer = AdamW8bit(parameters, **settings)
-    return optimiser
-
-
 PHASES = dict(sampled="sampling", scored="scoring", updated="updating", checkpointed="checkpointing")
-
-
-def read_image(file: Path) -> Image.Image:
-    with Image.open(file) as image:
-        return image.convert("RGB")
 
 
 def summary(metrics: Mapping[str, list[tuple[int, float | None]]]) -> dict[str, object]:

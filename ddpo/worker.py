@@ -15,18 +15,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddpo.config import ConfigError
+import rewards
+from ddpo.config import ConfigError, RunConfig
 from ddpo.lock import AlreadyRunning, WorkerLock
 from ddpo.store import RunStore, StoreError
 
 if TYPE_CHECKING:
+    from ddpo.crew import Crew
+    from ddpo.policy import Policy
     from ddpo.trainer import Trainer
+    from rewards.base import Reward
 
 Watcher = Callable[[str, int, int, int], None]
 
 
 def run(folder: Path, watcher: Watcher | None = None) -> int:
-    """Run or resume the run in a folder until it ends; returns the exit code."""
+    """Run or resume the run in a folder until it ends; returns the exit code. Of several processes (:mod:`ddpo.crew`) only the first one leads."""
+    if follows():
+        return follow(folder)
     try:
         store = RunStore(folder)
         lock = WorkerLock(folder / "worker.lock")
@@ -44,10 +50,13 @@ def run(folder: Path, watcher: Watcher | None = None) -> int:
 def _work(store: RunStore, watcher: Watcher | None) -> int:
     """Everything between taking the lock and giving it back."""
     from ddpo.control import StopRun
+    from ddpo.crew import Crew
 
-    number = 0
+    number, crew = 0, Crew()
     try:
-        trainer = build(store, watcher)
+        crew = Crew.assemble()
+        crew.begin()
+        trainer = build(store, watcher, crew)
         finished = trainer.run()
         number = max((row.number for row in store.rounds() if row.checkpointed_at is not None), default=0)
         trainer.measure(number)
@@ -60,6 +69,32 @@ def _work(store: RunStore, watcher: Watcher | None) -> int:
         traceback.print_exc()
         _end(store, "failed", _last_round(store), explain(error))
         return 1
+    finally:
+        crew.dismiss()
+
+
+def follow(folder: Path) -> int:
+    """One of the other processes: no database, no people; what the leader says until it ends the run."""
+    from ddpo.crew import Crew
+    from ddpo.engine import Engine
+
+    crew = Crew.assemble()
+
+    def begin() -> None:
+        config = RunConfig.load(folder / "config.json")
+        Engine(config, folder, load_policy(config, crew), automatic_reward(config), crew)
+
+    try:
+        crew.follow(begin, explain)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def follows() -> bool:
+    """Whether a launcher has started this process beside one that leads. Imports no torch: the lock is taken before anything slow."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")) > 0
 
 
 def _last_round(store: RunStore) -> int:
@@ -76,32 +111,47 @@ def _end(store: RunStore, state: str, number: int, message: str) -> int:
     return 0
 
 
-def build(store: RunStore, watcher: Watcher | None = None) -> Trainer:
+def build(store: RunStore, watcher: Watcher | None, crew: Crew) -> Trainer:
     """The run's trainer, from its configuration: the one place where the parts are put together."""
     import torch
 
-    import rewards
     from ddpo.control import Control
-    from ddpo.policy import StableDiffusionPolicy
     from ddpo.trainer import Trainer
 
-    keep_freed_memory()
     config = store.config
-    control = Control(store, watcher)
+    control = Control(store, watcher, crew.listen)
     control.report("loading", _last_round(store))
+    policy = load_policy(config, crew)
+    precision = str(policy.autocast or torch.float32).removeprefix("torch.")
+    several = f", one of {crew.size}" if crew.size > 1 else ""
+    store.add_event("started", f"Model {config.model} on {policy.device}, {precision}, process {os.getpid()}{several}.")
+    return Trainer(config, store, policy, control, automatic_reward(config), crew)
+
+
+def load_policy(config: RunConfig, crew: Crew) -> Policy:
+    """The run's policy, in a process that is ready for it."""
+    import torch
+
+    from ddpo.policy import StableDiffusionPolicy
+
+    keep_freed_memory()
     torch.manual_seed(config.seed)
+    if crew.size > 1 and ":" in config.device:
+        raise ConfigError(
+            f"device is {config.device}, but the run has {crew.size} processes, each with its own. Start a new run with device auto, or one process."
+        )
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if config.device in ("auto", "cuda") and 0 < gpus < here:
+        raise ConfigError(f"There are {here} processes on this machine and {gpus} GPUs. Launch as many processes as GPUs.")
     policy = StableDiffusionPolicy.load(config)
     if policy.device.type == "cpu" and hasattr(os, "nice"):
         os.nice(3)  # the browser's page goes first: a rating is saved at once while the model trains
-    automatic = None if config.rated_by_people else rewards.load(config.reward)
+    return policy
 
-    def reward_for(number: int) -> rewards.Reward:
-        return automatic or rewards.load("human", collect=control.collect(number))
 
-    store.add_event(
-        "started", f"Model {config.model} on {policy.device}, {str(policy.autocast or torch.float32).removeprefix('torch.')}, process {os.getpid()}."
-    )
-    return Trainer(config, store, policy, control, reward_for)
+def automatic_reward(config: RunConfig) -> Reward | None:
+    """The run's reward, unless people rate."""
+    return None if config.rated_by_people else rewards.load(config.reward)
 
 
 def keep_freed_memory() -> None:
@@ -123,9 +173,10 @@ def keep_freed_memory() -> None:
 def explain(error: BaseException) -> str:
     """What went wrong and what to do, in plain words."""
     from ddpo.checkpoint import CheckpointError
-    from ddpo.trainer import TrainingError
+    from ddpo.crew import CrewError
+    from ddpo.engine import TrainingError
 
-    if isinstance(error, (ConfigError, StoreError, TrainingError, CheckpointError)):
+    if isinstance(error, (ConfigError, StoreError, TrainingError, CheckpointError, CrewError)):
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "The memory is full. Start again with a smaller microbatch or update_microbatch. Nothing that was finished is lost."

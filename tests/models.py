@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 WORDS = ("a", "cat", "dog", "horse", "fox", "one", "two")
@@ -71,3 +74,44 @@ def tiny_xl_pipeline(seed: int = 0) -> StableDiffusionXLPipeline:
         base = tiny_pipeline(seed)
         vae = AutoencoderKL.from_config({**base.vae.config, "force_upcast": True, "scaling_factor": 0.13025})
         return StableDiffusionXLPipeline(vae, CLIPTextModel(text), CLIPTextModelWithProjection(text), tokenizer, tokenizer, unet, tiny_scheduler())
+
+
+UNET_LAYOUT = (
+    ("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2"), ("conv_in", "input_blocks.0.0"),
+    ("conv_norm_out", "out.0"), ("conv_out", "out.2"), ("mid_block.resnets.0", "middle_block.0"), ("mid_block.attentions.0", "middle_block.1"),
+    ("mid_block.resnets.1", "middle_block.2"), ("down_blocks.0.resnets.0", "input_blocks.1.0"),
+    ("down_blocks.0.downsamplers.0.conv", "input_blocks.2.0.op"),
+    ("down_blocks.1.resnets.0", "input_blocks.3.0"), ("down_blocks.1.attentions.0", "input_blocks.3.1"),
+    ("up_blocks.0.resnets.0", "output_blocks.0.0"), ("up_blocks.0.attentions.0", "output_blocks.0.1"),
+    ("up_blocks.0.resnets.1", "output_blocks.1.0"), ("up_blocks.0.attentions.1", "output_blocks.1.1"),
+    ("up_blocks.0.upsamplers.0.conv", "output_blocks.1.2.conv"),
+    ("up_blocks.1.resnets.0", "output_blocks.2.0"), ("up_blocks.1.resnets.1", "output_blocks.3.0"),
+)  # fmt: skip
+RESNET_LAYOUT = (("norm1", "in_layers.0"), ("conv1", "in_layers.2"), ("time_emb_proj", "emb_layers.1"), ("norm2", "out_layers.0"), ("conv2",
+"out_layers.3"),
+                 ("conv_shortcut", "skip_connection"))  # fmt: skip
+VAE_LAYOUT = (
+    (r"mid_block.resnets.0", "mid.block_1"), (r"mid_block.resnets.1", "mid.block_2"), (r"mid_block.attentions.0.group_norm", "mid.attn_1.norm"),
+    (r"mid_block.attentions.0.to_([qkv])", r"mid.attn_1.\1"), (r"mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"),
+    (r"down_blocks.(\d).resnets.(\d)", r"down.\1.block.\2"), (r"down_blocks.(\d).downsamplers.0", r"down.\1.downsample"),
+    (r"up_blocks.0.resnets.(\d)", r"up.1.block.\1"), (r"up_blocks.1.resnets.(\d)", r"up.0.block.\1"), (r"up_blocks.0.upsamplers.0", "up.1.upsample"),
+    (r"conv_norm_out", "norm_out"), (r"conv_shortcut", "nin_shortcut"),
+)  # fmt: skip
+
+
+def save_single_file(pipeline: StableDiffusionPipeline, file: Path) -> None:
+    """The tiny Stable Diffusion 1.x as one file in the original layout, as community checkpoints are shared."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in pipeline.unet.state_dict().items():
+        new = next((name.replace(ours, theirs) for ours, theirs in UNET_LAYOUT if name.startswith(ours + ".")), name)
+        if ".resnets." in name:
+            new = next(new.replace(f".{ours}.", f".{theirs}.") for ours, theirs in RESNET_LAYOUT if f".{ours}." in new)
+        tensors["model.diffusion_model." + new] = value
+    for name, value in pipeline.vae.state_dict().items():
+        for pattern, new in VAE_LAYOUT:
+            name = re.sub(pattern, new, name)
+        is_linear = "mid.attn_1" in name and name.endswith("weight") and "norm" not in name
+        tensors["first_stage_model." + name] = value[..., None, None] if is_linear else value
+    for name, value in pipeline.text_encoder.state_dict().items():
+        tensors["cond_stage_model.transformer.text_model." + name.removeprefix("text_model.")] = value
+    save_file({name: value.clone().contiguous() for name, value in tensors.items()}, file)

@@ -43,8 +43,12 @@ KL = OBJECTIVE + "test_the_kl_penalty_is_the_steps_exact_kl_in_nats_over_the_dim
 FORWARD_KL = OBJECTIVE + "test_the_forward_kl_penalty_is_the_squared_distance_of_the_predictions"
 DRAWS = OBJECTIVE + "test_draws_follow_from_the_seed_and_differ_between_rounds_passes_and_images"
 UNGUIDED = OBJECTIVE + "test_without_guidance_the_prompt_s_own_prediction_is_trained_against_itself"
+SHARED = "tests/test_trainer.py::test_a_prompt_s_images_share_their_start_and_nothing_else"
+UNGUIDED_RUN = "tests/test_trainer.py::test_guidance_in_training_is_the_update_s_alone"
 NORMALISED = OBJECTIVE + "test_the_normalised_ratio_on_paper"
 NFT = OBJECTIVE + "test_nft_pulls_towards_the_preferred_and_pushes_from_the_other"
+AVERAGE = "tests/test_trainer.py::test_the_moving_average_is_measured_and_taken_away_and_the_trained_weights_go_on"
+CREW = "tests/test_crew.py::test_two_processes_do_what_one_does"
 QUADRANTS = "test_the_four_clip_quadrants_in_value_and_gradient"
 
 MUTATIONS = (
@@ -85,7 +89,7 @@ MUTATIONS = (
         ("/ scale).mean", ").mean", NFT),
         ("difference.detach().abs()", "difference.abs()", NFT),
         ("1 + self.clip_range) & (advantage > 0)", "1 + self.clip_range) & (advantage < 0)", "test_health_counts_what_the_clip_cut"),
-        ("0.5 * (self.dimensions * log_ratio.double())", "0.5 * (log_ratio.double())", "test_kl_update_estimates_the_true_kl"),
+        ("0.5 * (dimensions * log_ratio.double())", "0.5 * (log_ratio.double())", "test_kl_update_estimates_the_true_kl"),
     ),
     *of(
         "ddpo/advantage.py",
@@ -142,7 +146,7 @@ MUTATIONS = (
         ('config.kl_weight > 0 or config.objective == "nft"', "False", "test_images_that_only_hold_the_model_are_learned_from_where_they_do"),
         ("advantage / (2 * certain)", "advantage / certain", "test_nft_keeps_the_sampling_policy_s_predictions"),
         (").clamp(0, 1)", ")", "test_nft_keeps_the_sampling_policy_s_predictions"),
-        ("Gaussian(old_mean, gaussian.std).log_prob(x_prev)", "self.trajectory.log_probs[image, moment].to(device)", UNGUIDED),
+        ("log_prob - old.log_prob(x_prev)", "log_prob - self.trajectory.log_probs[image, moment].to(device)", UNGUIDED),
         ("if self.old_means is None else self.old_means[image, moment].to(device)", "", UNGUIDED),
         ("importance_loss(seen, ", "importance_loss(log_ratio, ", NORMALISED),
         ("scale = scale * schedule.std[self.steps] / self.typical_std", "pass", NORMALISED),
@@ -153,19 +157,43 @@ MUTATIONS = (
         ("torch.arange(number * self.moments, (number + 1)", "torch.arange(0, 1", DRAWS),
     ),
     *of(
+        "ddpo/engine.py",
+        ("(loss.sum() / count)", "loss.mean()", "tests/test_trainer.py::test_microbatches_of_any_size_add_up_to_one_batch"),
+        (
+            "group = group[torch.isin(group, lesson.images)]",
+            "pass",
+            "tests/test_trainer.py::test_unrated_images_and_zero_advantages_contribute_exactly_nothing",
+        ),
+        ("if not len(group):", "if False:", "tests/test_trainer.py::test_a_round_nobody_rated_changes_no_weight"),
+        ("        if check:\n", "        if False:\n", "tests/test_trainer.py::test_rounding_latents_after_scoring_is_refused"),
+        ("                parameter.data = shadow\n", "                pass\n", AVERAGE),
+        ("            self.average.step(self.parameters.values())", "            pass", AVERAGE),
+        (
+            "self.optimiser, self.scaler, self.average, self.policy.fingerprint)\n\n    @",
+            "self.optimiser, self.scaler, base=self.policy.fingerprint)\n\n    @",
+            AVERAGE,
+        ),
+        ('"start", prompt)', '"start")', SHARED),
+        ("rollout(self.policy, prompts, seeds, starts)", "rollout(self.policy, prompts, seeds)", SHARED),
+        ("self.draw_prompts(number), self.config.guidance_in_training)", "self.draw_prompts(number))", UNGUIDED_RUN),
+        ("self.crew.sum_gradients(self.parameters.values())", "pass", CREW),
+        ("self.crew.share(list(parts))", "list(parts)", CREW),
+    ),
+    *of(
         "ddpo/trainer.py",
-        ("(loss.sum() / count)", "loss.mean()", "test_microbatches_of_any_size_add_up_to_one_batch"),
-        ("group = group[torch.isin(group, lesson.images)]", "pass", "test_unrated_images_and_zero_advantages_contribute_exactly_nothing"),
-        ("if not len(group):", "if False:", "test_a_round_nobody_rated_changes_no_weight"),
-        ("        if check:\n", "        if False:\n", "test_rounding_latents_after_scoring_is_refused"),
         ("if not self.config.shuffle_scores:", "if True:", "test_shuffled_scores_are_the_same_scores_of_other_images"),
         ("number = done[-1].number", "number = done[0].number", RESUME),
         ("sorted({0, number} - known)", "[0, number]", RESUME),
         ("base=at == 0", "base=False", "test_held_out_measurements_are_paired_and_of_the_right_policy_in_a_run"),
     ),
     *of(
+        "ddpo/crew.py",
+        ('            self._hear("gate")\n', "", CREW),
+        ('if "end" in message:', "if False:", "test_nobody_passes_the_gate_before_all_are_there_and_nobody_after_the_end"),
+    ),
+    *of(
         "ddpo/checkpoint.py",
-        ('for key in keys[name] if key != "weight"', 'for key in keys[name] if key == "exp_avg"', RESUME),
+        ('for key in keys[name] if key not in ("weight", AVERAGE)', 'for key in keys[name] if key == "exp_avg"', RESUME),
         ('header.get("base", base) != base', "False", "tests/test_models.py::test_another_optimiser_s_state_survives_its_checkpoint"),
     ),
     *of(

@@ -14,7 +14,7 @@ from ddpo.store import RunStore
 from rewards.base import Score
 from tests.conftest import Studio
 from tests.test_board import DOWN, SKIP, UP, card, current, latest, look, press
-from tests.toys import add_images, filled_run, picture
+from tests.toys import add_images, add_pictures, filled_run, picture
 
 MakeRun = Callable[..., RunStore]
 
@@ -152,13 +152,13 @@ def test_images_are_rated_while_others_are_made(page: Page, studio: Studio, make
     places = [card(page, n).bounding_box() for n in range(1, 9)]
     page.keyboard.press("u")
     expect(page.locator("[data-ref=live]")).to_have_text("Image 1 is still to come.")
-    store.add_samples(1, range(2), ["a cat"] * 2, range(2), [picture(1), picture(2)])
+    add_pictures(store, 1, range(2), ["a cat"] * 2, range(2), [picture(1), picture(2)])
     expect(page.locator(".card[data-state=here]")).to_have_count(2)
     press(page, "u", "d")
     assert current(page) == 3, "where the next image will be"
     page.keyboard.press("Enter")
     assert "6 images still to come" in hint(page) and not store.pending_requests()
-    store.add_samples(1, range(2, 8), ["a cat"] * 2 + ["a dog"] * 4, range(2, 8), [picture(n) for n in range(3, 9)])
+    add_pictures(store, 1, range(2, 8), ["a cat"] * 2 + ["a dog"] * 4, range(2, 8), [picture(n) for n in range(3, 9)])
     expect(page.locator(".card[data-state=here]")).to_have_count(8)
     assert [card(page, n).bounding_box() for n in range(1, 9)] == places, "nothing jumps"
     assert latest(store)[:2] == [UP, DOWN] and current(page) == 3
@@ -167,7 +167,7 @@ def test_images_are_rated_while_others_are_made(page: Page, studio: Studio, make
 def test_mixed_prompts_are_told_on_each_card(page: Page, studio: Studio, make_run: MakeRun) -> None:
     store = make_run(awaiting=False)
     store.start_round(1)
-    store.add_samples(1, range(8), ["a cat", "a dog"] * 4, range(8), [picture(n) for n in range(8)])
+    add_pictures(store, 1, range(8), ["a cat", "a dog"] * 4, range(8), [picture(n) for n in range(8)])
     store.set_progress("awaiting", 1, 0, 8)
     look(page, studio)
     expect(card(page, 2).locator(".caption")).to_have_text("a dog")

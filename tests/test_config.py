@@ -40,6 +40,8 @@ ODD = ("long " * 1000, "🦊 a fox 🎨 \u202e", "${alert(1)}", "<script>alert(1
         (dict(steps=3, skip_last_steps=3), ["steps is 3", "skip_last_steps is 3", "at most 2"]),
         (dict(steps=3, skip_first_steps=2, skip_last_steps=1), ["steps is 3", "skip_first_steps is 2", "skip_last_steps is 1", "at most 2"]),
         (dict(ratio="normalised", objective="nft"), ["ratio is normalised", "nft has no ratio", "ddpo-is"]),
+        (dict(ratio="normalised", guidance_in_training=False), ["ratio is normalised", "guidance_in_training is off", "Choose one"]),
+        (dict(shared_start=True, advantage="history"), ["shared_start is on", "advantage is history", "Choose advantage group"]),
         (dict(ema_decay=1.0), ["ema_decay is 1.0", "at most 0.99999"]),
         (dict(steps=10.0), ["steps is 10.0", "a whole number"]),
         (dict(steps=True), ["steps is True", "a whole number"]),
@@ -91,20 +93,25 @@ def test_every_setting_has_its_sentence() -> None:
 
 
 def test_a_config_survives_its_file(tmp_path: Path) -> None:
-    """Every field moved away from its default, odd prompts included, is the same after save and load; and equal configs give equal files. (Only the
-    default objective has a ratio to normalise: it is moved apart.)"""
+    """Every field moved away from its default, odd prompts included, is the same after save and load; and equal configs give equal files. (What
+    cannot go with a normalised ratio is moved apart.)"""
     config = RunConfig(
-        model="somewhere", reward="jpeg_incompressibility", prompts=ODD, rating="stars", ratio="normalised",
+        model="somewhere", reward="jpeg_incompressibility", prompts=ODD, rating="stars", ratio="normalised", model_config="base",
         rounds=7, images_per_round=12, images_per_prompt=3,
-        images_per_update=6, passes=2, microbatch=5, update_microbatch=7, steps=9, skip_first_steps=1, skip_last_steps=1, step_weights="equal", guidance=0, eta=0.7,
-        guidance_in_training=False, ema_decay=0.9,
+        images_per_update=6, passes=2, microbatch=5, update_microbatch=7, steps=9, skip_first_steps=1, skip_last_steps=1, step_weights="equal",
+        guidance=0, eta=0.7,
+        ema_decay=0.9,
         learning_rate=3e-5, weight_decay=0.0, max_grad_norm=2.0, clip_nats=0.5, advantage_clip=4.0, lora_rank=2, lora_alpha=1.5,
         advantage="round", kl_weight=0.1, trained_fraction=0.5, forward_draws=3, rwr_beta=2.0, rwr_quantile=0.5, nft_advantage=1.0, nft_mix=0.5,
         revision="v1", resolution=64, training="full", optimiser="adamw8bit", gradient_checkpointing=True, vae_tiling=True,
         lora_targets="all", precision="bf16", device="cuda:1", held_out_images=6, held_out_every=3, shuffle_scores=True, seed=11,
     )  # fmt: skip
-    assert [f.name for f in dataclasses.fields(RunConfig) if getattr(config, f.name) == f.default] == ["objective"]
-    for each in (config, config.with_changes(objective="nft", ratio="plain")):
+    assert [f.name for f in dataclasses.fields(RunConfig) if getattr(config, f.name) == f.default] == [
+        "objective",
+        "guidance_in_training",
+        "shared_start",
+    ]
+    for each in (config, config.with_changes(objective="nft", ratio="plain", guidance_in_training=False, advantage="group", shared_start=True)):
         each.save(tmp_path / "config.json")
         assert RunConfig.load(tmp_path / "config.json") == each
 
@@ -138,7 +145,7 @@ def test_a_missing_model_and_a_folder_that_is_none_are_refused(tmp_path: Path) -
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     assert "holds a FluxPipeline" in refusal(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    with pytest.raises(ConfigError, match=r"revision is 'v1', but .* is a folder"):
+    with pytest.raises(ConfigError, match=r"revision is 'v1', but .* is on this machine"):
         _ = RunConfig(model=str(tmp_path), revision="v1").model_source
     for impossible in ("x" * 5000, "nul\x00byte", "~nobody-of-that-name/x"):
         assert "does not exist" in refusal(impossible)

@@ -20,7 +20,7 @@ from tests.toys_ddpo import PROJECT, THREADS
 
 TINY = {
     "reward": "jpeg_compressibility", "images-per-round": 8, "images-per-prompt": 4, "images-per-update": 8, "steps": 2, "skip-last-steps": 1,
-    "lora-rank": 2, "device": "cpu", "held-out-images": 4, "prompts": "a cat; a dog", "rounds": 2,
+    "lora-rank": 2, "lora-alpha": 8, "device": "cpu", "held-out-images": 4, "prompts": "a cat; a dog", "rounds": 2,
 }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def gain(folder: Path, config: RunConfig) -> float:
     """How much brighter the held-out pictures have become."""
     trainer = toy_trainer(folder, config)
     assert trainer.run()
-    before, after = (held_out(trainer.policy, Brightness(), config, base=base).mean for base in (True, False))
+    before, after = (held_out(trainer.engine.policy, Brightness(), config, base=base).mean for base in (True, False))
     trainer.store.close()
     return after - before
 

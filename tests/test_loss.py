@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddpo.config import RunConfig
 from ddpo.diffusion import Gaussian, Schedule
-from ddpo.loss import Health, importance_loss
+from ddpo.loss import Health, importance_loss, kl_estimate
 from tests.models import tiny_scheduler
 from tests.toys_ddpo import LinearPolicy, toy_config
 
@@ -116,8 +116,8 @@ def test_kl_update_estimates_the_true_kl() -> None:
     kl = float(old.kl(new)[0])
     assert kl == pytest.approx(0.08, rel=1e-5)
     health = Health(dimensions=16, clip_range=CLIP)
-    log_ratio = new.log_prob(x) - old.log_prob(x)
-    health.add(torch.zeros(len(x)), log_ratio, log_ratio, torch.zeros(len(x)))
+    log_ratio, none = new.log_prob(x) - old.log_prob(x), torch.zeros(len(x))
+    health.add(none, log_ratio, none, kl_estimate(log_ratio, 16))
     assert health.metrics()["kl_update"] == pytest.approx(kl + kl**2 / 2, rel=0.05)
 
 
@@ -126,8 +126,8 @@ def test_health_counts_what_the_clip_cut() -> None:
     health, values = Health(dimensions=16, clip_range=CLIP), torch.tensor([1.5, 1.4, 1.05, 0.5, 1.5])
     log_ratio, advantage = values.log(), torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0])
     loss = importance_loss(log_ratio, advantage, CLIP)
-    first = health.add(loss[:3], log_ratio[:3], log_ratio[:3], advantage[:3])
-    second = health.add(loss[3:], log_ratio[3:], log_ratio[3:], advantage[3:])
+    first = health.add(loss[:3], log_ratio[:3], advantage[:3], torch.zeros(3))
+    second = health.add(loss[3:], log_ratio[3:], advantage[3:], torch.zeros(2))
     assert (first, second) == (pytest.approx(0.5), pytest.approx(0.5))
     metrics = health.metrics()
     assert (metrics["clip_fraction_up"], metrics["clip_fraction_down"]) == (0.4, 0.2)

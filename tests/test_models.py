@@ -18,15 +18,17 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors.torch import save_file
 
 from ddpo import models
 from ddpo.checkpoint import CheckpointError, load_state, save_state
 from ddpo.config import ConfigError, RunConfig
+from ddpo.engine import TrainingError, make_optimiser
 from ddpo.models import ddim, encode_prompt, load_pipeline
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.rollout import rollout
-from ddpo.trainer import Trainer, TrainingError, make_optimiser
-from tests.models import tiny_pipeline, tiny_scheduler, tiny_xl_pipeline
+from ddpo.trainer import Trainer
+from tests.models import save_single_file, tiny_pipeline, tiny_scheduler, tiny_xl_pipeline
 from tests.toys_ddpo import Brightness, outcome, tiny_config, toy_trainer
 
 FAMILIES = {
@@ -55,7 +57,7 @@ def test_each_family_from_rollout_to_export(tmp_path: Path, family: str, trainin
     straight = trained(tmp_path / "straight", config)
     trained(tmp_path / "resumed", config, rounds_first=True).store.close()
     trained(tmp_path / "resumed", config).store.close()
-    policy = straight.policy
+    policy = straight.engine.policy
     assert isinstance(policy, StableDiffusionPolicy)
     straight.store.close()
     assert outcome(tmp_path / "straight")["states"] == outcome(tmp_path / "resumed")["states"]
@@ -129,15 +131,15 @@ def test_trained_weights_are_float32_in_every_precision(tmp_path: Path, precisio
         tmp_path / "model", rounds=2, training=training, precision=precision, held_out_images=0, clip_nats=20.0, learning_rate=1e-4
     )  # fmt: skip
     trainer = trained(tmp_path / "run", config)
-    weights, start = trainer.policy.parameters(), StableDiffusionPolicy(tiny_pipeline(), config).parameters()
+    weights, start = trainer.engine.policy.parameters(), StableDiffusionPolicy(tiny_pipeline(), config).parameters()
     assert {p.dtype for p in weights.values()} == {torch.float32}
     assert all(bool(torch.isfinite(p).all()) for p in weights.values())
     assert sum(not torch.equal(weights[n], start[n]) for n in weights) > len(weights) / 4
-    assert trainer.scaler.is_enabled() == (precision == "fp16")
+    assert trainer.engine.scaler.is_enabled() == (precision == "fp16")
     trainer.store.close()
     trained(tmp_path / "parts", config, rounds_first=True).store.close()
     resumed = trained(tmp_path / "parts", config)
-    assert resumed.scaler.state_dict() == trainer.scaler.state_dict()
+    assert resumed.engine.scaler.state_dict() == trainer.engine.scaler.state_dict()
     resumed.store.close()
     assert outcome(tmp_path / "run")["states"] == outcome(tmp_path / "parts")["states"]
 
@@ -148,14 +150,14 @@ def test_an_overflow_in_fp16_repeats_the_step_and_loses_nothing(tmp_path: Path) 
     tiny_pipeline().save_pretrained(tmp_path / "model")
     config = tiny_config(tmp_path / "model", rounds=1, precision="fp16", held_out_images=0, clip_nats=20.0, images_per_update=8)
     trainer = toy_trainer(tmp_path / "run", config, Brightness(), StableDiffusionPolicy.load(config))
-    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    trainer.engine.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     assert trainer.run()
     (norm,) = [value for _, value in trainer.store.metrics()["grad_norm"]]
-    assert norm is not None and 0 < norm < 100 and trainer.scaler.get_scale() < 2.0**127
-    assert all(state["step"] == 1 for state in trainer.optimiser.state.values())
+    assert norm is not None and 0 < norm < 100 and trainer.engine.scaler.get_scale() < 2.0**127
+    assert all(state["step"] == 1 for state in trainer.engine.optimiser.state.values())
     trainer.store.close()
     endless = toy_trainer(tmp_path / "endless", config, Brightness(), StableDiffusionPolicy.load(config))
-    next(iter(endless.parameters.values())).register_hook(lambda gradient: gradient * float("nan"))
+    next(iter(endless.engine.parameters.values())).register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(TrainingError, match="gradient is no number"):
         endless.run()
     endless.store.close()
@@ -322,6 +324,49 @@ def test_an_offline_cache_serves_a_model_and_its_absence_is_said(tmp_path: Path,
             assert torch.equal(mine, theirs)
     with pytest.raises(ConfigError, match=r"org/other is not in this machine's cache.*HF_HUB_OFFLINE is set.*hf download org/other"):
         load_pipeline(RunConfig(model="org/other"))
+
+
+def test_a_single_file_is_the_pipeline_that_it_was_made_of(tmp_path: Path) -> None:
+    """The original layout, as community checkpoints are shared: every weight of the three networks arrives, and a round trains."""
+    pipeline = tiny_pipeline(seed=3)
+    save_single_file(pipeline, tmp_path / "model.safetensors")
+    tiny_pipeline(seed=4).save_pretrained(tmp_path / "same architecture")
+    config = tiny_config(tmp_path / "model.safetensors", model_config=str(tmp_path / "same architecture"), rounds=1)
+    loaded = load_pipeline(config)
+    for part in ("unet", "vae", "text_encoder"):
+        mine, theirs = getattr(loaded, part).state_dict(), getattr(pipeline, part).state_dict()
+        assert mine.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert torch.equal(mine[name], value), (part, name)
+            assert mine[name].dtype == torch.float32
+    assert trained(tmp_path / "run", config).store.metrics()["updates"] == [(1, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(model="weights.ckpt"), "no .safetensors file.*pickles"),
+        (dict(model="model.safetensors", revision="v1"), "revision is 'v1'.*on this machine"),
+        (dict(model="model.safetensors", model_config="no such"), "model_config is 'no such', which is no folder and no name on the Hub"),
+        (dict(model="org/name", model_config="org/other"), "model_config is 'org/other', which only a single .safetensors file needs"),
+        (dict(model="model.safetensors", model_config="org/other"), "model.safetensors is a single file.*org/other cannot be had.*Give model_config"),
+        (dict(model="model.safetensors"), "model.safetensors is a single file.*Give model_config"),
+        (dict(model="velocity.safetensors"), "velocity.safetensors may predict noise or velocity.*Give model_config"),
+        (dict(model="damaged.safetensors"), "damaged.safetensors cannot be loaded; its files may be damaged"),
+    ],
+)
+def test_what_a_single_file_needs_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], words: str) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.ckpt").write_bytes(b"pickle")
+    (tmp_path / "damaged.safetensors").write_bytes(b"half a file")
+    save_single_file(tiny_pipeline(), tmp_path / "model.safetensors")
+    save_file({"v_pred": torch.zeros(1)}, tmp_path / "velocity.safetensors")
+    with pytest.raises(ConfigError, match=words):
+        load_pipeline(RunConfig(**changes))
 
 
 def test_a_folder_of_another_family_is_refused(tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ def plain_guided(pipeline: StableDiffusionPipeline, weight: float, prompts: list
 def test_the_prediction_is_diffusers_own_guided_one(weight: float) -> None:
     """Weights 0 and 1 included, where one branch vanishes. Float32 sums in other batch shapes: 1e-5 of predictions of size 1, times the weight."""
     with torch.no_grad():
-        got = policy_with(guidance=weight).predict(X, T, policy_with().encode(["a cat", "a dog"]))
+        policy = policy_with(guidance=weight)
+        got = policy.predict(X, T, policy.encode(["a cat", "a dog"]))
     torch.testing.assert_close(got, plain_guided(tiny_pipeline(), weight, ["a cat", "a dog"]), rtol=0, atol=1e-4)
 
 
@@ -83,6 +84,12 @@ def test_only_the_adapter_learns_and_it_is_float32(targets: str, precision: str)
     assert {p.dtype for p in policy.parameters().values()} == {torch.float32}
     base = {p.dtype for n, p in policy.unet.named_parameters() if "lora" not in n}
     assert base == {torch.bfloat16 if precision == "bf16" else torch.float32}
+
+
+@pytest.mark.parametrize("rank", [1, 8])
+def test_an_alpha_of_zero_is_a_scale_of_one_whatever_the_rank(rank: int) -> None:
+    layers = [m for m in policy_with(lora_rank=rank, lora_alpha=0.0).unet.modules() if hasattr(m, "scaling")]
+    assert layers and all(layer.scaling["default"] == 1.0 for layer in layers)
 
 
 def test_all_layers_means_more_than_attention() -> None:

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from app.routes import build_router
 from ddpo.lock import WorkerLock
 from ddpo.store import RunStore
-from tests.toys import ODD_PROMPTS, add_images, filled_run, picture
+from tests.toys import ODD_PROMPTS, add_images, add_pictures, filled_run, picture
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_a_late_enter_does_not_close_the_next_round(client: TestClient, store: R
 def test_a_round_that_is_still_being_made_cannot_be_applied(client: TestClient, tmp_path: Path) -> None:
     store = filled_run(tmp_path / "toy", rounds=1)
     store.start_round(2)
-    store.add_samples(2, range(2), ["a cat"] * 2, range(2), [picture(1), picture(2)])
+    add_pictures(store, 2, range(2), ["a cat"] * 2, range(2), [picture(1), picture(2)])
     rate(client, store, [1, -1])
     assert client.post("/studio/runs/toy/requests", json=dict(kind="apply", payload=dict(round=2))).status_code == 409
     store.close()

@@ -12,7 +12,7 @@ from PIL import Image
 from ddpo.config import RunConfig
 from ddpo.store import MIGRATIONS, RunStore, StoreError, finite, runs_in
 from rewards.base import Score
-from tests.toys import picture
+from tests.toys import add_pictures, picture
 
 ODD = ("long " * 1000, "🦊 a fox 🎨 \u202e", "${alert(1)}", "<script>alert(1)</script>", "two\nlines", "\x00nul", "'; DROP TABLE rating; --")
 
@@ -21,7 +21,7 @@ def one_round(folder: Path) -> RunStore:
     """A run with one round of eight images, not rated."""
     store = RunStore.create(folder, RunConfig(images_per_round=8, images_per_update=8))
     store.start_round(1)
-    store.add_samples(1, range(8), ["a cat"] * 4 + ["a dog"] * 4, range(8), [picture(i, 8) for i in range(8)])
+    add_pictures(store, 1, range(8), ["a cat"] * 4 + ["a dog"] * 4, range(8), [picture(i, 8) for i in range(8)])
     store.mark(1, "sampled")
     return store
 
@@ -163,7 +163,7 @@ def test_closing_a_round_fixes_which_ratings_count(store: RunStore) -> None:
 
 def test_ratings_are_of_their_round(store: RunStore) -> None:
     store.start_round(2)
-    store.add_samples(2, [0], ["a cat"], [99], [picture(99, 8)])
+    add_pictures(store, 2, [0], ["a cat"], [99], [picture(99, 8)])
     store.add_rating("x", store.samples(2)[0].id, "anna", "thumbs", 1)
     assert store.ratings(1) == [] and len(store.ratings(2)) == len(store.ratings()) == 1
 
@@ -187,7 +187,7 @@ def test_marks_are_set_once_and_in_order(store: RunStore) -> None:
 def test_samples_that_exist_stay_as_they_are(store: RunStore) -> None:
     """Sampling again after a crash moves no row, no file and no time."""
     rows = store.samples(1)
-    store.add_samples(1, range(8), ["other"] * 8, range(100, 108), [picture(i, 8) for i in range(8)])
+    add_pictures(store, 1, range(8), ["other"] * 8, range(100, 108), [picture(i, 8) for i in range(8)])
     assert store.samples(1) == rows
     for row in rows:
         with Image.open(store.folder / row.image) as image:
@@ -207,7 +207,7 @@ def test_numbers_that_are_none_become_none(store: RunStore) -> None:
 @pytest.mark.parametrize("prompt", ODD)
 def test_odd_prompts_come_back_as_they_went_in(store: RunStore, prompt: str) -> None:
     store.start_round(2)
-    store.add_samples(2, [0], [prompt], [2**62], [picture(1, 8)])
+    add_pictures(store, 2, [0], [prompt], [2**62], [picture(1, 8)])
     assert (store.samples(2)[0].prompt, store.samples(2)[0].seed) == (prompt, 2**62)
     store.add_rating(prompt, store.samples(2)[0].id, prompt, "thumbs", 1)
     assert (store.ratings(2)[0].client_id, store.ratings(2)[0].rater) == (prompt, prompt)

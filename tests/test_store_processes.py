@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ddpo.config import RunConfig
 from ddpo.store import RunStore
-from tests.toys import picture
+from tests.toys import add_pictures, picture
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,7 +22,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 def run_with_images(folder: Path) -> RunStore:
     store = RunStore.create(folder, RunConfig())
     store.start_round(1)
-    store.add_samples(1, range(8), ["a cat"] * 8, range(8), [picture(i, 8) for i in range(8)])
+    add_pictures(store, 1, range(8), ["a cat"] * 8, range(8), [picture(i, 8) for i in range(8)])
     return store
 
 

@@ -10,20 +10,24 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from ddpo.checkpoint import load_result
 from ddpo.config import RunConfig
+from ddpo.engine import PolicyMismatch, TrainingError
 from ddpo.evaluate import held_out
+from ddpo.policy import Condition, StableDiffusionPolicy
 from ddpo.rollout import rollout
-from ddpo.trainer import PolicyMismatch, Trainer, TrainingError, summary
+from ddpo.trainer import Trainer, summary
 from ddpo.trajectory import Trajectory
 from rewards.base import Sample, Score
-from tests.toys_ddpo import Brightness, LinearPolicy, in_memory, outcome, spread_scores, toy_config, toy_trainer
+from tests.models import tiny_pipeline
+from tests.toys_ddpo import Brightness, LinearPolicy, in_memory, outcome, spread_scores, tiny_config, toy_config, toy_trainer
 
 
 def gradient_of_first_update(trainer: Trainer) -> torch.Tensor:
     """The gradient that the first update of a fresh AdamW saw: its first moment over 1 - β1."""
-    return trainer.optimiser.state[trainer.policy.shift]["exp_avg"] / 0.1  # type: ignore[attr-defined]
+    return trainer.engine.optimiser.state[trainer.engine.policy.shift]["exp_avg"] / 0.1  # type: ignore[attr-defined]
 
 
 def updated(folder: Path, reward: object = None, **changes: object) -> Trainer:
@@ -86,7 +90,7 @@ def test_unrated_images_and_zero_advantages_contribute_exactly_nothing(tmp_path:
     spread_scores(dirty)
     nothing = dirty.advantages(1) == 0
     assert nothing.sum() in (3, 4)
-    file = dirty._part(1, 0)
+    file = dirty.engine.part(1, 0)
     kept = Trajectory.load(file)
     kept.latents[nothing], kept.log_probs[nothing] = torch.nan, torch.nan
     kept.save(file)
@@ -96,7 +100,7 @@ def test_unrated_images_and_zero_advantages_contribute_exactly_nothing(tmp_path:
 
 def test_a_round_nobody_rated_changes_no_weight(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path / "run", toy_config(rounds=1), Choosy(unrated=range(100)))
-    assert trainer.run() and torch.equal(trainer.policy.shift, torch.zeros_like(trainer.policy.shift))  # type: ignore[attr-defined]
+    assert trainer.run() and torch.equal(trainer.engine.policy.shift, torch.zeros_like(trainer.engine.policy.shift))  # type: ignore[attr-defined]
     assert dict(trainer.store.metrics()["updates"]) == {1: 0.0} and trainer.store.checkpoints()
 
 
@@ -104,11 +108,11 @@ def test_rounding_latents_after_scoring_is_refused(tmp_path: Path) -> None:
     """Defect 1: what the reference did, half-precision latents beside float32 log-probabilities, ends with a plain explanation."""
     trainer = toy_trainer(tmp_path / "run", toy_config())
     spread_scores(trainer)
-    kept = Trajectory.load(trainer._part(1, 0))
-    Trajectory(kept.latents.bfloat16().float(), kept.log_probs).save(trainer._part(1, 0))
+    kept = Trajectory.load(trainer.engine.part(1, 0))
+    Trajectory(kept.latents.bfloat16().float(), kept.log_probs).save(trainer.engine.part(1, 0))
     with pytest.raises(PolicyMismatch, match=r"moves the ratio by .* no more than 1\.0e-02 will do.*fp32"):
         trainer.update(1)
-    assert torch.equal(trainer.policy.shift, torch.zeros_like(trainer.policy.shift))  # type: ignore[attr-defined]
+    assert torch.equal(trainer.engine.policy.shift, torch.zeros_like(trainer.engine.policy.shift))  # type: ignore[attr-defined]
 
 
 def test_the_ratio_is_1_before_the_first_update_and_moves_after_it(tmp_path: Path) -> None:
@@ -135,11 +139,11 @@ def test_prompts_are_drawn_in_groups_and_all_before_any_twice(tmp_path: Path) ->
     config = toy_config(prompts=("a", "b", "c", "a"), images_per_round=20, images_per_prompt=4, images_per_update=20)
     trainer = toy_trainer(tmp_path / "run", config)
     for number in range(1, 8):
-        drawn = trainer.draw_prompts(number)
+        drawn = trainer.engine.draw_prompts(number)
         groups = [drawn[i : i + 4] for i in range(0, 20, 4)]
-        assert all(len(set(group)) == 1 for group in groups) and drawn == trainer.draw_prompts(number)
+        assert all(len(set(group)) == 1 for group in groups) and drawn == trainer.engine.draw_prompts(number)
         assert {group[0] for group in groups[:3]} == {"a", "b", "c"}
-    assert len({tuple(trainer.draw_prompts(number)) for number in range(1, 20)}) > 1
+    assert len({tuple(trainer.engine.draw_prompts(number)) for number in range(1, 20)}) > 1
 
 
 @pytest.mark.parametrize("shape", ["poisoned policy", "poisoned scores"])
@@ -151,28 +155,68 @@ def test_a_diverged_policy_ends_the_run_and_keeps_the_last_checkpoint(tmp_path: 
     before = state.read_bytes()
     config = toy_config(rounds=2)
     if shape == "poisoned policy":
-        trainer = Trainer(config, trainer.store, LinearPolicy(config), trainer.control, lambda number: Brightness())
-        trainer.restore = lambda: trainer.parameters["shift"].data.fill_(torch.nan)  # type: ignore[method-assign]
+        trainer = Trainer(config, trainer.store, LinearPolicy(config), trainer.control, Brightness())
+        trainer.restore = lambda: trainer.engine.parameters["shift"].data.fill_(torch.nan)  # type: ignore[method-assign]
         with pytest.raises(TrainingError, match="images that are no numbers"):
             trainer.run()
     else:
         spread_scores(trainer, 2)
-        trainer.parameters["shift"].data.fill_(torch.nan)
+        trainer.engine.parameters["shift"].data.fill_(torch.nan)
         with pytest.raises(TrainingError, match=r"loss is no number.*lower learning rate"):
             trainer.update(2)
     assert state.read_bytes() == before and not (tmp_path / "run" / "checkpoints" / "0002").exists()
 
 
+def test_a_prompt_s_images_share_their_start_and_nothing_else(tmp_path: Path) -> None:
+    """Two prompts, one of them drawn twice a round, in microbatches of five: x_T is the same within a prompt and another for each prompt and round;
+    what comes after it differs. Without the setting every x_T is its own. The ratio of such samples is 1, or the update would refuse."""
+    for shared in (True, False):
+        trainer = toy_trainer(tmp_path / str(shared), toy_config(shared_start=shared, microbatch=5, images_per_round=12, images_per_update=12))
+        found: dict[tuple[int, str], set[tuple[float, ...]]] = {}
+        for number in (1, 2):
+            spread_scores(trainer, number)
+            latents = torch.cat([Trajectory.load(trainer.engine.part(number, start)).latents for start in (0, 5, 10)]).flatten(2)
+            for row, start in zip(trainer.store.samples(number), latents[:, 0].tolist(), strict=True):
+                found.setdefault((number, row.prompt), set()).add(tuple(start))
+            assert len({tuple(x) for x in latents[:, 1].tolist()}) == 12
+            trainer.update(number)
+            trainer.store.mark(number, "updated")
+            trainer.checkpoint(number)
+            trainer.store.mark(number, "checkpointed")
+        assert len(found) == 4 and len(set.union(*found.values())) == (4 if shared else 24)
+        assert {len(starts) for starts in found.values()} == ({1} if shared else {4, 8})
+
+
+def test_guidance_in_training_is_the_update_s_alone(tmp_path: Path) -> None:
+    """A round of the tiny Stable Diffusion whose training is not guided: images are made, and checked before anybody rates, with both branches at
+    once, and learned from with the prompt's alone."""
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    config = tiny_config(tmp_path / "model", guidance_in_training=False, rounds=1, passes=2, held_out_images=0)
+    policy = StableDiffusionPolicy.load(config)
+    weights: dict[bool, set[float]] = {True: set(), False: set()}
+    predict = policy.predict
+
+    def spy(x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        weights[torch.is_grad_enabled()].add(condition.guidance)
+        return predict(x_t, timestep, condition)
+
+    policy.predict = spy  # type: ignore[method-assign]
+    trainer = toy_trainer(tmp_path / "run", config, Brightness(), policy)
+    spread_scores(trainer)
+    assert weights == {False: {5.0}, True: set()}
+    trainer.update(1)
+    assert weights == {False: {5.0, 1.0}, True: {1.0}}
+
+
 def test_the_moving_average_is_measured_and_taken_away_and_the_trained_weights_go_on(tmp_path: Path) -> None:
-    """Three updates with decay 0.6, which warms up as (1 + n) / (10 + n): the average by hand, in the checkpoint, in the file that people take, and in what
-    is measured; the next round samples and trains as without one. Interrupted or not, the same."""
+    """Three updates with decay 0.6, from the first update's weights on: the average by hand, in the checkpoint, in the file that people take, and in
+    what is measured; the next round samples and trains as without one. Interrupted or not, the same."""
     plain = toy_trainer(tmp_path / "plain", toy_config())
     assert plain.run()
     trained = [load_file(tmp_path / "plain" / "checkpoints" / f"{n:04d}" / "state.safetensors")["weight/shift"] for n in (1, 2, 3)]
     average = trained[0]
-    for n, weight in ((1, trained[1]), (2, trained[2])):
-        decay = min(0.6, (1 + n) / (10 + n))
-        average = decay * average + (1 - decay) * weight
+    for weight in trained[1:]:
+        average = 0.6 * average + 0.4 * weight
     config = toy_config(ema_decay=0.6)
     assert toy_trainer(tmp_path / "straight", config).run()
     for stop in (1, 2):
@@ -193,7 +237,7 @@ def test_the_moving_average_is_measured_and_taken_away_and_the_trained_weights_g
     resumed.measure(3)
     measured = dict(resumed.store.metrics()["held_out_reward"])
     assert measured[3] == held_out(fresh, Brightness(), config, base=False).mean
-    assert torch.equal(resumed.policy.shift, trained[2])  # type: ignore[attr-defined]
+    assert torch.equal(resumed.engine.policy.shift, trained[2])  # type: ignore[attr-defined]
 
 
 def test_a_reward_that_miscounts_is_refused(tmp_path: Path) -> None:
@@ -242,8 +286,9 @@ def resume_config(**changes: object) -> RunConfig:
         dict(),
         dict(objective="nft", forward_draws=2),  # two updates a round: the second needs the predictions from before the first
         dict(advantage="history", trained_fraction=0.5, kl_weight=0.1),
+        dict(shared_start=True, ratio="normalised", ema_decay=0.5, eta=0.5),
     ],
-    ids=["ddpo-is", "nft", "history-fraction-kl"],
+    ids=["ddpo-is", "nft", "history-fraction-kl", "shared-normalised-ema"],
 )
 def test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run(changes: dict[str, Any]) -> None:
     """Defect 3: for every one of the run's reports: fall over there, go on with a new trainer, end with the straight run's weights, AdamW moments,
@@ -273,22 +318,22 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
 def test_held_out_measurements_are_paired_and_of_the_right_policy(tmp_path: Path) -> None:
     """Round 0 is the base model whatever the weights; the same position is the same seed, so an unmoved policy measures the very same."""
     trainer = toy_trainer(tmp_path / "run", toy_config())
-    fresh = held_out(trainer.policy, Brightness(), trainer.config, base=False)
-    trainer.parameters["shift"].data.fill_(0.5)
-    assert held_out(trainer.policy, Brightness(), trainer.config, base=True) == fresh
-    moved = held_out(trainer.policy, Brightness(), trainer.config, base=False)
+    fresh = held_out(trainer.engine.policy, Brightness(), trainer.config, base=False)
+    trainer.engine.parameters["shift"].data.fill_(0.5)
+    assert held_out(trainer.engine.policy, Brightness(), trainer.config, base=True) == fresh
+    moved = held_out(trainer.engine.policy, Brightness(), trainer.config, base=False)
     assert all(after > before for after, before in zip(moved.values, fresh.values, strict=True))
 
 
 def test_held_out_measurements_are_paired_and_of_the_right_policy_in_a_run(tmp_path: Path) -> None:
     """The trainer's own measurement: point 0 is the base model even when it is taken after training, and each point is taken once."""
     trainer = toy_trainer(tmp_path / "run", toy_config())
-    want = held_out(trainer.policy, Brightness(), trainer.config, base=True).mean
-    trainer.parameters["shift"].data.fill_(0.5)
+    want = held_out(trainer.engine.policy, Brightness(), trainer.config, base=True).mean
+    trainer.engine.parameters["shift"].data.fill_(0.5)
     trainer.measure(3)
     points = dict(trainer.store.metrics()["held_out_reward"])
     assert points[0] == want and (points[3] or 0) > want + 0.01
-    trainer.parameters["shift"].data.fill_(1.0)
+    trainer.engine.parameters["shift"].data.fill_(1.0)
     trainer.measure(3)
     assert dict(trainer.store.metrics()["held_out_reward"]) == points
 

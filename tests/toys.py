@@ -5,13 +5,14 @@ from __future__ import annotations
 import colorsys
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
 from ddpo.config import RunConfig
-from ddpo.store import MARKS, RunStore
+from ddpo.store import MARKS, RunStore, write_images
 from rewards.base import Score
 
 ODD_PROMPTS = (
@@ -65,6 +66,13 @@ def filled_run(
     return store
 
 
+def add_pictures(
+    store: RunStore, number: int, positions: Sequence[int], prompts: Sequence[str], seeds: Sequence[int], images: Sequence[Image.Image]
+) -> None:
+    """Pictures as a worker adds them: files first, then rows."""
+    store.add_samples(number, positions, prompts, seeds, write_images(store.folder, number, images))
+
+
 def add_images(store: RunStore, number: int) -> None:
     """A round with its images, and nothing more."""
     config = store.config
@@ -72,7 +80,7 @@ def add_images(store: RunStore, number: int) -> None:
     store.start_round(number)
     drawn = [config.prompts[(number * config.prompts_per_round + i // k) % len(config.prompts)] for i in range(n)]
     seeds = [1000 * number + i for i in range(n)]
-    store.add_samples(number, range(n), drawn, seeds, [picture(seed) for seed in seeds])
+    add_pictures(store, number, range(n), drawn, seeds, [picture(seed) for seed in seeds])
     store.mark(number, "sampled")
 
 

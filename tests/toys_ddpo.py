@@ -19,7 +19,6 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
-import rewards
 from ddpo.config import RunConfig
 from ddpo.control import Control
 from ddpo.diffusion import Gaussian, Schedule
@@ -103,12 +102,8 @@ def toy_trainer(folder: Path, config: RunConfig, reward: Reward | None = None, p
     """The real trainer over a real store, with the toy policy and reward; an existing run is gone on with."""
     store = RunStore(folder) if (folder / "config.json").exists() else RunStore.create(folder, config)
     control = Control(store)
-    automatic = reward or Brightness(config.reward)
-
-    def reward_for(number: int) -> Reward:
-        return rewards.load("human", collect=control.collect(number)) if config.rated_by_people else automatic
-
-    return Trainer(config, store, policy or LinearPolicy(config), control, reward_for)
+    automatic = None if config.rated_by_people else reward or Brightness(config.reward)
+    return Trainer(config, store, policy or LinearPolicy(config), control, automatic)
 
 
 def spread_scores(trainer: Trainer, number: int = 1) -> None:
@@ -167,8 +162,8 @@ def tiny_config(model: Path, **changes: Any) -> RunConfig:
     """A run of the tiny Stable Diffusion that takes about a second: 4 updates of 3 rounds of 8 images."""
     settings: dict[str, Any] = dict(
         model=str(model), reward="jpeg_compressibility", prompts=("a cat", "a dog"), rounds=3, images_per_round=8, images_per_prompt=4,
-        images_per_update=4, microbatch=3, update_microbatch=3, steps=3, skip_last_steps=0, step_weights="equal", lora_rank=2, device="cpu",
-        precision="fp32", held_out_images=4, learning_rate=1e-2,
+        images_per_update=4, microbatch=3, update_microbatch=3, steps=3, skip_last_steps=0, step_weights="equal", lora_rank=2, lora_alpha=8.0,
+        device="cpu", precision="fp32", held_out_images=4, learning_rate=1e-2,
     )  # fmt: skip
     return RunConfig(**(settings | changes))
 

@@ -1,0 +1,211 @@
+"""The evidence of ``ddpo/README.md``: ``python -m benchmarks.evidence`` makes what is missing of it, ``--report`` its tables and curves.
+
+Every run is one line of ``benchmarks/evidence.jsonl``; a run that has its line is not made again, so that the whole can be interrupted at any time
+and takes as many sittings as it needs. Runs are compared at equal numbers of reward queries (images made and scored), and every run is started as a
+person would start it, by ``python -m ddpo run``. A run's results but its seconds are the same on a busy machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import animal_accuracy, before_and_after
+from ddpo.config import RunConfig
+from ddpo.store import RunStore
+
+RESULTS = Path(__file__).with_suffix(".jsonl")
+QUERIES = 512
+SEEDS = (0, 1, 2)
+REWARDS = ("jpeg_compressibility", "jpeg_incompressibility")
+BASE: dict[str, Any] = dict(
+    images_per_round=32, images_per_prompt=8, images_per_update=32, passes=1, objective="ddpo-is", steps=10, skip_first_steps=0, skip_last_steps=2,
+    step_weights="balanced", trained_fraction=1.0, guidance=5.0, guidance_in_training=True, eta=0.3, shared_start=True, learning_rate=8e-4,
+    lora_rank=64, lora_alpha=0.0, lora_targets="attention", kl_weight=0.0, ratio="plain", shuffle_scores=False, precision="auto", microbatch=16,
+    update_microbatch=32, forward_draws=5, rwr_beta=1.0, rwr_quantile=0.9, nft_advantage=2.0, nft_mix=1.0, clip_nats=1.64,
+)  # fmt: skip
+"""What every run has but for its experiment's changes: the preset ``compress`` at the time of writing. One update a round: DDPO-IS is DDPO-SF
+there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One setting; it is run once a seed and reward, and stands in the tables of its groups."""
+
+    name: str
+    groups: tuple[str, ...]
+    title: str
+    changes: dict[str, Any]
+    rewards: tuple[str, ...] = REWARDS[:1]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return BASE | self.changes
+
+
+GROUPS = ("objectives", "noise", "guidance", "steps", "interleaving", "adapter", "clip")
+
+
+def experiments() -> list[Experiment]:
+    """All settings."""
+    four = dict(images_per_update=8)
+    rwr = dict(passes=4, images_per_update=16)
+    own = dict(eta=1.0, shared_start=False)
+    return [
+        Experiment("one-update", GROUPS, "DDPO, one update a round (SF = IS)", {}, REWARDS),
+        Experiment("ddpo-is", ("objectives", "clip"), "DDPO-IS, four updates a round", four, REWARDS),
+        Experiment("rwr", ("objectives", "interleaving"), "RWR, eight updates a round (four passes)", dict(objective="rwr", **rwr), REWARDS),
+        Experiment("rwr-sparse", ("objectives",), "RWR-sparse, the same", dict(objective="rwr-sparse", **rwr), REWARDS),
+        Experiment("nft", ("objectives",), "NFT, two updates a round", dict(objective="nft", images_per_update=16), REWARDS),
+        Experiment("sham", ("objectives",), "DDPO, scores shuffled", dict(shuffle_scores=True), REWARDS),
+        Experiment("own-starts", ("noise",), "η 0.3, each image its own start", dict(shared_start=False)),
+        Experiment("eta-1", ("noise",), "η 1, each image its own start (the paper's)", own),
+        Experiment("eta-1-shared", ("noise",), "η 1, shared start", dict(eta=1.0)),
+        Experiment("eta-1-sham", ("noise",), "η 1, own starts, scores shuffled", dict(shuffle_scores=True, **own)),
+        Experiment("unguided", ("guidance",), "conditional branch only", dict(guidance_in_training=False)),
+        Experiment("paper-steps", ("steps",), "all 10 steps, equal weights (the paper's)", dict(skip_last_steps=0, step_weights="equal")),
+        Experiment("equal", ("steps",), "8 of 10 steps, equal weights", dict(step_weights="equal")),
+        Experiment("first-3", ("steps",), "first 3 of 10 steps", dict(skip_last_steps=7)),
+        Experiment("middle-3", ("steps",), "steps 4 to 6 of 10", dict(skip_first_steps=3, skip_last_steps=4)),
+        Experiment("late-3", ("steps",), "steps 6 to 8 of 10", dict(skip_first_steps=5, skip_last_steps=2)),
+        Experiment("half", ("steps",), "a random half of the 8", dict(trained_fraction=0.5)),
+        Experiment("steps-20", ("steps",), "16 of 20 steps", dict(steps=20, skip_last_steps=4)),
+        Experiment("steps-50", ("steps",), "40 of 50 steps", dict(steps=50, skip_last_steps=10)),
+        Experiment("rounds-of-64", ("interleaving",), "64 images a round, two updates", dict(images_per_round=64)),
+        Experiment("rounds-of-128", ("interleaving",), "128 images a round, four updates", dict(images_per_round=128)),
+        Experiment("rwr-rounds-of-128", ("interleaving",), "RWR, 128 images a round", dict(objective="rwr", **rwr, images_per_round=128)),
+        Experiment("rank-4", ("adapter",), "rank 4", dict(lora_rank=4)),
+        Experiment("rank-16", ("adapter",), "rank 16", dict(lora_rank=16)),
+        Experiment("all-layers", ("adapter",), "rank 64, all layers", dict(lora_targets="all")),
+        Experiment("normalised", ("clip",), "four updates, normalised ratio", dict(ratio="normalised", **four)),
+        Experiment("kl", ("clip",), "one update, KL penalty 0.01", dict(kl_weight=0.01)),
+    ]
+
+
+def results() -> dict[tuple[str, str, int], dict[str, Any]]:
+    """What has been measured with the present settings, by experiment, reward and seed."""
+    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
+    wanted = {experiment.name: experiment.options for experiment in experiments()}
+    known = [found for found in map(json.loads, lines) if found["options"] == wanted.get(found["name"])]
+    return {(found["name"], found["reward"], found["seed"]): found for found in known}
+
+
+def measure(experiment: Experiment, reward: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Make one run and read what came of it."""
+    size = experiment.options["images_per_round"]
+    options = dict(reward=reward, rounds=QUERIES // size, held_out_every=max(1, 128 // size), held_out_images=48, seed=seed) | experiment.options
+    command = [sys.executable, "-m", "ddpo", "run", "--preset", "compress", "--out", str(folder)]
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        command += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    shutil.rmtree(folder, ignore_errors=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{experiment.name}: {done.stderr[-2000:]}")
+    store = RunStore(folder)
+    metrics = store.metrics()
+    seconds = {phase: sum(v or 0.0 for _, v in metrics[f"seconds_{phase}"]) for phase in ("sampling", "scoring", "updating", "checkpointing")}
+    last = max(number for number, _ in metrics["held_out_reward"])
+    store.close()
+    prompts, base, tuned = before_and_after(folder, last, 96)
+    return dict(
+        name=experiment.name, reward=reward, seed=seed, options=experiment.options,
+        queries=[number * size for number, _ in metrics["held_out_reward"]],
+        held_out=[round(value or 0.0, 4) for _, value in metrics["held_out_reward"]],
+        std_error=[round(value or 0.0, 4) for _, value in metrics["held_out_reward_std_error"]],
+        animals_before=round(animal_accuracy(base, prompts), 3), animals_after=round(animal_accuracy(tuned, prompts), 3),
+        seconds={phase: round(value, 1) for phase, value in seconds.items()},
+    )  # fmt: skip
+
+
+def percent(found: dict[str, Any]) -> list[float]:
+    """The held-out reward's change since the base model, in percent of the base's size, at each measurement."""
+    start = found["held_out"][0]
+    return [100 * (value - start) / abs(start) for value in found["held_out"]]
+
+
+def table(group: str, reward: str) -> str:
+    """The group's results on a reward at the last measurement, in Markdown: mean ± standard deviation over the seeds."""
+    found = results()
+    lines = ["| | gain in kB, % | animals recognised before, % | after, % | seeds | seconds of rounds |", "|---|---|---|---|---|---|"]
+    for experiment in experiments():
+        rows = [found[key] for seed in SEEDS if (key := (experiment.name, reward, seed)) in found]
+        if not rows or group not in experiment.groups:
+            continue
+        gains = spread([percent(row)[-1] for row in rows])
+        before, after = (spread([100 * row[f"animals_{when}"] for row in rows]) for when in ("before", "after"))
+        seconds = statistics.mean(sum(row["seconds"].values()) for row in rows)
+        lines.append(f"| {experiment.title} | {gains} | {before} | {after} | {len(rows)} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def draw(group: str, reward: str, file: Path) -> None:
+    """The group's curves over reward queries: the seeds' mean and, as a band, their standard deviation."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update(
+        {"svg.hashsalt": "ddpo", "font.size": 9, "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False}
+    )
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    found = results()
+    for experiment in experiments():
+        rows = [found[key] for seed in SEEDS if (key := (experiment.name, reward, seed)) in found]
+        if not rows or group not in experiment.groups:
+            continue
+        curves = [percent(row) for row in rows]
+        mean = [statistics.mean(at) for at in zip(*curves, strict=True)]
+        std = [statistics.stdev(at) if len(at) > 1 else 0.0 for at in zip(*curves, strict=True)]
+        queries = rows[0]["queries"]
+        (line,) = axes.plot(queries, mean, label=experiment.title, linewidth=1.6)
+        axes.fill_between(queries, [m - s for m, s in zip(mean, std, strict=True)], [m + s for m, s in zip(mean, std, strict=True)], alpha=0.15)
+        line.set_linestyle(":" if experiment.name.endswith("sham") else "-")
+    axes.axhline(0, color="grey", linewidth=0.6)
+    axes.set(xlabel="reward queries (images made and scored)", ylabel="held-out gain, %", xlim=(0, QUERIES))
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    figure.savefig(file, metadata=dict(Date=None))
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("build/evidence"), help="folder for the runs")
+    parser.add_argument("--only", nargs="+", help="names of experiments, or groups")
+    parser.add_argument("--report", action="store_true", help="print the tables and draw the curves of what has been measured")
+    options = parser.parse_args()
+    if options.report:
+        for group in GROUPS:
+            for reward in REWARDS if group == "objectives" else REWARDS[:1]:
+                print(f"\n{group}, {reward}\n\n{table(group, reward)}")
+                draw(group, reward, Path(__file__).parent.parent / "docs" / f"evidence-{group}-{reward.removeprefix('jpeg_')}.svg")
+        return
+    for experiment in experiments():
+        RunConfig(reward=REWARDS[0], **experiment.options)  # refused before anything is run
+    for seed in SEEDS:
+        for experiment in experiments():
+            for reward in experiment.rewards:
+                if options.only and not {experiment.name, *experiment.groups} & set(options.only):
+                    continue
+                if (experiment.name, reward, seed) in results():
+                    continue
+                found = measure(experiment, reward, seed, options.out / f"{experiment.name}-{reward}-{seed}")
+                with RESULTS.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(found) + "\n")
+                print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

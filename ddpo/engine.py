@@ -1,0 +1,279 @@
+"""What every process of a run does: make, score and learn from its share of a round. It knows the run's folder, but not its database.
+
+A run is one process, or several (:mod:`ddpo.crew`); :class:`ddpo.trainer.Trainer`, which leads, calls these tasks on all of them at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch import Tensor
+
+from ddpo.checkpoint import load_state, save_state
+from ddpo.config import ConfigError, RunConfig
+from ddpo.crew import Crew, Task
+from ddpo.objective import Lesson, Weights, make_lesson
+from ddpo.policy import Policy
+from ddpo.rollout import batches, derive_seed, rollout
+from ddpo.store import sync_tree, write_images
+from ddpo.trajectory import Trajectory
+from rewards.base import Reward, Sample
+
+Report = Callable[[str, int, int, int], None]
+"""What is being done, in which round, and how far it has come. A safe point: it may wait, or raise to stop."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why, in plain words, and what to do."""
+
+
+class PolicyMismatch(TrainingError):
+    """Re-scoring the round's own samples does not give back their log-probabilities."""
+
+
+class Engine:
+    """One process's policy, optimiser and reward, and what it does with them."""
+
+    def __init__(
+        self, config: RunConfig, folder: Path, policy: Policy, reward: Reward | None = None, crew: Crew | None = None, report: Report | None = None
+    ) -> None:
+        """
+        Args:
+            reward: the automatic reward, if there is one.
+            report: what is called at safe points; by default nothing.
+        """
+        self.config, self.folder, self.policy, self.reward = config, folder, policy, reward
+        self.crew, self.report = crew or Crew(), report or (lambda state, number, done, total: None)
+        self.crew.tasks = self.tasks
+        self.parameters = policy.parameters()
+        self.optimiser = make_optimiser(config, self.parameters.values())
+        self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.autocast is torch.float16)
+        self.average = EMAModel(self.parameters.values(), decay=config.ema_decay, min_decay=config.ema_decay) if config.ema_decay else None
+        self.checked = False
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """What the leader may ask of every process."""
+        return dict(sample=self.sample, score=self.score, learn=self.learn, load=self.load)
+
+    # --- sample -----------------------------------------------------------------------------------------------------------------
+
+    def sample(self, number: int, starts: Sequence[int]) -> list[dict[str, list[Any]]]:
+        """Make this process's share of the microbatches that begin at ``starts``: trajectories and images, on disk.
+
+        Returns:
+            For each microbatch its positions, prompts, seeds and images' paths.
+        """
+        n, made = self.config.images_per_round, list[dict[str, list[Any]]]()
+        prompts, seeds = self.draw_prompts(number), self.draw_seeds(number)
+        for start in self.crew.share(list(starts)):
+            batch = range(start, min(start + self.config.microbatch, n))
+            found: dict[str, list[Any]] = dict(positions=list(batch), prompts=[prompts[i] for i in batch], seeds=[seeds[i] for i in batch])
+            trajectory, images = self._rollout(self.part(number, start), found["prompts"], found["seeds"], self.draw_starts(number, found["prompts"]))
+            if not self.checked:
+                self.check(trajectory, found["prompts"])
+            made.append(found | dict(paths=write_images(self.folder, number, images)))
+        return made
+
+    def draw_prompts(self, number: int) -> list[str]:
+        """The prompt of each of the round's images, each drawn prompt ``images_per_prompt`` times in a row."""
+        prompts, wanted = list(dict.fromkeys(self.config.prompts)), self.config.prompts_per_round
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "prompts"))
+        drawn: list[str] = []
+        while len(drawn) < wanted:
+            drawn += [prompts[i] for i in torch.randperm(len(prompts), generator=generator).tolist()]
+        return [prompt for prompt in drawn[:wanted] for _ in range(self.config.images_per_prompt)]
+
+    def draw_seeds(self, number: int) -> list[int]:
+        """The seed of each of the round's images."""
+        return [derive_seed(self.config.seed, number, "sample", i) for i in range(self.config.images_per_round)]
+
+    def draw_starts(self, number: int, prompts: Sequence[str]) -> list[int] | None:
+        """The seed of x_T of images of some prompts, where a round's images of a prompt share it."""
+        if not self.config.shared_start:
+            return None
+        return [derive_seed(self.config.seed, number, "start", prompt) for prompt in prompts]
+
+    def _rollout(self, file: Path, prompts: list[str], seeds: list[int], starts: list[int] | None) -> tuple[Trajectory, list[Image.Image]]:
+        """A microbatch, from its file where only its rows are missing."""
+        if file.exists():
+            trajectory = Trajectory.load(file)
+            return trajectory, self.policy.decode(trajectory.latents[:, -1].to(self.policy.device))
+        trajectory, images = rollout(self.policy, prompts, seeds, starts)
+        if not bool(torch.isfinite(trajectory.latents).all()):
+            raise TrainingError("The model makes images that are no numbers (NaN). Resume from an earlier round with a lower learning rate.")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        trajectory.save(file)
+        return trajectory, images
+
+    def check(self, trajectory: Trajectory, prompts: list[str]) -> None:
+        """Before anybody rates: does the update see the same function as the sampler did, in its own batch size?
+
+        Raises:
+            PolicyMismatch: it does not.
+        """
+        self.checked = True
+        if self.config.objective not in ("ddpo-is", "ddpo-sf"):
+            return
+        n = len(prompts)
+        weights = Weights(torch.ones(n), torch.ones(n, dtype=torch.bool))
+        as_sampled = self.config.with_changes(guidance_in_training=True, ratio="plain")
+        lesson = make_lesson(as_sampled, self.policy, trajectory, self.policy.encode(prompts), weights, 0, lambda: None)
+        items = lesson.items(torch.arange(n), 0, torch.Generator().manual_seed(0))[: self.config.update_microbatch]
+        with torch.no_grad():
+            self._refuse(lesson, lesson.loss(*items.unbind(1))[1])
+
+    def _refuse(self, lesson: Lesson, deviation: float) -> None:
+        """Raise :class:`PolicyMismatch` where a ratio that should be 1 is not."""
+        if deviation > lesson.tolerance:
+            raise PolicyMismatch(
+                f"Re-scoring the model's own images moves the ratio by {deviation:.1e}, and no more than {lesson.tolerance:.1e} will do. "
+                "Sampling and training do not see the same function: choose precision fp32, an update_microbatch equal to microbatch, "
+                "or a larger clip_nats."
+            )
+
+    # --- score ------------------------------------------------------------------------------------------------------------------
+
+    def score(self, rows: Sequence[tuple[int, str, str]]) -> list[tuple[int, float | None, dict[str, Any]]]:
+        """Ask the automatic reward about this process's share of some samples (id, prompt, image's path): id, value and explanation of each."""
+        assert self.reward is not None
+        mine = self.crew.share(list(rows))
+        scores = self.reward.score([Sample(id, prompt, read_image(self.folder / path)) for id, prompt, path in mine])
+        if len(scores) != len(mine):
+            raise TrainingError(f"The reward {self.reward.name} gave {len(scores)} scores for {len(mine)} images.")
+        return [(id, score.value, dict(score.explanation)) for (id, _, _), score in zip(mine, scores, strict=True)]
+
+    # --- learn ------------------------------------------------------------------------------------------------------------------
+
+    def learn(self, number: int, values: Sequence[float], rated: Sequence[bool]) -> dict[str, Any]:
+        """Learn from the round together: every process takes its share of each step's items, and all make the same step. (What the round's first
+        policy says beyond its log-probabilities, where that is needed, every process computes for itself.)
+
+        Args:
+            values, rated: the round's weights, by position (:class:`ddpo.objective.Weights`).
+
+        Returns:
+            The sums of this process's health, and the norms of all gradients.
+
+        Raises:
+            PolicyMismatch: the ratio is not 1 before the first step.
+            TrainingError: the loss or the gradient is no number.
+        """
+        n, size = self.config.images_per_round, self.config.images_per_update
+        trajectory = Trajectory.concatenate([Trajectory.load(self.part(number, b.start)) for b in batches(n, self.config.microbatch)])
+        conditions = self.policy.encode(self.draw_prompts(number), self.config.guidance_in_training)
+        weights = Weights(torch.tensor(values, dtype=torch.float32), torch.tensor(rated))
+        lesson = make_lesson(self.config, self.policy, trajectory, conditions, weights, number, lambda: self.report("updating", number, 0, 0))
+        total = self.config.passes * len(lesson.images) * lesson.moments
+        done = 0
+        norms: list[float] = []
+        self.report("updating", number, 0, total)
+        for p in range(self.config.passes):
+            generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "update", p))
+            order = torch.randperm(n, generator=generator)
+            for group in order.split(size):
+                group = group[torch.isin(group, lesson.images)]
+                if not len(group):
+                    continue
+                items = lesson.items(group, p, generator)
+                items = items[torch.randperm(len(items), generator=generator)]
+                parts = items.split(self.config.update_microbatch)
+                norm = math.inf
+                while not math.isfinite(norm):  # more than once where fp16 overflows: the loss is then scaled by half as much
+                    for i, part in enumerate(self.crew.share(list(parts))):
+                        self._accumulate(lesson, part, size * lesson.moments, check=not norms)
+                        self.report("updating", number, min(total, done + (i + 1) * self.crew.size * self.config.update_microbatch), total)
+                    norm = self._step()
+                done += len(items)
+                norms.append(norm)
+        return dict(health=asdict(lesson.health), norms=norms)
+
+    def _accumulate(self, lesson: Lesson, items: Tensor, count: int, check: bool) -> None:
+        """Add the gradient of some (image, moment) items, (m, 2), to that of the mean over ``count`` items."""
+        loss, deviation = lesson.loss(*items.unbind(1))
+        if not math.isfinite(deviation) or not bool(torch.isfinite(loss).all()):
+            raise TrainingError("The loss is no number (NaN): training has diverged. Start again with a lower learning rate, or in fp32.")
+        if check:
+            self._refuse(lesson, deviation)
+        self.scaler.scale(loss.sum() / count).backward()
+
+    def _step(self) -> float:
+        """One optimiser step; returns the gradient's norm before it was scaled down, or infinity where fp16 overflowed and no step was made."""
+        self.crew.gate()
+        self.crew.sum_gradients(self.parameters.values())
+        self.scaler.unscale_(self.optimiser)
+        norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.max_grad_norm))
+        if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1.0):
+            raise TrainingError("The gradient is no number (NaN): training has diverged. Start again with a lower learning rate, or in fp32.")
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        if not math.isfinite(norm):
+            return math.inf
+        if self.average is not None:
+            self.average.step(self.parameters.values())
+        return norm
+
+    # --- weights ----------------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path, number: int) -> None:
+        """Write the state after a round, and the file that people take away, durably."""
+        save_state(folder, self.config, number, self.parameters, self.optimiser, self.scaler, self.average, self.policy.fingerprint)
+        with self.averaged():
+            self.policy.save_adapter(folder)
+        sync_tree(folder)
+
+    def load(self, place: str) -> None:
+        """Go on from a saved state, named by its path in the run's folder."""
+        load_state(self.folder / place, self.parameters, self.optimiser, self.scaler, self.average, self.policy.fingerprint)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within this context the weights are their moving average, where one is kept: those are measured and taken away."""
+        if self.average is None:
+            yield
+            return
+        trained = [p.data for p in self.parameters.values()]
+        try:
+            for parameter, shadow in zip(self.parameters.values(), self.average.shadow_params, strict=True):
+                parameter.data = shadow
+            yield
+        finally:
+            for parameter, data in zip(self.parameters.values(), trained, strict=True):
+                parameter.data = data
+
+    def part(self, number: int, start: int) -> Path:
+        """The file of the microbatch of a round that begins at position ``start``."""
+        return self.folder / "rounds" / f"{number:04d}" / f"part-{start:05d}.safetensors"
+
+
+def make_optimiser(config: RunConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW with the paper's betas.
+
+    Raises:
+        ConfigError: 8 bits are asked for and cannot be had.
+    """
+    settings: dict[str, Any] = dict(lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay, eps=1e-8)
+    if config.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, **settings)
+    if not torch.cuda.is_available():
+        raise ConfigError("optimiser is adamw8bit, which needs an NVIDIA GPU, and PyTorch sees none. Choose adamw.")
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ConfigError("optimiser is adamw8bit, which needs bitsandbytes: `pip install bitsandbytes`, or choose adamw.") from error
+    optimiser: torch.optim.Optimizer = AdamW8bit(parameters, **settings)
+    return optimiser
+
+
+def read_image(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.convert("RGB")

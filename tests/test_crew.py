@@ -1,0 +1,306 @@
+"""Several processes as one worker: they do what one does, wait for people outside collectives, and end together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from ddpo.config import ConfigError
+from ddpo.crew import Crew, CrewError, Dismissed
+from ddpo.loss import Health
+from ddpo.store import RunStore, Status
+from ddpo.worker import load_policy
+from tests.models import save_tiny_model
+from tests.toys_ddpo import PROJECT, THREADS, finish, outcome, rate_rounds, tiny_config
+
+# --- messages
+
+
+def crews(size: int) -> list[Crew]:
+    """A crew whose processes are threads."""
+    store = dist.HashStore()
+    return [Crew(rank, size, store) for rank in range(size)]
+
+
+def test_a_task_is_done_by_all_and_answered_in_order() -> None:
+    leader, *others = crews(3)
+    for crew in (leader, *others):
+        crew.tasks = {"share": lambda of, crew=crew: [crew.rank, crew.share(of)]}
+    threads = [threading.Thread(target=crew.follow, args=(lambda: None,)) for crew in others]
+    for thread in threads:
+        thread.start()
+    leader.begin()
+    for _ in range(3):
+        assert leader.together("share", of=[0, 1, 2, 3]) == [[0, [0, 3]], [1, [1]], [2, [2]]]
+    leader.dismiss()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_one_alone_needs_nobody() -> None:
+    crew = Crew()
+    crew.tasks = {"double": lambda of: 2 * of}
+    crew.gate()
+    assert crew.together("double", of=4) == [8] and crew.share([1, 2]) == [1, 2]
+    crew.dismiss()
+
+
+def test_nobody_passes_the_gate_before_all_are_there_and_nobody_after_the_end() -> None:
+    leader, other = crews(2)
+    passed: list[str] = []
+
+    def wait() -> None:
+        other.gate()
+        passed.append("first")
+        try:
+            other.gate()
+        except Dismissed:
+            passed.append("dismissed")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.2)
+    assert passed == []
+    leader.gate()
+    leader.dismiss()
+    thread.join(10)
+    assert passed == ["first", "dismissed"]
+    leader, other = crews(2)
+    thread = threading.Thread(target=lambda: (leader.gate(), passed.append("leader")))
+    thread.start()
+    time.sleep(0.2)
+    assert passed[-1] == "dismissed"
+    other.gate()
+    thread.join(10)
+    assert passed[-1] == "leader"
+
+
+def test_tasks_with_gates_keep_in_step() -> None:
+    """As an update has them: each process passes as many gates, and the answers are found under the task's number."""
+    leader, other = crews(2)
+    for crew in (leader, other):
+
+        def work(steps: int, crew: Crew = crew) -> int:
+            for _ in range(steps):
+                crew.gate()
+            return crew.rank + steps
+
+        crew.tasks = {"work": work}
+    thread = threading.Thread(target=other.follow, args=(lambda: None,))
+    thread.start()
+    leader.begin()
+    assert [leader.together("work", steps=n) for n in (3, 0, 2)] == [[3, 4], [0, 1], [2, 3]]
+    leader.dismiss()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_lost_step_is_an_error_and_no_silence() -> None:
+    leader, other = crews(2)
+    leader.begin()
+    with pytest.raises(RuntimeError, match="waits for a gate and hears"):
+        other.gate()
+
+
+@pytest.mark.parametrize("when", ["beginning", "working"])
+def test_the_leader_learns_what_another_failed_of(when: str) -> None:
+    leader, other = crews(2)
+
+    def fails() -> None:
+        raise ConfigError("no such model")
+
+    leader.tasks, other.tasks = {"work": lambda: 1}, {"work": fails}
+    failed: list[Exception] = []
+
+    def follow() -> None:
+        try:
+            other.follow(fails if when == "beginning" else lambda: None)
+        except ConfigError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    leader.begin()
+    with pytest.raises(CrewError, match=r"process 1: ConfigError\('no such model'\)"):
+        leader.together("work")
+    leader.dismiss()
+    thread.join(10)
+    assert len(failed) == 1
+
+
+def test_messages_are_forgotten_once_heard() -> None:
+    """A run of a hundred thousand rounds does not fill the store."""
+    leader, other = crews(2)
+    leader.tasks = other.tasks = {"work": lambda: "x" * 1000}
+    thread = threading.Thread(target=other.follow, args=(lambda: None,))
+    thread.start()
+    leader.begin()
+    for _ in range(5):
+        leader.together("work")
+    assert leader._store is not None and leader._store.num_keys() <= 1
+    leader.dismiss()
+    thread.join(10)
+
+
+def test_health_of_several_is_that_of_one() -> None:
+    parts, whole = [Health(16, 0.1) for _ in range(2)], Health(16, 0.1)
+    generator = torch.Generator().manual_seed(0)
+    for part in parts:
+        loss, log_ratio, advantage = torch.randn(3, 5, generator=generator)
+        for each in (part, whole):
+            each.add(loss, log_ratio, advantage, log_ratio**2)
+            each.add_kl_base(log_ratio.abs())
+    assert Health.merged(parts).metrics() == pytest.approx(whole.metrics())
+
+
+def test_a_device_of_one_s_own_is_refused_for_several() -> None:
+    with pytest.raises(ConfigError, match=r"device is cuda:1.*2 processes.*device auto"):
+        load_policy(tiny_config(Path("unused"), device="cuda:1"), Crew(0, 2, dist.HashStore()))
+
+
+# --- processes
+
+
+@contextlib.contextmanager
+def launched(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Two workers as the README starts them, on the CPU; whatever is left of them afterwards is killed."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=1", "--num_processes=2", "--mixed_precision=no"]
+    command += ["--dynamo_backend=no", "--main_process_port=0", "-m", "ddpo", "resume", str(folder)]
+    with open(folder / "worker.log", "ab") as log:
+        process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log, env=os.environ | THREADS | {"CUDA_VISIBLE_DEVICES": ""})
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+        process.wait()
+
+
+def result(folder: Path, process: subprocess.Popen[bytes]) -> int:
+    """Wait for the end; its exit code."""
+    try:
+        return process.wait(120)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"no end: {log_of(folder)}") from None
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "worker.log").read_text(encoding="utf-8", errors="replace")[-3000:]
+
+
+def until(folder: Path, process: subprocess.Popen[bytes], condition: Callable[[Status], bool], patience: float = 90.0) -> None:
+    store, deadline = RunStore(folder), time.monotonic() + patience
+    try:
+        while not condition(store.status()):
+            assert process.poll() is None and time.monotonic() < deadline, (store.status(), log_of(folder))
+            time.sleep(0.02)
+    finally:
+        store.close()
+
+
+@pytest.mark.timeout(400)
+def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
+    """Two updates of one round of the tiny Stable Diffusion: weights, moments and averages as of one process but for the order of float32 sums
+    (AdamW's first steps divide by the gradient's own size, which magnifies it), the same images, prompts, seeds, marks and metrics. (In later
+    rounds a pixel that rounds otherwise may change a score.)"""
+    config = tiny_config(save_tiny_model(tmp_path / "model"), learning_rate=1e-3, ema_decay=0.9, rounds=1)
+    for name in ("one", "two"):
+        RunStore.create(tmp_path / name, config).close()
+    assert finish(tmp_path / "one") == 0
+    with launched(tmp_path / "two") as process:
+        assert result(tmp_path / "two", process) == 0, log_of(tmp_path / "two")
+    one, two = outcome(tmp_path / "one"), outcome(tmp_path / "two")
+    assert two["marks"] == one["marks"] and two["images"] == one["images"] and two["scores"] == one["scores"]
+    states = [load_file(tmp_path / name / "checkpoints" / "0001" / "state.safetensors") for name in ("one", "two")]
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        atol = 1e-4 * float(value.abs().max()) + 1e-15 if key.startswith("exp_avg") else 2e-5
+        torch.testing.assert_close(states[1][key], value, rtol=1e-2, atol=atol, msg=key)
+    for name in ("kl_update", "grad_norm", "loss", "updates", "ratio_std", "held_out_reward"):
+        assert dict(two["metrics"][name]) == pytest.approx(dict(one["metrics"][name]), rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.timeout(400)
+def test_people_are_waited_for_and_stop_ends_every_process(tmp_path: Path) -> None:
+    """A run that people rate, by two processes: it waits, is stopped while it waits, resumes, takes the ratings and finishes."""
+    folder = tmp_path / "run"
+    RunStore.create(folder, tiny_config(save_tiny_model(tmp_path / "model"), reward="human", rounds=2, held_out_images=0)).close()
+    store = RunStore(folder)
+    with launched(folder) as process:
+        until(folder, process, lambda status: status.state == "awaiting")
+        store.add_request("stop")
+        assert result(folder, process) == 0, log_of(folder)
+    assert store.status().state == "stopped"
+    stop = threading.Event()
+    acknowledged: list[tuple[str, int]] = []
+    person = threading.Thread(target=rate_rounds, args=(folder, lambda image: (-1.0) ** (image.stat().st_size % 2), acknowledged, stop))
+    with launched(folder) as process:
+        person.start()
+        try:
+            assert result(folder, process) == 0, log_of(folder)
+        finally:
+            stop.set()
+            person.join()
+    assert store.status().state == "finished" and len(acknowledged) == 16
+    assert [row.next_mark for row in store.rounds()] == [None, None]
+
+
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_the_run_and_it_resumes(tmp_path: Path, rank: int) -> None:
+    """Kill -9 of either process in the second round: the launcher ends the other, nobody holds the run, and the same command goes on. The result is
+    that of an undisturbed run, bit for bit."""
+    config = tiny_config(save_tiny_model(tmp_path / "model"), rounds=6, held_out_images=0, steps=4)
+    folder = tmp_path / "killed"
+    for name in ("straight", "killed"):
+        RunStore.create(tmp_path / name, config).close()
+    with launched(tmp_path / "straight") as process:
+        assert result(tmp_path / "straight", process) == 0, log_of(tmp_path / "straight")
+    with launched(folder) as process:
+        until(folder, process, lambda status: status.round >= 2)
+        workers = [each for each in psutil.Process(process.pid).children(recursive=True) if each.environ().get("RANK") == str(rank)]
+        workers[0].send_signal(signal.SIGKILL)
+        assert result(folder, process) != 0
+    store = RunStore(folder)
+    assert store.status().state in ("interrupted", "failed") and store.status().pid is None
+    assert len(store.rounds()) < 6
+    with launched(folder) as process:
+        assert result(folder, process) == 0, log_of(folder)
+    assert outcome(folder) == outcome(tmp_path / "straight")
+
+
+def test_a_process_that_fails_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    """The second process cannot load the model: the run says so in plain words, and both end."""
+    folder = tmp_path / "run"
+    RunStore.create(folder, tiny_config(save_tiny_model(tmp_path / "model"), held_out_images=0)).close()
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\nfrom pathlib import Path\nimport ddpo.worker as worker\n"
+        "def fails(config, crew):\n    raise MemoryError('no room') if crew.rank else None\n"
+        "load = worker.load_policy\n"
+        "worker.load_policy = lambda config, crew: fails(config, crew) or load(config, crew)\n"
+        "sys.exit(worker.run(Path(sys.argv[1])))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(folder)]
+    with open(folder / "worker.log", "ab") as log:
+        environment = os.environ | THREADS | {"PYTHONPATH": str(PROJECT), "CUDA_VISIBLE_DEVICES": ""}
+        assert subprocess.run(command, cwd=PROJECT, stdout=log, stderr=log, env=environment, timeout=120).returncode != 0
+    store = RunStore(folder)
+    assert store.status().state == "failed"
+    assert "process 1: The memory is full. Start again with a smaller microbatch" in store.status().message, log_of(folder)
