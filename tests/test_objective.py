@@ -177,8 +177,9 @@ def test_nft_draws_the_sampler_s_trained_timesteps_and_rwr_all() -> None:
 
 
 def test_nft_keeps_the_sampling_policy_s_predictions() -> None:
-    """The policy moves by one in the round; the loss is that of the new prediction against the one from before, on paper from the pure function."""
-    lesson, policy = lesson_of("nft")
+    """The policy moves by one in the round; the loss is that of the new prediction against the one from before, on paper from the pure function. An
+    advantage beyond certainty (2, where 1 is certain) counts as certain."""
+    lesson, policy = lesson_of("nft", nft_advantage=1.0)
     image, moment = torch.tensor([0, 7, 4]), torch.tensor([1, 2, 9])
     with torch.no_grad():
         before, _, x_t, timestep = lesson._predict(image, moment)
@@ -187,8 +188,8 @@ def test_nft_keeps_the_sampling_policy_s_predictions() -> None:
         torch.testing.assert_close(after, before - 1.0)
         got = lesson.loss(image, moment)[0]
         alpha = policy.schedule.alpha_at(timestep)
-        preference = (0.5 + lesson.weights[image] / 4).clamp(0, 1)  # certain at an advantage of 2
-        want = 2 * negative_aware_loss(after, before, lambda p: (x_t - (1 - alpha).sqrt() * p) / alpha.sqrt(), lesson.x_0[image], preference, 1.0)
+        preference = (0.5 + lesson.weights[image] / 2).clamp(0, 1)
+        want = negative_aware_loss(after, before, lambda p: (x_t - (1 - alpha).sqrt() * p) / alpha.sqrt(), lesson.x_0[image], preference, 1.0)
     torch.testing.assert_close(got, want)
 
 
