@@ -61,9 +61,10 @@ def load_state(
     scaler: torch.amp.GradScaler | None = None,
     average: EMAModel | None = None,
     base: str = "",
+    averaged: bool = False,
 ) -> int:
     """Put a checkpoint's weights, and the state of what else is given, in place; returns the round after which it was written. With ``base`` the
-    frozen model beneath must be the one that it was written over.
+    frozen model beneath must be the one that it was written over. With ``averaged`` the weights are their moving average, where one was kept.
 
     Raises:
         CheckpointError: the file is missing or damaged, or was made for another adapter or base model.
@@ -82,9 +83,10 @@ def load_state(
                     f"The checkpoint {folder} was trained over another base model than the one that is there now. "
                     "Put the old model back (for one from the Hub, name its revision), or start a new run."
                 )
+            wanted = AVERAGE if averaged and "averaged" in header else "weight"
             with torch.no_grad():
                 for name, parameter in parameters.items():
-                    parameter.copy_(stored.get_tensor(f"weight/{name}"))
+                    parameter.copy_(stored.get_tensor(f"{wanted}/{name}"))
                     state = {key: stored.get_tensor(f"{key}/{name}") for key in keys[name] if key not in ("weight", AVERAGE)}
                     if state and optimiser is not None:
                         optimiser.state[parameter] = {key: _placed(key, value, parameter, optimiser) for key, value in state.items()}
@@ -104,11 +106,7 @@ def load_result(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
     Raises:
         CheckpointError: as :func:`load_state`.
     """
-    load_state(folder, parameters)
-    with safe_open(folder / FILE, framework="pt") as stored, torch.no_grad():
-        if "averaged" in stored.metadata():
-            for name, parameter in parameters.items():
-                parameter.copy_(stored.get_tensor(f"{AVERAGE}/{name}"))
+    load_state(folder, parameters, averaged=True)
 
 
 def _placed(key: str, value: Tensor, parameter: nn.Parameter, optimiser: torch.optim.Optimizer) -> Any:

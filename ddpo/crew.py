@@ -24,6 +24,8 @@ from torch import nn
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from ddpo import launcher
+
 Task = Callable[..., Any]
 """What all processes do at once: takes and returns what JSON can hold."""
 
@@ -56,11 +58,11 @@ class Crew:
     @classmethod
     def assemble(cls) -> Crew:
         """The crew that a launcher's environment variables name (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without them one process alone."""
-        if size_of_crew() == 1:
+        if launcher.size() == 1:
             return cls()
         store, rank, size = next(rendezvous("env://"))
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        local, gpus = launcher.local_rank(), torch.cuda.device_count()
         if local < gpus:
             torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
@@ -229,8 +231,3 @@ class Crew:
             time.sleep(nap)
             nap = min(LONGEST_NAP, 1.5 * nap)
         return json.loads(self._store.get(key))
-
-
-def size_of_crew() -> int:
-    """How many processes a launcher has started this one among."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1

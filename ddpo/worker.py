@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rewards
+from ddpo import launcher
 from ddpo.config import ConfigError, RunConfig
 from ddpo.lock import AlreadyRunning, WorkerLock
 from ddpo.store import RunStore, StoreError
@@ -94,7 +95,7 @@ def follow(folder: Path) -> int:
 
 def follows() -> bool:
     """Whether a launcher has started this process beside one that leads. Imports no torch: the lock is taken before anything slow."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")) > 0
+    return launcher.size() > 1 and launcher.rank() > 0
 
 
 def _last_round(store: RunStore) -> int:
@@ -140,7 +141,7 @@ def load_policy(config: RunConfig, crew: Crew) -> Policy:
         raise ConfigError(
             f"device is {config.device}, but the run has {crew.size} processes, each with its own. Start a new run with device auto, or one process."
         )
-    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    here, gpus = launcher.local_size(), torch.cuda.device_count()
     if config.device in ("auto", "cuda") and 0 < gpus < here:
         raise ConfigError(f"There are {here} processes on this machine and {gpus} GPUs. Launch as many processes as GPUs.")
     policy = StableDiffusionPolicy.load(config)
