@@ -29,6 +29,7 @@ def build_studio(runs: Runs, launcher: Launcher) -> gr.Blocks:
     with gr.Blocks(title="DDPO Studio", fill_width=True, analytics_enabled=False) as blocks:
         name = gr.Textbox(visible="hidden", elem_id="studio-run", label="Selected run")
         seen = gr.Textbox(visible="hidden", elem_id="studio-seen", label="What this page shows")
+        suggested = gr.Textbox(visible="hidden", elem_id="studio-suggested", label="Suggested name of a new run")
         bar = widget("bar")
         with gr.Tabs(elem_id="studio-tabs"):
             with gr.Tab("Run", id="run"):
@@ -86,7 +87,9 @@ def build_studio(runs: Runs, launcher: Launcher) -> gr.Blocks:
             return [selected, *views.changes(selected, told)]
 
         api.publish(runs, launcher)  # first: its names go before those of the page's own events
-        blocks.load(load, None, [name, fresh, form.name, *shown], **QUIET)
+        loaded = blocks.load(load, None, [name, fresh, suggested, *shown], **QUIET)
+        # In the browser, when the answer is there: by then somebody may have typed a name.
+        loaded.then(None, [form.name, suggested], form.name, js="(typed, suggested) => typed || suggested", **QUIET)
         timer.tick(tick, [name, seen], shown, **QUIET)
         bar.act(pick, [seen], [name, *shown], **QUIET)
         panel.act(steer, [name, seen], shown, **QUIET)

@@ -26,13 +26,12 @@ QUERIES = 512
 SEEDS = (0, 1, 2)
 REWARDS = ("jpeg_compressibility", "jpeg_incompressibility")
 BASE: dict[str, Any] = dict(
-    images_per_round=32, images_per_prompt=8, images_per_update=32, passes=1, objective="ddpo-is", steps=10, skip_first_steps=0, skip_last_steps=2,
-    step_weights="balanced", trained_fraction=1.0, guidance=5.0, guidance_in_training=True, eta=0.3, shared_start=True, learning_rate=8e-4,
+    images_per_round=32, images_per_prompt=8, images_per_update=32, passes=1, objective="ddpo-sf", steps=10, skip_first_steps=0, skip_last_steps=2,
+    step_weights="balanced", trained_fraction=1.0, guidance=5.0, guidance_in_training=True, eta=1.0, shared_start=False, learning_rate=1e-3,
     lora_rank=64, lora_alpha=0.0, lora_targets="attention", kl_weight=0.0, ratio="plain", shuffle_scores=False, precision="auto", microbatch=16,
     update_microbatch=32, forward_draws=5, rwr_beta=1.0, rwr_quantile=0.9, nft_advantage=2.0, nft_mix=1.0, clip_nats=1.64,
 )  # fmt: skip
-"""What every run has but for its experiment's changes: the preset ``compress`` at the time of writing. One update a round: DDPO-IS is DDPO-SF
-there."""
+"""What every run has but for its experiment's changes: the paper's sampler (η 1, each image its own start), and one update a round."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,20 +54,22 @@ GROUPS = ("objectives", "noise", "guidance", "steps", "interleaving", "adapter",
 
 def experiments() -> list[Experiment]:
     """All settings."""
-    four = dict(images_per_update=8)
+    four = dict(objective="ddpo-is", images_per_update=8)
     rwr = dict(passes=4, images_per_update=16)
-    own = dict(eta=1.0, shared_start=False)
+    quiet = dict(eta=0.1, shared_start=True)
     return [
-        Experiment("one-update", GROUPS, "DDPO, one update a round (SF = IS)", {}, REWARDS),
+        Experiment("ddpo-sf", GROUPS, "DDPO-SF, one update a round", {}, REWARDS),
         Experiment("ddpo-is", ("objectives", "clip"), "DDPO-IS, four updates a round", four, REWARDS),
         Experiment("rwr", ("objectives", "interleaving"), "RWR, eight updates a round (four passes)", dict(objective="rwr", **rwr), REWARDS),
         Experiment("rwr-sparse", ("objectives",), "RWR-sparse, the same", dict(objective="rwr-sparse", **rwr), REWARDS),
         Experiment("nft", ("objectives",), "NFT, two updates a round", dict(objective="nft", images_per_update=16), REWARDS),
-        Experiment("sham", ("objectives",), "DDPO, scores shuffled", dict(shuffle_scores=True), REWARDS),
-        Experiment("own-starts", ("noise",), "η 0.3, each image its own start", dict(shared_start=False)),
-        Experiment("eta-1", ("noise",), "η 1, each image its own start (the paper's)", own),
-        Experiment("eta-1-shared", ("noise",), "η 1, shared start", dict(eta=1.0)),
-        Experiment("eta-1-sham", ("noise",), "η 1, own starts, scores shuffled", dict(shuffle_scores=True, **own)),
+        Experiment("sham", ("objectives",), "DDPO-SF, scores shuffled", dict(shuffle_scores=True), REWARDS),
+        Experiment("eta-0.3", ("noise",), "η 0.3, each image its own start", dict(eta=0.3)),
+        Experiment("eta-1-shared", ("noise",), "η 1, shared start", dict(shared_start=True)),
+        Experiment("eta-0.3-shared", ("noise",), "η 0.3, shared start", dict(eta=0.3, shared_start=True)),
+        Experiment("eta-0.1-shared", ("noise",), "η 0.1, shared start", quiet),
+        Experiment("eta-0.1-first-3", ("noise",), "η 0.1, shared start, first 3 steps (the preset's)", dict(skip_last_steps=7, **quiet)),
+        Experiment("eta-0.1-sham", ("noise",), "the same, scores shuffled", dict(skip_last_steps=7, shuffle_scores=True, **quiet)),
         Experiment("unguided", ("guidance",), "conditional branch only", dict(guidance_in_training=False)),
         Experiment("paper-steps", ("steps",), "all 10 steps, equal weights (the paper's)", dict(skip_last_steps=0, step_weights="equal")),
         Experiment("equal", ("steps",), "8 of 10 steps, equal weights", dict(step_weights="equal")),
@@ -78,13 +79,13 @@ def experiments() -> list[Experiment]:
         Experiment("half", ("steps",), "a random half of the 8", dict(trained_fraction=0.5)),
         Experiment("steps-20", ("steps",), "16 of 20 steps", dict(steps=20, skip_last_steps=4)),
         Experiment("steps-50", ("steps",), "40 of 50 steps", dict(steps=50, skip_last_steps=10)),
-        Experiment("rounds-of-64", ("interleaving",), "64 images a round, two updates", dict(images_per_round=64)),
-        Experiment("rounds-of-128", ("interleaving",), "128 images a round, four updates", dict(images_per_round=128)),
+        Experiment("rounds-of-64", ("interleaving",), "64 images a round, two updates", dict(objective="ddpo-is", images_per_round=64)),
+        Experiment("rounds-of-128", ("interleaving",), "128 images a round, four updates", dict(objective="ddpo-is", images_per_round=128)),
         Experiment("rwr-rounds-of-128", ("interleaving",), "RWR, 128 images a round", dict(objective="rwr", **rwr, images_per_round=128)),
         Experiment("rank-4", ("adapter",), "rank 4", dict(lora_rank=4)),
         Experiment("rank-16", ("adapter",), "rank 16", dict(lora_rank=16)),
         Experiment("all-layers", ("adapter",), "rank 64, all layers", dict(lora_targets="all")),
-        Experiment("normalised", ("clip",), "four updates, normalised ratio", dict(ratio="normalised", **four)),
+        Experiment("normalised", ("clip",), "four updates, normalised ratio", four | dict(ratio="normalised")),
         Experiment("kl", ("clip",), "one update, KL penalty 0.01", dict(kl_weight=0.01)),
     ]
 

@@ -57,7 +57,6 @@ def browser_page(address: str) -> Iterator[Page]:
 
 def start_run(page: Page, name: str, **settings: str) -> float:
     """Fill the form, press Start, and open the board; returns when Start was pressed."""
-    page.wait_for_function("() => document.querySelector('#new-run-name textarea, #new-run-name input')?.value")  # the page has suggested one
     page.get_by_label("Name of the run").fill(name)
     if advanced := {k: v for k, v in settings.items() if page.locator(f"#set-{k}").count()}:
         page.get_by_text("Advanced settings").click()

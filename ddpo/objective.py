@@ -136,8 +136,11 @@ class TrajectoryLesson:
             weights_of_steps = 1 / scale.clamp(min=1e-6)
             self.step_weights[self.steps] = weights_of_steps / weights_of_steps.mean()
         self.clip_range = config.clip_range(trajectory.dimensions)
-        # The plain policy gradient has no clip range; the paper's 1.64 nats then say what a ratio of 1 is.
+        # The plain policy gradient has no clip range; the paper's 1.64 nats then say what a ratio of 1 is. One update a round needs the ratio for no
+        # more than to see whether sampler and update agree; a rounded prediction moves it by 1 / η.
         self.tolerance = MATCH_FRACTION * (self.clip_range if config.objective == "ddpo-is" else 1.64 / trajectory.dimensions)
+        if config.updates_per_round == 1:
+            self.tolerance /= config.eta
         self.health = Health(trajectory.dimensions, self.clip_range)
         self.old_means: Tensor | None = None
         if config.updates_per_round > 1 and (config.ratio == "normalised" or not config.guidance_in_training):

@@ -73,6 +73,13 @@ def test_an_error_is_said_beside_the_button_and_nothing_typed_is_lost(page: Page
     assert not list(studio.runs.iterdir())
 
 
+def test_a_name_that_is_typed_at_once_is_not_replaced_by_the_suggested_one(page: Page, studio: Studio) -> None:
+    page.goto(studio.url)
+    field(page, "new-run-name").fill("mine")
+    page.wait_for_timeout(1500)
+    expect(field(page, "new-run-name")).to_have_value("mine")
+
+
 def test_start_steer_and_stop_a_run(page: Page, toy_studio: Studio, model: str) -> None:
     open_studio(page, toy_studio)
     page.get_by_role("radio", name=re.compile("Rate with stars")).check()

@@ -282,6 +282,13 @@ def trajectory_lesson(config: RunConfig, policy: LinearPolicy | StableDiffusionP
     return lesson, trajectory
 
 
+@pytest.mark.parametrize(("eta", "images_per_update", "wanted"), [(1.0, 4, 0.1), (0.1, 4, 1.0), (0.1, 2, 0.1)])
+def test_a_rounded_prediction_may_show_by_one_over_eta_where_no_clip_depends_on_it(eta: float, images_per_update: int, wanted: float) -> None:
+    """With one update a round the tolerance is a tenth of the clip range over η; with two, whose clip needs exact ratios, a tenth."""
+    lesson, _ = trajectory_lesson(toy_config(eta=eta, images_per_round=4, images_per_update=images_per_update))
+    assert lesson.tolerance == pytest.approx(wanted * lesson.clip_range)
+
+
 def test_normalised_ratios_have_the_same_mean_and_spread_at_every_std() -> None:
     """x ~ N(μ_old, σ²), the new mean Δ = 0.3 away in each of D = 16 dimensions: the normalised log ratio z · Δ / (D σ̄) has mean 0 and standard
     deviation Δ / (sqrt(D) σ̄) for every σ, where the plain one has mean -Δ² / 2σ² and deviation Δ / (sqrt(D) σ). With 20,000 draws the error of
