@@ -4,6 +4,7 @@ of ours."""
 import argparse
 import io
 import json
+import shutil
 import time
 import warnings
 from itertools import count
@@ -26,6 +27,16 @@ def size_kb(pixels: torch.Tensor) -> float:
     return len(data.getvalue()) / 1000
 
 
+def with_older_tokenizer(model: Path, folder: Path) -> Path:
+    """A copy of the pipeline whose tokenizer is in the files that the transformers of TRL's days reads."""
+    shutil.copytree(model, folder, dirs_exist_ok=True)
+    stored = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in stored["merges"]]
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(stored["vocab"]))
+    (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
@@ -46,7 +57,10 @@ def main() -> None:
     options = parser.parse_args()
     started = options.started
 
+    from accelerate import PartialState
     from trl import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
+
+    PartialState()  # its pipeline logs through accelerate
 
     prompts = [line.strip() for line in Path(options.prompts).read_text().splitlines() if line.strip() and not line.startswith("#")]
     drawn, generator = count(), torch.Generator().manual_seed(options.seed)
@@ -67,7 +81,9 @@ def main() -> None:
         train_batch_size=options.batch, train_learning_rate=options.learning_rate, train_gradient_accumulation_steps=1, train_cfg=True,
         train_adv_clip_max=5.0, train_clip_range=options.clip_range, per_prompt_stat_tracking=True, save_freq=10**9,
     )  # fmt: skip
-    pipeline = DefaultDDPOStableDiffusionPipeline(options.model, use_lora=True)
+    pipeline = DefaultDDPOStableDiffusionPipeline(
+        str(with_older_tokenizer(Path(options.model), options.out.with_name(options.out.name + "-model"))), use_lora=True
+    )
     trainer = DDPOTrainer(config, reward, prompt, pipeline)
     step, loaded = 0, time.time() - started
     for number in range(1, options.rounds + 1):
