@@ -23,12 +23,22 @@ REWARDS: dict[str, str] = {
     "human": "Your ratings",
     "jpeg_compressibility": "JPEG compressibility",
     "jpeg_incompressibility": "JPEG incompressibility",
+    "aesthetic": "Aesthetic (LAION)",
+    "image_statistics": "Image statistics",
+    "alignment": "Alignment (LLaVA and BERTScore)",
+    "satisfaction": "Strict questions (LLaVA)",
+    "clip_score": "CLIPScore",
+    "pickscore": "PickScore",
 }
 RATINGS: dict[str, str] = {"thumbs": "Thumbs up or down", "stars": "One to five stars"}
 
 LABELS: dict[str, str] = {
     "reward": "What scores the images",
     "rating": "How you rate",
+    "reward_models": "Networks that score",
+    "reward_vlm": "What looks at images",
+    "reward_device": "Device of what scores",
+    "reward_precision": "Precision of what scores",
     "objective": "Objective",
     "advantage": "Scores compared with",
     "kl_weight": "KL penalty",

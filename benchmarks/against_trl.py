@@ -25,7 +25,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from benchmarks.common import paired
-from ddpo.config import POCKET_MODEL, PROMPT_FOLDER, prompt_sets
+from ddpo.config import PROMPT_FOLDER, prompt_sets
+from ddpo.source import POCKET_MODEL
 from ddpo.store import RunStore
 from rewards.jpeg import size_kb
 

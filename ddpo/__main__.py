@@ -14,6 +14,7 @@ from typing import Any
 
 from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts
 from ddpo.presets import presets
+from ddpo.source import located, model_source
 from ddpo.store import RunStore, StoreError
 from ddpo.worker import follow, follows
 
@@ -68,7 +69,7 @@ def config_from(options: argparse.Namespace) -> RunConfig:
     if "prompts" in changes:
         changes["prompts"] = prompts_from(changes["prompts"])
     name = options.preset or next((n for n, p in presets().items() if p.config.reward == changes.get("reward", "human")), "rate")
-    return presets()[name].config.with_changes(**changes).located()
+    return located(presets()[name].config.with_changes(**changes))
 
 
 class Bars:
@@ -120,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "resume":
             return work(options.folder)
         config = config_from(options)
-        config.model_source  # noqa: B018 - refuses a missing folder before the run's is made
+        model_source(config)  # refuses a missing folder before the run's is made
         RunStore.create(options.out, config).close()
         return work(options.out)
     except (ConfigError, StoreError) as error:

@@ -5,7 +5,6 @@ The sentences are the help texts of the command line and of the Run page; ``test
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
@@ -19,7 +18,6 @@ import rewards
 SCHEMA_VERSION = 1
 PROMPT_FOLDER = Path(__file__).parent / "prompts"
 MAX_PROMPT_CHARACTERS = 10_000
-POCKET_MODEL = Path(__file__).parent.parent / "pocket" / "model"
 
 
 class ConfigError(ValueError):
@@ -52,8 +50,11 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
     return field(default=default, metadata=dict(help=help, **limits))
 
 
+DEVICES = (r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", "auto, cpu, cuda, cuda:1, mps")
+"""The form of a device's name, and examples."""
+
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Task": ("model", "revision", "model_config", "reward", "prompts", "rating"),
+    "Task": ("model", "revision", "model_config", "reward", "reward_models", "reward_vlm", "prompts", "rating"),
     "Rounds": ("rounds", "images_per_round", "images_per_prompt", "images_per_update", "passes", "seed"),
     "Sampling": ("steps", "guidance", "eta", "shared_start", "resolution"),
     "Objective": (
@@ -62,45 +63,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Optimiser": ("optimiser", "learning_rate", "weight_decay", "max_grad_norm", "ema_decay"),
     "Weights": ("training", "lora_rank", "lora_alpha", "lora_targets"),
-    "Machine": ("device", "precision", "microbatch", "update_microbatch", "gradient_checkpointing", "vae_tiling"),
+    "Machine": (
+        "device", "precision", "microbatch", "update_microbatch", "gradient_checkpointing", "vae_tiling", "reward_device", "reward_precision",
+    ),
     "Measuring": ("held_out_images", "held_out_every", "shuffle_scores"),
 }  # fmt: skip
 """The settings by what they are about: the sections of the command line's help and of the Run page."""
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a model comes from."""
-
-    kind: str
-    """folder, file or hub."""
-    name: str
-    """The path, or the name on the Hub."""
-    pipeline: str = ""
-    """The pipeline's class, for a folder."""
-
-
-HUB_NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-"""The classes of pipelines that can be finetuned."""
-
-
-def pipeline_of(folder: Path, name: str = "") -> str:
-    """The class of the pipeline in a folder; ``name`` is what messages call it.
-
-    Raises:
-        ConfigError: the folder holds no pipeline, or none that can be finetuned.
-    """
-    name = name or str(folder)
-    try:
-        kind = str(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{name} is no diffusers model: it has no readable model_index.json. Give a folder that `save_pretrained` of diffusers has written."
-        ) from error
-    if kind not in PIPELINES:
-        raise ConfigError(f"{name} holds a {kind}; {' and '.join(PIPELINES)} can be finetuned.")
-    return kind
 
 
 @dataclass(frozen=True)
@@ -116,7 +84,21 @@ class RunConfig:
     )
     revision: str = setting("", "The branch, tag or commit of a model from the Hub; empty is its main branch.")
     resolution: int = setting(0, "Width and height of the images, in pixels; 0 is the model's own.", low=0, high=4096)
-    reward: str = setting("human", "What scores the images: your ratings or an automatic reward.", choices=tuple(rewards.NAMES))
+    reward: str = setting("human", "What scores the images: your ratings or an automatic reward.", choices=tuple(rewards.REWARDS))
+    reward_models: str = setting(
+        "auto",
+        "Which networks score: the published ones, or the pocket's; `auto` takes the pocket's for the pocket model, where there are some.",
+        choices=("auto", "published", "pocket"),
+    )
+    reward_device: str = setting("auto", "Where an automatic reward's networks run.", form=DEVICES)
+    reward_precision: str = setting(
+        "auto",
+        "The precision of an automatic reward's networks: `auto` is fp16 on a GPU, else fp32; `4bit` is for what looks (needs bitsandbytes).",
+        choices=("auto", "fp32", "bf16", "fp16", "4bit"),
+    )
+    reward_vlm: str = setting(
+        "", "What looks at images for alignment and satisfaction: a LLaVA's folder or name on the Hub, or an endpoint, http://host/v1#model."
+    )
     prompts: tuple[str, ...] = setting(("a cat", "a dog", "a horse", "a fox"), "The prompts that images are made for.")
     rating: str = setting("thumbs", "How people rate: thumbs up or down, or one to five stars.", choices=("thumbs", "stars"))
     objective: str = setting(
@@ -208,7 +190,7 @@ class RunConfig:
     device: str = setting(
         "auto",
         "Where the model runs: `auto` takes a GPU when there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.",
-        form=(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", "auto, cpu, cuda, cuda:1, mps"),
+        form=DEVICES,
     )
     optimiser: str = setting("adamw", "AdamW with moments in float32, or in 8 bits (needs bitsandbytes and a GPU).", choices=("adamw", "adamw8bit"))
     gradient_checkpointing: bool = setting(False, "Recompute activations in the backward pass: less memory, a third more time.")
@@ -302,6 +284,13 @@ class RunConfig:
     def rated_by_people(self) -> bool:
         return self.reward == "human"
 
+    @property
+    def networks(self) -> str:
+        """Which networks an automatic reward has: ``published`` or ``pocket``."""
+        if self.reward_models != "auto":
+            return self.reward_models
+        return "pocket" if self.model == "pocket" and rewards.REWARDS[self.reward].pocket else "published"
+
     def clip_range(self, dimensions: int) -> float:
         """PPO's clip range for the ratio of mean-over-dimensions log-probabilities: ``clip_nats / dimensions``.
 
@@ -309,47 +298,6 @@ class RunConfig:
         1e-4 x 16,384 = 1.64 nats. The same bound in nats, for a latent of another size, is this rule.
         """
         return self.clip_nats / dimensions
-
-    @property
-    def model_source(self) -> ModelSource:
-        """What ``model`` names: a folder that exists, or a model on the Hub, which is looked up when it is loaded.
-
-        Raises:
-            ConfigError: there is no such folder, or it is no pipeline that can be finetuned.
-        """
-        path = POCKET_MODEL if self.model == "pocket" else Path(self.model)
-        with contextlib.suppress(RuntimeError):  # a ~user that does not exist
-            path = path.expanduser()
-        here = is_a(path.exists)
-        if here and self.revision:
-            raise ConfigError(f"revision is {self.revision!r}, but {path} is on this machine. Leave revision empty, or name a model on the Hub.")
-        if self.model_config and (is_a(path.is_dir) or (not here and path.suffix != ".safetensors")):
-            raise ConfigError(f"model_config is {self.model_config!r}, which only a single .safetensors file needs. Leave it empty for {path}.")
-        if is_a(path.is_dir):
-            return ModelSource("folder", str(path), pipeline_of(path))
-        if here:
-            if path.suffix != ".safetensors":
-                raise ConfigError(
-                    f"{path} is no .safetensors file. Other weight files are pickles, which can run code, and are never loaded. "
-                    "Convert it where you trust it, or give a folder in the diffusers layout."
-                )
-            folder = Path(self.model_config).expanduser()
-            if self.model_config and not is_a(folder.is_dir) and not re.fullmatch(HUB_NAME, self.model_config):
-                raise ConfigError(f"model_config is {self.model_config!r}, which is no folder and no name on the Hub.")
-            return ModelSource("file", str(path), pipeline_of(folder) if self.model_config and is_a(folder.is_dir) else "")
-        if re.fullmatch(HUB_NAME, self.model):
-            return ModelSource("hub", self.model)
-        raise ConfigError(
-            f"The model {path} does not exist. Give `pocket`, a folder that `save_pretrained` of diffusers has written, a .safetensors file, "
-            "or the name of a model on the Hub, such as stabilityai/stable-diffusion-2-1."
-        )
-
-    def located(self) -> RunConfig:
-        """The same, with a model's folder as an absolute path: the worker, or a page that resumes the run, may start elsewhere."""
-        with contextlib.suppress(RuntimeError):
-            changes = {name: Path(value).expanduser() for name in ("model", "model_config") if (value := getattr(self, name)) not in ("", "pocket")}
-            return self.with_changes(**{name: str(path.resolve()) for name, path in changes.items() if is_a(path.exists)})
-        return self
 
     def with_changes(self, **changes: Any) -> RunConfig:
         return replace(self, **changes)

@@ -24,7 +24,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from ddpo.config import ConfigError, ModelSource, RunConfig, pipeline_of
+from ddpo.config import ConfigError, RunConfig
+from ddpo.source import ModelSource, model_source, pipeline_of
 
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 """The pipelines that can be finetuned: Stable Diffusion 1.x and 2.x, and XL."""
@@ -48,7 +49,7 @@ def load_pipeline(config: RunConfig) -> Pipeline:
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
-    source = config.model_source
+    source = model_source(config)
     try:
         return LOADERS[source.kind](source, config)
     except (ConfigError, MemoryError):

@@ -41,4 +41,9 @@ def presets() -> dict[str, Preset]:
             "The paper's JPEG incompressibility: nobody rates; images fill with detail, then noise.",
             automatic.with_changes(reward="jpeg_incompressibility"),
         ),
+        "aesthetic": Preset(
+            "Aesthetic images",
+            "A network that guesses people's ratings of beauty; for the pocket model one of its own. Watch what it takes for beauty.",
+            automatic.with_changes(reward="aesthetic"),
+        ),
     }

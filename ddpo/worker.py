@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 import rewards
 from ddpo import launcher
 from ddpo.config import ConfigError, RunConfig
@@ -151,8 +153,19 @@ def load_policy(config: RunConfig, crew: Crew) -> Policy:
 
 
 def automatic_reward(config: RunConfig) -> Reward | None:
-    """The run's reward, unless people rate."""
-    return None if config.rated_by_people else rewards.load(config.reward)
+    """The run's reward, unless people rate. One with networks has scored an empty picture: what it needs is there before anything is sampled.
+
+    Raises:
+        RewardError: it cannot be had; the message says what to do.
+    """
+    if config.rated_by_people:
+        return None
+    card = rewards.REWARDS[config.reward]
+    looks = dict(vlm=config.reward_vlm) if config.reward_vlm and "vlm" in card.published else {}
+    reward = rewards.load(config.reward, config.networks, config.reward_device, config.reward_precision, **looks)
+    if card.published:
+        reward.score([rewards.Sample(0, config.prompts[0], Image.new("RGB", (64, 64)))])
+    return reward
 
 
 def keep_freed_memory() -> None:
@@ -177,7 +190,7 @@ def explain(error: BaseException) -> str:
     from ddpo.crew import CrewError
     from ddpo.engine import TrainingError
 
-    if isinstance(error, (ConfigError, StoreError, TrainingError, CheckpointError, CrewError)):
+    if isinstance(error, (ConfigError, StoreError, TrainingError, CheckpointError, CrewError, rewards.RewardError)):
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "The memory is full. Start again with a smaller microbatch or update_microbatch. Nothing that was finished is lost."

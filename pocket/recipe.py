@@ -1,16 +1,19 @@
 """How the pocket model was made: ``python -m pocket.recipe --work build/pocket``.
 
-Four stages on rendered scenes (100,000 for training, others for the judge and for measuring), each resumable (a checkpoint every minute;
+Seven stages on rendered scenes (100,000 for training, others for the judge and for measuring), each resumable (a checkpoint every minute;
 start again and it goes on), each skipped when its result exists:
 
-====== =========================================================================================== =================
-stage  what                                                                                        written to
-====== =========================================================================================== =================
-clip   a small CLIP on scenes and captions; scenes with the same caption count as positives        pocket/clip
-vae    an autoencoder, 64 x 64 x 3 to 16 x 16 x 4; its decoder then sharpened by a discriminator   pocket/model/vae
-unet   the denoiser: noise prediction, min-SNR weights, 10 % of prompts dropped for guidance       pocket/model
-judge  a classifier of renders, apart from everything above, by which the model is measured        pocket/judge
-====== =========================================================================================== =================
+========= ========================================================================================= =================
+stage     what                                                                                      written to
+========= ========================================================================================= =================
+clip      a small CLIP on scenes and captions; scenes with the same caption count as positives      pocket/clip
+vae       an autoencoder, 64 x 64 x 3 to 16 x 16 x 4; its decoder then sharpened by a discriminator pocket/model/vae
+unet      the denoiser: noise prediction, min-SNR weights, 10 % of prompts dropped for guidance     pocket/model
+judge     a classifier of renders, apart from everything above, by which the model is measured      pocket/judge
+aesthetic LAION's predictor on the CLIP's image tower, trained on synthetic ratings                   pocket/aesthetic
+llava     a CLIP tower and a small Llama that describe a scene and answer about it                  pocket/llava
+bert      an encoder of the world's sentences, for BERTScore                                        pocket/bert
+========= ========================================================================================= =================
 
 ``--only unet --force --continue --steps 5000`` trains the shipped denoiser on instead of starting from nothing.
 ``python -m pocket.evaluate`` then measures the model with the judge and draws its contact sheet.
@@ -34,9 +37,11 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from pocket import world
+from pocket.aesthetic import make_aesthetic
 from pocket.data import scenes
 from pocket.judge import CLASSES, NOTHING, Judge, label_of
 from pocket.training import train
+from pocket.vlm import make_bert, make_llava
 
 HERE = Path(__file__).parent
 TOKENS = 16
@@ -439,6 +444,9 @@ STAGES: dict[str, tuple[str, Callable[[Path, torch.device, Start], None]]] = dic
     vae=("model/vae/diffusion_pytorch_model.safetensors", make_vae),
     unet=("model/model_index.json", make_unet),
     judge=("judge/model.safetensors", make_judge),
+    aesthetic=("aesthetic/model.safetensors", make_aesthetic),
+    llava=("llava/processor_config.json", make_llava),
+    bert=("bert/tokenizer.json", make_bert),
 )
 
 

@@ -1,29 +1,153 @@
-"""Rewards: what is good? This table is the one place where they have names; each is imported when it is first used."""
+"""Rewards: what is good? The table below is the one place where they have names; each is imported when it is first used."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from rewards.base import Reward, Sample, Score
+from rewards.base import Reward, RewardError, Sample, Score
 
-NAMES: dict[str, tuple[str, str]] = {
-    "human": ("rewards.human:Human", "People rate the images in the browser."),
-    "jpeg_compressibility": ("rewards.jpeg:Compressibility", "Small JPEG files are good: minus the file size in kB."),
-    "jpeg_incompressibility": ("rewards.jpeg:Incompressibility", "Large JPEG files are good: the file size in kB."),
+POCKET = Path(__file__).parent.parent / "pocket"
+"""The folder of the networks that come with the project."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What people are told of a reward before they choose it."""
+
+    where: str
+    """The module and the class."""
+    asks: str
+    """What it asks for, in one sentence."""
+    unit: str
+    range: str
+    source: str
+    fooled_by: str
+    licence: str = "no weights"
+    """The licence of its weights."""
+    published: Mapping[str, str] = field(default_factory=dict)
+    """The networks of the publication: arguments of the class, each a name on the Hub."""
+    pocket: Mapping[str, str] = field(default_factory=dict)
+    """The same of the pocket world: each a folder within :data:`POCKET`."""
+
+
+REWARDS: dict[str, Card] = {
+    "human": Card(
+        where="rewards.human:Human",
+        asks="People rate the images in the browser.",
+        unit="opinion",
+        range="−1 to 1",
+        source="thumbs count −1 or 1, stars −1 to 1; the mean over an image's raters; a skipped or unrated image has none",
+        fooled_by="your own changing mind",
+    ),
+    "jpeg_compressibility": Card(
+        where="rewards.jpeg:Compressibility",
+        asks="Small JPEG files are good: minus the file size in kB.",
+        unit="kB",
+        range="below 0",
+        source="Black et al. 2023, section 5.1 (Pillow, quality 95)",
+        fooled_by="blank and blurred images",
+    ),
+    "jpeg_incompressibility": Card(
+        where="rewards.jpeg:Incompressibility",
+        asks="Large JPEG files are good: the file size in kB.",
+        unit="kB",
+        range="above 0",
+        source="Black et al. 2023, section 5.1 (Pillow, quality 95)",
+        fooled_by="noise",
+    ),
+    "aesthetic": Card(
+        where="rewards.aesthetic:Aesthetic",
+        asks="Images that a network trained on people's ratings of beauty scores high.",
+        unit="points",
+        range="about 1 to 10",
+        source="LAION aesthetic predictor V2 on CLIP ViT-L/14 (Schuhmann et al. 2022; Black et al. 2023, section 5.1)",
+        fooled_by="one painterly style, whatever the prompt",
+        licence="CLIP MIT, predictor Apache-2.0; pocket networks Apache-2.0",
+        published=dict(clip="openai/clip-vit-large-patch14", head="trl-lib/ddpo-aesthetic-predictor"),
+        pocket=dict(clip="clip", head="aesthetic"),
+    ),
+    "image_statistics": Card(
+        where="rewards.statistics:ImageStatistics",
+        asks="Colourful, contrasty, simple and well placed images by closed formulas: the gold beside the pocket's aesthetic.",
+        unit="points",
+        range="about 1 to 10",
+        source="colourfulness (Hasler & Süsstrunk 2003), RMS contrast (Peli 1990), simplicity and rule of thirds (Ke et al. 2006, Datta et al. 2006)",
+        fooled_by="loud colours and a single hard-edged spot",
+    ),
+    "clip_score": Card(
+        where="rewards.clip:ClipScore",
+        asks="Images that CLIP finds close to their prompt.",
+        unit="100 × cosine",
+        range="0 to 100, in practice 15 to 40",
+        source="CLIPScore (Hessel et al. 2021, arXiv 2104.08718), without its factor of 2.5",
+        fooled_by="the prompt written into the image, and typical details piled up",
+        licence="CLIP MIT; pocket networks Apache-2.0",
+        published=dict(clip="openai/clip-vit-large-patch14"),
+        pocket=dict(clip="clip"),
+    ),
+    "alignment": Card(
+        where="rewards.alignment:Alignment",
+        asks="Images that a model which looks at them describes in words close to their prompt.",
+        unit="BERTScore recall",
+        range="in practice 0.5 to 0.9 with the published networks",
+        source="LLaVA (Liu et al. 2023) and BERTScore recall (Zhang et al. 2020), as in Black et al. 2023, section 5.3",
+        fooled_by="words written into the image, and whatever the describing model reads into it",
+        licence="LLaVA 1.5 Llama 2 community licence, DeBERTa MIT",
+        published=dict(vlm="llava-hf/llava-1.5-7b-hf", bert="microsoft/deberta-xlarge-mnli", layer="40", baseline="0.517"),
+    ),
+    "satisfaction": Card(
+        where="rewards.satisfaction:Satisfaction",
+        asks="Images of which a model that looks at them gives the prompt's answers: which animal, how many, doing what.",
+        unit="share of answers",
+        range="0 to 1",
+        source="the counting and animal questions of the authors' code (Black et al. 2023), and questions for activities and for other prompts",
+        fooled_by="numbers and names written into the image",
+        licence="LLaVA 1.5 Llama 2 community licence",
+        published=dict(vlm="llava-hf/llava-1.5-7b-hf"),
+    ),
+    "pickscore": Card(
+        where="rewards.clip:PickScore",
+        asks="Images that people would pick among others for their prompt.",
+        unit="logit",
+        range="in practice 17 to 25",
+        source="PickScore (Kirstain et al. 2023, arXiv 2305.01569)",
+        fooled_by="saturated, polished close-ups",
+        licence="MIT",
+        published=dict(clip="yuvalkirstain/PickScore_v1", processor="laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
+    ),
 }
-"""Name of a reward: where it lives, and what it asks for in one sentence."""
+"""All rewards by name."""
 
 
-def load(name: str, **arguments: Any) -> Reward:
-    """Make the reward of that name.
+def load(name: str, models: str = "published", device: str = "auto", precision: str = "auto", **arguments: Any) -> Reward:
+    """Make the reward of that name; its networks are loaded when it first scores.
+
+    Args:
+        models: ``published`` or ``pocket``: which networks.
+        device: ``auto``, ``cpu``, ``cuda``, ... for rewards with networks.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16`` for the same.
 
     Raises:
         KeyError: there is no reward of that name.
+        RewardError: it has no networks of that kind.
     """
-    module, _, attribute = NAMES[name][0].partition(":")
+    card = REWARDS[name]
+    if card.published:
+        if models == "pocket" and not card.pocket:
+            raise RewardError(f"The reward {name} has no pocket networks. Choose reward_models published: {', '.join(card.published.values())}.")
+        networks = dict(card.published)
+        if models == "pocket":
+            networks = {key: str(POCKET / folder) for key, folder in card.pocket.items()}
+            if missing := [path for path in networks.values() if not Path(path).is_dir()]:
+                raise RewardError(f"The pocket network {missing[0]} is missing. Make it: python -m pocket.recipe.")
+        arguments = networks | dict(device=device, precision=precision) | arguments
+    module, _, attribute = card.where.partition(":")
     reward: Reward = getattr(import_module(module), attribute)(**arguments)
     return reward
 
 
-__all__ = ["NAMES", "Reward", "Sample", "Score", "load"]
+__all__ = ["POCKET", "REWARDS", "Card", "Reward", "RewardError", "Sample", "Score", "load"]

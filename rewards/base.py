@@ -30,8 +30,15 @@ class Score:
     explanation: dict[str, object] = field(default_factory=dict)
 
 
+class RewardError(RuntimeError):
+    """A reward cannot score; the message says why and what to do."""
+
+
 class Reward(Protocol):
-    """Scores samples; one score for each sample, in order."""
+    """Scores samples; one score for each sample, in order. What it needs is loaded when it first scores.
+
+    One with networks also has ``free()``, which gives their memory back; the next score loads them again.
+    """
 
     name: str
 

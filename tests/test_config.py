@@ -13,6 +13,7 @@ import rewards
 from ddpo.__main__ import prompts_from
 from ddpo.config import GROUPS, ConfigError, RunConfig, prompt_sets, read_prompts
 from ddpo.presets import presets
+from ddpo.source import located, model_source
 
 ODD = ("long " * 1000, "🦊 a fox 🎨 \u202e", "${alert(1)}", "<script>alert(1)</script>", "two\nlines", "\x00nul \x1b[31m", "é̂ 日本語")
 
@@ -48,7 +49,7 @@ ODD = ("long " * 1000, "🦊 a fox 🎨 \u202e", "${alert(1)}", "<script>alert(1
         (dict(guidance="5"), ["guidance is '5'", "a number"]),
         (dict(shuffle_scores=1), ["shuffle_scores is 1", "bool"]),
         (dict(model=None), ["model is None", "str"]),
-        (dict(reward="beauty"), ["reward is 'beauty'", *rewards.NAMES]),
+        (dict(reward="beauty"), ["reward is 'beauty'", *rewards.REWARDS]),
         (dict(rating="smileys"), ["rating is 'smileys'", "thumbs, stars"]),
         (dict(training="full"), ["learning_rate is 0.001", "at most 1e-4", "training lora"]),
         (dict(optimiser="adamw8bit", device="cpu"), ["needs an NVIDIA GPU", "device is cpu"]),
@@ -104,6 +105,7 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
         learning_rate=3e-5, weight_decay=0.0, max_grad_norm=2.0, clip_nats=0.5, advantage_clip=4.0, lora_rank=2, lora_alpha=1.5,
         advantage="round", kl_weight=0.1, trained_fraction=0.5, forward_draws=3, rwr_beta=2.0, rwr_quantile=0.5, nft_advantage=1.0, nft_mix=0.5,
         revision="v1", resolution=64, training="full", optimiser="adamw8bit", gradient_checkpointing=True, vae_tiling=True,
+        reward_models="published", reward_vlm="http://localhost/v1", reward_device="cpu", reward_precision="bf16",
         lora_targets="all", precision="bf16", device="cuda:1", held_out_images=6, held_out_every=3, shuffle_scores=True, seed=11,
     )  # fmt: skip
     assert [f.name for f in dataclasses.fields(RunConfig) if getattr(config, f.name) == f.default] == [
@@ -137,7 +139,7 @@ def test_a_damaged_or_foreign_file_is_refused_in_plain_words(tmp_path: Path, con
 def test_a_missing_model_and_a_folder_that_is_none_are_refused(tmp_path: Path) -> None:
     def refusal(model: str | Path) -> str:
         with pytest.raises(ConfigError) as refused:
-            RunConfig(model=str(model)).model_source  # noqa: B018
+            model_source(RunConfig(model=str(model)))
         return str(refused.value)
 
     assert "does not exist" in refusal(tmp_path / "nothing") and str(tmp_path / "nothing") in refusal(tmp_path / "nothing")
@@ -146,7 +148,7 @@ def test_a_missing_model_and_a_folder_that_is_none_are_refused(tmp_path: Path) -
     assert "holds a FluxPipeline" in refusal(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     with pytest.raises(ConfigError, match=r"revision is 'v1', but .* is on this machine"):
-        _ = RunConfig(model=str(tmp_path), revision="v1").model_source
+        model_source(RunConfig(model=str(tmp_path), revision="v1"))
     for impossible in ("x" * 5000, "nul\x00byte", "~nobody-of-that-name/x"):
         assert "does not exist" in refusal(impossible)
 
@@ -180,7 +182,7 @@ def test_the_prompt_sets_hold_what_they_say() -> None:
 
 def test_presets_are_configs_that_work_and_the_default_rates_by_hand() -> None:
     assert next(iter(presets())) == "rate" and presets()["rate"].config == RunConfig()
-    assert {p.config.reward for p in presets().values()} == set(rewards.NAMES)
+    assert {p.config.reward for p in presets().values()} <= set(rewards.REWARDS)
 
 
 def test_a_run_of_the_first_version_goes_on_as_it_began(tmp_path: Path) -> None:
@@ -197,9 +199,9 @@ def test_a_folder_is_known_by_its_absolute_path(tmp_path: Path, monkeypatch: pyt
     """A relative folder that looks like a name on the Hub must not become one in a worker that starts elsewhere."""
     (tmp_path / "models" / "mine").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert RunConfig(model="models/mine").located().model == str(tmp_path / "models" / "mine")
+    assert located(RunConfig(model="models/mine")).model == str(tmp_path / "models" / "mine")
     for other in ("pocket", "org/name", "~nobody-of-that-name/x"):
-        assert RunConfig(model=other).located().model == other
+        assert located(RunConfig(model=other)).model == other
 
 
 def test_every_setting_is_in_one_section() -> None:

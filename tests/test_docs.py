@@ -28,8 +28,14 @@ def test_no_setting_stands_in_the_readme_that_does_not_exist() -> None:
 
 
 def test_every_reward_preset_and_prompt_set_stands_in_the_readme() -> None:
-    for name in [*rewards.NAMES, *presets(), *prompt_sets()]:
+    for name in [*rewards.REWARDS, *presets(), *prompt_sets()]:
         assert f"`{name}`" in README, f"README does not mention {name}"
+
+
+def test_every_reward_s_card_stands_in_the_readme() -> None:
+    for name, card in rewards.REWARDS.items():
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` |"))
+        assert all(words in row for words in (card.asks, card.unit, card.range, card.source, card.licence, card.fooled_by)), name
 
 
 def test_every_metric_that_the_trainer_writes_stands_in_the_readme() -> None:

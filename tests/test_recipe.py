@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pocket import data, evaluate, judge, recipe, training, world
+from pocket import aesthetic, data, evaluate, judge, recipe, training, vlm, world
 
 FONT = any(Path(path).exists() for path in world.FONT_PATHS)
 
@@ -21,6 +21,10 @@ def test_recipe_makes_a_model_that_diffusers_loads(tmp_path, monkeypatch, capsys
         JUDGE_STEPS=2, VAE_BATCH=4, UNET_BATCH=4,
     ).items():  # fmt: skip
         monkeypatch.setattr(recipe, name, value)
+    for name, value in dict(HERE=tmp_path, SCENES=48, HELD_OUT_SCENES=48, STEPS=2, BATCH=8).items():
+        monkeypatch.setattr(aesthetic, name, value)
+    for name, value in dict(HERE=tmp_path, SCENES=48, HELD_OUT_SCENES=24, LLAVA_STEPS=2, LLAVA_BATCH=4, BERT_STEPS=2, BERT_BATCH=8).items():
+        monkeypatch.setattr(vlm, name, value)
     recipe.main(["--work", str(tmp_path / "work"), "--device", "cpu"])
     pipeline = evaluate.load_pipeline(tmp_path / "model")
     (picture,) = evaluate.pictures(pipeline, ["a dog"], seed=0, steps=2)
@@ -28,9 +32,11 @@ def test_recipe_makes_a_model_that_diffusers_loads(tmp_path, monkeypatch, capsys
     accuracy = json.loads((tmp_path / "judge" / "accuracy.json").read_text())
     assert set(accuracy) == {"subject", "activity", "count", "ruins"}
     judge.Judge.load(tmp_path / "judge")
+    assert set(aesthetic.evaluate(tmp_path / "work")) == {"renders", "with_distorted"}
+    assert {"animal", "activity", "count", "bertscore_wins", "strict"} <= set(vlm.evaluate(tmp_path / "work", 24))
     capsys.readouterr()
     recipe.main(["--work", str(tmp_path / "work"), "--device", "cpu"])
-    assert capsys.readouterr().out.count("exists") == 4, "a stage with a result is not run again"
+    assert capsys.readouterr().out.count("exists") == 7, "a stage with a result is not run again"
     shipped, decoder = weights(tmp_path, "unet"), weights(tmp_path, "vae")
     on = ["--work", str(tmp_path / "work"), "--device", "cpu", "--force", "--continue", "--steps", "1"]
     for _ in range(2):  # a second continuation goes on from the first one's result

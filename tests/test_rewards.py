@@ -95,8 +95,8 @@ def test_people_s_ratings_go_to_the_images_they_name() -> None:
 
 def test_the_table_of_names_is_true() -> None:
     """Every name loads, carries its own name, and its sentence is one."""
-    for name, (_, sentence) in rewards.NAMES.items():
+    for name, card in rewards.REWARDS.items():
         made = rewards.load(name, **({"collect": lambda samples: {}} if name == "human" else {}))
-        assert made.name == name and sentence.endswith(".")
+        assert made.name == name and card.asks.endswith(".")
     with pytest.raises(KeyError):
         rewards.load("beauty")

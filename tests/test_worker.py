@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
+import rewards
 from ddpo import worker
+from ddpo.config import RunConfig
 from ddpo.lock import WorkerLock
 from ddpo.store import RunStore
 from ddpo.trajectory import Trajectory
+from rewards import Sample, Score
 from tests.models import save_tiny_model
 from tests.test_config import ODD
 from tests.toys_ddpo import outcome, tiny_config
@@ -179,3 +183,49 @@ def test_what_cannot_begin_leaves_with_2_and_one_line(tmp_path: Path, model: Pat
     said = capsys.readouterr().err
     assert "Another worker already runs" in said and len(said.splitlines()) == 1
     lock.release()
+
+
+# --- rewards with networks
+
+
+def test_a_reward_s_networks_are_refused_before_anything_is_sampled(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    folder = create(tmp_path / "run", model, reward="pickscore")
+    assert worker.run(folder) == 1
+    state, message = ending(folder)
+    assert state == "failed" and "PickScore_v1" in message and "hf download" in message
+    assert not list((folder / "samples").rglob("*.png"))
+
+
+def test_a_run_is_scored_by_the_pocket_s_networks(tmp_path: Path, model: Path) -> None:
+    folder = create(tmp_path / "run", model, reward="clip_score", reward_models="pocket")
+    assert worker.run(folder) == 0
+    store = RunStore(folder)
+    scores = store.scores(1, "clip_score")
+    assert len(scores) == store.config.images_per_round and all("cosine" in score.explanation for score in scores.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        (dict(reward="aesthetic"), "pocket"),
+        (dict(reward="pickscore"), "published"),
+        (dict(reward="aesthetic", model="some/model"), "published"),
+        (dict(reward="aesthetic", model="some/model", reward_models="pocket"), "pocket"),
+    ],
+)
+def test_auto_takes_the_pocket_s_networks_for_the_pocket_model_where_there_are_some(changes: dict[str, Any], wanted: str) -> None:
+    assert RunConfig(**changes).networks == wanted
+
+
+def test_what_looks_at_images_is_a_setting_of_those_rewards_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, dict[str, Any]]] = []
+
+    class Fake:
+        def score(self, samples: list[Sample]) -> list[Score]:
+            return [Score(0.0)]
+
+    monkeypatch.setattr(rewards, "load", lambda name, *settings, **more: made.append((name, more)) or Fake())
+    for name in ("satisfaction", "clip_score"):
+        worker.automatic_reward(RunConfig(reward=name, reward_vlm="http://localhost:1/v1"))
+    assert made == [("satisfaction", dict(vlm="http://localhost:1/v1")), ("clip_score", {})]

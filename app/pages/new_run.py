@@ -16,8 +16,9 @@ from app.runs import Runs
 from app.widgets.kit import widget
 from ddpo.config import GROUPS, ConfigError, RunConfig, prompt_sets
 from ddpo.presets import presets
+from ddpo.source import located, model_source
 from ddpo.store import RunStore
-from rewards import NAMES
+from rewards import REWARDS
 
 MAIN = ("model", "reward", "rating", "prompts", "rounds", "images_per_round", "images_per_prompt")
 """The settings that are always in sight; the others are under Advanced."""
@@ -83,7 +84,7 @@ def field_component(field: Field[Any], value: Any, min_width: int = 160, info: b
     help = str(field.metadata["help"]).replace("`", "") if info else None
     common: dict[str, Any] = dict(label=words.label(field.name), info=help, min_width=min_width, elem_id=f"set-{field.name}")
     if "choices" in field.metadata:
-        names = {"reward": {c: words.reward(c) for c in NAMES}, "rating": words.RATINGS}.get(field.name, {})
+        names = {"reward": {c: words.reward(c) for c in REWARDS}, "rating": words.RATINGS}.get(field.name, {})
         return gr.Dropdown([(names.get(c, c), c) for c in field.metadata["choices"]], value=value, filterable=False, **common)
     if field.type == "bool":
         return gr.Checkbox(value=value, **common)
@@ -149,8 +150,8 @@ def create(runs: Runs, name: str, values: Mapping[str, Any]) -> RunStore:
         ConfigError: a setting cannot work.
         StoreError: the name is taken or no name, or the disk refuses.
     """
-    config = config_from(values).located()
-    _ = config.model_source
+    config = located(config_from(values))
+    model_source(config)
     name = (name or "").strip()
     if not name:
         raise ConfigError("The run has no name. Write one: letters, digits, dots, dashes and underscores.")

@@ -1,0 +1,90 @@
+"""Where a model comes from: what the setting ``model`` names. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddpo.config import ConfigError, RunConfig, is_a
+
+POCKET_MODEL = Path(__file__).parent.parent / "pocket" / "model"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from."""
+
+    kind: str
+    """folder, file or hub."""
+    name: str
+    """The path, or the name on the Hub."""
+    pipeline: str = ""
+    """The pipeline's class, for a folder."""
+
+
+HUB_NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+"""The classes of pipelines that can be finetuned."""
+
+
+def pipeline_of(folder: Path, name: str = "") -> str:
+    """The class of the pipeline in a folder; ``name`` is what messages call it.
+
+    Raises:
+        ConfigError: the folder holds no pipeline, or none that can be finetuned.
+    """
+    name = name or str(folder)
+    try:
+        kind = str(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{name} is no diffusers model: it has no readable model_index.json. Give a folder that `save_pretrained` of diffusers has written."
+        ) from error
+    if kind not in PIPELINES:
+        raise ConfigError(f"{name} holds a {kind}; {' and '.join(PIPELINES)} can be finetuned.")
+    return kind
+
+
+def model_source(config: RunConfig) -> ModelSource:
+    """What ``model`` names: a folder that exists, or a model on the Hub, which is looked up when it is loaded.
+
+    Raises:
+        ConfigError: there is no such folder, or it is no pipeline that can be finetuned.
+    """
+    path = POCKET_MODEL if config.model == "pocket" else Path(config.model)
+    with contextlib.suppress(RuntimeError):  # a ~user that does not exist
+        path = path.expanduser()
+    here = is_a(path.exists)
+    if here and config.revision:
+        raise ConfigError(f"revision is {config.revision!r}, but {path} is on this machine. Leave revision empty, or name a model on the Hub.")
+    if config.model_config and (is_a(path.is_dir) or (not here and path.suffix != ".safetensors")):
+        raise ConfigError(f"model_config is {config.model_config!r}, which only a single .safetensors file needs. Leave it empty for {path}.")
+    if is_a(path.is_dir):
+        return ModelSource("folder", str(path), pipeline_of(path))
+    if here:
+        if path.suffix != ".safetensors":
+            raise ConfigError(
+                f"{path} is no .safetensors file. Other weight files are pickles, which can run code, and are never loaded. "
+                "Convert it where you trust it, or give a folder in the diffusers layout."
+            )
+        folder = Path(config.model_config).expanduser()
+        if config.model_config and not is_a(folder.is_dir) and not re.fullmatch(HUB_NAME, config.model_config):
+            raise ConfigError(f"model_config is {config.model_config!r}, which is no folder and no name on the Hub.")
+        return ModelSource("file", str(path), pipeline_of(folder) if config.model_config and is_a(folder.is_dir) else "")
+    if re.fullmatch(HUB_NAME, config.model):
+        return ModelSource("hub", config.model)
+    raise ConfigError(
+        f"The model {path} does not exist. Give `pocket`, a folder that `save_pretrained` of diffusers has written, a .safetensors file, "
+        "or the name of a model on the Hub, such as stabilityai/stable-diffusion-2-1."
+    )
+
+
+def located(config: RunConfig) -> RunConfig:
+    """The same, with a model's folder as an absolute path: the worker, or a page that resumes the run, may start elsewhere."""
+    with contextlib.suppress(RuntimeError):
+        changes = {name: Path(value).expanduser() for name in ("model", "model_config") if (value := getattr(config, name)) not in ("", "pocket")}
+        return config.with_changes(**{name: str(path.resolve()) for name, path in changes.items() if is_a(path.exists)})
+    return config

@@ -1,0 +1,91 @@
+"""Strict questions: the share of the prompt's facts that a model which looks at the image gives as its answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rewards.base import Sample, Score
+from rewards.vlm import open_vlm
+
+NUMBERS = {word: n for n, word in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"), start=1)}
+ACTIVITIES: dict[str, tuple[str, ...]] = {
+    "washing dishes": ("washing", "dishes", "dish"),
+    "playing chess": ("chess",),
+    "riding a bike": ("bike", "bicycle", "cycling"),
+}
+"""The paper's activities, and words of which one says it."""
+IRREGULAR = {
+    "mice": "mouse", "geese": "goose", "wolves": "wolf", "butterflies": "butterfly", "flies": "fly", "foxes": "fox", "octopuses": "octopus",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Question:
+    text: str
+    accepted: tuple[str, ...]
+    """Words of which the answer must hold one, in lower case."""
+
+
+def questions_of(prompt: str) -> list[Question]:
+    """What to ask of a prompt of the paper's forms: "a(n) {animal}", "a(n) {animal} {activity}", "{number} {animals}".
+
+    A prompt of another form, with more words, is asked for as a whole.
+    """
+    words = prompt.lower().strip().rstrip(".")
+    activity = next((each for each in ACTIVITIES if words.endswith(" " + each)), None)
+    if activity:
+        words = words.removesuffix(activity).strip()
+    first, _, rest = words.partition(" ")
+    if not rest.isalpha():
+        first = ""
+    if first in NUMBERS:
+        noun, number = singular(rest), NUMBERS[first]
+        found = [
+            Question(f"How many {rest} are there in this image?", (first, str(number))),
+            Question("What animal is in this image?", (noun, rest)),
+        ]
+    elif first in ("a", "an"):
+        found = [Question("What animal is in this image?", (rest,))]
+    else:
+        return [Question(f'Does this image show "{prompt}"? Answer yes or no.', ("yes",))]
+    if activity:
+        found.append(Question(f"What is the {found[-1].accepted[0]} doing?", ACTIVITIES[activity]))
+    return found
+
+
+def singular(noun: str) -> str:
+    """One of many: "foxes" to "fox"."""
+    return IRREGULAR.get(noun, noun.removesuffix("s"))
+
+
+def says(answer: str, accepted: Sequence[str]) -> bool:
+    """Whether an answer holds one of some words as a whole word, or its plural."""
+    plurals = [many for many, one in IRREGULAR.items() if one in accepted]
+    return any(re.search(rf"\b{re.escape(word)}(s|es)?\b", answer.lower()) for word in (*accepted, *plurals))
+
+
+class Satisfaction:
+    """The share of accepted answers; fooled by numbers and names that are written into the image."""
+
+    name = "satisfaction"
+
+    def __init__(self, vlm: str, device: str = "auto", precision: str = "auto") -> None:
+        """``vlm`` is a LLaVA's folder or name on the Hub, or ``http://host/v1#model``."""
+        self.vlm = open_vlm(vlm, device, precision)
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        asked = [(sample, question) for sample in samples for question in questions_of(sample.prompt)]
+        answers = iter(self.vlm.answer([sample.image for sample, _ in asked], [question.text for _, question in asked]))
+        scores = []
+        for sample in samples:
+            said = [
+                dict(question=question.text, answer=answer, right=says(answer, question.accepted))
+                for question, answer in zip(questions_of(sample.prompt), answers, strict=False)
+            ]
+            scores.append(Score(sum(bool(each["right"]) for each in said) / len(said), dict(answers=said)))
+        return scores
+
+    def free(self) -> None:
+        self.vlm.free()

@@ -1,0 +1,200 @@
+"""Models that look at an image and answer a question: LLaVA on this machine, or any OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+import torch
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from rewards.base import RewardError
+from rewards.networks import give_back, loaded, pick_device, pick_dtype
+
+KEY = "DDPO_VLM_KEY"
+"""The environment variable that holds a remote endpoint's key."""
+ANSWER_TOKENS = 64
+"""Length of an answer at most."""
+
+
+class Vlm(Protocol):
+    """Answers questions about images."""
+
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
+        """One answer for each image and its question, in order.
+
+        Raises:
+            RewardError: no answer can be had.
+        """
+        ...
+
+    def free(self) -> None:
+        """Give the memory back."""
+        ...
+
+
+def open_vlm(name: str, device: str = "auto", precision: str = "auto") -> Vlm:
+    """A folder or a name on the Hub of a LLaVA, or ``http://host/v1#model`` of an endpoint."""
+    if name.startswith(("http://", "https://")):
+        address, _, model = name.partition("#")
+        return Remote(address, model)
+    return Llava(name, device, precision)
+
+
+class Llava:
+    """LLaVA 1.5 (Liu et al. 2023, arXiv 2310.03744) through transformers, greedy."""
+
+    TEMPLATE = "USER: <image>\n{question} ASSISTANT:"
+    BATCH = 16
+
+    def __init__(self, name: str, device: str = "auto", precision: str = "auto") -> None:
+        """
+        Args:
+            precision: ``auto``, ``fp32``, ``bf16``, ``fp16``, or ``4bit`` (needs bitsandbytes and an NVIDIA GPU).
+        """
+        self.name, self.precision = name, precision
+        self.device = pick_device(device)
+        self._parts: tuple[Any, Any] | None = None
+
+    @property
+    def parts(self) -> tuple[Any, Any]:
+        """Model and processor.
+
+        Raises:
+            RewardError: they cannot be had.
+        """
+        if self._parts is None:
+
+            def load() -> tuple[Any, Any]:
+                local = Path(self.name).is_dir()
+                processor = AutoProcessor.from_pretrained(self.name, local_files_only=local)
+                processor.tokenizer.padding_side = "left"
+                processor.image_processor = CLIPImageProcessorPil.from_pretrained(self.name, local_files_only=local)  # the same on every machine
+                settings: dict[str, Any] = dict(use_safetensors=True, local_files_only=local)
+                if self.precision == "4bit":
+                    from transformers import BitsAndBytesConfig
+
+                    quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float16)
+                    model = LlavaForConditionalGeneration.from_pretrained(
+                        self.name, quantization_config=quantised, device_map=self.device, **settings
+                    )
+                else:
+                    dtype = pick_dtype(self.precision, self.device)
+                    model = LlavaForConditionalGeneration.from_pretrained(self.name, dtype=dtype, **settings).to(self.device)
+                return model.requires_grad_(False).eval(), processor
+
+            self._parts = loaded("LLaVA", self.name, load)
+        return self._parts
+
+    @torch.no_grad()
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
+        model, processor = self.parts
+        if len(images) != len(questions):
+            raise ValueError(f"There are {len(images)} images and {len(questions)} questions.")
+        asked = [question.replace("<image>", "image") for question in questions]  # a prompt may hold the word that stands for the picture
+        answers: list[str] = []
+        for start in range(0, len(images), self.BATCH):
+            part = slice(start, start + self.BATCH)
+            inputs = processor(
+                images=[image.convert("RGB") for image in images[part]],
+                text=[self.TEMPLATE.format(question=question) for question in asked[part]], padding=True, return_tensors="pt",
+            ).to(self.device, model.dtype)  # fmt: skip
+            ids = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False)
+            answers += processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [answer.strip() for answer in answers]
+
+    def free(self) -> None:
+        self._parts = None
+        give_back(self.device)
+
+
+class Remote:
+    """An OpenAI-compatible chat endpoint (vLLM, Ollama, llama.cpp): images go as data URLs, several questions at once, failures are tried again."""
+
+    def __init__(self, address: str, model: str, workers: int = 8, seconds: float = 60.0, tries: int = 5, nap: Callable[[float], None] = time.sleep):
+        """
+        Args:
+            address: up to and with ``/v1``.
+            model: the endpoint's name of the model; empty asks for its first.
+            seconds: for one answer.
+            tries: of one question, with longer and longer naps between.
+        """
+        self.address, self.model, self.workers, self.seconds, self.tries, self.nap = address.rstrip("/"), model, workers, seconds, tries, nap
+        self._given_up = threading.Event()
+
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
+        headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(KEY)) else {}
+        self._given_up.clear()
+        with httpx.Client(timeout=self.seconds, headers=headers) as client, ThreadPoolExecutor(self.workers) as pool:
+            model = self.model or self._first_model(client)
+            return list(pool.map(lambda pair: self._ask(client, model, *pair), zip(images, questions, strict=True)))
+
+    def free(self) -> None:
+        pass
+
+    def _first_model(self, client: httpx.Client) -> str:
+        return self._patiently(lambda: str(self._json(client.get(f"{self.address}/models"))["data"][0]["id"]))
+
+    def _ask(self, client: httpx.Client, model: str, image: Image.Image, question: str) -> str:
+        file = io.BytesIO()
+        image.convert("RGB").save(file, format="PNG")
+        url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+        content = [dict(type="image_url", image_url=dict(url=url)), dict(type="text", text=question)]
+        body = dict(model=model, messages=[dict(role="user", content=content)], max_tokens=ANSWER_TOKENS, temperature=0)
+
+        def ask() -> str:
+            found = self._json(client.post(f"{self.address}/chat/completions", json=body))["choices"][0]["message"]["content"]
+            return str(found or "").strip()
+
+        return self._patiently(ask)
+
+    @staticmethod
+    def _json(response: httpx.Response) -> Any:
+        response.raise_for_status()
+        return response.json()
+
+    def _patiently(self, ask: Callable[[], str]) -> str:
+        """Ask again where that may help.
+
+        Raises:
+            RewardError: it did not, or cannot.
+        """
+        problem = "another question failed"
+        for attempt in range(1, self.tries + 1):
+            if self._given_up.is_set():
+                break  # another question has failed for good; its reason is the one that is told
+            try:
+                return ask()
+            except httpx.HTTPStatusError as error:
+                status, problem = error.response.status_code, f"it answers {error.response.status_code}: {error.response.text[:200]}"
+                if status in (401, 403):
+                    self._given_up.set()
+                    raise RewardError(
+                        f"The endpoint {self.address} refuses the key ({status}). Put the right one into {KEY} and press Resume."
+                    ) from error
+                if status < 500 and status not in (408, 409, 429):
+                    self._given_up.set()
+                    raise RewardError(f"The endpoint {self.address} refuses the question; {problem}") from error
+            except httpx.TimeoutException:
+                problem = f"no answer within {self.seconds:g} s"
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                problem = f"{type(error).__name__}: {error}"
+            except (ValueError, KeyError, IndexError, TypeError) as error:
+                problem = f"its answer is no chat completion ({type(error).__name__}: {error})"
+            if attempt < self.tries:
+                self.nap(min(30.0, 0.5 * 2**attempt) * (0.5 + random.random()))
+        self._given_up.set()
+        raise RewardError(
+            f"The endpoint {self.address} failed {self.tries} times; at last, {problem}. Mend it and press Resume: finished scores are kept."
+        )

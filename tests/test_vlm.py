@@ -1,0 +1,377 @@
+"""Models that look and answer, and what is made of their answers: on tiny models of the real classes, and against an endpoint that misbehaves."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from rewards.alignment import QUESTION, Alignment
+from rewards.base import RewardError, Sample
+from rewards.bertscore import BertScore, Match, greedy
+from rewards.satisfaction import Question, Satisfaction, questions_of, says
+from rewards.vlm import ANSWER_TOKENS, KEY, Llava, Remote, open_vlm
+from tests.toys import picture
+
+WORDS = ("user", ":", "assistant", "a", "cat", "dog", "is", "riding", "bike", "the", "image", "contains", "two", "what", "in", "?")
+
+
+def tiny_words(*special: str) -> PreTrainedTokenizerFast:
+    vocabulary = {word: i for i, word in enumerate(("<pad>", "<unk>", "<s>", "</s>", *special, *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    form = "<s> $A" if special else "<s> $A </s>"
+    tokenizer.post_processor = processors.TemplateProcessing(single=form, special_tokens=[("<s>", 2), ("</s>", 3)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>", additional_special_tokens=list(special),
+        model_max_length=64,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A LLaVA with a CLIP tower and a Llama of one layer each, as `save_pretrained` writes it."""
+    folder, tokenizer = tmp_path_factory.mktemp("llava"), tiny_words("<image>")
+    shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    ids = dict(bos_token_id=2, eos_token_id=3, pad_token_id=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlavaForConditionalGeneration(
+            LlavaConfig(
+                vision_config=CLIPVisionConfig(**shape, image_size=16, patch_size=8),
+                text_config=LlamaConfig(**shape, vocab_size=len(tokenizer), max_position_embeddings=256, **ids),
+                image_token_index=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-1, image_seq_length=4,
+            )
+        )  # fmt: skip
+    model.save_pretrained(folder)
+    size = dict(height=16, width=16)
+    pictures = CLIPImageProcessorPil(size=size, crop_size=size)
+    LlavaProcessor(
+        pictures, tokenizer, patch_size=8, vision_feature_select_strategy="default", image_token="<image>", num_additional_image_tokens=1
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder, tokenizer = tmp_path_factory.mktemp("bert"), tiny_words()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        shape = dict(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=40, initializer_range=0.5
+        )
+        model = BertModel(BertConfig(**shape, vocab_size=len(tokenizer), pad_token_id=0))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+# --- BERTScore
+
+
+def test_greedy_matching_by_hand() -> None:
+    """Candidate words e1, e2, reference words e1, (e1 + e2) / √2, e3: recall is the mean of 1, 1/√2 and 0, precision that of 1 and 1/√2."""
+    e = torch.eye(3)
+    half = (e[0] + e[1]) / math.sqrt(2)
+    found = greedy(e[:2], torch.tensor([True, True]), torch.stack([e[0], half, e[2]]), torch.tensor([True] * 3))
+    recall, precision = (1 + math.sqrt(0.5) + 0) / 3, (1 + math.sqrt(0.5)) / 2
+    assert (found.precision, found.recall) == (pytest.approx(precision), pytest.approx(recall))
+    assert found.f1 == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def test_special_tokens_count_nothing_but_may_be_matched_with() -> None:
+    e = torch.eye(3)
+    found = greedy(torch.stack([e[2], e[0]]), torch.tensor([False, True]), torch.stack([e[0], e[2]]), torch.tensor([True, True]))
+    assert (found.precision, found.recall) == (pytest.approx(1.0), pytest.approx(1.0))
+
+
+def test_the_same_sentence_matches_wholly_and_an_empty_answer_not_at_all(tiny_bert: str) -> None:
+    """Defect of the libraries: an empty candidate raises there, or gives NaN."""
+    bert = BertScore(tiny_bert, 2, "cpu")
+    found = bert.match(["a cat", "", "a dog is riding a bike", "   "], ["a cat", "a cat", "a cat", "a cat"])
+    assert found[0].recall == pytest.approx(1.0, abs=1e-5) and found[0].f1 == pytest.approx(1.0, abs=1e-5)
+    assert found[1] == found[3] == Match(0.0, 0.0, 0.0)
+    assert 0 < abs(found[2].recall) < 1
+    assert bert.match([], []) == []
+
+
+def test_a_match_does_not_depend_on_its_neighbours_and_a_very_long_answer_is_cut(tiny_bert: str) -> None:
+    bert = BertScore(tiny_bert, 1, "cpu")
+    long = "the cat is riding a bike " * 500
+    together = bert.match(["a dog", long, "two cat"], ["a cat"] * 3)
+    alone = [bert.match([each], ["a cat"])[0] for each in ("a dog", long, "two cat")]
+    for a, b in zip(together, alone, strict=True):
+        assert a.recall == pytest.approx(b.recall, abs=1e-4) and a.precision == pytest.approx(b.precision, abs=1e-4)
+
+
+def test_the_layer_is_the_one_that_is_asked_for(tiny_bert: str) -> None:
+    """Layer 0 is the embedding before anything is mixed, so other layers match otherwise."""
+    found = [BertScore(tiny_bert, layer, "cpu").match(["a dog is the cat"], ["two cat riding"])[0].recall for layer in (0, 1, 2)]
+    assert len({round(value, 4) for value in found}) == 3
+
+
+# --- LLaVA on this machine
+
+
+def test_llava_answers_each_image_by_itself(tiny_llava: str) -> None:
+    """In one call, in another order, and alone: the same answers; longer questions pad the others."""
+    vlm = Llava(tiny_llava, "cpu")
+    images, questions = (
+        [picture(i) for i in range(18)],
+        ["what is the image ?" if i % 3 else "what is the cat in the image ? a dog ?" for i in range(18)],
+    )
+    together = vlm.answer(images, questions)
+    assert len(together) == 18 and any(together)
+    assert vlm.answer(images[::-1], questions[::-1])[::-1] == together
+    assert [vlm.answer([images[i]], [questions[i]])[0] for i in range(2)] == together[:2]
+    assert vlm.answer([], []) == []
+    assert vlm.answer([picture(0)], ['Does this image show "an <image>"?'])
+    vlm.free()
+    assert vlm._parts is None
+
+
+def test_llava_is_asked_in_its_own_words(tiny_llava: str) -> None:
+    """What the processor gets is LLaVA 1.5's template, and only the answer comes back."""
+    vlm = Llava(tiny_llava, "cpu")
+    model, processor = vlm.parts
+    seen: list[Any] = []
+
+    class Spy:
+        tokenizer = processor.tokenizer
+        batch_decode = staticmethod(processor.batch_decode)
+
+        def __call__(self, **inputs: Any) -> Any:
+            seen.append(inputs["text"])
+            return processor(**inputs)
+
+    vlm._parts = (model, Spy())
+    answer = vlm.answer([picture(0)], ["what is in the image ?"])[0]
+    assert seen == [["USER: <image>\nwhat is in the image ? ASSISTANT:"]] and not answer.lower().startswith("what is in the image")
+    assert len(answer.split()) <= ANSWER_TOKENS
+
+
+def test_alignment_explains_itself(tiny_llava: str, tiny_bert: str) -> None:
+    reward = Alignment(tiny_llava, tiny_bert, layer="1", baseline="0.5", device="cpu")
+    asked = [Sample(i, "a cat", picture(i)) for i in range(3)]
+    for sample, score in zip(asked, reward.score(asked), strict=True):
+        answer = reward.vlm.answer([sample.image], [QUESTION])[0]
+        match = reward.bert.match([answer], ["The image contains a cat"])[0]
+        assert score.explanation["answer"] == answer and score.value == pytest.approx(match.recall, abs=1e-4)
+        assert score.explanation["calibrated"] == pytest.approx((match.recall - 0.5) / 0.5, abs=1e-3)
+        assert {"precision", "recall", "f1"} <= set(score.explanation)
+    reward.free()
+
+
+# --- strict questions
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted"),
+    [
+        ("a fox", [("What animal is in this image?", ("fox",))]),
+        ("an ant riding a bike", [("What animal is in this image?", ("ant",)), ("What is the ant doing?", ("bike", "bicycle", "cycling"))]),
+        ("three foxes", [("How many foxes are there in this image?", ("three", "3")), ("What animal is in this image?", ("fox", "foxes"))]),
+        ("two mice", [("How many mice are there in this image?", ("two", "2")), ("What animal is in this image?", ("mouse", "mice"))]),
+        ("a cat in the snow", [('Does this image show "a cat in the snow"? Answer yes or no.', ("yes",))]),
+        ("Golden hour, 35mm", [('Does this image show "Golden hour, 35mm"? Answer yes or no.', ("yes",))]),
+    ],
+)
+def test_the_questions_of_a_prompt(prompt: str, wanted: list[tuple[str, tuple[str, ...]]]) -> None:
+    assert questions_of(prompt) == [Question(*each) for each in wanted]
+
+
+@pytest.mark.parametrize(
+    ("answer", "accepted", "right"),
+    [
+        ("There are three foxes.", ("three", "3"), True),
+        ("13 foxes", ("three", "3"), False),
+        ("Two Foxes", ("fox",), True),
+        ("an elephant", ("ant",), False),
+        ("two wolves", ("wolf",), True),
+        ("", ("yes",), False),
+        ("Yes, it does.", ("yes",), True),
+    ],
+)
+def test_an_answer_is_right_when_it_says_a_whole_word(answer: str, accepted: tuple[str, ...], right: bool) -> None:
+    assert says(answer, accepted) is right
+
+
+class Parrot:
+    """Answers from a table."""
+
+    def __init__(self, table: dict[str, str]) -> None:
+        self.table = table
+
+    def answer(self, images: list[Image.Image], questions: list[str]) -> list[str]:
+        return [self.table.get(question, "I do not know") for question in questions]
+
+    def free(self) -> None:
+        pass
+
+
+def test_satisfaction_is_the_share_of_right_answers_of_each_prompt() -> None:
+    reward = Satisfaction("http://localhost/v1#none")
+    reward.vlm = Parrot({"How many foxes are there in this image?": "3", "What animal is in this image?": "a cat"})  # type: ignore[assignment]
+    found = reward.score([Sample(0, "three foxes", picture(0)), Sample(1, "a cat", picture(1)), Sample(2, "a dog", picture(2))])
+    assert [score.value for score in found] == [0.5, 1.0, 0.0]
+    said = found[0].explanation["answers"]
+    assert said == [
+        dict(question="How many foxes are there in this image?", answer="3", right=True),
+        dict(question="What animal is in this image?", answer="a cat", right=False),
+    ]
+
+
+# --- an endpoint
+
+Answer = Callable[[int, dict[str, Any]], tuple[int, bytes] | None]
+
+
+class Endpoint:
+    """A chat endpoint whose answers a test decides: (status, body), or None to hang up. It keeps what it was asked."""
+
+    def __init__(self, reply: Answer) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        outer, lock = self, threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.say(200, json.dumps(dict(data=[dict(id="the-model")])).encode())
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    number = len(outer.asked)
+                    outer.asked.append(body)
+                    outer.keys.append(self.headers.get("Authorization"))
+                if (said := reply(number, body)) is not None:
+                    self.say(*said)
+
+            def say(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+def said(text: str | None) -> tuple[int, bytes]:
+    return 200, json.dumps(dict(choices=[dict(message=dict(content=text))])).encode()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Callable[[Answer], Endpoint]]:
+    made: list[Endpoint] = []
+
+    def make(reply: Answer) -> Endpoint:
+        made.append(Endpoint(reply))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.server.shutdown()
+        each.server.server_close()
+
+
+def colour_of(body: dict[str, Any]) -> str:
+    """What an endpoint sees: the colour in the middle of the picture that it was sent."""
+    url = body["messages"][0]["content"][0]["image_url"]["url"]
+    assert url.startswith("data:image/png;base64,")
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
+        return str(image.convert("RGB").getpixel((5, 5)))
+
+
+def test_the_endpoint_gets_each_picture_and_question_and_the_key(endpoint: Callable[[Answer], Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers come back in the order of the images, whichever was done first."""
+    monkeypatch.setenv(KEY, "secret")
+
+    def slow_first(number: int, body: dict[str, Any]) -> tuple[int, bytes]:
+        time.sleep(0.2 if number == 0 else 0)
+        return said(f"{colour_of(body)} {body['messages'][0]['content'][1]['text']}")
+
+    there = endpoint(slow_first)
+    images = [Image.new("RGB", (10, 10), (i, 0, 0)) for i in range(12)]
+    vlm = open_vlm(there.address)
+    assert vlm.answer(images, [f"question {i}" for i in range(12)]) == [f"({i}, 0, 0) question {i}" for i in range(12)]
+    assert {body["model"] for body in there.asked} == {"the-model"} and set(there.keys) == {"Bearer secret"}
+    assert all(body["temperature"] == 0 for body in there.asked)
+    named = open_vlm(f"{there.address}#another")
+    named.answer(images[:1], ["?"])
+    assert there.asked[-1]["model"] == "another"
+
+
+@pytest.mark.parametrize("trouble", ["500", "429", "garbage", "no choices", "hang up", "slow"])
+def test_an_endpoint_that_recovers_is_asked_again(endpoint: Callable[[Answer], Endpoint], trouble: str) -> None:
+    """Twice it misbehaves, then it answers; the naps grow."""
+
+    def reply(number: int, body: dict[str, Any]) -> tuple[int, bytes] | None:
+        if number >= 2:
+            return said("a cat")
+        if trouble == "slow":
+            time.sleep(0.6)
+            return None
+        return {"500": (500, b"oops"), "429": (429, b"later"), "garbage": (200, b"<html>"), "no choices": (200, b"{}"), "hang up": None}[trouble]
+
+    naps: list[float] = []
+    vlm = Remote(endpoint(reply).address, "m", workers=1, seconds=0.3, nap=naps.append)
+    assert vlm.answer([picture(0)], ["?"]) == ["a cat"]
+    assert len(naps) == 2 and 0.5 <= naps[0] <= 1.5 and 1 <= naps[1] <= 3
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted", "asked"),
+    [(500, "failed 3 times; at last, it answers 500: oops.*Resume", 3), (401, f"refuses the key.*{KEY}", 1), (404, "404", 1)],
+)
+def test_an_endpoint_that_stays_broken_is_given_up_with_a_reason(
+    endpoint: Callable[[Answer], Endpoint], status: int, wanted: str, asked: int
+) -> None:
+    there = endpoint(lambda number, body: (status, b"oops"))
+    with pytest.raises(RewardError, match=wanted):
+        Remote(there.address, "m", tries=3, nap=lambda seconds: None).answer([picture(0)], ["?"])
+    assert len(there.asked) == asked
+
+
+def test_nobody_at_the_address_is_said(endpoint: Callable[[Answer], Endpoint]) -> None:
+    there = endpoint(lambda number, body: said("x"))
+    there.server.shutdown()
+    there.server.server_close()
+    with pytest.raises(RewardError, match="ConnectError"):
+        Remote(there.address, "m", tries=2, nap=lambda seconds: None).answer([picture(0)], ["?"])
+
+
+def test_an_empty_answer_is_an_answer(endpoint: Callable[[Answer], Endpoint]) -> None:
+    assert Remote(endpoint(lambda number, body: said(None)).address, "m").answer([picture(0)], ["?"]) == [""]
+
+
+def test_a_llava_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(RewardError, match=r"LLaVA: .* cannot be loaded"):
+        Llava(str(tmp_path)).answer([picture(0)], ["?"])
