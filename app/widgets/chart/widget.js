@@ -13,6 +13,7 @@ function steps(low, high, wanted) {
 
 function text(value, step) {
   if (value === null || value === undefined) return "–";
+  if (value === 0) return "0";
   const size = Math.max(Math.abs(value), step || 0);
   if (value !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(Math.abs(value) < 1e-3 && !step ? 2 : 1).replace(/-/g, "−");
   if (!step && value !== 1 && Math.abs(value - 1) < 1e-3) return value.toFixed(6); // a ratio
@@ -31,7 +32,7 @@ function extent(chart) {
     for (const [, low, high] of [...(s.band || []), ...(s.error || [])]) ys.push(low, high);
   }
   let low = ys.length ? ys.reduce((a, b) => Math.min(a, b)) : 0, high = ys.length ? ys.reduce((a, b) => Math.max(a, b)) : 1;
-  if (low === high) { const room = Math.abs(low) * 0.1 || 1; low -= room; high += room; }
+  if (low === high) { const room = Math.abs(low) * 0.1 || 1; low -= low ? room : 0; high += room; }
   const room = (high - low) * 0.08, positive = low >= 0;
   const rounds = [...xs].sort((a, b) => a - b);
   return { rounds, y0: positive && low < 0.35 * high ? 0 : low - room, y1: high + room };
