@@ -20,18 +20,8 @@ from ddpo.diffusion import Schedule
 from ddpo.models import ddim
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.presets import presets
-from ddpo.rollout import derive_seed, noise_of
+from ddpo.rollout import denoise, derive_seed, noise_of
 from rewards.jpeg import size_kb
-
-
-@torch.no_grad()
-def score_of(policy: StableDiffusionPolicy, prompt: str, noise: Tensor) -> Tensor:
-    """kB of images (n,) that some noise (steps + 1, n, c, h, w) makes."""
-    condition = policy.encode([prompt] * noise.shape[1])
-    x = noise[0]
-    for i in range(len(policy.schedule)):
-        x = policy.step(x, torch.full((len(x),), i), condition).sample(noise[i + 1])
-    return torch.tensor([size_kb(picture) for picture in policy.decode(x)], dtype=torch.float64)
 
 
 def main() -> None:
@@ -61,7 +51,8 @@ def main() -> None:
                 shared = drawn[:, :1].expand_as(drawn).clone()
                 shared[only + 1] = drawn[only + 1]
                 drawn = shared
-            rows.append(score_of(policy, prompt, drawn))
+            pictures = denoise(policy, [prompt] * options.images, drawn)[1]
+            rows.append(torch.tensor([size_kb(picture) for picture in pictures], dtype=torch.float64))
         found = torch.stack(rows)
         return found - found.mean(1, keepdim=True)
 

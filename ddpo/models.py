@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import httpx
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
@@ -15,7 +14,6 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -26,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from ddpo.config import ConfigError, RunConfig
 from ddpo.source import ModelSource, model_source, pipeline_of
+from rewards.networks import causes, unreachable
 
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 """The pipelines that can be finetuned: Stable Diffusion 1.x and 2.x, and XL."""
@@ -117,11 +116,10 @@ LOADERS: dict[str, Callable[[ModelSource, RunConfig], Pipeline]] = dict(folder=_
 
 def remedy(source: ModelSource, config: RunConfig, error: BaseException) -> str:
     """What went wrong with loading, in plain words, and what to do."""
-    name, chain = source.name, _chain(error)
+    name, chain = source.name, causes(error)
     text = " ".join(str(e) for e in chain)
-    unreachable = (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError, ConnectionError)
     absent = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError)
-    if source.kind == "file" and (any(isinstance(e, (*unreachable, *absent)) for e in chain) or "connect to" in text):
+    if source.kind == "file" and (unreachable(chain) or any(isinstance(e, absent) for e in chain)):
         return (
             f"{name} is a single file, whose sizes, tokenizer and noise schedule come from a pipeline of its architecture, and "
             f"{config.model_config or 'the usual one on the Hub'} cannot be had. Give model_config: the folder of such a pipeline, or "
@@ -141,7 +139,7 @@ def remedy(source: ModelSource, config: RunConfig, error: BaseException) -> str:
         )
     if any(isinstance(e, RemoteEntryNotFoundError) for e in chain):
         return f"{name} on the Hub is no diffusers pipeline: it has no model_index.json. Name a repository in the diffusers layout."
-    if source.kind == "hub" and (any(isinstance(e, unreachable) for e in chain) or "connect to" in text):
+    if source.kind == "hub" and unreachable(chain):
         mode = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
         revision = f" --revision {config.revision}" if config.revision else ""
         return (
@@ -154,15 +152,6 @@ def remedy(source: ModelSource, config: RunConfig, error: BaseException) -> str:
             "Convert it: load it with diffusers where you trust it, and write it with save_pretrained."
         )
     return f"The model {name} cannot be loaded; its files may be damaged or incomplete: {error}"
-
-
-def _chain(error: BaseException | None) -> list[BaseException]:
-    """The error and what caused it."""
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
 
 
 def encode_prompt(pipeline: Pipeline, prompt: str, device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -26,15 +26,20 @@ def noise_of(seed: int, steps: int, shape: tuple[int, int, int]) -> Tensor:
     return torch.randn((steps + 1, *shape), generator=torch.Generator().manual_seed(seed))
 
 
-@torch.no_grad()
 def rollout(
     policy: Policy, prompts: Sequence[str], seeds: Sequence[int], starts: Sequence[int] | None = None
 ) -> tuple[Trajectory, list[Image.Image]]:
-    """Denoise one batch; every latent is kept as it was sampled, and scored as it is kept. With ``starts`` each x_T is another seed's."""
-    schedule = policy.schedule
-    noise = torch.stack([noise_of(seed, len(schedule), policy.latent_shape) for seed in seeds], dim=1)
+    """Denoise one batch from seeds. With ``starts`` each x_T is another seed's."""
+    noise = torch.stack([noise_of(seed, len(policy.schedule), policy.latent_shape) for seed in seeds], dim=1)
     if starts is not None:
         noise[0] = torch.cat([noise_of(start, 0, policy.latent_shape) for start in starts])
+    return denoise(policy, prompts, noise)
+
+
+@torch.no_grad()
+def denoise(policy: Policy, prompts: Sequence[str], noise: Tensor) -> tuple[Trajectory, list[Image.Image]]:
+    """Denoise one batch by some noise (steps + 1, n, c, h, w); every latent is kept as it was sampled, and scored as it is kept."""
+    schedule = policy.schedule
     noise = noise.to(policy.device)
     condition = policy.encode(prompts)
     latents, log_probs = [noise[0]], []

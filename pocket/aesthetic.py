@@ -11,7 +11,6 @@ import argparse
 import json
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,13 +18,10 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
 from pocket.data import scenes
-from pocket.training import train
+from pocket.training import Start, train
 from rewards.aesthetic import Head
 from rewards.networks import Clip
 from rewards.statistics import STATISTICS, points, statistics_of
-
-if TYPE_CHECKING:
-    from pocket.recipe import Start
 
 HERE = Path(__file__).parent
 SCENES, HELD_OUT_SCENES, HELD_OUT_SEED = 30_000, 2_000, 10_000_000

@@ -25,7 +25,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,39 +39,15 @@ from pocket import world
 from pocket.aesthetic import make_aesthetic
 from pocket.data import scenes
 from pocket.judge import CLASSES, NOTHING, Judge, label_of
-from pocket.training import train
+from pocket.training import CLIP_MEAN, CLIP_STD, Start, augment, half, images_of, on_device, train
 from pocket.vlm import make_bert, make_llava
 
 HERE = Path(__file__).parent
 TOKENS = 16
 """Length of a tokenised prompt."""
 
-
-@dataclass(frozen=True)
-class Start:
-    """Where a stage starts, and how far it goes: from nothing for the steps of the recipe, or from the shipped weights."""
-
-    shipped: bool = False
-    steps: int | None = None
-
-
 TRAIN_SCENES, JUDGE_SCENES, JUDGE_SEED = 100_000, 40_000, 20_000_000
 HELD_OUT_SCENES, HELD_OUT_SEED = 4_000, 10_000_000
-
-
-def on_device(pictures: np.ndarray, device: torch.device) -> Tensor:
-    """Pictures (n, 64, 64, 3) uint8 as a tensor."""
-    return torch.from_numpy(np.array(pictures)).to(device)
-
-
-def images_of(pictures: Tensor) -> Tensor:
-    """Pictures (n, 64, 64, 3) uint8 as images (n, 3, 64, 64) in [-1, 1]."""
-    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def half(device: torch.device) -> torch.autocast:
-    """Arithmetic in bfloat16, weights in float32."""
-    return torch.autocast(device.type, torch.bfloat16)
 
 
 # --- CLIP -----------------------------------------------------------------------------------------------------------------------
@@ -138,9 +113,6 @@ def make_clip(work: Path, device: torch.device, start: Start) -> None:
 
 
 CLIP_STEPS = 1000
-CLIP_MEAN, CLIP_STD = [0.5, 0.5, 0.5], [0.27, 0.27, 0.27]
-
-
 # --- the autoencoder ------------------------------------------------------------------------------------------------------------
 
 
@@ -426,17 +398,6 @@ def ruined(images: Tensor, others: Tensor, different: Tensor) -> Tensor:
     alone = torch.where(pick < 0.5, shuffled, warped)
     paired = torch.where(pick < 0.25, shuffled, torch.where(pick < 0.5, warped, torch.where(pick < 0.75, split, blend)))
     return torch.where(different[:, None, None, None], paired, alone)
-
-
-def augment(images: Tensor) -> Tensor:
-    """Noise, blur, brightness, colour shifts and loss of colour: so that the judge reads shapes, and forgives an autoencoder's softness."""
-    n = len(images)
-    draw = torch.rand(n, 9, 1, 1, 1, device=images.device)
-    soft = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    images = images + (soft - images) * draw[:, 0] * (draw[:, 1] < 0.5)
-    images = images + (images.mean(1, keepdim=True) - images) * draw[:, 7] * (draw[:, 8] < 0.5)
-    images = images * (0.8 + 0.4 * draw[:, 2]) + 0.3 * (draw[:, 3:6, 0] - 0.5)
-    return images + 0.1 * draw[:, 6] * torch.randn_like(images)
 
 
 STAGES: dict[str, tuple[str, Callable[[Path, torch.device, Start], None]]] = dict(

@@ -1,16 +1,55 @@
-"""One resumable training loop for every network of the recipe."""
+"""What the stages of the recipe share: one resumable training loop, and how pictures become what networks see."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 LOG_EVERY = 50
 SAVE_EVERY_SECONDS = 60.0
+CLIP_MEAN, CLIP_STD = [0.5, 0.5, 0.5], [0.27, 0.27, 0.27]
+"""By which the pocket CLIP standardises pixels."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a stage starts, and how far it goes: from nothing for the steps of the recipe, or from the shipped weights."""
+
+    shipped: bool = False
+    steps: int | None = None
+
+
+def on_device(pictures: np.ndarray, device: torch.device) -> Tensor:
+    """Pictures (n, 64, 64, 3) uint8 as a tensor."""
+    return torch.from_numpy(np.array(pictures)).to(device)
+
+
+def images_of(pictures: Tensor) -> Tensor:
+    """Pictures (n, 64, 64, 3) uint8 as images (n, 3, 64, 64) in [-1, 1]."""
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def half(device: torch.device) -> torch.autocast:
+    """Arithmetic in bfloat16, weights in float32."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def augment(images: Tensor) -> Tensor:
+    """Noise, blur, brightness, colour shifts and loss of colour: so that the judge reads shapes, and forgives an autoencoder's softness."""
+    n = len(images)
+    draw = torch.rand(n, 9, 1, 1, 1, device=images.device)
+    soft = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    images = images + (soft - images) * draw[:, 0] * (draw[:, 1] < 0.5)
+    images = images + (images.mean(1, keepdim=True) - images) * draw[:, 7] * (draw[:, 8] < 0.5)
+    images = images * (0.8 + 0.4 * draw[:, 2]) + 0.3 * (draw[:, 3:6, 0] - 0.5)
+    return images + 0.1 * draw[:, 6] * torch.randn_like(images)
 
 
 def train(

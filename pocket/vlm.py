@@ -12,7 +12,7 @@ import argparse
 import json
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,15 +34,12 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from pocket import world
 from pocket.data import scenes
-from pocket.training import train
+from pocket.training import CLIP_MEAN, CLIP_STD, Start, augment, half, images_of, on_device, train
 from rewards.alignment import QUESTION, REFERENCE
 from rewards.base import Sample
 from rewards.bertscore import BertScore
 from rewards.satisfaction import Satisfaction, questions_of
 from rewards.vlm import Llava
-
-if TYPE_CHECKING:
-    from pocket.recipe import Start
 
 HERE = Path(__file__).parent
 SCENES, SEED, HELD_OUT_SCENES, HELD_OUT_SEED = 60_000, 40_000_000, 1_000, 50_000_000
@@ -114,8 +111,6 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_llava(work: Path, device: torch.device, start: Start) -> None:
     """Train the pocket LLaVA and write it to ``pocket/llava``."""
-    from pocket.recipe import CLIP_MEAN, CLIP_STD, augment, half, images_of, on_device
-
     captions, rendered = scenes(work, "vlm", SEED, SCENES, sample)
     pictures = on_device(rendered, device)
     tokenizer = make_tokenizer()
@@ -176,8 +171,6 @@ def make_llava(work: Path, device: torch.device, start: Start) -> None:
 
 def make_bert(work: Path, device: torch.device, start: Start) -> None:
     """Train the pocket BERT on the world's sentences, a quarter of their words masked, and write its encoder to ``pocket/bert``."""
-    from pocket.recipe import half
-
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
     bert = BertForMaskedLM(

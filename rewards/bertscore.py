@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from rewards.networks import BATCH, give_back, loaded, pick_device, pick_dtype
+from rewards.networks import BATCH, Network, loaded
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Match:
     f1: float
 
 
-class BertScore:
+class BertScore(Network[tuple[Any, Any]]):
     """Greedy matching without idf weights and without rescaling, as the reference implementation does it: special tokens count nothing, but may be
     matched with."""
 
@@ -33,29 +33,20 @@ class BertScore:
             name: a folder or a name on the Hub of an encoder.
             layer: the hidden layer whose states are compared; 0 is the embedding.
         """
-        self.name, self.layer = name, layer
-        self.device = pick_device(device)
-        self.dtype = pick_dtype(precision, self.device)
-        self._parts: tuple[Any, Any] | None = None
+        super().__init__(name, device, precision)
+        self.layer = layer
 
-    @property
-    def parts(self) -> tuple[Any, Any]:
-        """Encoder and tokenizer.
+    def load(self) -> tuple[Any, Any]:
+        """Encoder and tokenizer."""
 
-        Raises:
-            RewardError: they cannot be had.
-        """
-        if self._parts is None:
+        def read() -> tuple[Any, Any]:
+            local = Path(self.name).is_dir()
+            tokenizer = AutoTokenizer.from_pretrained(self.name, local_files_only=local)
+            # The published encoder has no safetensors; of a .bin file only tensors are read (weights_only).
+            model = AutoModel.from_pretrained(self.name, dtype=self.dtype, weights_only=True, local_files_only=local)
+            return model.requires_grad_(False).eval().to(self.device), tokenizer
 
-            def load() -> tuple[Any, Any]:
-                local = Path(self.name).is_dir()
-                tokenizer = AutoTokenizer.from_pretrained(self.name, local_files_only=local)
-                # The published encoder has no safetensors; of a .bin file only tensors are read (weights_only).
-                model = AutoModel.from_pretrained(self.name, dtype=self.dtype, weights_only=True, local_files_only=local)
-                return model.requires_grad_(False).eval().to(self.device), tokenizer
-
-            self._parts = loaded("BERTScore", self.name, load)
-        return self._parts
+        return loaded("BERTScore", self.name, read)
 
     @torch.no_grad()
     def tokens(self, sentences: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
@@ -78,11 +69,6 @@ class BertScore:
         sentences = list(dict.fromkeys([*candidates, *references]))
         known = dict(zip(sentences, self.tokens(sentences), strict=True)) if sentences else {}
         return [greedy(*known[candidate], *known[reference]) for candidate, reference in zip(candidates, references, strict=True)]
-
-    def free(self) -> None:
-        """Give the memory back; the next use loads again."""
-        self._parts = None
-        give_back(self.device)
 
 
 def greedy(candidate: Tensor, candidate_words: Tensor, reference: Tensor, reference_words: Tensor) -> Match:

@@ -7,8 +7,9 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+import httpx
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
@@ -22,14 +23,6 @@ from transformers.utils import logging
 from rewards.base import RewardError
 
 Found = TypeVar("Found")
-
-
-def give_back(device: torch.device) -> None:
-    """Have the device take back what nobody holds any more."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
 
 BATCH = 32
 """Images that go through a network at once."""
@@ -66,16 +59,12 @@ def loaded(what: str, name: str, load: Callable[[], Found]) -> Found:
 
 def remedy(name: str, error: BaseException) -> str:
     """What went wrong, from the error and what it came from, and what to do."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
+    chain = causes(error)
     if any(isinstance(each, GatedRepoError) for each in chain):
         return f"{name} is gated. Ask for access on its page on the Hub, then `hf auth login`."
     if any(isinstance(each, RepositoryNotFoundError) for each in chain):
         return f"there is no {name} on the Hub, or it is private: `hf auth login` with an account that may read it."
-    if any(isinstance(each, (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError)) for each in chain):
+    if unreachable(chain):
         return (
             f"{name} is not in {constants.HF_HUB_CACHE}, and the Hub cannot be reached. "
             f"Run `hf download {name}` on a machine with network, and copy that folder here; or choose reward_models pocket."
@@ -83,10 +72,58 @@ def remedy(name: str, error: BaseException) -> str:
     return f"{name} cannot be loaded ({type(error).__name__}: {error})."
 
 
+def causes(error: BaseException | None) -> list[BaseException]:
+    """The error and what caused it."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def unreachable(chain: Sequence[BaseException]) -> bool:
+    """Whether something is not in the cache and the Hub could not be asked, by an error and its causes."""
+    kinds = (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError, ConnectionError)
+    return any(isinstance(each, kinds) or "connect to" in str(each) for each in chain)
+
+
+class Network(Generic[Found]):
+    """A network and what belongs to it, loaded when it is first used: what CLIP, BERTScore and LLaVA share. ``load`` says how."""
+
+    def __init__(self, name: str, device: str, precision: str) -> None:
+        """``name`` is a folder or a name on the Hub."""
+        self.name, self.precision = name, precision
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(precision, self.device)
+        self._parts: Found | None = None
+
+    def load(self) -> Found:
+        """All parts, from the disk or the Hub.
+
+        Raises:
+            RewardError: they cannot be had.
+        """
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> Found:
+        """All parts; errors as of ``load``."""
+        if self._parts is None:
+            self._parts = self.load()
+        return self._parts
+
+    def free(self) -> None:
+        """Give the memory back; the next use loads again."""
+        self._parts = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
 PROCESSORS = (CLIPTokenizer, CLIPImageProcessorPil)
 
 
-class Clip:
+class Clip(Network[tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessorPil]]):
     """The two towers of a CLIP model (Radford et al. 2021, arXiv 2103.00020), loaded when they are first used."""
 
     def __init__(self, name: str, processor: str = "", device: str = "auto", precision: str = "auto") -> None:
@@ -95,30 +132,21 @@ class Clip:
             name: a folder or a name on the Hub.
             processor: where the tokenizer and the pictures' sizes are from; by default the same.
         """
-        self.name, self.processor = name, processor or name
-        self.device = pick_device(device)
-        self.dtype = pick_dtype(precision, self.device)
-        self._parts: tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessorPil] | None = None
+        super().__init__(name, device, precision)
+        self.processor = processor or name
 
-    @property
-    def parts(self) -> tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessorPil]:
-        """Model, tokenizer and image processor. The latter is Pillow's on every machine, so that a score does not depend on what is installed.
+    def load(self) -> tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessorPil]:
+        """Model, tokenizer and image processor. The latter is Pillow's on every machine, so that a score does not depend on what is installed."""
 
-        Raises:
-            RewardError: they cannot be had.
-        """
-        if self._parts is None:
+        def network() -> CLIPModel:
+            model = CLIPModel.from_pretrained(self.name, use_safetensors=True, dtype=self.dtype, local_files_only=Path(self.name).is_dir())
+            return model.requires_grad_(False).eval().to(self.device)
 
-            def network() -> CLIPModel:
-                model = CLIPModel.from_pretrained(self.name, use_safetensors=True, dtype=self.dtype, local_files_only=Path(self.name).is_dir())
-                return model.requires_grad_(False).eval().to(self.device)
+        def processors() -> tuple[CLIPTokenizer, CLIPImageProcessorPil]:
+            found = [cls.from_pretrained(self.processor, local_files_only=Path(self.processor).is_dir()) for cls in PROCESSORS]
+            return found[0], found[1]
 
-            def processors() -> tuple[CLIPTokenizer, CLIPImageProcessorPil]:
-                found = [cls.from_pretrained(self.processor, local_files_only=Path(self.processor).is_dir()) for cls in PROCESSORS]
-                return found[0], found[1]
-
-            self._parts = (loaded("CLIP", self.name, network), *loaded("CLIP's processors", self.processor, processors))
-        return self._parts
+        return (loaded("CLIP", self.name, network), *loaded("CLIP's processors", self.processor, processors))
 
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -156,8 +184,3 @@ class Clip:
     def scale(self) -> float:
         """What the model multiplies cosines with."""
         return float(self.parts[0].logit_scale.float().exp())
-
-    def free(self) -> None:
-        """Give the memory back; the next use loads again."""
-        self._parts = None
-        give_back(self.device)

@@ -76,13 +76,14 @@ class Satisfaction:
         self.vlm = open_vlm(vlm, device, precision)
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
-        asked = [(sample, question) for sample in samples for question in questions_of(sample.prompt)]
-        answers = iter(self.vlm.answer([sample.image for sample, _ in asked], [question.text for _, question in asked]))
+        asked = [questions_of(sample.prompt) for sample in samples]
+        images = [sample.image for sample, questions in zip(samples, asked, strict=True) for _ in questions]
+        answers = iter(self.vlm.answer(images, [question.text for questions in asked for question in questions]))
         scores = []
-        for sample in samples:
+        for questions in asked:
             said = [
                 dict(question=question.text, answer=answer, right=says(answer, question.accepted))
-                for question, answer in zip(questions_of(sample.prompt), answers, strict=False)
+                for question, answer in zip(questions, answers, strict=False)
             ]
             scores.append(Score(sum(bool(each["right"]) for each in said) / len(said), dict(answers=said)))
         return scores

@@ -6,7 +6,6 @@ import base64
 import io
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from rewards.base import RewardError
-from rewards.networks import give_back, loaded, pick_device, pick_dtype
+from rewards.networks import Network, loaded
 
 KEY = "DDPO_VLM_KEY"
 """The environment variable that holds a remote endpoint's key."""
@@ -52,7 +51,7 @@ def open_vlm(name: str, device: str = "auto", precision: str = "auto") -> Vlm:
     return Llava(name, device, precision)
 
 
-class Llava:
+class Llava(Network[tuple[Any, Any]]):
     """LLaVA 1.5 (Liu et al. 2023, arXiv 2310.03744) through transformers, greedy."""
 
     TEMPLATE = "USER: <image>\n{question} ASSISTANT:"
@@ -63,39 +62,27 @@ class Llava:
         Args:
             precision: ``auto``, ``fp32``, ``bf16``, ``fp16``, or ``4bit`` (needs bitsandbytes and an NVIDIA GPU).
         """
-        self.name, self.precision = name, precision
-        self.device = pick_device(device)
-        self._parts: tuple[Any, Any] | None = None
+        super().__init__(name, device, precision)
 
-    @property
-    def parts(self) -> tuple[Any, Any]:
-        """Model and processor.
+    def load(self) -> tuple[Any, Any]:
+        """Model and processor."""
 
-        Raises:
-            RewardError: they cannot be had.
-        """
-        if self._parts is None:
+        def read() -> tuple[Any, Any]:
+            local = Path(self.name).is_dir()
+            processor = AutoProcessor.from_pretrained(self.name, local_files_only=local)
+            processor.tokenizer.padding_side = "left"
+            processor.image_processor = CLIPImageProcessorPil.from_pretrained(self.name, local_files_only=local)  # the same on every machine
+            settings: dict[str, Any] = dict(use_safetensors=True, local_files_only=local)
+            if self.precision == "4bit":
+                from transformers import BitsAndBytesConfig
 
-            def load() -> tuple[Any, Any]:
-                local = Path(self.name).is_dir()
-                processor = AutoProcessor.from_pretrained(self.name, local_files_only=local)
-                processor.tokenizer.padding_side = "left"
-                processor.image_processor = CLIPImageProcessorPil.from_pretrained(self.name, local_files_only=local)  # the same on every machine
-                settings: dict[str, Any] = dict(use_safetensors=True, local_files_only=local)
-                if self.precision == "4bit":
-                    from transformers import BitsAndBytesConfig
+                quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float16)
+                settings |= dict(quantization_config=quantised, device_map=self.device)
+                return LlavaForConditionalGeneration.from_pretrained(self.name, **settings).requires_grad_(False).eval(), processor
+            model = LlavaForConditionalGeneration.from_pretrained(self.name, dtype=self.dtype, **settings)
+            return model.requires_grad_(False).eval().to(self.device), processor
 
-                    quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float16)
-                    model = LlavaForConditionalGeneration.from_pretrained(
-                        self.name, quantization_config=quantised, device_map=self.device, **settings
-                    )
-                else:
-                    dtype = pick_dtype(self.precision, self.device)
-                    model = LlavaForConditionalGeneration.from_pretrained(self.name, dtype=dtype, **settings).to(self.device)
-                return model.requires_grad_(False).eval(), processor
-
-            self._parts = loaded("LLaVA", self.name, load)
-        return self._parts
+        return loaded("LLaVA", self.name, read)
 
     @torch.no_grad()
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
@@ -114,10 +101,6 @@ class Llava:
             answers += processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [answer.strip() for answer in answers]
 
-    def free(self) -> None:
-        self._parts = None
-        give_back(self.device)
-
 
 class Remote:
     """An OpenAI-compatible chat endpoint (vLLM, Ollama, llama.cpp): images go as data URLs, several questions at once, failures are tried again."""
@@ -131,11 +114,11 @@ class Remote:
             tries: of one question, with longer and longer naps between.
         """
         self.address, self.model, self.workers, self.seconds, self.tries, self.nap = address.rstrip("/"), model, workers, seconds, tries, nap
-        self._given_up = threading.Event()
+        self._failure: RewardError | None = None
 
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
         headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(KEY)) else {}
-        self._given_up.clear()
+        self._failure = None
         with httpx.Client(timeout=self.seconds, headers=headers) as client, ThreadPoolExecutor(self.workers) as pool:
             model = self.model or self._first_model(client)
             return list(pool.map(lambda pair: self._ask(client, model, *pair), zip(images, questions, strict=True)))
@@ -165,27 +148,23 @@ class Remote:
         return response.json()
 
     def _patiently(self, ask: Callable[[], str]) -> str:
-        """Ask again where that may help.
+        """Ask again where that may help. What one question has failed of for good, all others that are under way fail of too.
 
         Raises:
-            RewardError: it did not, or cannot.
+            RewardError: it did not help, or cannot.
         """
-        problem = "another question failed"
         for attempt in range(1, self.tries + 1):
-            if self._given_up.is_set():
-                break  # another question has failed for good; its reason is the one that is told
+            if self._failure is not None:
+                raise self._failure
             try:
                 return ask()
             except httpx.HTTPStatusError as error:
                 status, problem = error.response.status_code, f"it answers {error.response.status_code}: {error.response.text[:200]}"
                 if status in (401, 403):
-                    self._given_up.set()
-                    raise RewardError(
-                        f"The endpoint {self.address} refuses the key ({status}). Put the right one into {KEY} and press Resume."
-                    ) from error
+                    wanted = f"Put the right one into {KEY} and press Resume."
+                    raise self._fail(f"The endpoint {self.address} refuses the key ({status}). {wanted}") from error
                 if status < 500 and status not in (408, 409, 429):
-                    self._given_up.set()
-                    raise RewardError(f"The endpoint {self.address} refuses the question; {problem}") from error
+                    raise self._fail(f"The endpoint {self.address} refuses the question; {problem}") from error
             except httpx.TimeoutException:
                 problem = f"no answer within {self.seconds:g} s"
             except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -194,7 +173,11 @@ class Remote:
                 problem = f"its answer is no chat completion ({type(error).__name__}: {error})"
             if attempt < self.tries:
                 self.nap(min(30.0, 0.5 * 2**attempt) * (0.5 + random.random()))
-        self._given_up.set()
-        raise RewardError(
+        raise self._fail(
             f"The endpoint {self.address} failed {self.tries} times; at last, {problem}. Mend it and press Resume: finished scores are kept."
         )
+
+    def _fail(self, message: str) -> RewardError:
+        """The reason for giving up, for all questions."""
+        self._failure = RewardError(message)
+        return self._failure

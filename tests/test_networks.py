@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from huggingface_hub import constants
@@ -156,6 +157,17 @@ def test_a_model_that_cannot_be_had_says_what_to_do(tmp_path: Path, monkeypatch:
     empty.mkdir()
     with pytest.raises(RewardError, match="empty cannot be loaded"):
         ClipScore(str(empty)).score(samples())
+
+
+def test_a_machine_without_network_is_told_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not told to be offline, only without a way out: what the libraries raise then, whichever of them it is."""
+
+    def refuse(*arguments: object, **settings: object) -> None:
+        raise OSError("We couldn't connect to 'https://huggingface.co'") from httpx.ConnectError("no route")
+
+    monkeypatch.setattr(CLIPModel, "from_pretrained", refuse)
+    with pytest.raises(RewardError, match=r"and the Hub cannot be reached.*hf download nobody/nothing"):
+        ClipScore("nobody/nothing").score(samples())
 
 
 def test_a_reward_without_pocket_networks_says_so() -> None:

@@ -360,6 +360,17 @@ def test_an_endpoint_that_stays_broken_is_given_up_with_a_reason(
     assert len(there.asked) == asked
 
 
+def test_what_one_question_fails_of_for_good_is_what_is_told(endpoint: Callable[[Answer], Endpoint]) -> None:
+    """The first question meets a busy endpoint again and again; the second one's key is refused, and the first does not go on trying."""
+
+    def reply(number: int, body: dict[str, Any]) -> tuple[int, bytes]:
+        return (500, b"busy") if body["messages"][0]["content"][1]["text"] == "busy" else (401, b"no")
+
+    vlm = Remote(endpoint(reply).address, "m", workers=2, tries=1000, nap=lambda seconds: time.sleep(0.01))
+    with pytest.raises(RewardError, match="refuses the key"):
+        vlm.answer([picture(0), picture(1)], ["busy", "refused"])
+
+
 def test_nobody_at_the_address_is_said(endpoint: Callable[[Answer], Endpoint]) -> None:
     there = endpoint(lambda number, body: said("x"))
     there.server.shutdown()
