@@ -49,6 +49,8 @@ NORMALISED = OBJECTIVE + "test_the_normalised_ratio_on_paper"
 NFT = OBJECTIVE + "test_nft_pulls_towards_the_preferred_and_pushes_from_the_other"
 AVERAGE = "tests/test_trainer.py::test_the_moving_average_is_measured_and_taken_away_and_the_trained_weights_go_on"
 CREW = "tests/test_crew.py::test_two_processes_do_what_one_does"
+BLEND = "tests/test_function.py::test_a_blend_adds_standard_deviations"
+CHANGES = "tests/test_reward_changes.py::"
 QUADRANTS = "test_the_four_clip_quadrants_in_value_and_gradient"
 
 MUTATIONS = (
@@ -184,6 +186,12 @@ MUTATIONS = (
         ("if not self.config.shuffle_scores:", "if True:", "test_shuffled_scores_are_the_same_scores_of_other_images"),
         ("number = done[-1].number", "number = done[0].number", RESUME),
         ("if at in {at for at, value in known.get(name, []) if value is not None}:", "if False:", RESUME),
+        (
+            "Standard.of(self.store.first_values(name))",
+            "Standard()",
+            CHANGES + "test_a_blend_is_scored_part_by_part_in_the_spread_of_its_first_round",
+        ),
+        ('"held_out_base"): True', '"held_out_base"): False', CHANGES + "test_after_a_change_the_base_model_is_measured_by_the_new_reward"),
         ("self.config, base=base", "self.config, base=False", "test_held_out_measurements_are_paired_and_of_the_right_policy_in_a_run"),
     ),
     *of(
@@ -210,7 +218,15 @@ MUTATIONS = (
         ("WHERE number = ? AND {mark}_at IS NULL", "WHERE number = ?", "test_marks_are_set_once_and_in_order"),
         ("None if value is None or not math.isfinite(value)", "None if value is None", "test_numbers_that_are_none_become_none"),
     ),
-    *of("ddpo/control.py", ("self.store.close_round(number)  # before", "pass  # before", "test_apply_is_on_disk_before_it_is_answered")),
+    *of(
+        "ddpo/control.py",
+        ("self.store.close_round(number)  # before", "pass  # before", "test_apply_is_on_disk_before_it_is_answered"),
+        (
+            'str(wanted[-1].payload["reward"])',
+            'str(wanted[0].payload["reward"])',
+            CHANGES + "test_a_change_waits_for_the_next_scoring_and_outlives_its_worker",
+        ),
+    ),
     *of("ddpo/lock.py", ("probe, shared=True", "probe, shared=False", "test_many_looks_at_once_never_see_a_worker_that_is_gone")),
     *of(
         "rewards/human.py",
@@ -221,6 +237,21 @@ MUTATIONS = (
             "for sample in sorted(samples, key=lambda s: s.id)]",
             "tests/test_rewards.py::test_people_s_ratings_go_to_the_images_they_name",
         ),
+    ),
+    *of(
+        "rewards/blend.py",
+        ("(value - standards[n].mean) / standards[n].std", "(value - standards[n].mean)", BLEND),
+        ("if len(terms) == len(weights) else None", "", BLEND),
+    ),
+    *of(
+        "rewards/function.py",
+        ("if str(path) not in trusted():", "if False:", "test_a_file_that_nobody_trusted_is_not_run"),
+    ),
+    *of(
+        "rewards/cache.py",
+        ("if key not in self._known}", "}", "test_the_same_picture_and_prompt_are_asked_about_once"),
+        ("if len(scores) != len(samples):", "if False:", "test_a_failure_says_what_happened_and_is_not_remembered"),
+        ("if score.value is not None and not math.isfinite(score.value):", "if False:", "test_a_failure_says_what_happened_and_is_not_remembered"),
     ),
     *of(
         "rewards/jpeg.py",

@@ -50,8 +50,10 @@ def test_the_same_picture_and_prompt_are_asked_about_once() -> None:
     first = cached.score(samples("a", "b", "a"))
     assert inner.asked == ["a", "b"] and first[0] == first[2] != first[1]
     assert cached.score(samples("b")) == [first[1]] and inner.asked == ["a", "b"]
+    cached.score(samples("a", "c"))
+    assert inner.asked == ["a", "b", "c"], "what is known is not asked again beside what is not"
     cached.score(samples("a", seed=1))
-    assert inner.asked == ["a", "b", "a"], "another picture is another question"
+    assert inner.asked == ["a", "b", "c", "a"], "another picture is another question"
 
 
 def test_a_picture_s_fingerprint_is_of_mode_size_and_pixels() -> None:
