@@ -22,12 +22,15 @@ from ddpo.rollout import batches, derive_seed, rollout
 from ddpo.store import RunStore
 from pocket.judge import Judge, judge_images
 
+DOCS = Path(__file__).parent.parent / "docs"
 
-def policy_at(folder: Path, number: int) -> StableDiffusionPolicy:
-    """The run's policy after a round, as it would be taken away."""
+
+def policy_at(folder: Path, number: int, **changes: Any) -> StableDiffusionPolicy:
+    """The run's policy after a round, as it would be taken away; or with other settings, such as ``precision``. Round 0 is the base model."""
     store = RunStore(folder)
-    policy = StableDiffusionPolicy.load(store.config)
-    load_result(store.checkpoints()[number], policy.parameters())
+    policy = StableDiffusionPolicy.load(store.config.with_changes(**changes))
+    if number:
+        load_result(store.checkpoints()[number], policy.parameters())
     store.close()
     return policy
 
@@ -98,8 +101,9 @@ def kl_to_base(policy: Policy, prompts: Sequence[str], count: int, microbatch: i
 
     Steps are Gaussians of equal std, so KL(p || p_base) = ‖μ - μ_base‖² / 2σ² is exact at each latent, and its sum over a trajectory's steps has the
     KL of the two distributions of trajectories as its mean (chain rule), which bounds that of images (Fan et al. 2023, arXiv 2305.16381, section
-    4.2). It depends on the sampler: σ grows with η, so the same change of the prediction is 100 times as many nats at η 0.1 as at η 1. A step
-    without noise counts 0. The i-th trajectory has the i-th prompt, in turn.
+    4.2). It depends on the sampler: σ grows with η, so the same change of the prediction is about 100 times as many nats at η 0.1 as at η 1. A step
+    without noise counts 0. The i-th trajectory has the i-th prompt, in turn. Ask a policy in float32: in bfloat16 two predictions that hardly differ
+    are rounded apart, which at η 0.1 alone makes more than ten nats a step.
     """
     kl = torch.zeros(count, len(policy.schedule))
     for batch in batches(count, microbatch):

@@ -38,6 +38,7 @@ from PIL import Image
 
 import rewards
 from benchmarks.common import (
+    DOCS,
     add_line,
     flags,
     kl_to_base,
@@ -64,7 +65,6 @@ from rewards.base import Reward, Sample, Score
 from rewards.satisfaction import questions_of, says
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
-DOCS = Path(__file__).parent.parent / "docs"
 SEEDS = (0, 1, 2)
 PROBES = 16
 """Trajectories on which the distance from the base is measured."""
@@ -200,20 +200,21 @@ def measure(task: Task, folder: Path, every: int, about: int) -> dict[str, Any]:
     last = max(places)
     numbers = sorted({0, *range(every, last, every), last})
     middle = min(numbers, key=lambda number: abs(number - last / 2))
-    policy, reward = policy_at(folder, last), automatic_reward(config)
+    policy, exact, reward = policy_at(folder, last), policy_at(folder, 0, precision="fp32"), automatic_reward(config)
     assert reward is not None
     found, rows, distance = list[Measured](), dict[int, list[Image.Image]](), list[list[float]]()
     started = time.perf_counter()
     for number in numbers:
         if number:
             load_result(places[number], policy.parameters())
+            load_result(places[number], exact.parameters())
         for group in (*task.curves, *(task.ends if number in (0, last) else ())):
             prompts, images = pictures(policy, config, groups()[group], about, base=number == 0)
             found.append(measured(task, group, number, prompts, images, reward))
             if group == task.prompts:
                 rows[number] = images
-        kl = kl_to_base(policy, config.prompts, PROBES, config.microbatch) if number else None
-        distance.append([0.0, 0.0] if kl is None else rounded([float(kl[:, list(config.trained_steps)].sum(1).mean()), float(kl.sum(1).mean())]))
+        kl = kl_to_base(exact, config.prompts, PROBES, config.microbatch)
+        distance.append(rounded([float(kl[:, list(config.trained_steps)].sum(1).mean()), float(kl.sum(1).mean())]))
     contact_sheet([rows[number] for number in (0, middle, last)], folder / "sheet.png")
     idle = [value or 0.0 for _, value in metrics["zero_spread_prompts"]]
     seconds = {phase: sum(v or 0.0 for _, v in metrics[f"seconds_{phase}"]) for phase in ("sampling", "scoring", "updating", "checkpointing")}
@@ -293,17 +294,17 @@ def folder_of(out: Path, task: Task, seed: int, more: Sequence[str]) -> Path:
     return out / "-".join((task.name, str(seed), *(each.strip("-") for each in more)))
 
 
-def report(results: Path, options: dict[str, Any], out: Path) -> None:
-    """Tables to the terminal, curves and contact sheets to ``docs/``."""
+def report(results: Path, options: dict[str, Any], out: Path, docs: Path) -> None:
+    """Tables to the terminal, curves and contact sheets to the folder ``docs``."""
     for task in TASKS:
         lines = [line for line in lines_of(results) if line["task"] == task.name and line["options"] == options]
         if not lines:
             print(f"\n{task.title}: not measured yet.")
             continue
         print(f"\n{task.title}\n\n{table(task, lines)}")
-        draw(task, lines, DOCS / f"task-{task.name}.svg")
+        draw(task, lines, docs / f"task-{task.name}.svg")
         if (picture := folder_of(out, task, lines[0]["seed"], options["more"]) / "sheet.png").exists():
-            shutil.copyfile(picture, DOCS / f"task-{task.name}.png")
+            shutil.copyfile(picture, docs / f"task-{task.name}.png")
 
 
 def main() -> None:
@@ -315,10 +316,11 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=10, help="rounds between two measurements")
     parser.add_argument("--images", type=int, default=90, help="held-out pictures of a group, about")
     parser.add_argument("--report", action="store_true", help="print the tables and draw the curves of what has been measured")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="where the report draws")
     options, more = parser.parse_known_args()
     key = dict(every=options.every, images=options.images, more=more)
     if options.report:
-        report(options.results, key, options.out)
+        report(options.results, key, options.out, options.docs)
         return
     for seed in options.seeds:
         for task in TASKS:
