@@ -68,6 +68,12 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return float(found.mean()), float(found.std(ddof=1) / len(found) ** 0.5) if len(found) > 1 else 0.0
 
 
+def plus_minus(values: Sequence[float], digits: int = 2) -> str:
+    """Mean ± standard error as text; a single value has no error."""
+    mean, error = mean_and_error(values)
+    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if len(values) > 1 else "")
+
+
 @cache
 def the_judge() -> Judge:
     """The judge, loaded once."""
@@ -148,6 +154,13 @@ def panels(count: int) -> tuple[Any, list[Any]]:
 
     figure, axes = plt.subplots(1, count, figsize=(3.4 * count + (3.0 if count == 1 else 0), 3.4), layout="constrained", squeeze=False)
     return figure, list(axes[0])
+
+
+def band(axis: Any, x: Sequence[float], mean: Sequence[float], error: Sequence[float], label: str) -> str:
+    """A curve and its standard errors as a band; returns the colour."""
+    (curve,) = axis.plot(x, mean, marker="o", markersize=3, linewidth=1.6, label=label)
+    axis.fill_between(x, [m - e for m, e in zip(mean, error, strict=True)], [m + e for m, e in zip(mean, error, strict=True)], alpha=0.2)
+    return str(curve.get_color())
 
 
 def save_figure(figure: Any, file: Path) -> None:

@@ -40,12 +40,14 @@ import rewards
 from benchmarks.common import (
     DOCS,
     add_line,
+    band,
     flags,
     kl_to_base,
     lines_of,
     make_run,
     mean_and_error,
     panels,
+    plus_minus,
     policy_at,
     rounded,
     save_figure,
@@ -234,12 +236,6 @@ def at(line: dict[str, Any], group: str, number: int) -> dict[str, Any]:
     return found
 
 
-def plus_minus(values: Sequence[float], digits: int = 2) -> str:
-    """Mean ± standard error over the seeds; one seed has no error."""
-    mean, error = mean_and_error(values)
-    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if len(values) > 1 else "")
-
-
 def before_after(lines: Sequence[dict[str, Any]], group: str, key: str, number: int | None = None) -> str:
     """Base and last measurement of one number of a group, over the seeds; a dash where it does not exist."""
     pairs = [(at(line, group, 0)[key], at(line, group, line["rounds"][-1])[key]) for line in lines]
@@ -279,10 +275,7 @@ def draw(task: Task, lines: Sequence[dict[str, Any]], file: Path) -> None:
             mean, error = zip(*(mean_and_error([at(line, group, n)[name] for line in lines]) for n in numbers), strict=True)
             if len(lines) == 1:
                 error = tuple(at(lines[0], group, n)[f"{name}_error"] for n in numbers)
-            axis.plot(numbers, mean, label=label, linewidth=1.6)
-            axis.fill_between(
-                numbers, [m - e for m, e in zip(mean, error, strict=True)], [m + e for m, e in zip(mean, error, strict=True)], alpha=0.2
-            )
+            band(axis, numbers, mean, error, label)
         axis.set(title=group, xlabel="rounds", xlim=(0, numbers[-1]))
     axes[0].set_ylabel("points" if not task.facts else "mean, 0 to 1")
     axes[0].legend(frameon=False, fontsize=8)

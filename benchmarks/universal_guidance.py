@@ -35,6 +35,7 @@ from benchmarks.common import (
     DOCS,
     add_line,
     animal_accuracy,
+    band,
     flags,
     lines_of,
     make_run,
@@ -191,13 +192,10 @@ def report(lines: Sequence[dict[str, Any]], docs: Path) -> None:
     strengths = [line["guidance"]["strength"] for line in forward]
     for name, label in (("proxy", "proxy: aesthetic"), ("gold", "gold: image_statistics")):
         mean, error = [line[name] for line in forward], [line[f"{name}_error"] for line in forward]
-        (curve,) = axes[0].plot(strengths, mean, marker="o", markersize=3, label=label, linewidth=1.6)
-        axes[0].fill_between(
-            strengths, [m - e for m, e in zip(mean, error, strict=True)], [m + e for m, e in zip(mean, error, strict=True)], alpha=0.2
-        )
+        colour = band(axes[0], strengths, mean, error, label)
         for line in lines:
             if line["guidance"] is None and line["title"] != BASE:
-                axes[0].axhline(line[name], color=curve.get_color(), linestyle=":", linewidth=1.2)
+                axes[0].axhline(line[name], color=colour, linestyle=":", linewidth=1.2)
     axes[0].set_xscale("symlog", linthresh=1)
     axes[0].set(xlabel="strength of guidance (dotted: DDPO, no guidance)", ylabel="points")
     axes[0].legend(frameon=False, fontsize=8)
