@@ -156,11 +156,11 @@ def panels(count: int) -> tuple[Any, list[Any]]:
     return figure, list(axes[0])
 
 
-def band(axis: Any, x: Sequence[float], mean: Sequence[float], error: Sequence[float], label: str) -> str:
+def band(axis: Any, x: Sequence[float], mean: Sequence[float], error: Sequence[float], label: str) -> Any:
     """A curve and its standard errors as a band; returns the colour."""
     (curve,) = axis.plot(x, mean, marker="o", markersize=3, linewidth=1.6, label=label)
     axis.fill_between(x, [m - e for m, e in zip(mean, error, strict=True)], [m + e for m, e in zip(mean, error, strict=True)], alpha=0.2)
-    return str(curve.get_color())
+    return curve.get_color()
 
 
 def save_figure(figure: Any, file: Path) -> None:

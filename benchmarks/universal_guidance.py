@@ -46,6 +46,7 @@ from benchmarks.common import (
     save_figure,
 )
 from ddpo.config import RunConfig, prompt_sets
+from ddpo.diffusion import Schedule
 from ddpo.evaluate import held_out_images
 from ddpo.policy import Condition, StableDiffusionPolicy
 from ddpo.presets import presets
@@ -107,22 +108,22 @@ def pixels_of(policy: StableDiffusionPolicy, latents: Tensor) -> Tensor:
     return (decoded / 2 + 0.5).clamp(0, 1)
 
 
-def guided_noise(policy: StableDiffusionPolicy, score: PixelScore, x_t: Tensor, i: int, condition: Condition, how: Guidance) -> tuple[Tensor, Tensor]:
-    """ε'' at step ``i`` for latents (n, c, h, w), and the scores (n,) of the clean pictures that plain ε expects."""
+def guided_noise(policy: StableDiffusionPolicy, score: PixelScore, x_t: Tensor, i: int, condition: Condition, how: Guidance) -> Tensor:
+    """ε'' at step ``i`` for latents (n, c, h, w), shaped like them."""
     schedule = policy.schedule
     index = torch.full((len(x_t),), i, device=x_t.device)
     alpha = schedule.alpha.to(x_t.device)[index][:, None, None, None]
-    with torch.enable_grad():
-        x_in = x_t.detach().requires_grad_(True)
+    with torch.set_grad_enabled(how.strength != 0):
+        x_in = x_t.detach().requires_grad_(how.strength != 0)
         noise = policy.predict(x_in, schedule.timesteps.to(x_t.device)[index], condition)
-        clean = schedule.clean_and_noise(x_in, noise, alpha)[0]
-        scores = score(pixels_of(policy, clean))
-        gradient = torch.autograd.grad(scores.sum(), x_in)[0] if how.strength else torch.zeros_like(x_t)
-    noise = noise.detach() - how.strength * (1 - alpha).sqrt() * gradient
+        if how.strength:
+            clean = schedule.clean_and_noise(x_in, noise, alpha)[0]
+            gradient = torch.autograd.grad(score(pixels_of(policy, clean)).sum(), x_in)[0]
+            noise = noise.detach() - how.strength * (1 - alpha).sqrt() * gradient
     if how.backward_steps:
         clean = schedule.clean_and_noise(x_t, noise, alpha)[0]
         noise = noise - (alpha / (1 - alpha)).sqrt() * ascent(policy, score, clean, how)
-    return noise, scores.detach()
+    return noise
 
 
 def ascent(policy: StableDiffusionPolicy, score: PixelScore, clean: Tensor, how: Guidance) -> Tensor:
@@ -137,6 +138,12 @@ def ascent(policy: StableDiffusionPolicy, score: PixelScore, clean: Tensor, how:
     return delta
 
 
+def renoised(schedule: Schedule, i: int, x_s: Tensor, noise: Tensor) -> Tensor:
+    """Step ``i`` undone by the forward process: x_t = √(ᾱ_t/ᾱ_s) x_s + √(1-ᾱ_t/ᾱ_s) noise."""
+    kept = (schedule.alpha[i] / schedule.alpha_prev[i]).to(x_s.device)
+    return kept.sqrt() * x_s + (1 - kept).sqrt() * noise
+
+
 @torch.no_grad()
 def guided_latents(policy: StableDiffusionPolicy, score: PixelScore, prompts: Sequence[str], seeds: Sequence[int], how: Guidance) -> Tensor:
     """Clean latents of a batch, (n, c, h, w): the noise of ``ddpo.rollout.rollout`` for the same seeds, and more of it where steps are repeated."""
@@ -145,16 +152,17 @@ def guided_latents(policy: StableDiffusionPolicy, score: PixelScore, prompts: Se
         raise ValueError("This benchmark guides models that predict noise.")
     noise = torch.stack([noise_of(seed, len(schedule), policy.latent_shape) for seed in seeds], dim=1).to(policy.device)
     again = [torch.Generator().manual_seed(derive_seed("again", seed)) for seed in seeds]
-    more = lambda: torch.stack([torch.randn(policy.latent_shape, generator=each) for each in again]).to(policy.device)  # noqa: E731
+
+    def more() -> Tensor:
+        return torch.stack([torch.randn(policy.latent_shape, generator=each) for each in again]).to(policy.device)
+
     x_t = noise[0]
     for i in range(len(schedule)):
         index = torch.full((len(x_t),), i, device=x_t.device)
-        kept = (schedule.alpha[i] / schedule.alpha_prev[i]).to(x_t.device)
-        for repeat in range(how.repeats):
-            prediction, _ = guided_noise(policy, score, x_t, i, condition, how)
-            last = repeat == how.repeats - 1
-            x_s = schedule.step(x_t, index, prediction).sample(noise[i + 1] if last else more())
-            x_t = x_s if last else kept.sqrt() * x_s + (1 - kept).sqrt() * more()
+        for _ in range(how.repeats - 1):
+            x_s = schedule.step(x_t, index, guided_noise(policy, score, x_t, i, condition, how)).sample(more())
+            x_t = renoised(schedule, i, x_s, more())
+        x_t = schedule.step(x_t, index, guided_noise(policy, score, x_t, i, condition, how)).sample(noise[i + 1])
     return x_t
 
 
