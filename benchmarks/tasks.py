@@ -27,6 +27,7 @@ fact in its description), the judge says right, and **it says right while the ju
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -283,8 +284,8 @@ def draw(task: Task, lines: Sequence[dict[str, Any]], file: Path) -> None:
 
 
 def folder_of(out: Path, task: Task, seed: int, more: Sequence[str]) -> Path:
-    """The run's folder; options that were handed on are part of its name."""
-    return out / "-".join((task.name, str(seed), *(each.strip("-") for each in more)))
+    """The run's folder; a hash of the options that were handed on is part of its name."""
+    return out / "-".join((task.name, str(seed), *([hashlib.sha256(" ".join(more).encode()).hexdigest()[:8]] if more else [])))
 
 
 def report(results: Path, options: dict[str, Any], out: Path, docs: Path) -> None:

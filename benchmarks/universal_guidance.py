@@ -193,19 +193,18 @@ def report(lines: Sequence[dict[str, Any]], docs: Path) -> None:
     for line in lines:
         figures = f"{line['proxy']:.2f} ± {line['proxy_error']:.2f} | {line['gold']:.2f} ± {line['gold_error']:.2f} | {line['animals']:.2f}"
         print(f"| {line['title']} | {figures} | {line['seconds_an_image']:.2f} |")
-    forward = sorted((line for line in lines if line["guidance"] and plain(line["guidance"])), key=lambda line: float(line["guidance"]["strength"]))
-    if not forward:
+    curve = sorted((line for line in lines if strength_of(line) is not None), key=lambda line: strength_of(line) or 0.0)
+    if not curve:
         return
     figure, axes = panels(1)
-    strengths = [line["guidance"]["strength"] for line in forward]
+    strengths = [strength_of(line) or 0.0 for line in curve]
     for name, label in (("proxy", "proxy: aesthetic"), ("gold", "gold: image_statistics")):
-        mean, error = [line[name] for line in forward], [line[f"{name}_error"] for line in forward]
-        colour = band(axes[0], strengths, mean, error, label)
+        colour = band(axes[0], strengths, [line[name] for line in curve], [line[f"{name}_error"] for line in curve], label)
         for line in lines:
             if line["guidance"] is None and line["title"] != BASE:
                 axes[0].axhline(line[name], color=colour, linestyle=":", linewidth=1.2)
     axes[0].set_xscale("symlog", linthresh=1)
-    axes[0].set(xlabel="strength of guidance (dotted: DDPO, no guidance)", ylabel="points")
+    axes[0].set(xlabel="strength of guidance (dotted: DDPO, no guidance)", ylabel="points", xlim=(0, strengths[-1]))
     axes[0].legend(frameon=False, fontsize=8)
     save_figure(figure, docs / "universal-guidance.svg")
 
@@ -213,9 +212,12 @@ def report(lines: Sequence[dict[str, Any]], docs: Path) -> None:
 BASE = "base model"
 
 
-def plain(guidance: dict[str, Any]) -> bool:
-    """Whether a setting is forward guidance alone."""
-    return bool(guidance["repeats"] == 1 and guidance["backward_steps"] == 0)
+def strength_of(line: dict[str, Any]) -> float | None:
+    """The strength of forward guidance alone, 0 for the base; None for other lines."""
+    if line["title"] == BASE:
+        return 0.0
+    how = line["guidance"]
+    return float(how["strength"]) if how and how["repeats"] == 1 and how["backward_steps"] == 0 else None
 
 
 def title_of(how: Guidance) -> str:
