@@ -97,19 +97,30 @@ def test_the_looking_model_is_right_only_with_every_fact() -> None:
 
 
 class Agreeable:
-    """A reward whose looking model says yes to everything."""
+    """A reward whose looking model sees in every picture what was asked for: by strict answers, or in a description."""
 
-    name = "satisfaction"
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
-        return [Score(1.0, dict(answers=[])) for _ in samples]
+        return [Score(1.0, dict(answers=[]) if self.name == "satisfaction" else dict(answer=sample.prompt)) for sample in samples]
 
 
 def test_a_model_that_says_yes_to_everything_is_fooled_by_empty_pictures() -> None:
     count = next(task for task in TASKS if task.name == "count")
-    found = measured(count, "counting", 7, ["two cats", "three dogs"], 2 * [Image.new("RGB", (64, 64), "grey")], Agreeable())
+    found = measured(count, "counting", 7, ["two cats", "three dogs"], 2 * [Image.new("RGB", (64, 64), "grey")], Agreeable("satisfaction"))
     assert (found.round, found.proxy, found.gold, found.vlm_right, found.fooled) == (7, 1.0, 0.0, 1.0, 1.0)
     assert found.shown is None and found.never_shown is None
+
+
+def test_pairs_are_told_apart_by_whether_the_denoiser_was_shown_them() -> None:
+    """Pictures of the pocket model's training: a cat on a bike is among them, a dog on one is not; on blank pictures neither is right."""
+    align = next(task for task in TASKS if task.name == "align")
+    prompts = ["a cat riding a bike", "a dog riding a bike", "a dog riding a bike"]
+    found = measured(align, "activities_seen", 0, prompts, 3 * [Image.new("RGB", (64, 64), "grey")], Agreeable("alignment"))
+    assert (found.shown, found.never_shown, found.gold, found.vlm_right, found.judge_right, found.fooled) == (0.0, 0.0, 0.0, 1.0, 0.0, 1.0)
+    exam = measured(align, "unseen_activities", 0, ["a cat taking an exam"], [Image.new("RGB", (64, 64), "grey")], Agreeable("alignment"))
+    assert exam.vlm_right is None and exam.fooled is None and exam.shown is None
 
 
 def test_backgrounds_are_judged_by_their_border() -> None:
