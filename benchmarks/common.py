@@ -84,12 +84,17 @@ def make_run(folder: Path, options: Sequence[str]) -> None:
     """The run of ``python -m ddpo run`` with these options; one that is in its folder already is gone on with, and nothing is done where it is over.
 
     Raises:
-        SystemExit: the command failed; with its last words.
+        SystemExit: the command failed, with its last words; or somebody stopped the run.
     """
     command = ["resume", str(folder)] if (folder / "config.json").exists() else ["run", "--out", str(folder), *options]
     done = subprocess.run([sys.executable, "-m", "ddpo", *command], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{folder}: {done.stderr[-2000:]}")
+    store = RunStore(folder)
+    made, wanted = max(store.checkpoints(), default=0), store.config.rounds
+    store.close()
+    if made < wanted:
+        raise SystemExit(f"{folder}: stopped after {made} of {wanted} rounds. The same command goes on with it.")
 
 
 def flags(settings: dict[str, Any]) -> list[str]:

@@ -13,8 +13,9 @@ The signs and √(1-ᾱ_t) are also those of the authors' code (github.com/arpit
 in float32. With s = 0 it is plain DDIM with the same noise, so pictures are paired with the base's.
 
 Each setting is one line of ``benchmarks/universal_guidance.jsonl`` (``--results``) and is not made again. Beside the guided pictures stand the base's
-and those of a DDPO run (``--run``; one that is not there yet is made by the preset ``aesthetic``). ``--report`` prints the table and draws proxy and
-gold over the guidance's strength into ``docs/``. Seconds are of making the pictures, on what else the machine was doing: run it alone for them.
+and those of a DDPO run after a quarter, half and all of its rounds (``--run``; one that is not there yet is made by the preset ``aesthetic``).
+``--report`` prints the table and draws proxy and gold over the guidance's strength into ``docs/``. Seconds are of making the pictures, beside
+whatever else the machine was doing: run it alone for them.
 """
 
 from __future__ import annotations
@@ -263,9 +264,10 @@ def main() -> None:
         store = RunStore(options.run)
         last = max(store.checkpoints())
         store.close()
-        tuned = policy_at(options.run, last, precision="fp32", prompts=config.prompts)
-        tuned.encode(config.prompts)
-        write(f"DDPO, {last} rounds, no guidance", None, lambda: held_out_images(tuned, config, False, options.images))
+        for number in sorted({last // 4, last // 2, last} - {0}):
+            tuned = policy_at(options.run, number, precision="fp32")
+            tuned.encode(config.prompts)
+            write(f"DDPO, {number} rounds, no guidance", None, lambda tuned=tuned: held_out_images(tuned, config, False, options.images))  # type: ignore[misc]
 
 
 if __name__ == "__main__":
