@@ -25,8 +25,20 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--host", default="127.0.0.1", help="the address to listen on; 0.0.0.0 lets other computers in, and then --auth is wise")
     top.add_argument("--port", type=int, default=7860, help="the port to listen on; 0 takes any free one")
     top.add_argument("--auth", type=credentials, metavar="USER:PASSWORD", help="ask for this user name and password before anything is shown")
+    top.add_argument(
+        "--reward", type=own_reward, action="append", default=[], metavar="FILE:FUNCTION",
+        help="offer a reward of your own, a function in a Python file, which is then allowed to run; may be given several times",
+    )  # fmt: skip
     top.add_argument("--no-browser", action="store_true", help="do not open a browser window")
     return top
+
+
+def own_reward(text: str) -> tuple[str, str]:
+    """``FILE:FUNCTION`` as a pair, of a file that exists."""
+    file, _, function = text.rpartition(":")
+    if not (file.endswith(".py") and function.isidentifier() and Path(file).expanduser().is_file()):
+        raise argparse.ArgumentTypeError(f"there is no Python file and function {text}; give for instance my/rewards.py:blueness")
+    return file, function
 
 
 def credentials(text: str) -> tuple[str, str]:
@@ -84,7 +96,10 @@ def serve(options: argparse.Namespace) -> None:
     import uvicorn
 
     from app.server import create_app
+    from rewards.function import trust
 
+    for file, function in options.reward:
+        trust(file, function)
     host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{door.getsockname()[1]}"
     config = uvicorn.Config(create_app(runs, options.auth), log_level="warning", timeout_graceful_shutdown=1)

@@ -1,4 +1,4 @@
-"""The few calls that other programs may make: start, stop, status, list_batch and rate."""
+"""The few calls that other programs may make: start, stop, status, change_reward, retry, list_batch and rate."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from app.runs import Runs
 from ddpo.config import ConfigError
 from ddpo.presets import presets
 from ddpo.store import StoreError
+from rewards.base import RewardError
 from rewards.human import valid
 
 
@@ -36,11 +37,7 @@ def publish(runs: Runs, launcher: Launcher) -> None:
 
     def stop(name: str, after_round: bool = True) -> dict[str, Any]:
         """Stop a run after its round, or now; returns its status."""
-        try:
-            run.steer(runs.open(name), launcher, "stop_after_round" if after_round else "stop")
-        except (StoreError, LaunchError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        return status(name)
+        return steer(name, "stop_after_round" if after_round else "stop")
 
     def status(name: str) -> dict[str, Any]:
         """What a run is doing."""
@@ -49,6 +46,21 @@ def publish(runs: Runs, launcher: Launcher) -> None:
             return dict(run=store.name, **run.bar_value(store, launcher), message=store.status().message)
         except StoreError as error:
             raise gr.Error(str(error), print_exception=False) from error
+
+    def change_reward(name: str, reward: str) -> dict[str, Any]:
+        """Have another reward score from the next scores on: a name, or a blend such as "blend: 1 aesthetic, 0.5 clip_score"; returns the status."""
+        return steer(name, "reward", reward)
+
+    def retry(name: str) -> dict[str, Any]:
+        """Ask a reward that failed once more; returns the run's status."""
+        return steer(name, "retry")
+
+    def steer(name: str, kind: str, reward: str = "") -> dict[str, Any]:
+        try:
+            run.steer(runs.open(name), launcher, kind, reward)
+        except (StoreError, LaunchError, RewardError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return status(name)
 
     def list_batch(name: str) -> dict[str, Any]:
         """The images of the round that waits for ratings, or of the latest one, with their scores so far."""
@@ -74,5 +86,5 @@ def publish(runs: Runs, launcher: Launcher) -> None:
         except StoreError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    for call in (start, stop, status, list_batch, rate):
+    for call in (start, stop, status, change_reward, retry, list_batch, rate):
         gr.api(call, api_name=call.__name__, queue=False)

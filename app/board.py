@@ -10,6 +10,7 @@ from typing import Any
 
 from ddpo.config import RunConfig
 from ddpo.store import RatingRow, RoundRow, RunStore, SampleRow
+from rewards import parts
 from rewards.human import fold, opinion
 
 SERVER = secrets.token_hex(4)
@@ -37,8 +38,10 @@ def board_json(store: RunStore, rater: str) -> dict[str, Any]:
     number = row.number if row else 0
     samples = store.samples(number) if row else []
     closed = _is_closed(row)
-    ratings = store.latest_ratings(number, row.closed_rating if row else None) if row and config.rated_by_people else {}
-    scores = {} if config.rated_by_people or not row else store.scores(number, config.reward)
+    reward = store.reward_at(number)
+    rated = "human" in parts(reward)
+    ratings = store.latest_ratings(number, row.closed_rating if row else None) if row and rated else {}
+    scores = {} if rated or not row else store.scores(number, reward)
     applying = any(each.kind == "apply" and each.payload.get("round") == number for each in store.pending_requests())
     awaiting = status.state == "awaiting" and status.round == number and not closed
     teaches = signal(samples, ratings)
@@ -54,8 +57,8 @@ def board_json(store: RunStore, rater: str) -> dict[str, Any]:
         "alive": status.alive,
         "message": status.message,
         "pending": list(status.pending),
-        "reward": config.reward,
-        "rated_by_people": config.rated_by_people,
+        "reward": reward,
+        "rated_by_people": rated,
         "rating": config.rating,
         "expected": config.images_per_round,
         "per_prompt": config.images_per_prompt,

@@ -59,16 +59,16 @@ def build_studio(runs: Runs, launcher: Launcher) -> gr.Blocks:
             return [selected, *views.changes(selected, told)]
 
         def steer(selected: str, told: str, event: gr.EventData) -> list[Any]:
-            kind = str(action(event).get("kind"))
-            views.attempt(selected, lambda store: run.steer(store, launcher, kind))
+            asked = action(event)
+            views.attempt(selected, lambda store: run.steer(store, launcher, str(asked.get("kind")), str(asked.get("reward", ""))))
             return views.changes(selected, told)
 
         def choose_preset(typed: str, event: gr.EventData) -> list[Any]:
             return new_run.fill_from_preset(runs, str(action(event).get("name")), typed)
 
-        def start(selected: str, told: str, typed: str, *values: Any) -> list[Any]:
+        def start(selected: str, told: str, typed: str, parts: str, *values: Any) -> list[Any]:
             try:
-                store = new_run.create(runs, typed, dict(zip(new_run.SETTINGS, values, strict=True)))
+                store = new_run.create(runs, typed, dict(zip(new_run.SETTINGS, values, strict=True)), parts)
                 launcher.start(store.folder)
             except (ConfigError, StoreError, LaunchError) as error:
                 return [selected, dict(text=new_run.plain(str(error))), gr.skip(), gr.skip(), *views.changes(selected, told)]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import rewards
+
 STATES: dict[str, tuple[str, str]] = {
     "new": ("Not started", "idle"),
     "loading": ("Loading the model", "busy"),
     "sampling": ("Making images", "busy"),
     "awaiting": ("Waiting for your ratings", "wait"),
     "scoring": ("Scoring the images", "busy"),
+    "reward_failed": ("The reward failed", "bad"),
     "updating": ("Learning from the scores", "busy"),
     "checkpointing": ("Saving", "busy"),
     "measuring": ("Measuring on unseen images", "busy"),
@@ -29,6 +34,7 @@ REWARDS: dict[str, str] = {
     "satisfaction": "Strict questions (LLaVA)",
     "clip_score": "CLIPScore",
     "pickscore": "PickScore",
+    "blend": "A blend of rewards",
 }
 RATINGS: dict[str, str] = {"thumbs": "Thumbs up or down", "stars": "One to five stars"}
 
@@ -39,6 +45,7 @@ LABELS: dict[str, str] = {
     "reward_vlm": "What looks at images",
     "reward_device": "Device of what scores",
     "reward_precision": "Precision of what scores",
+    "reward_offload": "Free what scores after each round",
     "objective": "Objective",
     "advantage": "Scores compared with",
     "kl_weight": "KL penalty",
@@ -85,8 +92,18 @@ def label(setting: str) -> str:
     return LABELS.get(setting) or setting.replace("_", " ").capitalize()
 
 
-def reward(name: str) -> str:
-    return REWARDS.get(name) or name.replace("_", " ").capitalize()
+def reward(setting: str) -> str:
+    """What scores, as RunConfig's ``reward`` names it."""
+    if setting in REWARDS:
+        return REWARDS[setting]
+    try:
+        weights = rewards.parts(setting)
+    except rewards.RewardError:
+        return setting
+    names = {name: REWARDS.get(name) or f"Your own {Path(name).name}" for name in weights}
+    if setting in names:
+        return names[setting]
+    return "Blend: " + ", ".join(f"{number(weight)} × {names[name]}" for name, weight in weights.items())
 
 
 def number(value: float | None) -> str:

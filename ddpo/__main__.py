@@ -14,9 +14,11 @@ from typing import Any
 
 from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts
 from ddpo.presets import presets
-from ddpo.source import located, model_source
+from ddpo.source import located, located_reward, model_source
 from ddpo.store import RunStore, StoreError
 from ddpo.worker import follow, follows
+from rewards import RewardError, parts
+from rewards.function import trust
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +35,11 @@ def parser() -> argparse.ArgumentParser:
             add_setting(section, settings[name])
     resume = commands.add_parser("resume", help="go on with a run that was stopped, interrupted or has failed")
     resume.add_argument("folder", type=Path, help="the run folder")
+    resume.add_argument("--reward", help="what scores from here on, instead of what did")
+    for command in (run, resume):
+        command.add_argument(
+            "--trust", type=Path, action="append", default=[], metavar="FILE", help="a Python file that may run, for a reward FILE:function in it"
+        )
     return top
 
 
@@ -95,6 +102,22 @@ class Bars:
             self.bar = None
 
 
+def ask_for_reward(folder: Path, reward: str) -> None:
+    """Ask the run's next worker to score by another reward.
+
+    Raises:
+        ConfigError: it names no reward.
+        StoreError: the folder is no run.
+    """
+    try:
+        wanted = located_reward(reward)
+    except RewardError as error:
+        raise ConfigError(f"reward is {reward!r}. {error}") from error
+    store = RunStore(folder)
+    store.add_request("reward", reward=wanted)
+    store.close()
+
+
 def work(folder: Path) -> int:
     """Train in a run folder, with progress bars, and print the summary."""
     from ddpo import worker
@@ -102,7 +125,7 @@ def work(folder: Path) -> int:
 
     store = RunStore(folder)
     config = store.config
-    if config.rated_by_people:
+    if "human" in parts(store.reward_wanted or store.reward_at(config.rounds)):
         print(f"This run waits for ratings. Rate it in the studio: python -m app --runs {folder.parent}", file=sys.stderr)
     bars = Bars(config.rounds)
     code = worker.run(folder, bars)
@@ -115,10 +138,14 @@ def work(folder: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    for file in options.trust:
+        trust(file)
     if follows():  # one of several processes: the first one makes the folder, and leads
         return follow(options.folder if options.command == "resume" else options.out)
     try:
         if options.command == "resume":
+            if options.reward is not None:
+                ask_for_reward(options.folder, options.reward)
             return work(options.folder)
         config = config_from(options)
         model_source(config)  # refuses a missing folder before the run's is made

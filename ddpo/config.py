@@ -65,6 +65,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Weights": ("training", "lora_rank", "lora_alpha", "lora_targets"),
     "Machine": (
         "device", "precision", "microbatch", "update_microbatch", "gradient_checkpointing", "vae_tiling", "reward_device", "reward_precision",
+        "reward_offload",
     ),
     "Measuring": ("held_out_images", "held_out_every", "shuffle_scores"),
 }  # fmt: skip
@@ -84,7 +85,10 @@ class RunConfig:
     )
     revision: str = setting("", "The branch, tag or commit of a model from the Hub; empty is its main branch.")
     resolution: int = setting(0, "Width and height of the images, in pixels; 0 is the model's own.", low=0, high=4096)
-    reward: str = setting("human", "What scores the images: your ratings or an automatic reward.", choices=tuple(rewards.REWARDS))
+    reward: str = setting(
+        "human",
+        "What scores the images: your ratings, an automatic reward, a `blend: 1 aesthetic, 0.5 clip_score`, or your own path/to/file.py:function.",
+    )
     reward_models: str = setting(
         "auto",
         "Which networks score: the published ones, or the pocket's; `auto` takes the pocket's for the pocket model, where there are some.",
@@ -95,6 +99,9 @@ class RunConfig:
         "auto",
         "The precision of an automatic reward's networks: `auto` is fp16 on a GPU, else fp32; `4bit` is for what looks (needs bitsandbytes).",
         choices=("auto", "fp32", "bf16", "fp16", "4bit"),
+    )
+    reward_offload: bool = setting(
+        False, "Give the memory of an automatic reward's networks back after each round's scores: less memory, slower, and no scoring while sampling."
     )
     reward_vlm: str = setting(
         "", "What looks at images for alignment and satisfaction: a LLaVA's folder or name on the Hub, or an endpoint, http://host/v1#model."
@@ -206,6 +213,10 @@ class RunConfig:
         object.__setattr__(self, "prompts", tuple(self.prompts))
         for each in fields(self):
             _check(each.name, getattr(self, each.name), each.metadata, each.type)
+        try:
+            rewards.parts(self.reward)
+        except rewards.RewardError as error:
+            raise ConfigError(f"reward is {self.reward!r}. {error}") from error
         self._check_prompts()
         self._check_arithmetic()
 
@@ -282,14 +293,14 @@ class RunConfig:
 
     @property
     def rated_by_people(self) -> bool:
-        return self.reward == "human"
+        """Whether the run begins with people's ratings."""
+        return "human" in rewards.parts(self.reward)
 
-    @property
-    def networks(self) -> str:
-        """Which networks an automatic reward has: ``published`` or ``pocket``."""
+    def networks_of(self, reward: str) -> str:
+        """Which networks an automatic reward has in this run: ``published`` or ``pocket``."""
         if self.reward_models != "auto":
             return self.reward_models
-        return "pocket" if self.model == "pocket" and rewards.REWARDS[self.reward].pocket else "published"
+        return "pocket" if self.model == "pocket" and rewards.card(reward).pocket else "published"
 
     def clip_range(self, dimensions: int) -> float:
         """PPO's clip range for the ratio of mean-over-dimensions log-probabilities: ``clip_nats / dimensions``.

@@ -5,10 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import rewards
 from ddpo.store import RatingRow, RequestRow, RunStore
-from rewards.base import Sample
+from rewards.base import RewardError, Sample
 
 POLL_SECONDS = 0.05
+
+
+KEPT = ("apply", "reward")
+"""Requests that outlive the worker they were asked of: an apply names its round, and another reward is for what is scored next."""
 
 
 class StopRun(Exception):
@@ -18,15 +23,26 @@ class StopRun(Exception):
 class Control:
     """The worker's ear and mouth. ``report`` says what is being done; ``listen`` answers requests, waits while paused, and raises to stop."""
 
-    def __init__(self, store: RunStore, watcher: Callable[[str, int, int, int], None] | None = None, also: Callable[[], None] = lambda: None) -> None:
-        """``also`` is asked at every safe point as well; it may raise."""
-        self.store, self.watcher, self.also = store, watcher, also
+    def __init__(
+        self,
+        store: RunStore,
+        watcher: Callable[[str, int, int, int], None] | None = None,
+        also: Callable[[], None] = lambda: None,
+        waits: bool = True,
+    ) -> None:
+        """
+        Args:
+            watcher: is told all that is reported.
+            also: is asked at every safe point as well; it may raise.
+            waits: whether a reward that fails waits for people, or ends the run.
+        """
+        self.store, self.watcher, self.also, self.waits = store, watcher, also, waits
         self.stop_after_round = False
-        self._paused = False
+        self._paused = self._retry = False
         self._applied: set[int] = set()
         self._now: tuple[str, int, int, int] = ("loading", 0, 0, 0)
         for request in store.pending_requests():
-            if request.kind != "apply":  # asked of a worker that is gone; an apply names its round, so it still means what it meant
+            if request.kind not in KEPT:  # asked of a worker that is gone
                 store.add_event("ignored", f"{request.kind}: asked before this worker started", request.id)
 
     def report(self, state: str, number: int, done: int = 0, total: int = 0) -> None:
@@ -61,6 +77,33 @@ class Control:
             time.sleep(POLL_SECONDS)
             self.listen()
 
+    def reward_for(self, number: int) -> str:
+        """What scores a round: what people asked for since, or else what is in force. From now on it is written down."""
+        row = self.store.round(number)
+        wanted = [request for request in self.store.pending_requests() if request.kind == "reward"]
+        reward = str(wanted[-1].payload["reward"]) if wanted else self.store.reward_at(number)
+        if row is None or row.reward != reward:
+            self.store.set_reward(number, reward)
+        for request in wanted:
+            last = request is wanted[-1]
+            self.store.add_event("reward" if last else "answer", f"From round {number} on, scored by {reward}." if last else "overtaken", request.id)
+        return reward
+
+    def wait_for_reward(self, number: int, error: RewardError) -> None:
+        """A reward has failed: say so, and wait until somebody asks to try again, or for another reward.
+
+        Raises:
+            RewardError: the same one, where nobody is waited for.
+        """
+        if not self.waits:
+            raise error
+        self.store.add_event("reward_failed", str(error))
+        self._retry = False
+        self.report("reward_failed", number)
+        while not self._retry and self.store.reward_wanted is None:
+            time.sleep(POLL_SECONDS)
+            self.listen()
+
     def collect(self, number: int) -> Callable[[Sequence[Sample]], Mapping[int, Sequence[RatingRow]]]:
         """What :class:`rewards.human.Human` asks: wait for people, then their ratings of this round by sample id."""
 
@@ -82,6 +125,8 @@ class Control:
         for request in self.store.pending_requests():
             if request.kind == "apply" and self._now[0] != "awaiting" and request.payload.get("round") == self._now[1]:
                 continue  # early, but meant for this round: kept until its turn
+            if request.kind == "reward" and _is_reward(request.payload.get("reward")):
+                continue  # kept until images are scored next
             self.store.add_event("answer", self._act(request), request.id)
 
     def _act(self, request: RequestRow) -> str:
@@ -97,9 +142,22 @@ class Control:
         if request.kind == "stop_after_round":
             self.stop_after_round = True
             return "will stop after this round"
+        if request.kind == "retry":
+            self._retry = True
+            return "trying again" if self._now[0] == "reward_failed" else "nothing to try again"
+        if request.kind == "reward":
+            return f"{str(request.payload.get('reward'))[:200]!r} names no reward"
         number = request.payload.get("round")
         if number != self._now[1] or self._now[0] != "awaiting":
             return f"round {number} is not waiting for ratings"
         self.store.close_round(number)  # before the answer, so that nobody is asked to apply twice
         self._applied.add(number)
         return f"ratings of round {number} applied"
+
+
+def _is_reward(reward: object) -> bool:
+    """Whether this names something that can score."""
+    try:
+        return isinstance(reward, str) and bool(rewards.parts(reward))
+    except RewardError:
+        return False

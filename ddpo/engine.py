@@ -6,6 +6,7 @@ A run is one process, or several (:mod:`ddpo.crew`); :class:`ddpo.trainer.Traine
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor
 
+import rewards
 from ddpo.checkpoint import load_state, save_state
 from ddpo.config import ConfigError, RunConfig
 from ddpo.crew import Crew, Task
@@ -25,7 +27,11 @@ from ddpo.policy import Policy
 from ddpo.rollout import batches, derive_seed, rollout
 from ddpo.store import sync_tree, write_images
 from ddpo.trajectory import Trajectory
-from rewards.base import Reward, Sample
+from rewards.base import Reward, RewardError, Sample
+from rewards.cache import Cached
+
+Source = Callable[[str], Reward]
+"""Makes the reward of a name; its networks are loaded when it first scores."""
 
 Report = Callable[[str, int, int, int], None]
 """What is being done, in which round, and how far it has come. A safe point: it may wait, or raise to stop."""
@@ -43,14 +49,15 @@ class Engine:
     """One process's policy, optimiser and reward, and what it does with them."""
 
     def __init__(
-        self, config: RunConfig, folder: Path, policy: Policy, reward: Reward | None = None, crew: Crew | None = None, report: Report | None = None
+        self, config: RunConfig, folder: Path, policy: Policy, source: Source, crew: Crew | None = None, report: Report | None = None
     ) -> None:
         """
         Args:
-            reward: the automatic reward, if there is one.
+            source: makes the automatic rewards.
             report: what is called at safe points; by default nothing.
         """
-        self.config, self.folder, self.policy, self.reward = config, folder, policy, reward
+        self.config, self.folder, self.policy, self.source = config, folder, policy, source
+        self.rewards: dict[str, Cached] = {}
         self.crew, self.report = crew or Crew(), report or (lambda state, number, done, total: None)
         self.crew.tasks = self.tasks
         self.parameters = policy.parameters()
@@ -62,12 +69,15 @@ class Engine:
     @property
     def tasks(self) -> Mapping[str, Task]:
         """What the leader may ask of every process."""
-        return dict(sample=self.sample, score=self.score, learn=self.learn, load=self.load)
+        return dict(sample=self.sample, score=self.score, free=self.free, learn=self.learn, load=self.load)
 
     # --- sample -----------------------------------------------------------------------------------------------------------------
 
-    def sample(self, number: int, starts: Sequence[int]) -> list[dict[str, list[Any]]]:
+    def sample(self, number: int, starts: Sequence[int], ahead: Sequence[str] = ()) -> list[dict[str, list[Any]]]:
         """Make this process's share of the microbatches that begin at ``starts``: trajectories and images, on disk.
+
+        Args:
+            ahead: the rewards that may score each microbatch while the next one is made.
 
         Returns:
             For each microbatch its positions, prompts, seeds and images' paths.
@@ -80,6 +90,8 @@ class Engine:
             trajectory, images = self._rollout(self.part(number, start), found["prompts"], found["seeds"], self.draw_starts(number, found["prompts"]))
             if not self.checked:
                 self.check(trajectory, found["prompts"])
+            for name in filter(self.scores_ahead, ahead):
+                self.reward(name).ahead([Sample(0, prompt, image.convert("RGB")) for prompt, image in zip(found["prompts"], images, strict=True)])
             made.append(found | dict(paths=write_images(self.folder, number, images)))
         return made
 
@@ -142,14 +154,42 @@ class Engine:
 
     # --- score ------------------------------------------------------------------------------------------------------------------
 
-    def score(self, rows: Sequence[tuple[int, str, str]]) -> list[tuple[int, float | None, dict[str, Any]]]:
-        """Ask the automatic reward about this process's share of some samples (id, prompt, image's path): id, value and explanation of each."""
-        assert self.reward is not None
-        mine = self.crew.share(list(rows))
-        scores = self.reward.score([Sample(id, prompt, read_image(self.folder / path)) for id, prompt, path in mine])
-        if len(scores) != len(mine):
-            raise TrainingError(f"The reward {self.reward.name} gave {len(scores)} scores for {len(mine)} images.")
-        return [(id, score.value, dict(score.explanation)) for (id, _, _), score in zip(mine, scores, strict=True)]
+    def reward(self, name: str) -> Cached:
+        """The automatic reward of that name, made when it is first asked for.
+
+        Raises:
+            RewardError: it cannot be made.
+        """
+        if name not in self.rewards:
+            self.rewards[name] = Cached(self.source(name))
+        return self.rewards[name]
+
+    def scores_ahead(self, name: str) -> bool:
+        """Whether a reward scores while images are made: not where its networks and the model would share the same processor's cores."""
+        if self.config.reward_offload:
+            return False
+        card, remote = rewards.card(name), self.config.reward_vlm.startswith("http")
+        on_cpu = self.policy.device.type == "cpu" and self.config.reward_device in ("auto", "cpu")
+        return not (card.published and on_cpu and not (remote and "vlm" in card.published))
+
+    def score(self, reward: str, groups: Sequence[Sequence[tuple[int, str, str]]]) -> dict[str, Any]:
+        """Ask an automatic reward about this process's share of some microbatches of samples (id, prompt, image's path).
+
+        Returns:
+            ``scores``: id, value and explanation of each; or ``error``: why there are none.
+        """
+        mine = [row for group in self.crew.share(list(groups)) for row in group]
+        try:
+            scores = self.reward(reward).score([Sample(id, prompt, read_image(self.folder / path)) for id, prompt, path in mine])
+        except RewardError as error:
+            traceback.print_exception(error)
+            return dict(error=str(error))
+        return dict(scores=[(id, score.value, dict(score.explanation)) for (id, _, _), score in zip(mine, scores, strict=True)])
+
+    def free(self) -> None:
+        """Give the memory of all rewards' networks back."""
+        for reward in self.rewards.values():
+            reward.free()
 
     # --- learn ------------------------------------------------------------------------------------------------------------------
 

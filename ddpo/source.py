@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import rewards
 from ddpo.config import ConfigError, RunConfig, is_a
 
 POCKET_MODEL = Path(__file__).parent.parent / "pocket" / "model"
@@ -83,8 +84,22 @@ def model_source(config: RunConfig) -> ModelSource:
 
 
 def located(config: RunConfig) -> RunConfig:
-    """The same, with a model's folder as an absolute path: the worker, or a page that resumes the run, may start elsewhere."""
+    """The same, with files and folders as absolute paths: the worker, or a page that resumes the run, may start elsewhere."""
+    config = config.with_changes(reward=located_reward(config.reward))
     with contextlib.suppress(RuntimeError):
         changes = {name: Path(value).expanduser() for name in ("model", "model_config") if (value := getattr(config, name)) not in ("", "pocket")}
         return config.with_changes(**{name: str(path.resolve()) for name, path in changes.items() if is_a(path.exists)})
     return config
+
+
+def located_reward(reward: str) -> str:
+    """The same, with the files of functions as absolute paths."""
+    weights = rewards.parts(reward)
+    if not any(map(rewards.FUNCTION.fullmatch, weights)):
+        return reward
+    return rewards.spell({_absolute(name) if rewards.FUNCTION.fullmatch(name) else name: weight for name, weight in weights.items()})
+
+
+def _absolute(function: str) -> str:
+    file, _, name = function.rpartition(":")
+    return f"{Path(file).expanduser().resolve()}:{name}"

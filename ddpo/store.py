@@ -89,19 +89,25 @@ MIGRATIONS: tuple[str, ...] = (
         id INTEGER PRIMARY KEY, created_at REAL NOT NULL, kind TEXT NOT NULL, payload TEXT NOT NULL
     ) STRICT;
     """,
+    """
+    ALTER TABLE round ADD COLUMN reward TEXT;
+    """,
 )
 """The database's schema, step by step; a step once released is never changed. ``PRAGMA user_version`` counts the steps taken."""
 
 MARKS = ("sampled", "scored", "updated", "checkpointed")
 
-LIVE_STATES = ("loading", "sampling", "awaiting", "scoring", "updating", "checkpointing", "measuring", "paused")
+LIVE_STATES = ("loading", "sampling", "awaiting", "scoring", "reward_failed", "updating", "checkpointing", "measuring", "paused")
 ENDED_STATES = ("finished", "stopped", "failed")
 """What a worker can be doing, and how it can have ended. A run is also "new" (never started) or "interrupted" (its worker died)."""
 
-REQUESTS = ("pause", "resume", "apply", "stop_after_round", "stop")
+REQUESTS = ("pause", "resume", "apply", "stop_after_round", "stop", "reward", "retry")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called: the name is a folder's."""
+
+
+ROUND_COLUMNS = "number, started_at, sampled_at, scored_at, updated_at, checkpointed_at, closed_at, closed_rating, reward"
 
 
 class StoreError(RuntimeError):
@@ -145,6 +151,8 @@ class RoundRow:
     checkpointed_at: float | None
     closed_at: float | None
     closed_rating: int | None
+    reward: str | None
+    """What scores the round, once its scoring has begun; a setting as RunConfig's ``reward``."""
 
     @property
     def next_mark(self) -> str | None:
@@ -346,6 +354,11 @@ class RunStore:
             self._db.execute("UPDATE round SET closed_at = ?, closed_rating = ? WHERE number = ? AND closed_at IS NULL", row)
             return int(self._db.execute("SELECT closed_rating FROM round WHERE number = ?", (number,)).fetchone()[0])
 
+    def set_reward(self, number: int, reward: str) -> None:
+        """Say what scores a round."""
+        with self._transaction():
+            self._db.execute("UPDATE round SET reward = ? WHERE number = ?", (reward, number))
+
     def set_progress(self, state: str, number: int, done: int = 0, total: int = 0) -> None:
         """What the worker is doing now; the phase's clock starts over when ``state`` or ``number`` changes."""
         now = time.time()
@@ -402,16 +415,41 @@ class RunStore:
     # --- readers ----------------------------------------------------------------------------------------------------------------
 
     def rounds(self) -> list[RoundRow]:
-        columns = "number, started_at, sampled_at, scored_at, updated_at, checkpointed_at, closed_at, closed_rating"
-        return [RoundRow(*row) for row in self._rows(f"SELECT {columns} FROM round ORDER BY number")]
+        return [RoundRow(*row) for row in self._rows(f"SELECT {ROUND_COLUMNS} FROM round ORDER BY number")]
 
     def round(self, number: int) -> RoundRow | None:
         return next((row for row in self.rounds() if row.number == number), None)
 
     def last_round(self) -> RoundRow | None:
         """The newest round, without reading the others: what a board that polls shows."""
-        columns = "number, started_at, sampled_at, scored_at, updated_at, checkpointed_at, closed_at, closed_rating"
-        return next((RoundRow(*row) for row in self._rows(f"SELECT {columns} FROM round ORDER BY number DESC LIMIT 1")), None)
+        return next((RoundRow(*row) for row in self._rows(f"SELECT {ROUND_COLUMNS} FROM round ORDER BY number DESC LIMIT 1")), None)
+
+    def reward_at(self, number: int) -> str:
+        """What scores a round: what was said of it, or else of the latest one before it, or else in the settings."""
+        sql = "SELECT reward FROM round WHERE number <= ? AND reward IS NOT NULL ORDER BY number DESC LIMIT 1"
+        return next((str(reward) for (reward,) in self._rows(sql, number)), None) or self.config.reward
+
+    @property
+    def reward_wanted(self) -> str | None:
+        """The reward that people asked for and that does not score yet."""
+        return next((str(request.payload.get("reward")) for request in reversed(self.pending_requests()) if request.kind == "reward"), None)
+
+    def reward_stretches(self) -> list[tuple[int, str]]:
+        """Which reward is in force from which round on: one entry, and one more for every change."""
+        found = [(1, self.config.reward)]
+        for number, reward in self._rows("SELECT number, reward FROM round WHERE reward IS NOT NULL ORDER BY number"):
+            if reward != found[-1][1]:
+                found = [*found, (number, reward)] if number > 1 else [(1, reward)]
+        return found
+
+    def first_values(self, reward: str) -> list[float]:
+        """What a reward said of the images that the run first scored by it: of the first round with two different values, if there is one."""
+        sql = """SELECT round, value FROM score JOIN sample ON sample.id = score.sample
+            WHERE reward = ? AND value IS NOT NULL AND round = coalesce(
+                (SELECT round FROM score JOIN sample ON sample.id = score.sample WHERE reward = ?1 GROUP BY round
+                    HAVING min(value) < max(value) ORDER BY round LIMIT 1), 1)
+            ORDER BY position"""
+        return [value for _, value in self._rows(sql, reward)]
 
     def samples(self, number: int) -> list[SampleRow]:
         """A round's samples, in order of position."""
@@ -484,8 +522,8 @@ class RunStore:
             state = state if state in ENDED_STATES else "interrupted"
         elif state in ENDED_STATES:
             state = "loading"
-        last = self._rows("SELECT message FROM event WHERE kind IN ('failed', 'finished', 'stopped') ORDER BY id DESC LIMIT 1")
-        message = last[0][0] if last and state in ENDED_STATES else ""
+        last = self._rows("SELECT message FROM event WHERE kind IN ('failed', 'finished', 'stopped', 'reward_failed') ORDER BY id DESC LIMIT 1")
+        message = last[0][0] if last and state in (*ENDED_STATES, "reward_failed") else ""
         return Status(state, number, done, total, started_at, changed_at, pid, message, pending)
 
     def log_tail(self, lines: int = 12, of_bytes: int = 16_384) -> str:

@@ -30,8 +30,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -40,25 +41,26 @@ import rewards
 from ddpo.config import RunConfig
 from ddpo.control import Control
 from ddpo.crew import Crew
-from ddpo.engine import Engine, read_image
-from ddpo.evaluate import held_out
+from ddpo.engine import Engine, Source, read_image
+from ddpo.evaluate import HeldOut, held_out
 from ddpo.loss import Health
 from ddpo.objective import Weights, advantages_of, weights_of
 from ddpo.policy import Policy
 from ddpo.rollout import batches, derive_seed
 from ddpo.store import RunStore, SampleRow, sync_tree
-from rewards.base import Reward, Sample, Score
+from rewards.base import RewardError, Sample, Score
+from rewards.blend import Blend, Standard, blended
 
 
 class Trainer:
     """Runs the rounds of one run that are not on disk yet: it leads, and keeps the run's books."""
 
     def __init__(
-        self, config: RunConfig, store: RunStore, policy: Policy, control: Control, reward: Reward | None = None, crew: Crew | None = None
+        self, config: RunConfig, store: RunStore, policy: Policy, control: Control, source: Source = rewards.load, crew: Crew | None = None
     ) -> None:
-        """``reward`` is the automatic reward; None where people rate."""
-        self.config, self.store, self.control, self.reward, self.crew = config, store, control, reward, crew or Crew()
-        self.engine = Engine(config, store.folder, policy, reward, self.crew, control.report)
+        """``source`` makes the automatic rewards."""
+        self.config, self.store, self.control, self.crew = config, store, control, crew or Crew()
+        self.engine = Engine(config, store.folder, policy, source, self.crew, control.report)
         self.verbs = dict(sampled=self.sample, scored=self.score, updated=self.update, checkpointed=self.checkpoint)
 
     def run(self) -> bool:
@@ -90,8 +92,9 @@ class Trainer:
         self.control.report("sampling", number, 0, n)
         promised = {row.position for row in self.store.samples(number)}
         missing = [b.start for b in batches(n, self.config.microbatch) if not (self.engine.part(number, b.start).exists() and promised.issuperset(b))]
+        ahead = [name for name in rewards.parts(self.store.reward_at(number)) if name != "human"]
         for wave in batches(len(missing), self.crew.size):
-            for made in self.crew.together("sample", number=number, starts=[missing[i] for i in wave]):
+            for made in self.crew.together("sample", number=number, starts=[missing[i] for i in wave], ahead=ahead):
                 for batch in made:
                     self.store.add_samples(number, **batch)
             after = missing[wave.stop] if wave.stop < len(missing) else n
@@ -100,20 +103,52 @@ class Trainer:
     # --- score ------------------------------------------------------------------------------------------------------------------
 
     def score(self, number: int) -> None:
-        """Ask the reward; scores that exist already stay."""
-        rows = self.store.samples(number)
-        have = self.store.scores(number, self.config.reward)
-        missing = [row for row in rows if row.id not in have]
-        if self.config.rated_by_people:
-            self._ask_people(number, missing)
-        else:
-            # A microbatch a process at a time.
-            for batch in batches(len(missing), self.config.microbatch * self.crew.size):
-                self.control.report("scoring", number, len(rows) - len(missing) + batch.start, len(rows))
-                asked = [(missing[i].id, missing[i].prompt, missing[i].image) for i in batch]
-                found = [score for part in self.crew.together("score", rows=asked) for score in part]
-                self.store.add_scores(self.config.reward, {id: Score(value, explanation) for id, value, explanation in found})
+        """Ask the rewards; scores that exist already stay. Where one fails, the round waits for people to decide."""
+        while True:
+            reward = self.control.reward_for(number)
+            try:
+                for name in rewards.parts(reward):
+                    self._score_by(name, number)
+                break
+            except RewardError as error:
+                self.control.wait_for_reward(number, error)
+        if len(weights := rewards.parts(reward)) > 1:
+            self._blend(number, reward, weights)
+        if self.config.reward_offload:
+            self.crew.together("free")
         self._describe_scores(number)
+
+    def _score_by(self, name: str, number: int) -> None:
+        """Have one reward score what it has not scored yet, a microbatch a process at a time.
+
+        Raises:
+            RewardError: it failed; what it scored before is kept.
+        """
+        rows = self.store.samples(number)
+        have = self.store.scores(number, name)
+        missing = [row for row in rows if row.id not in have]
+        if name == "human":
+            self._ask_people(number, missing)
+            return
+        asked = [[(missing[i].id, missing[i].prompt, missing[i].image) for i in batch] for batch in batches(len(missing), self.config.microbatch)]
+        for wave in batches(len(asked), self.crew.size):
+            self.control.report("scoring", number, len(rows) - len(missing) + wave.start * self.config.microbatch, len(rows))
+            found = self.crew.together("score", reward=name, groups=[asked[i] for i in wave])
+            scores = [score for part in found for score in part.get("scores", ())]
+            self.store.add_scores(name, {id: Score(value, explanation) for id, value, explanation in scores})
+            for part in found:
+                if "error" in part:
+                    raise RewardError(part["error"])
+
+    def _blend(self, number: int, reward: str, weights: Mapping[str, float]) -> None:
+        """Blend the scores of its parts."""
+        rows = self.store.samples(number)
+        parts = {name: self.store.scores(number, name) for name in weights}
+        scores = blended(weights, self._standards(weights), {name: [found[row.id] for row in rows] for name, found in parts.items()})
+        self.store.add_scores(reward, {row.id: score for row, score in zip(rows, scores, strict=True)})
+
+    def _standards(self, names: Iterable[str]) -> dict[str, Standard]:
+        return {name: Standard.of(self.store.first_values(name)) for name in names}
 
     def _ask_people(self, number: int, rows: list[SampleRow]) -> None:
         """Wait for people, for the whole board at once."""
@@ -131,11 +166,15 @@ class Trainer:
         metrics = dict(scored_images=float(len(known)), zero_spread_prompts=float(len(idle)))
         if len(known):
             metrics |= dict(reward_mean=float(known.mean()), reward_std=float(known.std(correction=0)))
+        if len(parts := rewards.parts(self.store.reward_at(number))) > 1:
+            for name in parts:
+                scores = [score.value for score in self.store.scores(number, name).values() if score.value is not None]
+                metrics |= {f"mean_of_{name}": fmean(scores)} if scores else {}
         self.store.add_metrics(number, metrics)
 
     def _values(self, number: int) -> tuple[list[float | None], list[str]]:
         """The round's scores and prompts, by position."""
-        rows, scores = self.store.samples(number), self.store.scores(number, self.config.reward)
+        rows, scores = self.store.samples(number), self.store.scores(number, self.store.reward_at(number))
         return [scores[row.id].value if row.id in scores else None for row in rows], [row.prompt for row in rows]
 
     def advantages(self, number: int) -> Tensor:
@@ -148,7 +187,7 @@ class Trainer:
         return weights_of(self.config, values, prompts, self._advantages(number, values, prompts))
 
     def _advantages(self, number: int, values: list[float | None], prompts: list[str]) -> Tensor:
-        return advantages_of(self.config, values, prompts, lambda: self.store.score_history(self.config.reward, number))
+        return advantages_of(self.config, values, prompts, lambda: self.store.score_history(self.store.reward_at(number), number))
 
     def _learned_values(self, number: int) -> tuple[list[float | None], list[str]]:
         """The scores that are learned from, by position, and the prompts: shuffled for the control, within each prompt where scores are compared
@@ -210,18 +249,39 @@ class Trainer:
     # --- measure ----------------------------------------------------------------------------------------------------------------
 
     def measure(self, number: int) -> None:
-        """The automatic reward on seeds that are never trained on, of the base model and of the present one; each measured once."""
-        if self.reward is None or not self.config.held_out_images:
+        """The round's automatic reward on seeds that are never trained on, of the base model and of the present one; each measured once."""
+        reward = self.store.reward_at(number)
+        weights = rewards.parts(reward)
+        if "human" in weights or not self.config.held_out_images or not number:
             return
-        known = {at for at, value in self.store.metrics().get("held_out_reward", []) if value is not None}
-        for at in sorted({0, number} - known):
+        since = max(first for first, _ in self.store.reward_stretches() if first <= number)
+        wanted = {(number, "held_out_reward"): False, (0, "held_out_reward") if since == 1 else (since, "held_out_base"): True}
+        known = self.store.metrics()
+        for (at, name), base in wanted.items():
+            if at in {at for at, value in known.get(name, []) if value is not None}:
+                continue
+            found = self._held_out(number, reward, weights, base)
+            if found is not None:
+                self.store.add_metrics(at, {name: found.mean, f"{name}_std_error": found.std_error})
 
-            def report(done: int, total: int) -> None:
-                self.control.report("measuring", number, done, total)
+    def _held_out(self, number: int, reward: str, weights: Mapping[str, float], base: bool) -> HeldOut | None:
+        """One measurement; None where the reward failed and people asked for another one."""
 
-            with self.engine.averaged():
-                result = held_out(self.engine.policy, self.reward, self.config, base=at == 0, report=report)
-            self.store.add_metrics(at, dict(held_out_reward=result.mean, held_out_reward_std_error=result.std_error))
+        def report(done: int, total: int) -> None:
+            self.control.report("measuring", number, done, total)
+
+        while True:
+            try:
+                scorer = self.engine.reward(reward) if len(weights) == 1 else self._blend_of(reward, weights)
+                with self.engine.averaged():
+                    return held_out(self.engine.policy, scorer, self.config, base=base, report=report)
+            except RewardError as error:
+                self.control.wait_for_reward(number, error)
+                if self.store.reward_wanted:
+                    return None
+
+    def _blend_of(self, reward: str, weights: Mapping[str, float]) -> Blend:
+        return Blend(reward, weights, self._standards(weights), {name: self.engine.reward(name) for name in weights})
 
 
 PHASES = dict(sampled="sampling", scored="scoring", updated="updating", checkpointed="checkpointing")
@@ -229,9 +289,9 @@ PHASES = dict(sampled="sampling", scored="scoring", updated="updating", checkpoi
 
 def summary(metrics: Mapping[str, list[tuple[int, float | None]]]) -> dict[str, object]:
     """What a run came to: rounds, held-out reward before and after, seconds per phase."""
-    held = dict(metrics.get("held_out_reward", []))
+    held, bases = dict(metrics.get("held_out_reward", [])), dict(metrics.get("held_out_base", []))
     last = max(held) if held else None
-    before, after = held.get(0), held.get(last) if last else None
+    before, after = bases[max(bases)] if bases else held.get(0), held.get(last) if last else None
     seconds = {
         name.removeprefix("seconds_"): round(sum(v or 0.0 for _, v in points), 2) for name, points in metrics.items() if name.startswith("seconds_")
     }

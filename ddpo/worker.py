@@ -25,6 +25,7 @@ from ddpo.store import RunStore, StoreError
 
 if TYPE_CHECKING:
     from ddpo.crew import Crew
+    from ddpo.engine import Engine, Source
     from ddpo.policy import Policy
     from ddpo.trainer import Trainer
     from rewards.base import Reward
@@ -85,7 +86,7 @@ def follow(folder: Path) -> int:
 
     def begin() -> None:
         config = RunConfig.load(folder / "config.json")
-        Engine(config, folder, load_policy(config, crew), automatic_reward(config), crew)
+        Engine(config, folder, load_policy(config, crew), reward_source(config), crew)
 
     try:
         crew.follow(begin, explain)
@@ -122,13 +123,15 @@ def build(store: RunStore, watcher: Watcher | None, crew: Crew) -> Trainer:
     from ddpo.trainer import Trainer
 
     config = store.config
-    control = Control(store, watcher, crew.listen)
+    control = Control(store, watcher, crew.listen, waits=watcher is None)  # somebody at a terminal has no buttons
     control.report("loading", _last_round(store))
     policy = load_policy(config, crew)
     precision = str(policy.autocast or torch.float32).removeprefix("torch.")
     several = f", one of {crew.size}" if crew.size > 1 else ""
     store.add_event("started", f"Model {config.model} on {policy.device}, {precision}, process {os.getpid()}{several}.")
-    return Trainer(config, store, policy, control, automatic_reward(config), crew)
+    trainer = Trainer(config, store, policy, control, reward_source(config), crew)
+    try_rewards(trainer.engine, store.reward_wanted or store.reward_at(_last_round(store)))
+    return trainer
 
 
 def load_policy(config: RunConfig, crew: Crew) -> Policy:
@@ -152,20 +155,25 @@ def load_policy(config: RunConfig, crew: Crew) -> Policy:
     return policy
 
 
-def automatic_reward(config: RunConfig) -> Reward | None:
-    """The run's reward, unless people rate. One with networks has scored an empty picture: what it needs is there before anything is sampled.
+def reward_source(config: RunConfig) -> Source:
+    """Makes the run's automatic rewards, as its settings say."""
+
+    def make(name: str) -> Reward:
+        looks = dict(vlm=config.reward_vlm) if config.reward_vlm and "vlm" in rewards.card(name).published else {}
+        return rewards.load(name, config.networks_of(name), config.reward_device, config.reward_precision, **looks)
+
+    return make
+
+
+def try_rewards(engine: Engine, reward: str) -> None:
+    """Have the automatic rewards of a setting score an empty picture: what they need is there before anything is sampled.
 
     Raises:
-        RewardError: it cannot be had; the message says what to do.
+        RewardError: one cannot be had; the message says what to do.
     """
-    if config.rated_by_people:
-        return None
-    card = rewards.REWARDS[config.reward]
-    looks = dict(vlm=config.reward_vlm) if config.reward_vlm and "vlm" in card.published else {}
-    reward = rewards.load(config.reward, config.networks, config.reward_device, config.reward_precision, **looks)
-    if card.published:
-        reward.score([rewards.Sample(0, config.prompts[0], Image.new("RGB", (64, 64)))])
-    return reward
+    for name in rewards.parts(reward):
+        if name != "human":
+            engine.reward(name).score([rewards.Sample(0, engine.config.prompts[0], Image.new("RGB", (64, 64)))])
 
 
 def keep_freed_memory() -> None:

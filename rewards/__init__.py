@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -19,7 +21,7 @@ class Card:
     """What people are told of a reward before they choose it."""
 
     where: str
-    """The module and the class."""
+    """The module and the class; empty for a blend, whose parts are scored one by one."""
     asks: str
     """What it asks for, in one sentence."""
     unit: str
@@ -119,8 +121,68 @@ REWARDS: dict[str, Card] = {
         licence="MIT",
         published=dict(clip="yuvalkirstain/PickScore_v1", processor="laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
     ),
+    "blend": Card(
+        where="",
+        asks="A weighted sum of rewards, each in its own standard deviations: `blend: 1 aesthetic, 0.5 jpeg_compressibility`.",
+        unit="standard deviations",
+        range="around 0",
+        source="means and standard deviations of the images that the run first scored by each part",
+        fooled_by="whatever fools its heaviest part",
+    ),
 }
-"""All rewards by name."""
+"""All rewards by name. Beside them there is `path/to/file.py:function`, a person's own (:mod:`rewards.function`)."""
+
+BLEND = "blend:"
+FUNCTION = re.compile(r"[^,]+\.py:[A-Za-z_]\w*")
+
+
+def parts(reward: str) -> dict[str, float]:
+    """The rewards that a setting names, each with its weight: one alone, or those of ``blend: 1 aesthetic, -0.5 jpeg_compressibility``.
+
+    Raises:
+        RewardError: it names no reward, or a weight is no number.
+    """
+    if not reward.startswith(BLEND):
+        if reward == "blend":
+            raise RewardError("A blend has parts. Write blend: with a weight and a reward each, such as `blend: 1 aesthetic, 0.5 clip_score`.")
+        card(reward)
+        return {reward: 1.0}
+    found: dict[str, float] = {}
+    for part in reward.removeprefix(BLEND).split(","):
+        weight, _, name = part.strip().partition(" ")
+        name = name.strip()
+        try:
+            value = float(weight)
+        except ValueError:
+            value = math.nan
+        if not name or not math.isfinite(value) or value == 0:
+            raise RewardError(f"{part.strip()!r} is no part of a blend. Write a weight other than 0 and a reward, such as `0.5 clip_score`.")
+        if name in found or name.startswith("blend"):
+            raise RewardError(f"{name} cannot be a part here: each part of a blend is another reward, and no blend.")
+        card(name)
+        found[name] = value
+    return found
+
+
+def spell(weights: Mapping[str, float]) -> str:
+    """The setting that names these rewards: the other way round of :func:`parts`."""
+    names = list(weights)
+    if len(names) == 1 and weights[names[0]] == 1:
+        return names[0]
+    return f"{BLEND} " + ", ".join(f"{weight:g} {name}" for name, weight in weights.items())
+
+
+def card(name: str) -> Card:
+    """What people are told of a reward, a function of their own included.
+
+    Raises:
+        RewardError: there is no such reward.
+    """
+    if name in REWARDS:
+        return REWARDS[name]
+    if FUNCTION.fullmatch(name):
+        return Card("rewards.function:Function", "Your own function says.", "", "any number", name, "whatever it does not look at")
+    raise RewardError(f"There is no reward {name!r}. Choose one of {', '.join(REWARDS)}, or a function in a Python file: path/to/file.py:function.")
 
 
 def load(name: str, models: str = "published", device: str = "auto", precision: str = "auto", **arguments: Any) -> Reward:
@@ -132,22 +194,33 @@ def load(name: str, models: str = "published", device: str = "auto", precision: 
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16`` for the same.
 
     Raises:
-        KeyError: there is no reward of that name.
-        RewardError: it has no networks of that kind.
+        RewardError: there is no reward of that name, or it has no networks of that kind.
     """
-    card = REWARDS[name]
-    if card.published:
-        if models == "pocket" and not card.pocket:
-            raise RewardError(f"The reward {name} has no pocket networks. Choose reward_models published: {', '.join(card.published.values())}.")
-        networks = dict(card.published)
-        if models == "pocket":
-            networks = {key: str(POCKET / folder) for key, folder in card.pocket.items()}
-            if missing := [path for path in networks.values() if not Path(path).is_dir()]:
-                raise RewardError(f"The pocket network {missing[0]} is missing. Make it: python -m pocket.recipe.")
-        arguments = networks | dict(device=device, precision=precision) | arguments
-    module, _, attribute = card.where.partition(":")
+    found = card(name)
+    if not found.where:
+        raise RewardError(f"The reward {name} cannot score by itself: its parts do.")
+    if FUNCTION.fullmatch(name):
+        arguments = dict(name=name) | arguments
+    if found.published:
+        if models == "pocket" and not found.pocket:
+            raise RewardError(f"The reward {name} has no pocket networks. Choose reward_models published: {', '.join(found.published.values())}.")
+        arguments = _networks(found, models) | dict(device=device, precision=precision) | arguments
+    module, _, attribute = found.where.partition(":")
     reward: Reward = getattr(import_module(module), attribute)(**arguments)
     return reward
 
 
-__all__ = ["POCKET", "REWARDS", "Card", "Reward", "RewardError", "Sample", "Score", "load"]
+def _networks(found: Card, models: str) -> dict[str, Any]:
+    """Which networks a reward has, as arguments of its class; of the pocket's, folders are made whole paths."""
+    if models != "pocket":
+        return dict(found.published)
+    networks = {key: str(POCKET / value) if key in FOLDERS else value for key, value in found.pocket.items()}
+    if missing := [path for key, path in networks.items() if key in FOLDERS and not Path(path).is_dir()]:
+        raise RewardError(f"The pocket network {missing[0]} is missing. Make it: python -m pocket.recipe.")
+    return networks
+
+
+FOLDERS = ("clip", "head", "vlm", "bert")
+"""Arguments of a reward that name a network."""
+
+__all__ = ["POCKET", "REWARDS", "Card", "Reward", "RewardError", "Sample", "Score", "card", "load", "parts", "spell"]

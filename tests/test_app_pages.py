@@ -48,13 +48,14 @@ def test_every_live_state_has_words_and_its_buttons(runs: Runs, state: str) -> N
     finally:
         lock.release()
     assert value["headline"] == ("Taking in your ratings" if state == "scoring" else words.STATES[state][0])
-    assert set(buttons(value)) == {"resume" if state == "paused" else "pause", "stop_after_round", "stop"}
+    usual = {"resume" if state == "paused" else "pause", "reward", "stop_after_round", "stop"}
+    assert set(buttons(value)) == ({"retry", "reward", "stop"} if state == "reward_failed" else usual)
     assert all(buttons(value).values())
-    assert value["rounds_done"] == 1 and value["failure"] is None
+    assert value["rounds_done"] == 1 and (value["failure"] is None) == (state != "reward_failed")
     json.dumps(value)
 
 
-@pytest.mark.parametrize(("state", "expected"), [("finished", {}), ("stopped", {"launch": True}), ("failed", {"launch": True})])
+@pytest.mark.parametrize(("state", "expected"), [("finished", {}), ("stopped", {"launch": True, "reward": True}), ("failed", {"launch": True, "reward": True})])
 def test_an_ended_run_can_be_resumed_unless_all_is_done(runs: Runs, state: str, expected: dict[str, bool]) -> None:
     store = filled_run(runs.folder / "a", rounds=1)
     store.add_event(state, "The disk is full.")
@@ -69,7 +70,7 @@ def test_a_killed_worker_shows_as_interrupted_with_its_last_words(runs: Runs) ->
     (store.folder / "worker.log").write_text("one\nlast words\n")
     value = run.panel_value(store, IDLE)
     assert value["headline"] == "Interrupted" and "last words" in value["failure"]["log"]
-    assert buttons(value) == {"launch": True}
+    assert buttons(value) == {"launch": True, "reward": True}
 
 
 def test_a_worker_that_never_began_is_no_mystery(runs: Runs) -> None:
@@ -145,7 +146,7 @@ def form_values(**changes: object) -> dict[str, object]:
 
 def test_the_form_of_every_preset_makes_that_preset(runs: Runs) -> None:
     for name, preset in presets().items():
-        suggested, *values = new_run.fill_from_preset(runs, name, "")
+        suggested, _, *values = new_run.fill_from_preset(runs, name, "")
         assert new_run.config_from(dict(zip(new_run.SETTINGS, values, strict=True))) == preset.config
         assert suggested == f"{name}-1"
 
@@ -311,3 +312,35 @@ def test_widgets_have_static_templates_and_set_text_as_text() -> None:
 def test_a_store_opened_twice_is_the_same(runs: Runs) -> None:
     filled_run(runs.folder / "a", rounds=0).close()
     assert isinstance(runs.open("a"), RunStore) and runs.open("a") is runs.open("a")
+
+
+def test_each_reward_of_a_run_has_a_chart_of_its_own_and_a_mark_in_all(runs: Runs) -> None:
+    """kB and points never share an axis; the reward in force stands first, and every chart has a line where it took over."""
+    store = filled_run(runs.folder / "r", rounds=4, reward="jpeg_compressibility")
+    for number in (3, 4):
+        store.set_reward(number, "blend: 1 aesthetic, 0.5 clip_score")
+    store.add_metrics(3, dict(held_out_base=0.1, held_out_base_std_error=0.05))
+    charts = progress.charts_value(store)["charts"]
+    first, second = charts[0], charts[1]
+    assert first["title"].startswith("Blend: 1 × Aesthetic") and second["title"] == "JPEG compressibility"
+    assert [x for x, _ in first["series"][0]["points"]] == [3, 4] and [x for x, _ in second["series"][0]["points"]] == [1, 2]
+    assert first["series"][-1]["label"].startswith("base model") and first["series"][-1]["points"] == [(3, 0.1)]
+    assert all([mark["round"] for mark in chart["marks"]] == [3] for chart in charts)
+    assert len({chart["key"] for chart in charts}) == len(charts)
+
+
+def test_a_blend_is_made_from_the_form_and_a_wrong_one_refused(runs: Runs, pocket: str) -> None:
+    values = form_values(model=pocket, reward="blend")
+    assert (
+        new_run.create(runs, "mixed", values, "1 aesthetic, -2 jpeg_compressibility").config.reward == "blend: 1 aesthetic, -2 jpeg_compressibility"
+    )
+    for parts, message in (("", "no part of a blend"), ("1 beauty", "no reward 'beauty'")):
+        with pytest.raises(ConfigError, match=message):
+            new_run.create(runs, "wrong", values, parts)
+    assert not (runs.folder / "wrong").exists()
+
+
+def test_what_scores_has_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert words.reward("aesthetic") == "Aesthetic (LAION)" and words.reward("/home/me/mine.py:blue") == "Your own mine.py:blue"
+    assert words.reward("blend: 1 aesthetic, -0.5 /home/me/mine.py:blue") == "Blend: 1 × Aesthetic (LAION), −0.5 × Your own mine.py:blue"
+    assert words.reward("whatever an old run says") == "whatever an old run says"

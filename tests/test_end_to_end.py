@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from app.launch import Launcher, kill
+from ddpo.config import RunConfig
 from ddpo.lock import holder
 from ddpo.store import RunStore
+from rewards.function import TRUSTED, trust
 from tests.conftest import Studio, serve
 
 HERE = "#rating-board .card[data-state=here]"
@@ -100,3 +102,35 @@ def test_a_run_made_without_a_page_opens_in_the_page(page, real_studio: Studio) 
     page.get_by_role("tab", name="Progress").click()
     page.get_by_text("Finished").first.wait_for()
     page.locator("#studio-tabs").get_by_text("Held-out").first.wait_for(state="attached")
+
+
+def test_a_reward_fails_and_a_person_changes_it_for_a_blend(page, real_studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function of one's own that fails on real images: the page says why, Retry meets it again, and a blend takes over; no image is made twice."""
+    monkeypatch.setenv(TRUSTED, "")
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "def moody(images, prompts):\n    if images[0].getbbox():\n        raise OSError('the oven is cold')\n    return [1.0] * len(images)\n"
+    )
+    trust(mine, "moody")
+    config = RunConfig(reward=f"{mine}:moody", rounds=2, images_per_round=8, images_per_update=8, held_out_images=0, microbatch=8)
+    store = RunStore.create(real_studio.runs / "moody", config)
+    Launcher().start(store.folder)
+    page.goto(f"{real_studio.url}/?run=moody")
+    alert = page.get_by_role("alert").filter(has_text="the oven is cold")
+    alert.wait_for(timeout=60_000)
+    assert page.get_by_text(f"{mine}:moody").count() and page.get_by_role("heading", name="The reward failed").count()
+    pictures = [row.image for row in store.samples(1)]
+
+    page.get_by_role("button", name="Retry").click()
+    until(lambda: sum(event.kind == "reward_failed" for event in store.events()) == 2)
+    page.get_by_role("button", name="Change reward").click()
+    page.get_by_label("From the next scores on, in this run").select_option("blend")
+    page.locator('.reward-parts input[name="jpeg_compressibility"]').fill("1")
+    page.locator('.reward-parts input[name="image_statistics"]').fill("0.5")
+    page.keyboard.press("Enter")
+    until(lambda: store.status().state == "finished")
+    assert [row.image for row in store.samples(1)] == pictures
+    assert store.reward_stretches() == [(1, "blend: 1 jpeg_compressibility, 0.5 image_statistics")]
+    page.get_by_role("tab", name="Progress").click()
+    page.get_by_role("heading", name="Blend: 1 × JPEG compressibility, 0.5 × Image statistics").wait_for()
+    store.close()

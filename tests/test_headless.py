@@ -78,11 +78,19 @@ def test_an_existing_run_is_not_overwritten_and_a_folder_that_is_none_not_resume
     assert "is no run folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--reward", "beauty"], ["--rounds", "many"], ["--colour", "red"]])
+@pytest.mark.parametrize("arguments", [["--rating", "beauty"], ["--rounds", "many"], ["--colour", "red"]])
 def test_what_the_command_line_does_not_know_ends_with_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["run", "--out", str(tmp_path / "run"), *arguments])
     assert left.value.code == 2 and arguments[-1] in capsys.readouterr().err
+
+
+def test_a_reward_that_there_is_not_is_refused_before_the_run_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--out", str(tmp_path / "run"), "--reward", "beauty"]) == 2
+    assert "no reward 'beauty'" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    RunStore.create(tmp_path / "run", RunConfig()).close()
+    assert main(["resume", str(tmp_path / "run"), "--reward", "beauty"]) == 2
+    assert "no reward 'beauty'" in capsys.readouterr().err and RunStore(tmp_path / "run").pending_requests() == []
 
 
 def test_help_mentions_every_setting_with_its_sentence(capsys: pytest.CaptureFixture[str]) -> None:

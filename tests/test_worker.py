@@ -215,7 +215,8 @@ def test_a_run_is_scored_by_the_pocket_s_networks(tmp_path: Path, model: Path) -
     ],
 )
 def test_auto_takes_the_pocket_s_networks_for_the_pocket_model_where_there_are_some(changes: dict[str, Any], wanted: str) -> None:
-    assert RunConfig(**changes).networks == wanted
+    config = RunConfig(**changes)
+    assert config.networks_of(config.reward) == wanted
 
 
 def test_what_looks_at_images_is_a_setting_of_those_rewards_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,5 +228,5 @@ def test_what_looks_at_images_is_a_setting_of_those_rewards_alone(monkeypatch: p
 
     monkeypatch.setattr(rewards, "load", lambda name, *settings, **more: made.append((name, more)) or Fake())
     for name in ("satisfaction", "clip_score"):
-        worker.automatic_reward(RunConfig(reward=name, reward_vlm="http://localhost:1/v1"))
+        worker.reward_source(RunConfig(reward_vlm="http://localhost:1/v1"))(name)
     assert made == [("satisfaction", dict(vlm="http://localhost:1/v1")), ("clip_score", {})]

@@ -102,8 +102,7 @@ def toy_trainer(folder: Path, config: RunConfig, reward: Reward | None = None, p
     """The real trainer over a real store, with the toy policy and reward; an existing run is gone on with."""
     store = RunStore(folder) if (folder / "config.json").exists() else RunStore.create(folder, config)
     control = Control(store)
-    automatic = None if config.rated_by_people else reward or Brightness(config.reward)
-    return Trainer(config, store, policy or LinearPolicy(config), control, automatic)
+    return Trainer(config, store, policy or LinearPolicy(config), control, lambda name: reward or Brightness(name))
 
 
 def spread_scores(trainer: Trainer, number: int = 1) -> None:

@@ -23,14 +23,15 @@ def build() -> gr.HTML:
 def card(store: RunStore, launcher: Launcher) -> dict[str, Any]:
     """A run at a glance."""
     config, rounds = config_of(store), store.rounds()
-    metrics = store.metrics()
-    reward = [value for _, value in metrics.get("reward_mean", []) if value is not None]
-    held = [value for _, value in metrics.get("held_out_reward", []) if value is not None]
+    metrics, since = store.metrics(), store.reward_stretches()[-1][0]
+    reward = [value for number, value in metrics.get("reward_mean", []) if value is not None and number >= since]
+    held = [value for number, value in metrics.get("held_out_reward", []) if value is not None and (number >= since or since == 1)]
     shown = bar_value(store, launcher)
     alive = store.status().alive or launcher.starting(store.folder)
+    first, last = (words.number(reward[i]) if reward else None for i in (0, -1))
     return dict(
         run=store.name, kind="run", state=shown["state"], headline=shown["headline"], tone=shown["tone"],
-        reward=words.reward(config.reward), first=words.number(reward[0]) if reward else None, last=words.number(reward[-1]) if reward else None,
+        reward=words.reward(store.reward_at(config.rounds)), first=first, last=last,
         held=[words.number(held[0]), words.number(held[-1])] if len(held) > 1 else None,
         done=sum(row.checkpointed_at is not None for row in rounds), rounds=config.rounds,
         created=(store.folder / "config.json").stat().st_mtime,

@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+import rewards
 from app import words
 from app.runs import Runs
 from app.widgets.kit import widget
@@ -18,7 +19,7 @@ from ddpo.config import GROUPS, ConfigError, RunConfig, prompt_sets
 from ddpo.presets import presets
 from ddpo.source import located, model_source
 from ddpo.store import RunStore
-from rewards import REWARDS
+from rewards.function import offered
 
 MAIN = ("model", "reward", "rating", "prompts", "rounds", "images_per_round", "images_per_prompt")
 """The settings that are always in sight; the others are under Advanced."""
@@ -32,14 +33,16 @@ class Form:
 
     cards: gr.HTML
     name: gr.Textbox
+    parts: gr.Textbox
+    """The parts of a blend, where that is the reward."""
     settings: dict[str, gr.components.Component]
     start: gr.Button
     note: gr.HTML
 
     @property
     def inputs(self) -> list[gr.components.Component]:
-        """The name, then all settings in order."""
-        return [self.name, *self.settings.values()]
+        """The name, the parts of a blend, then all settings in order."""
+        return [self.name, self.parts, *self.settings.values()]
 
 
 def build() -> Form:
@@ -51,7 +54,12 @@ def build() -> Form:
     with gr.Row(elem_classes="form-main"):
         with gr.Column(scale=1, min_width=300):
             name = gr.Textbox(label="Name of the run", info="Letters, digits, dots, dashes and underscores.", max_lines=1, elem_id="new-run-name")
-            for key in ("reward", "rating", "model"):
+            made["reward"] = field_component(SETTINGS["reward"], config.reward)
+            parts = gr.Textbox(
+                visible=False, label="Parts of the blend", placeholder="1 aesthetic, 0.5 jpeg_compressibility", max_lines=1, elem_id="new-run-parts",
+                info=f"A weight and a reward each: {', '.join(name for name in (*rewards.REWARDS, *offered()) if name != 'blend')}.",
+            )  # fmt: skip
+            for key in ("rating", "model"):
                 made[key] = field_component(SETTINGS[key], getattr(config, key))
             with gr.Row(elem_classes="form-numbers"):
                 for key in ("rounds", "images_per_round", "images_per_prompt"):
@@ -74,7 +82,7 @@ def build() -> Form:
     with gr.Row(elem_classes="form-start"):
         start = gr.Button("Start", variant="primary", scale=0, min_width=160, elem_id="start-run")
         note = widget("note")
-    form = Form(cards, name, {key: made[key] for key in SETTINGS}, start, note)
+    form = Form(cards, name, parts, {key: made[key] for key in SETTINGS}, start, note)
     _wire(form, prompt_set)
     return form
 
@@ -83,8 +91,11 @@ def field_component(field: Field[Any], value: Any, min_width: int = 160, info: b
     """The component of one setting, from its type, its sentence and its choices. Limits are RunConfig's to say, in its words."""
     help = str(field.metadata["help"]).replace("`", "") if info else None
     common: dict[str, Any] = dict(label=words.label(field.name), info=help, min_width=min_width, elem_id=f"set-{field.name}")
+    if field.name == "reward":
+        common["info"] = "Your ratings, or an automatic reward."
+        return gr.Dropdown([(words.reward(name), name) for name in (*rewards.REWARDS, *offered())], value=value, filterable=False, **common)
     if "choices" in field.metadata:
-        names = {"reward": {c: words.reward(c) for c in REWARDS}, "rating": words.RATINGS}.get(field.name, {})
+        names = words.RATINGS if field.name == "rating" else {}
         return gr.Dropdown([(names.get(c, c), c) for c in field.metadata["choices"]], value=value, filterable=False, **common)
     if field.type == "bool":
         return gr.Checkbox(value=value, **common)
@@ -98,7 +109,10 @@ def _wire(form: Form, prompt_set: gr.Dropdown) -> None:
     """The form's own events: presets, prompt sets, and ratings shown only where people rate."""
     quiet: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility="private")
     prompt_set.input(lambda name: "\n".join(prompt_sets()[name]) if name else gr.skip(), prompt_set, form.settings["prompts"], **quiet)
-    form.settings["reward"].change(lambda reward: gr.update(visible=reward == "human"), form.settings["reward"], form.settings["rating"], **quiet)
+    form.settings["reward"].change(
+        lambda reward: [gr.update(visible=reward in ("human", "blend")), gr.update(visible=reward == "blend")],
+        form.settings["reward"], [form.settings["rating"], form.parts], **quiet,
+    )  # fmt: skip
 
 
 # --- handlers -------------------------------------------------------------------------------------------------------------------
@@ -112,7 +126,7 @@ def fill_from_preset(runs: Runs, preset: str, name: str) -> list[Any]:
     """The form's values for a preset: the name where it was only suggested, and all settings."""
     config = presets()[preset].config
     suggested = re.fullmatch(rf"(?:{'|'.join(map(re.escape, presets()))})-\d+", name or "") or not name
-    return [suggest_name(runs, preset) if suggested else name, *(_shown(key, getattr(config, key)) for key in SETTINGS)]
+    return [suggest_name(runs, preset) if suggested else name, gr.skip(), *(_shown(key, getattr(config, key)) for key in SETTINGS)]
 
 
 def suggest_name(runs: Runs, preset: str) -> str:
@@ -143,13 +157,15 @@ def parsed(field: Field[Any], value: Any) -> Any:
     return value.strip() if isinstance(value, str) else value
 
 
-def create(runs: Runs, name: str, values: Mapping[str, Any]) -> RunStore:
-    """Check everything, then make the run.
+def create(runs: Runs, name: str, values: Mapping[str, Any], parts: str = "") -> RunStore:
+    """Check everything, then make the run; ``parts`` are those of a blend.
 
     Raises:
         ConfigError: a setting cannot work.
         StoreError: the name is taken or no name, or the disk refuses.
     """
+    if values["reward"] == "blend":
+        values = {**values, "reward": f"{rewards.BLEND} {parts}"}
     config = located(config_from(values))
     model_source(config)
     name = (name or "").strip()

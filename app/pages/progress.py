@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+import rewards
 from app import words
-from app.board import config_of
 from app.pages.run import image_url
 from app.runs import Runs
 from app.widgets.kit import widget
@@ -58,7 +58,9 @@ CHARTS: tuple[Chart, ...] = (
         unit="s",
     ),
 )  # fmt: skip
-HERO = ("reward_mean", "reward_std", "scored_images", "held_out_reward", "held_out_reward_std_error")
+HERO = (
+    "reward_mean", "reward_std", "scored_images", "held_out_reward", "held_out_reward_std_error", "held_out_base", "held_out_base_std_error",
+)  # fmt: skip
 
 
 def build(round_images: Callable[[dict[str, Any]], dict[str, Any]]) -> tuple[gr.HTML, gr.HTML]:
@@ -71,15 +73,30 @@ def build(round_images: Callable[[dict[str, Any]], dict[str, Any]]) -> tuple[gr.
 
 def charts_value(store: RunStore) -> dict[str, Any]:
     """All charts of a run that have something to show, the reward first."""
-    metrics, config = store.metrics(), config_of(store)
+    metrics = store.metrics()
     if not metrics:
         return dict(run=store.name, charts=[])
     known = {name for chart in CHARTS for name in (*chart.used, *(metric for metric, _ in chart.lines))} | {*HERO, "updates"}
     unknown = [Chart(name, name.replace("_", " ").capitalize(), "", ((name, name),)) for name in sorted(metrics) if name not in known]
-    charts = [hero(metrics, config.reward, config.rated_by_people)]
+    stretches = store.reward_stretches()
+    charts = heroes(metrics, stretches)
     charts += [line_chart(chart, metrics) for chart in (*CHARTS, *unknown) if any(metric in metrics for metric, _ in chart.lines)]
     thin(charts)
+    marks = [dict(round=number, text=f"From round {number}: {words.reward(reward)}") for number, reward in stretches[1:]]
+    charts = [chart | dict(marks=marks) for chart in charts]
     return dict(run=store.name, charts=charts, csv=f"/studio/runs/{store.name}/metrics.csv")
+
+
+def heroes(metrics: Metrics, stretches: list[tuple[int, str]]) -> list[dict[str, Any]]:
+    """The reward over the rounds; where it was changed, one chart for each, of its own rounds: units are not mixed. The present one is first."""
+    rounds = {number for points in metrics.values() for number, _ in points}
+    force = {number: next(reward for first, reward in reversed(stretches) if first <= max(1, number)) for number in rounds}
+    found = []
+    for i, reward in enumerate(dict.fromkeys(reward for _, reward in reversed(stretches))):
+        own = {name: [point for point in points if force[point[0]] == reward] for name, points in metrics.items() if name in HERO}
+        if i == 0 or own.get("reward_mean"):
+            found.append(hero(own, reward, "human" in rewards.parts(reward)) | dict(key=f"reward-{i}" if i else "reward"))
+    return found
 
 
 def hero(metrics: Metrics, reward: str, rated: bool) -> dict[str, Any]:
@@ -89,8 +106,11 @@ def hero(metrics: Metrics, reward: str, rated: bool) -> dict[str, Any]:
     series = [dict(label="mean of the round", points=mean, band=around(mean, spread))]
     if held:
         series.append(dict(label="held-out (seeds never trained on)", points=held, error=around(held, error), style="dots"))
+    if base := metrics.get("held_out_base", []):
+        error = dict(metrics.get("held_out_base_std_error", []))
+        series.append(dict(label="base model, by this reward", points=base, error=around(base, error), style="dots"))
     return dict(
-        key="reward", title=words.reward(reward) if not rated else "Your ratings, as reward",
+        key="reward", title=words.reward(reward) if reward != "human" else "Your ratings, as reward",
         hint="Mean and spread (± one standard deviation) of each round's images" + (", from −1 to 1." if rated else ". Round 0: not trained."),
         wide=True, series=series, counts=dict(label="images rated" if rated else "images scored", points=metrics.get("scored_images", [])),
     )  # fmt: skip
@@ -136,14 +156,13 @@ def gallery_value(store: RunStore) -> dict[str, Any]:
     if not rounds:
         return dict(run=store.name, rounds=[], stamp="")
     last = rounds[-1]
-    stamp = f"{len(store.samples(last))}.{len(store.scores(last, config_of(store).reward))}.{len(store.ratings(last))}"
+    stamp = f"{len(store.samples(last))}.{len(store.scores(last, store.reward_at(last)))}.{len(store.ratings(last))}"
     return dict(run=store.name, rounds=rounds, stamp=stamp)
 
 
 def images_of_round(store: RunStore, number: int) -> dict[str, Any]:
     """A round's images with what is known of each."""
-    config = config_of(store)
-    scores, ratings = store.scores(number, config.reward), store.latest_ratings(number)
+    scores, ratings = store.scores(number, store.reward_at(number)), store.latest_ratings(number)
     images: list[dict[str, Any]] = []
     for sample in store.samples(number):
         score = scores.get(sample.id) or fold(ratings.get(sample.id, ()))

@@ -8,12 +8,14 @@ from typing import Any
 
 import gradio as gr
 
+import rewards
 from app import words
 from app.board import config_of
 from app.launch import Launcher, LaunchError, kill
 from app.widgets.kit import widget
 from ddpo.config import RunConfig
 from ddpo.store import MARKS, RoundRow, RunStore, SampleRow, Status
+from rewards.function import offered
 
 PATIENCE_SECONDS = 10.0
 """How long a worker may leave Stop unanswered before Force quit is offered."""
@@ -54,27 +56,29 @@ def bar_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
 def panel_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
     """Everything the Run page says of a run."""
     status, config, rounds = status_of(store, launcher), config_of(store), store.rounds()
+    reward = store.reward_at(status.round)
     events = store.events()
     latest = next((row for row in reversed(rounds) if row.number == status.round), rounds[-1] if rounds else None)
     return bar_value(store, launcher) | dict(
         kind="run", run=store.name,
-        phase=phase_of(latest, status), phases=phases_of(config),
+        phase=phase_of(latest, status), phases=phases_of(reward),
         rounds_done=sum(row.checkpointed_at is not None for row in rounds),
-        run_left=run_left(rounds, config, status),
+        run_left=run_left(rounds, config.rounds, reward, status),
         stops_soon=status.alive and stops_soon(store),
         failure=failure_of(store, status, launcher),
         controls=controls(status, stop_overdue(store, status)),
         time=time_split(rounds),
-        facts=facts(config), images=strip(store, rounds),
+        facts=facts(config, reward), images=strip(store, rounds),
         events=[dict(id=e.id, at=e.created_at, kind=e.kind, text=e.message) for e in reversed(events[-EVENTS_SHOWN:])],
         log=store.log_tail(40),
+        reward=store.reward_wanted or reward, rewards=choices(),
     )  # fmt: skip
 
 
 def headline_of(store: RunStore, status: Status, launcher: Launcher) -> tuple[str, str]:
     if status.state == "new" and store.log_tail(1):
         return "Did not start", "bad"
-    if status.state == "scoring" and config_of(store).rated_by_people:
+    if status.state == "scoring" and "human" in rewards.parts(store.reward_at(status.round)):
         return "Taking in your ratings", "busy"
     return words.STATES.get(status.state, (status.state.capitalize(), "idle"))
 
@@ -99,15 +103,21 @@ def phase_of(row: RoundRow | None, status: Status) -> int | None:
     return MARKS.index(row.next_mark)
 
 
-def phases_of(config: RunConfig) -> list[str]:
-    return [PHASES[0], "Rate" if config.rated_by_people else PHASES[1], *PHASES[2:]]
+def phases_of(reward: str) -> list[str]:
+    return [PHASES[0], "Rate" if reward == "human" else PHASES[1], *PHASES[2:]]
 
 
-def run_left(rounds: list[RoundRow], config: RunConfig, status: Status) -> float | None:
+def choices() -> list[dict[str, str]]:
+    """What can score, for those who choose; a blend is made of these."""
+    names = [name for name in rewards.REWARDS if name != "blend"]
+    return [dict(name=name, label=words.reward(name), asks=rewards.card(name).asks) for name in (*names, *offered())]
+
+
+def run_left(rounds: list[RoundRow], wanted: int, reward: str, status: Status) -> float | None:
     """Seconds until the last round is done, from the recent rounds; None while people set the pace."""
     took = [row.checkpointed_at - row.started_at for row in rounds if row.checkpointed_at is not None][-5:]
-    left = config.rounds - sum(row.checkpointed_at is not None for row in rounds)
-    if config.rated_by_people or not took or not left or not status.alive or status.state == "paused":
+    left = wanted - sum(row.checkpointed_at is not None for row in rounds)
+    if "human" in rewards.parts(reward) or not took or not left or not status.alive or status.state in ("paused", "reward_failed"):
         return None
     return sorted(took)[len(took) // 2] * left
 
@@ -137,6 +147,9 @@ def stop_overdue(store: RunStore, status: Status) -> bool:
 
 def failure_of(store: RunStore, status: Status, launcher: Launcher) -> dict[str, str] | None:
     """What went wrong, what to do, and what the worker said last."""
+    if status.state == "reward_failed":
+        kept = "Scores that are made are kept, and no image is made again."
+        return dict(title="The reward failed", text=f"{status.message} {kept} Retry, or change the reward.", log="")
     if status.state == "failed":
         return dict(title="The run failed", text=status.message or "The worker ended with an error.", log=store.log_tail(8))
     if status.state == "interrupted":
@@ -155,19 +168,26 @@ def controls(status: Status, overdue: bool) -> list[dict[str, Any]]:
     def button(kind: str, label: str, enabled: bool, **more: Any) -> dict[str, Any]:
         return dict(kind=kind, label=label, enabled=enabled and kind not in pending, pending=kind in pending, **more)
 
+    change = dict(kind="reward", label="Change reward", enabled=True, pending=False)
     if not live:
         label = "Start" if status.state == "new" else "Resume"
-        return [] if status.state == "finished" else [button("launch", label, True, primary=True)]
+        return [] if status.state == "finished" else [button("launch", label, True, primary=True), change]
     calm = not pending & {"stop", "pause", "resume"} and status.alive
     pause = button("resume", "Resume", calm, primary=True) if status.state == "paused" else button("pause", "Pause", calm)
-    found = [pause, button("stop_after_round", "Stop after this round", calm), button("stop", "Stop now", "stop" not in pending and status.alive)]
+    stop = button("stop", "Stop now", "stop" not in pending and status.alive)
+    if status.state == "reward_failed":
+        found = [button("retry", "Retry", calm, primary=True), change, stop]
+    else:
+        found = [pause, change, button("stop_after_round", "Stop after this round", calm), stop]
     return [*found, button("kill", "Force quit", True, danger=True)] if overdue else found
 
 
-def facts(config: RunConfig) -> list[list[str]]:
-    """The settings worth seeing at a glance."""
+def facts(config: RunConfig, reward: str) -> list[list[str]]:
+    """The settings worth seeing at a glance. A file of somebody's own that is run is named in full."""
+    files = [name for name in rewards.parts(reward) if rewards.FUNCTION.fullmatch(name)]
     shown = [
-        ["Scored by", words.reward(config.reward)],
+        ["Scored by", words.reward(reward)],
+        *(["Runs code of", name] for name in files),
         ["Model", config.model],
         ["Prompts", words.count(len(config.prompts), "prompt")],
         ["Each round", f"{words.count(config.images_per_round, 'image')}, {config.images_per_prompt} per prompt"],
@@ -193,19 +213,26 @@ def image_url(store: RunStore, sample: SampleRow) -> str:
 # --- what is done ---------------------------------------------------------------------------------------------------------------
 
 
-def steer(store: RunStore, launcher: Launcher, kind: str) -> str | None:
+def steer(store: RunStore, launcher: Launcher, kind: str, reward: str = "") -> str | None:
     """Do what a button says; returns a sentence when there is something to add.
+
+    Args:
+        reward: what shall score from now on, where ``kind`` is reward.
 
     Raises:
         LaunchError: the process could not be started or ended.
+        RewardError: there is no such reward.
     """
     status = store.status()
+    if kind == "reward":
+        store.add_request("reward", reward=rewards.spell(rewards.parts(reward)))
+        return None if status.alive else "It scores once you press Resume."
     if kind == "launch":
         launcher.start(store.folder)
     elif kind == "kill":
         if not kill(store):
             return "The worker has ended by itself."
-    elif kind not in ("pause", "resume", "stop", "stop_after_round"):
+    elif kind not in ("pause", "resume", "stop", "stop_after_round", "retry"):
         raise LaunchError(f"There is no button {kind!r}.")
     elif not status.alive:
         return "The worker has ended already."

@@ -92,6 +92,15 @@ function axes(l) {
   ];
 }
 
+// Where the reward was changed: a line between the rounds.
+function changes(chart, l) {
+  return (chart.marks || []).filter((m) => m.round >= l.first && m.round <= l.last).map((m) => {
+    const x = f(l.x(Math.max(l.first, m.round - 0.5)));
+    return h("g", { class: "chart-change" }, h("title", {}, m.text), h("line", { x1: x, x2: x, y1: PAD.top, y2: l.height - PAD.bottom }),
+      chart.wide ? h("text", { class: "chart-tick", x: Number(x) + 5, y: PAD.top + 10 }, m.text) : null);
+  });
+}
+
 function cursor(chart, l) {
   if (at === null || !l.rounds.includes(at)) return [];
   const dots = chart.series.flatMap((s, i) => s.points.filter(([x, y]) => x === at && y !== null).map(([x, y]) => h("circle", { class: "chart-dot chart-now", "data-c": i, cx: f(l.x(x)), cy: f(l.y(y)), r: 5 })));
@@ -109,7 +118,8 @@ function reading(chart) {
     return `${chart.series.length > 1 ? `${s.label} ` : ""}${text(y)}${band ? ` ± ${text(band[2] - y)}` : ""}${chart.unit ? ` ${chart.unit}` : ""}`;
   });
   const n = valueAt(chart.counts?.points, at);
-  return [`Round ${at}: ${parts.join(" · ") || "no value"}`, n !== null ? `${n} ${chart.counts.label}` : ""].filter(Boolean).join(" · ");
+  const change = (chart.marks || []).find((m) => m.round === at)?.text;
+  return [`Round ${at}: ${parts.join(" · ") || "no value"}`, n !== null ? `${n} ${chart.counts.label}` : "", change].filter(Boolean).join(" · ");
 }
 
 function latest(chart) {
@@ -146,7 +156,7 @@ function draw(plot) {
   if (!chart || width < 40) return;
   const height = chart.wide ? (width < 520 ? 240 : 320) : 180, l = layout(chart, width, height);
   plot.layout = l;
-  const svg = h("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" }, countMarks(chart, l), axes(l), chart.series.map((s, i) => seriesMarks(s, i, l)), h("g", { class: "chart-live" }));
+  const svg = h("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" }, countMarks(chart, l), axes(l), changes(chart, l), chart.series.map((s, i) => seriesMarks(s, i, l)), h("g", { class: "chart-live" }));
   morphChildren(plot, [svg]);
   point(plot, chart);
 }

@@ -3,7 +3,7 @@ const QUESTIONS = {
   stop: { title: "Stop now?", text: "The phase that is under way is begun again when you resume. Everything finished is kept.", yes: "Stop now", no: "Keep running" },
   kill: { title: "Force quit the worker?", text: "It has not answered for a while. Its process is ended at once; everything finished is kept.", yes: "Force quit", no: "Wait" },
 };
-const PENDING = { pause: "Pausing…", resume: "Resuming…", stop: "Stopping…", stop_after_round: "Asked…" };
+const PENDING = { pause: "Pausing…", resume: "Resuming…", stop: "Stopping…", stop_after_round: "Asked…", retry: "Trying again…" };
 const DOTS_AT_MOST = 40;
 
 function empty(v) {
@@ -38,6 +38,40 @@ function detail(v) {
 }
 
 function words(n, one) { return `${n} ${one}${n === 1 ? "" : "s"}`; }
+
+// What shall score: one reward, or several with a weight each. Resolves to the setting that names it, or to nothing.
+function chooseReward(v) {
+  return new Promise((answer) => {
+    const back = document.activeElement, blend = v.reward.startsWith("blend:");
+    const known = new Map(v.reward.replace(/^blend:/, "").split(",").map((part) => part.trim().match(/^(\S+) (.+)$/)?.slice(1).reverse()).filter(Boolean));
+    const option = (value, label, chosen) => h("option", { value, selected: chosen }, label);
+    const select = h("select", { id: "reward-name", "aria-describedby": "reward-asks" }, v.rewards.map((r) => option(r.name, r.label, r.name === v.reward)), option("blend", "A blend of several", blend));
+    const asks = h("p", { id: "reward-asks" });
+    const parts = h("fieldset", { class: "reward-parts" }, h("legend", {}, "Weights; empty is no part"), v.rewards.map((r) => h("label", {}, h("span", {}, r.label),
+      h("input", { type: "number", step: "any", name: r.name, value: blend ? known.get(r.name) : null, inputmode: "decimal" }))));
+    const dialog = h("dialog", { class: "s-dialog reward-dialog", "aria-labelledby": "reward-title" }, h("form", { method: "dialog" },
+      h("h3", { id: "reward-title" }, "What shall score?"), h("label", { class: "s-muted", for: "reward-name" }, "From the next scores on, in this run"), select, asks, parts,
+      h("div", { class: "s-row s-end" }, h("button", { class: "s-button", type: "button", "data-cancel": "" }, "Cancel"), h("button", { class: "s-button s-primary", value: "yes" }, "Change"))));
+    const told = () => {
+      const chosen = v.rewards.find((r) => r.name === select.value);
+      asks.textContent = chosen ? chosen.asks : "A weighted sum, each reward in its own standard deviations.";
+      parts.hidden = Boolean(chosen);
+    };
+    select.addEventListener("change", told);
+    dialog.querySelector("[data-cancel]").addEventListener("click", () => dialog.close()); // no submit button, so that Enter changes
+    dialog.addEventListener("close", () => {
+      const weights = [...parts.querySelectorAll("input")].filter((i) => Number(i.value)).map((i) => `${i.value} ${i.name}`);
+      const reward = select.value === "blend" ? weights.length && `blend: ${weights.join(", ")}` : select.value;
+      answer(dialog.returnValue === "yes" ? reward : null);
+      dialog.remove();
+      back?.focus?.();
+    });
+    document.body.append(dialog);
+    told();
+    dialog.showModal();
+    select.focus();
+  });
+}
 
 function controlsView(v) {
   return h("div", { class: "panel-controls", role: "group", "aria-label": "Steer the run", key: "controls" },
@@ -87,6 +121,10 @@ function view(v) {
 
 onAct(async ({ act: kind }, button) => {
   if (kind === "rate") return openTab("Rate");
+  if (kind === "reward") {
+    const reward = await chooseReward(props.value);
+    return reward && act({ kind, reward, run: props.value.run }, button);
+  }
   if (QUESTIONS[kind] && !(await ask(QUESTIONS[kind]))) return;
   act({ kind, run: props.value.run }, button);
 });
