@@ -61,7 +61,7 @@ from benchmarks.common import (
 from ddpo.checkpoint import load_result
 from ddpo.evaluate import held_out_images
 from ddpo.store import RunStore
-from ddpo.worker import automatic_reward
+from ddpo.worker import reward_source
 from pocket.judge import judge_images
 from rewards.base import Sample
 from rewards.statistics import luminance
@@ -133,8 +133,7 @@ def measure(single: Single, folder: Path, every: int, count: int) -> dict[str, A
     last = max(places)
     numbers = sorted({0, *range(every, last, every), last})
     policy, exact = policy_at(folder, 0), policy_at(folder, 0, precision="fp32")
-    trained = automatic_reward(config)
-    assert trained is not None
+    trained = reward_source(config)(config.reward)
     scorers = dict(reward=trained, aesthetic=rewards.load("aesthetic", "pocket"), image_statistics=rewards.load("image_statistics"))
     found: dict[str, Any] = dict(rounds=numbers, success=[], animals=[], kl_trained_steps=[], kl_all_steps=[])
     found |= {key: [] for name in scorers for key in (name, f"{name}_error")}

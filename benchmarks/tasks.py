@@ -60,7 +60,7 @@ from ddpo.evaluate import held_out_images
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.presets import presets
 from ddpo.store import RunStore
-from ddpo.worker import automatic_reward
+from ddpo.worker import reward_source
 from pocket import world
 from pocket.evaluate import sheet
 from pocket.judge import judge_images
@@ -208,8 +208,7 @@ def measure(task: Task, folder: Path, every: int, about: int) -> dict[str, Any]:
     last = max(places)
     numbers = sorted({0, *range(every, last, every), last})
     middle = min(numbers, key=lambda number: abs(number - last / 2))
-    policy, exact, reward = policy_at(folder, last), policy_at(folder, 0, precision="fp32"), automatic_reward(config)
-    assert reward is not None
+    policy, exact, reward = policy_at(folder, last), policy_at(folder, 0, precision="fp32"), reward_source(config)(config.reward)
     found, rows, distance = list[Measured](), dict[int, list[Image.Image]](), list[list[float]]()
     started = time.perf_counter()
     for number in numbers:

@@ -55,7 +55,9 @@ def test_every_live_state_has_words_and_its_buttons(runs: Runs, state: str) -> N
     json.dumps(value)
 
 
-@pytest.mark.parametrize(("state", "expected"), [("finished", {}), ("stopped", {"launch": True, "reward": True}), ("failed", {"launch": True, "reward": True})])
+@pytest.mark.parametrize(
+    ("state", "expected"), [("finished", {}), ("stopped", {"launch": True, "reward": True}), ("failed", {"launch": True, "reward": True})]
+)
 def test_an_ended_run_can_be_resumed_unless_all_is_done(runs: Runs, state: str, expected: dict[str, bool]) -> None:
     store = filled_run(runs.folder / "a", rounds=1)
     store.add_event(state, "The disk is full.")
