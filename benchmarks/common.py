@@ -111,8 +111,8 @@ def kl_to_base(policy: Policy, prompts: Sequence[str], count: int, microbatch: i
     """Each step's KL divergence from the base model's, in nats, along the policy's own trajectories of fixed seeds, (count, steps).
 
     Steps are Gaussians of equal std, so KL(p || p_base) = ‖μ - μ_base‖² / 2σ² is exact at each latent, and its sum over a trajectory's steps has the
-    KL of the two distributions of trajectories as its mean (chain rule), which bounds that of images (Fan et al. 2023, arXiv 2305.16381, section
-    4.2). It depends on the sampler: σ grows with η, so the same change of the prediction is about 100 times as many nats at η 0.1 as at η 1. A step
+    KL of the two distributions of trajectories as its mean (chain rule), which bounds that of images (Fan et al. 2023, arXiv 2305.16381).
+    It depends on the sampler: σ grows with η, so the same change of the prediction is about 100 times as many nats at η 0.1 as at η 1. A step
     without noise counts 0. The i-th trajectory has the i-th prompt, in turn. Ask a policy in float32: in bfloat16 two predictions that hardly differ
     are rounded apart, which at η 0.1 alone makes more than ten nats a step.
     """

@@ -11,7 +11,7 @@ count     two, three, four of the 45 animals           strict questions to the p
 Each run is one line of ``benchmarks/tasks.jsonl`` (``--results``); a run that has its line is not made again, and one that was cut off goes on.
 It is started by ``python -m ddpo run``; options that are not known here are handed on to it (``--learning-rate 3e-4``), and name the line. Then, at
 the base model, every ``--every`` rounds and at the end, pictures of held-out seeds are scored and judged, on the prompts of the training and, first
-and last, on others (Black et al. 2023, section 6.4). ``--report`` prints the tables, and draws curves and contact sheets into ``docs/``.
+and last, on others, as in the paper's study of generalisation. ``--report`` prints the tables, and draws curves and contact sheets into ``docs/``.
 
 Seen and unseen pairs. Of the paper's 45 × 3 pairs of animal and activity the file ``activities_seen`` holds 90 and ``activities_unseen`` 45: each
 animal is trained at two of the activities, in turn, each activity with 30 animals. The pocket's denoiser has a split of its own, by animal: it was

@@ -1,7 +1,7 @@
 """Guidance instead of training: ``python -m benchmarks.universal_guidance`` (Black et al. 2023, App. B) on the pocket's aesthetic predictor.
 
 Universal guidance (Bansal et al. 2023, arXiv 2302.07121) changes no weight. At each denoising step it asks a differentiable score r of the picture
-that is coming, and moves the predicted noise against the score's gradient (their Algorithm 1 and section 3.2; their loss ℓ is -r)::
+that is coming, and moves the predicted noise against the score's gradient (their Algorithm 1; their loss ℓ is -r)::
 
     x̂_0 = (x_t - √(1-ᾱ_t) ε) / √ᾱ_t            the clean latent that the model expects; ε is its prediction, guided by the prompt
     ε'  = ε - s √(1-ᾱ_t) ∇_{x_t} r(decode(x̂_0))  forward guidance; the gradient goes through the denoiser
