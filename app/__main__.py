@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--host", default="127.0.0.1", help="the address to listen on; 0.0.0.0 lets other computers in, and then --auth is wise")
     top.add_argument("--port", type=int, default=7860, help="the port to listen on; 0 takes any free one")
     top.add_argument("--auth", type=credentials, metavar="USER:PASSWORD", help="ask for this user name and password before anything is shown")
+    top.add_argument("--processes", type=int, choices=range(1, 65), default=1, metavar="N", help="processes that make a run together, one a GPU")
     top.add_argument(
         "--reward", type=own_reward, action="append", default=[], metavar="FILE:FUNCTION",
         help="offer a reward of your own, a function in a Python file, which is then allowed to run; may be given several times",
@@ -95,6 +96,7 @@ def serve(options: argparse.Namespace) -> None:
     door = listen(options.host, options.port)  # before the slow imports: a taken port is said at once
     import uvicorn
 
+    from app.launch import Launcher, worker_command
     from app.server import create_app
     from rewards.function import trust
 
@@ -102,7 +104,9 @@ def serve(options: argparse.Namespace) -> None:
         trust(file, function)
     host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{door.getsockname()[1]}"
-    config = uvicorn.Config(create_app(runs, options.auth), log_level="warning", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        create_app(runs, options.auth, Launcher(worker_command(options.processes))), log_level="warning", timeout_graceful_shutdown=1
+    )
     print(f"DDPO Studio is open at {url}\nRuns are kept in {runs}. Ctrl+C closes the studio; runs go on.", flush=True)
     if options.host not in ("127.0.0.1", "localhost", "::1") and options.auth is None:
         print("Anybody who reaches this computer can use the studio. Give --auth USER:PASSWORD to ask for a password.", flush=True)

@@ -24,10 +24,18 @@ class LaunchError(RuntimeError):
     """A worker could not be started or ended; the message says why and what to do."""
 
 
+def worker_command(processes: int = 1) -> tuple[str, ...]:
+    """What starts a worker: one process, or several, one a GPU, which make a run together (:mod:`ddpo.crew`)."""
+    worker = ("-m", "ddpo.worker")
+    if processes == 1:
+        return (sys.executable, *worker)
+    return (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *worker)
+
+
 class Launcher:
     """Starts workers, one a run folder, and reaps those that end while this server lives."""
 
-    def __init__(self, command: Sequence[str] = (sys.executable, "-m", "ddpo.worker")) -> None:
+    def __init__(self, command: Sequence[str] = worker_command()) -> None:
         self.command = tuple(command)
         self._children: dict[Path, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()

@@ -24,7 +24,7 @@ from ddpo.store import RunStore
 RESULTS = Path(__file__).with_suffix(".jsonl")
 QUERIES = 512
 SEEDS = (0, 1, 2)
-REWARDS = ("jpeg_compressibility", "jpeg_incompressibility")
+REWARDS = ("jpeg_compressibility", "jpeg_incompressibility", "aesthetic")
 BASE: dict[str, Any] = dict(
     images_per_round=32, images_per_prompt=8, images_per_update=32, passes=1, objective="ddpo-sf", steps=10, skip_first_steps=0, skip_last_steps=2,
     step_weights="balanced", trained_fraction=1.0, guidance=5.0, guidance_in_training=True, eta=1.0, shared_start=False, learning_rate=1e-3,
@@ -135,7 +135,7 @@ def percent(found: dict[str, Any]) -> list[float]:
 def table(group: str, reward: str) -> str:
     """The group's results on a reward at the last measurement, in Markdown: mean ± standard deviation over the seeds."""
     found = results()
-    lines = ["| | gain in kB, % | animals recognised before, % | after, % | seeds | seconds of rounds |", "|---|---|---|---|---|---|"]
+    lines = ["| | gain, % | animals recognised before, % | after, % | seeds | seconds of rounds |", "|---|---|---|---|---|---|"]
     for experiment in experiments():
         rows = [found[key] for seed in SEEDS if (key := (experiment.name, reward, seed)) in found]
         if not rows or group not in experiment.groups:
@@ -185,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("build/evidence"), help="folder for the runs")
     parser.add_argument("--only", nargs="+", help="names of experiments, or groups")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="seeds to run")
     parser.add_argument("--report", action="store_true", help="print the tables and draw the curves of what has been measured")
     options = parser.parse_args()
     if options.report:
@@ -195,7 +196,7 @@ def main() -> None:
         return
     for experiment in experiments():
         RunConfig(reward=REWARDS[0], **experiment.options)  # refused before anything is run
-    for seed in SEEDS:
+    for seed in options.seeds:
         for experiment in experiments():
             for reward in experiment.rewards:
                 if options.only and not {experiment.name, *experiment.groups} & set(options.only):

@@ -161,7 +161,7 @@ class Remote:
             except httpx.HTTPStatusError as error:
                 status, problem = error.response.status_code, f"it answers {error.response.status_code}: {error.response.text[:200]}"
                 if status in (401, 403):
-                    wanted = f"Put the right one into {KEY} and press Resume."
+                    wanted = f"Put the right one into {KEY}, and start the run again."
                     raise self._fail(f"The endpoint {self.address} refuses the key ({status}). {wanted}") from error
                 if status < 500 and status not in (408, 409, 429):
                     raise self._fail(f"The endpoint {self.address} refuses the question; {problem}") from error
@@ -173,9 +173,7 @@ class Remote:
                 problem = f"its answer is no chat completion ({type(error).__name__}: {error})"
             if attempt < self.tries:
                 self.nap(min(30.0, 0.5 * 2**attempt) * (0.5 + random.random()))
-        raise self._fail(
-            f"The endpoint {self.address} failed {self.tries} times; at last, {problem}. Mend it and press Resume: finished scores are kept."
-        )
+        raise self._fail(f"The endpoint {self.address} failed {self.tries} times; at last, {problem}. Mend it, then try again.")
 
     def _fail(self, message: str) -> RewardError:
         """The reason for giving up, for all questions."""

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from app.launch import Launcher, worker_command
 from ddpo.config import ConfigError
 from ddpo.crew import Crew, CrewError, Dismissed
 from ddpo.loss import Health
@@ -304,3 +305,17 @@ def test_a_process_that_fails_ends_the_run_with_its_reason(tmp_path: Path) -> No
     store = RunStore(folder)
     assert store.status().state == "failed"
     assert "process 1: The memory is full. Start again with a smaller microbatch" in store.status().message, log_of(folder)
+
+
+def test_the_studio_s_launcher_starts_several_processes(tmp_path: Path) -> None:
+    """`python -m app --processes 2`: both make the run, under one lock, and it ends as any other."""
+    save_tiny_model(tmp_path / "model")
+    store = RunStore.create(tmp_path / "run", tiny_config(tmp_path / "model", rounds=1, held_out_images=0))
+    launcher = Launcher(worker_command(2))
+    launcher.start(store.folder)
+    deadline = time.monotonic() + 180
+    while store.status().state != "finished" or launcher.starting(store.folder):
+        assert time.monotonic() < deadline, store.log_tail(40)
+        time.sleep(0.1)
+    assert any("one of 2" in event.message for event in store.events()) and store.rounds()[0].next_mark is None
+    store.close()

@@ -349,7 +349,7 @@ def test_an_endpoint_that_recovers_is_asked_again(endpoint: Callable[[Answer], E
 
 @pytest.mark.parametrize(
     ("status", "wanted", "asked"),
-    [(500, "failed 3 times; at last, it answers 500: oops.*Resume", 3), (401, f"refuses the key.*{KEY}", 1), (404, "404", 1)],
+    [(500, "failed 3 times; at last, it answers 500: oops.*try again", 3), (401, f"refuses the key.*{KEY}", 1), (404, "404", 1)],
 )
 def test_an_endpoint_that_stays_broken_is_given_up_with_a_reason(
     endpoint: Callable[[Answer], Endpoint], status: int, wanted: str, asked: int

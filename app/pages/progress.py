@@ -109,9 +109,10 @@ def hero(metrics: Metrics, reward: str, rated: bool) -> dict[str, Any]:
     if base := metrics.get("held_out_base", []):
         error = dict(metrics.get("held_out_base_std_error", []))
         series.append(dict(label="base model, by this reward", points=base, error=around(base, error), style="dots"))
+    untrained = " Round 0: not trained." if any(number == 0 for number, _ in held) else ""
     return dict(
         key="reward", title=words.reward(reward) if reward != "human" else "Your ratings, as reward",
-        hint="Mean and spread (± one standard deviation) of each round's images" + (", from −1 to 1." if rated else ". Round 0: not trained."),
+        hint="Mean and spread (± one standard deviation) of each round's images" + (", from −1 to 1." if reward == "human" else f".{untrained}"),
         wide=True, series=series, counts=dict(label="images rated" if rated else "images scored", points=metrics.get("scored_images", [])),
     )  # fmt: skip
 
