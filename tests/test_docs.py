@@ -6,6 +6,8 @@ import dataclasses
 import re
 from pathlib import Path
 
+import pytest
+
 import rewards
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.presets import presets
@@ -32,9 +34,11 @@ def test_every_reward_preset_and_prompt_set_stands_in_the_readme() -> None:
         assert f"`{name}`" in README, f"README does not mention {name}"
 
 
-def test_every_reward_s_card_stands_in_the_readme() -> None:
+@pytest.mark.parametrize("file", ["README.md", "rewards/README.md"])
+def test_every_reward_s_card_stands_in_the_readmes(file: str) -> None:
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     for name, card in rewards.REWARDS.items():
-        row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` |"))
+        row = next(line for line in lines if line.startswith(f"| `{name}` |"))
         assert all(words in row for words in (card.asks, card.unit, card.range, card.source, card.licence, card.fooled_by)), name
 
 

@@ -1,0 +1,334 @@
+"""The tasks of the paper whose reward is a network: ``python -m benchmarks.tasks`` trains them on three seeds and asks what became of their pictures.
+
+========= ============================================ ============================================ ==========================================
+task      trained on                                   proxy: the reward                            gold: what it stands for
+========= ============================================ ============================================ ==========================================
+aesthetic the 45 animals                               the pocket's aesthetic predictor             closed formulas (``image_statistics``)
+align     activities_seen: 45 animals × 2 activities   BERTScore recall of the pocket LLaVA's words the judge sees the animal and the activity
+count     two, three, four of the 45 animals           strict questions to the pocket LLaVA         the judge sees the animal and the number
+========= ============================================ ============================================ ==========================================
+
+Each run is one line of ``benchmarks/tasks.jsonl`` (``--results``); a run that has its line is not made again, and one that was cut off goes on.
+It is started by ``python -m ddpo run``; options that are not known here are handed on to it (``--learning-rate 3e-4``), and name the line. Then, at
+the base model, every ``--every`` rounds and at the end, pictures of held-out seeds are scored and judged, on the prompts of the training and, first
+and last, on others, as in the paper's study of generalisation. ``--report`` prints the tables, and draws curves and contact sheets into ``docs/``.
+
+Seen and unseen pairs. Of the paper's 45 × 3 pairs of animal and activity the file ``activities_seen`` holds 90 and ``activities_unseen`` 45: each
+animal is trained at two of the activities, in turn, each activity with 30 animals. The pocket's denoiser has a split of its own, by animal: it was
+shown 20 animals at all activities and the other 25 at none (``pocket/world.py``). The turn goes round within either group, so trained and left-out
+pairs have the same share of those that the denoiser was shown; both splits stand in the lines. The world has no picture of "taking an exam"
+(``unseen_activities``), so gold says there that the animal is right and does none of the three activities.
+
+Fooling. Where a model that looks at pictures is the reward, three shares are compared before and after: it says right (every strict answer, or every
+fact in its description), the judge says right, and **it says right while the judge says wrong**. The judge shares no weights with it; it errs on
+0.2 % of clean renders, but calls nothing recognisable in soft pictures, so the last share is not 0 at the base: what counts is whether it grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+import rewards
+from benchmarks.common import (
+    DOCS,
+    add_line,
+    band,
+    flags,
+    kl_to_base,
+    lines_of,
+    make_run,
+    mean_and_error,
+    panels,
+    plus_minus,
+    policy_at,
+    rounded,
+    save_figure,
+    the_judge,
+)
+from ddpo.checkpoint import load_result
+from ddpo.config import RunConfig, prompt_sets
+from ddpo.evaluate import held_out_images
+from ddpo.policy import StableDiffusionPolicy
+from ddpo.presets import presets
+from ddpo.store import RunStore
+from ddpo.worker import reward_source
+from pocket import world
+from pocket.evaluate import sheet
+from pocket.judge import judge_images
+from rewards.base import Reward, Sample, Score
+from rewards.satisfaction import questions_of, says
+
+RESULTS = Path(__file__).with_suffix(".jsonl")
+SEEDS = (0, 1, 2)
+PROBES = 16
+"""Trajectories on which the distance from the base is measured."""
+OWN_STARTS: dict[str, Any] = dict(eta=1.0, shared_start=False, skip_last_steps=2, learning_rate=1e-3)
+"""The paper's sampler, for rewards that are answers: from a shared start with little noise a prompt's pictures mostly get the same answer, and
+equal scores teach nothing."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, and on which groups of prompts it is measured: the curves' at every checkpoint, the others' first and last."""
+
+    name: str
+    title: str
+    reward: str
+    prompts: str
+    curves: tuple[str, ...]
+    ends: tuple[str, ...]
+    facts: tuple[str, ...]
+    """What the judge must see for a picture to be right; without any, gold is ``image_statistics``."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options of the command: the preset of that name, or while there is none the preset ``aesthetic`` with another reward and sampler."""
+        if self.name in presets():
+            return dict(preset=self.name, reward=self.reward, prompts=self.prompts, held_out_images=0)
+        return dict(preset="aesthetic", reward=self.reward, prompts=self.prompts, held_out_images=0) | OWN_STARTS
+
+
+TASKS = (
+    Task("aesthetic", "Aesthetic", "aesthetic", "animals", ("animals",), ("unseen_animals", "objects"), ()),
+    Task(
+        "align", "Alignment", "alignment", "activities_seen", ("activities_seen", "activities_unseen"),
+        ("unseen_animals_active", "unseen_activities"), ("subject", "activity"),
+    ),
+    Task("count", "Counting", "satisfaction", "counting", ("counting",), ("unseen_animals_counted",), ("subject", "count")),
+)  # fmt: skip
+
+
+def groups() -> dict[str, tuple[str, ...]]:
+    """Prompts by group: the project's sets, and the unseen animals at the activities and counted."""
+    active = tuple(world.Scene(a, activity=k).caption for a in world.UNSEEN_ANIMALS for k in world.ACTIVITIES)
+    counted = tuple(world.Scene(a, count=n).caption for a in world.UNSEEN_ANIMALS for n in world.COUNTS.values())
+    return prompt_sets() | dict(unseen_animals_active=active, unseen_animals_counted=counted)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One group of prompts at one checkpoint: means over held-out pictures, and standard errors."""
+
+    round: int
+    group: str
+    count: int
+    proxy: float
+    proxy_error: float
+    gold: float
+    gold_error: float
+    animals: float
+    """The share in which the judge sees the prompt's subject."""
+    shown: float | None
+    """The mean gold of the pairs that the denoiser was shown when it was made; None where the prompts have no activity of the world."""
+    never_shown: float | None
+    vlm_right: float | None
+    """The share of which the model that looks says all that the prompt says; None without one, as the next two."""
+    judge_right: float | None
+    fooled: float | None
+    """The share of which it does while the judge sees something else."""
+
+
+def fooling(vlm: Sequence[bool], judge: Sequence[bool]) -> dict[str, float]:
+    """The shares: P(VLM right), P(judge right), P(VLM right and judge wrong)."""
+    pairs = list(zip(vlm, judge, strict=True))
+    shares = dict(vlm_right=[v for v, _ in pairs], judge_right=[j for _, j in pairs], fooled=[v and not j for v, j in pairs])
+    return {name: sum(found) / len(pairs) for name, found in shares.items()}
+
+
+def says_all(score: Score, prompt: str) -> bool | None:
+    """Whether the model that looks says all that the prompt says, by what its reward explains; None where no such model is asked, or the prompt has
+    no form that a description could be held against."""
+    if "answers" in score.explanation:
+        return score.value == 1
+    if "answer" in score.explanation:
+        asked = questions_of(prompt)
+        return all(says(str(score.explanation["answer"]), question.accepted) for question in asked) if asked[0].accepted != ("yes",) else None
+    return None
+
+
+def was_shown(prompt: str) -> bool | None:
+    """Whether the denoiser was shown the prompt's pair of animal and activity when it was made; None where it names no activity of the world."""
+    if not prompt.endswith(world.ACTIVITIES):
+        return None
+    return any(prompt.startswith(world.article(animal) + " ") for animal in world.ACTIVE_ANIMALS)
+
+
+def measured(task: Task, group: str, number: int, prompts: list[str], images: list[Image.Image], reward: Reward) -> Measured:
+    """What the reward, the gold and the judge say of one group's pictures."""
+    samples = [Sample(i, prompt, image) for i, (prompt, image) in enumerate(zip(prompts, images, strict=True))]
+    scores, verdicts = reward.score(samples), judge_images(the_judge(), images, prompts)
+    proxy = [score.value or 0.0 for score in scores]
+    right = [all(verdict[fact] for fact in task.facts) for verdict in verdicts]
+    gold = [float(r) for r in right] if task.facts else [s.value or 0.0 for s in rewards.load("image_statistics").score(samples)]
+    pairs = [was_shown(prompt) for prompt in prompts]
+    vlm = [said for score, prompt in zip(scores, prompts, strict=True) if (said := says_all(score, prompt)) is not None]
+    fooled = {name: round(share, 4) for name, share in fooling(vlm, right).items()} if vlm else {}
+
+    def mean(values: list[float]) -> float | None:
+        return round(sum(values) / len(values), 4) if values else None
+
+    (proxy_mean, proxy_error), (gold_mean, gold_error) = rounded(mean_and_error(proxy)), rounded(mean_and_error(gold))
+    return Measured(
+        round=number, group=group, count=len(images), proxy=proxy_mean, proxy_error=proxy_error, gold=gold_mean, gold_error=gold_error,
+        animals=round(sum(v["subject"] for v in verdicts) / len(verdicts), 4), shown=mean([g for g, p in zip(gold, pairs, strict=True) if p is True]),
+        never_shown=mean([g for g, p in zip(gold, pairs, strict=True) if p is False]), vlm_right=fooled.get("vlm_right"),
+        judge_right=fooled.get("judge_right"), fooled=fooled.get("fooled"),
+    )  # fmt: skip
+
+
+def pictures(policy: StableDiffusionPolicy, config: RunConfig, prompts: Sequence[str], about: int, base: bool) -> tuple[list[str], list[Image.Image]]:
+    """Held-out pictures of all prompts, each equally often, about so many; of some of the prompts where fewer than half as many are wanted."""
+    chosen = tuple(prompts[:: max(1, len(prompts) // about)])
+    count = len(chosen) * max(1, round(about / len(chosen)))
+    return held_out_images(policy, config.with_changes(prompts=chosen), base, count)
+
+
+def contact_sheet(rows: Sequence[Sequence[Image.Image]], file: Path, columns: int = 8) -> None:
+    """Some columns of the rows, enlarged twice, as a PNG of 256 colours."""
+    chosen = [[row[i * len(row) // columns] for i in range(columns)] for row in rows]
+    small = sheet(chosen, scale=1, gap=2)
+    large = small.quantize(256, dither=Image.Dither.NONE).resize((2 * small.width, 2 * small.height), Image.Resampling.NEAREST)
+    large.save(file, optimize=True)
+
+
+def measure(task: Task, folder: Path, every: int, about: int) -> dict[str, Any]:
+    """Everything of one finished run; its contact sheet (base, middle, last) stays in its folder."""
+    store = RunStore(folder)
+    config, places, metrics = store.config, store.checkpoints(), store.metrics()
+    store.close()
+    last = max(places)
+    numbers = sorted({0, *range(every, last, every), last})
+    middle = min(numbers, key=lambda number: abs(number - last / 2))
+    policy, exact, reward = policy_at(folder, last), policy_at(folder, 0, precision="fp32"), reward_source(config)(config.reward)
+    found, rows, distance = list[Measured](), dict[int, list[Image.Image]](), list[list[float]]()
+    started = time.perf_counter()
+    for number in numbers:
+        if number:
+            load_result(places[number], policy.parameters())
+            load_result(places[number], exact.parameters())
+        for group in (*task.curves, *(task.ends if number in (0, last) else ())):
+            prompts, images = pictures(policy, config, groups()[group], about, base=number == 0)
+            found.append(measured(task, group, number, prompts, images, reward))
+            if group == task.prompts:
+                rows[number] = images
+        kl = kl_to_base(exact, config.prompts, PROBES, config.microbatch)
+        distance.append(rounded([float(kl[:, list(config.trained_steps)].sum(1).mean()), float(kl.sum(1).mean())]))
+    contact_sheet([rows[number] for number in (0, middle, last)], folder / "sheet.png")
+    idle = [value or 0.0 for _, value in metrics["zero_spread_prompts"]]
+    seconds = {phase: sum(v or 0.0 for _, v in metrics[f"seconds_{phase}"]) for phase in ("sampling", "scoring", "updating", "checkpointing")}
+    return dict(
+        rounds=numbers, images=config.images_per_round, kl_trained_steps=[d[0] for d in distance], kl_all_steps=[d[1] for d in distance],
+        measured=[asdict(each) for each in found], idle_prompts=round(sum(idle) / len(idle) / config.prompts_per_round, 4),
+        seconds={phase: round(value, 1) for phase, value in seconds.items()}, seconds_measuring=round(time.perf_counter() - started, 1),
+    )  # fmt: skip
+
+
+# --- report -----------------------------------------------------------------------------------------------------------------------
+
+
+def at(line: dict[str, Any], group: str, number: int) -> dict[str, Any]:
+    """The line's measurement of a group at a round."""
+    found: dict[str, Any] = next(each for each in line["measured"] if each["group"] == group and each["round"] == number)
+    return found
+
+
+def before_after(lines: Sequence[dict[str, Any]], group: str, key: str, number: int | None = None) -> str:
+    """Base and last measurement of one number of a group, over the seeds; a dash where it does not exist."""
+    pairs = [(at(line, group, 0)[key], at(line, group, line["rounds"][-1])[key]) for line in lines]
+    if any(value is None for pair in pairs for value in pair):
+        return "–"
+    return f"{plus_minus([b for b, _ in pairs])} → {plus_minus([a for _, a in pairs])}"
+
+
+def table(task: Task, lines: Sequence[dict[str, Any]]) -> str:
+    """Each group before and after, in Markdown: mean ± standard error over the seeds."""
+    names = ("proxy", "gold", "animals", "shown", "never_shown", "vlm_right", "judge_right", "fooled")
+    titles = (
+        "prompts", "proxy", "gold", "animal right", "gold, pairs the denoiser was shown", "… never shown", "VLM right", "judge right",
+        "VLM right, judge wrong",
+    )  # fmt: skip
+    rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for group in (*task.curves, *task.ends):
+        rows.append(f"| {group} | " + " | ".join(before_after(lines, group, name) for name in names) + " |")
+    seconds = plus_minus([sum(line["seconds"].values()) for line in lines], 0)
+    kl = [line["kl_trained_steps"][-1] for line in lines], [line["kl_all_steps"][-1] for line in lines]
+    rows.append(
+        f"\n{len(lines)} seeds, {lines[0]['rounds'][-1]} rounds of {lines[0]['images']} images, {seconds} s of rounds; KL to the base at the end "
+        f"{plus_minus(kl[0], 0)} nats over the trained steps, {plus_minus(kl[1], 0)} over all; prompts of a round that taught nothing "
+        f"{plus_minus([100 * line['idle_prompts'] for line in lines], 0)} %."
+    )
+    return "\n".join(rows)
+
+
+def draw(task: Task, lines: Sequence[dict[str, Any]], file: Path) -> None:
+    """Proxy and gold over rounds, a panel for each of the curves' groups: mean over seeds, and as a band its standard error (with one seed that over
+    its pictures)."""
+    figure, axes = panels(len(task.curves))
+    numbers = sorted(set.intersection(*(set(line["rounds"]) for line in lines)))
+    for axis, group in zip(axes, task.curves, strict=True):
+        names = dict(proxy=f"proxy: {task.reward}", gold="gold: the judge" if task.facts else "gold: image_statistics")
+        for name, label in names.items():
+            mean, error = zip(*(mean_and_error([at(line, group, n)[name] for line in lines]) for n in numbers), strict=True)
+            if len(lines) == 1:
+                error = tuple(at(lines[0], group, n)[f"{name}_error"] for n in numbers)
+            band(axis, numbers, mean, error, label)
+        axis.set(title=group, xlabel="rounds", xlim=(0, numbers[-1]))
+    axes[0].set_ylabel("points" if not task.facts else "mean, 0 to 1")
+    axes[0].legend(frameon=False, fontsize=8)
+    save_figure(figure, file)
+
+
+def folder_of(out: Path, task: Task, seed: int, more: Sequence[str]) -> Path:
+    """The run's folder; a hash of the options that were handed on is part of its name."""
+    return out / "-".join((task.name, str(seed), *([hashlib.sha256(" ".join(more).encode()).hexdigest()[:8]] if more else [])))
+
+
+def report(results: Path, options: dict[str, Any], out: Path, docs: Path) -> None:
+    """Tables to the terminal, curves and contact sheets to the folder ``docs``."""
+    for task in TASKS:
+        lines = [line for line in lines_of(results) if line["task"] == task.name and line["options"] == options]
+        if not lines:
+            print(f"\n{task.title}: not measured yet.")
+            continue
+        print(f"\n{task.title}\n\n{table(task, lines)}")
+        draw(task, lines, docs / f"task-{task.name}.svg")
+        if (picture := folder_of(out, task, lines[0]["seed"], options["more"]) / "sheet.png").exists():
+            shutil.copyfile(picture, docs / f"task-{task.name}.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--out", type=Path, default=Path("build/tasks"), help="folder for the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the file of lines")
+    parser.add_argument("--tasks", nargs="+", choices=[task.name for task in TASKS], default=[task.name for task in TASKS], help="which tasks")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="the seeds of the runs")
+    parser.add_argument("--every", type=int, default=10, help="rounds between two measurements")
+    parser.add_argument("--images", type=int, default=90, help="held-out pictures of a group, about")
+    parser.add_argument("--report", action="store_true", help="print the tables and draw the curves of what has been measured")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="where the report draws")
+    options, more = parser.parse_known_args()
+    key = dict(every=options.every, images=options.images, more=more)
+    if options.report:
+        report(options.results, key, options.out, options.docs)
+        return
+    for seed in options.seeds:
+        for task in TASKS:
+            known = [(line["task"], line["seed"], line["options"]) for line in lines_of(options.results)]
+            if task.name not in options.tasks or (task.name, seed, key) in known:
+                continue
+            folder = folder_of(options.out, task, seed, more)
+            make_run(folder, [*flags(task.settings | dict(seed=seed)), *more])
+            add_line(options.results, dict(task=task.name, seed=seed, options=key, **measure(task, folder, options.every, options.images)))
+
+
+if __name__ == "__main__":
+    main()
