@@ -75,7 +75,7 @@ def _scores(runs: Runs, pictures: Pictures, scoring: Scoring, body: Any) -> dict
         row = iter(values[at * len(present) : (at + 1) * len(present)])
         known = [_value(next(row)) if each is not None else None for each in found]
         failure = failures.get(settings[name])
-        answers[name] = dict(values=known, failure=failure_value(name, failure) if failure else None)
+        answers[name] = dict(values=known, failure=failure_value(settings[name], failure) if failure else None)
     return dict(scores=answers, gone=[at for at, each in enumerate(found) if each is None], now=scoring.now)
 
 

@@ -12,7 +12,7 @@ from app.pages.new_run import plain
 from app.pages.progress import gallery_value
 from app.pages.run import image_url
 from app.runs import Runs
-from app.scoring import Failure
+from app.scoring import Failure, Setting
 from app.widgets.kit import widget
 from ddpo.store import RunStore, StoreError
 from rewards import REWARDS
@@ -71,17 +71,19 @@ def notes(explanation: Mapping[str, Any]) -> list[dict[str, Any]]:
         p, r, f = (words.number(found.pop(key)) for key in ("precision", "recall", "f1"))
         lines.append(dict(text=f"P {p} · R {r} · F1 {f}"))
     if "size_kb" in found:
-        lines.append(dict(text=f"A JPEG file of {words.number(found.pop('size_kb'))} kB"))
+        lines.append(dict(text=f"JPEG file of {found.pop('size_kb'):.4g} kB"))
     found.pop("points", None)  # the value itself
     rest = [f"{key.replace('_', ' ')} {words.number(value)}" for key, value in found.items() if isinstance(value, (int, float))]
     return [*lines, dict(text=" · ".join(rest))] if rest else lines
 
 
-def failure_value(name: str, failure: Failure) -> dict[str, Any]:
+def failure_value(setting: Setting, failure: Failure) -> dict[str, Any]:
     """Why a reward gives no values, what to download and how large it is."""
-    card = REWARDS[name]
+    card, value = REWARDS[setting.reward], dict[str, Any](download="", commands=[], retry=True)
+    if setting.models == "pocket" and card.published and not card.pocket:
+        return value | dict(text=f"It has no pocket networks. Choose the published ones: {card.download}.", retry=False)
     if not failure.missing:
-        return dict(text=plain(failure.text), download="", commands=[])
+        return value | dict(text=plain(failure.text))
     hub = [network for network in card.published.values() if "/" in network]
     text = f"Its published networks are not on this computer: {card.download}."
-    return dict(text=text, download=card.download, commands=[f"hf download {network}" for network in hub])
+    return value | dict(text=text, download=card.download, commands=[f"hf download {network}" for network in hub])

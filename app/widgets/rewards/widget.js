@@ -2,7 +2,7 @@
 const AT_ONCE_MS = 700, TYPING_MS = 500, LARGEST_BYTES = 20 * 1024 * 1024, KEPT = "studio-rewards";
 const fresh = () => ({ pictures: [], prompt: "", typed: false, chosen: ["jpeg_compressibility"], models: "pocket", device: "auto", vlm: "", sort: null, marked: [] });
 const state = { ...fresh(), values: new Map(), failures: {}, now: null, stopped: false, said: "", problems: [], bringing: 0, told: "", round: null };
-let timer = null, asking = false, number = 0;
+let timer = null, typing = null, asking = false, number = 0;
 
 // --- what is remembered until the tab is closed ---
 
@@ -46,7 +46,7 @@ async function post(path, body) {
 // Ask for what is missing, and again until all is there.
 async function ask() {
   clearTimeout(timer);
-  if (asking || state.stopped || !element.isConnected || !pending().length) return;
+  if (asking || typing || state.stopped || !element.isConnected || !pending().length) return;
   asking = true;
   const pictures = [...state.pictures], names = pending().map((c) => c.name);
   const places = names.map((name) => pictures.map((p) => cell(p, name))), heads = names.map(column);
@@ -128,11 +128,11 @@ function figure(value) {
 }
 const signed = (value) => (value > 0 ? `+${figure(value)}` : figure(value));
 
-// The best and the worst of a column, where there is a difference.
+// The best and the worst of a column, where one picture alone is it.
 function extremes(name) {
   const all = state.pictures.map((p) => found(p, name)?.value).filter((v) => v !== null && v !== undefined);
-  const best = Math.max(...all), worst = Math.min(...all);
-  return all.length > 1 && best > worst ? { best, worst } : {};
+  const alone = (value) => (all.filter((v) => v === value).length === 1 ? value : undefined);
+  return all.length > 1 ? { best: alone(Math.max(...all)), worst: alone(Math.min(...all)) } : {};
 }
 
 function ordered() {
@@ -244,9 +244,9 @@ function headView(c) {
 function valueView(p, c, edge) {
   const now = found(p, c.name), value = shown(p, c.name);
   if (!value) return h("td", { key: c.name, class: "rw-value" }, state.stopped ? h("span", { class: "s-muted" }, "–") : h("span", { class: "rw-wait", role: "img", "aria-label": "Being scored" }));
-  const rank = now && value.value === edge.best ? "best" : now && value.value === edge.worst ? "lowest" : null;
+  const rank = now && value.value !== null && value.value === edge.best ? "best" : now && value.value !== null && value.value === edge.worst ? "lowest" : null;
   return h("td", { key: c.name, class: "rw-value", "data-rank": rank, "data-old": !now },
-    h("p", { class: "rw-number" }, h("b", {}, figure(value.value)), h("span", {}, ` ${c.unit}`), rank && h("em", {}, rank)), notesView(value.notes, "rw-notes"));
+    h("p", { class: "rw-number" }, h("b", {}, figure(value.value)), h("span", {}, c.unit), rank && h("em", {}, rank)), notesView(value.notes, "rw-notes"));
 }
 
 function notesView(notes, kind) {
@@ -257,11 +257,11 @@ function notesView(notes, kind) {
 
 function failureView(c, rows) {
   const problem = failure(c.name);
-  return h("td", { key: c.name, rowspan: rows, class: "rw-failure" }, h("div", { role: "alert" }, h("h4", {}, "Cannot score"), h("p", {}, problem.text)),
+  return h("td", { key: c.name, rowspan: rows, class: "rw-value" }, h("div", { class: "rw-failure" }, h("div", { role: "alert" }, h("h4", {}, "Cannot score"), h("p", {}, problem.text)),
     h("div", { class: "s-row" },
       problem.download ? h("button", { class: "s-button s-small", "data-act": "download", "data-reward": c.name, "aria-label": `Download for ${c.title}` }, "Download") : null,
-      h("button", { class: "s-button s-small", "data-act": "retry", "data-reward": c.name, "aria-label": `Retry ${c.title}` }, "Retry")),
-    problem.commands.length ? h("details", { class: "rw-how" }, h("summary", {}, "Without network here"), h("p", {}, "On a computer with network, then copy its cache of the Hub:"), problem.commands.map((text) => h("code", {}, text))) : null);
+      problem.retry ? h("button", { class: "s-button s-small", "data-act": "retry", "data-reward": c.name, "aria-label": `Retry ${c.title}` }, "Retry") : null),
+    problem.commands.length ? h("details", { class: "rw-how" }, h("summary", {}, "Without network"), h("p", {}, "On a computer with network, then copy its cache of the Hub:"), problem.commands.map((text) => h("code", {}, text))) : null));
 }
 
 function rowView(p, at, rows, edges) {
@@ -409,11 +409,11 @@ element.addEventListener("change", ({ target }) => {
   else return;
   go();
 });
-let typing = null;
 element.addEventListener("input", ({ target }) => {
   if (!target.matches("[data-prompt], [data-vlm]")) return;
+  state["prompt" in target.dataset ? "prompt" : "vlm"] = target.value;
   clearTimeout(typing);
-  typing = setTimeout(() => { state["prompt" in target.dataset ? "prompt" : "vlm"] = target.value; go(); }, TYPING_MS);
+  typing = setTimeout(() => { typing = null; go(); }, TYPING_MS);
 });
 for (const kind of ["pointerover", "focusin"]) {
   element.addEventListener(kind, ({ target }) => {
