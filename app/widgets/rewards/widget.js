@@ -126,7 +126,8 @@ function figure(value) {
   if (value === null || value === undefined) return "–";
   return new Intl.NumberFormat("en", { maximumSignificantDigits: Math.abs(value) >= 1000 ? 6 : 4 }).format(value).replace("-", "−");
 }
-const signed = (value) => (value > 0 ? `+${figure(value)}` : figure(value));
+const known = (score) => score && score.value !== null && score.value !== undefined;
+const difference = (a, b) => (known(a) && known(b) ? `${a.value > b.value ? "+" : ""}${figure(a.value - b.value)}` : "–");
 
 // The best and the worst of a column, where one picture alone is it.
 function extremes(name) {
@@ -317,15 +318,15 @@ function after(v) {
 function compare() {
   const pair = state.marked.map((key) => state.pictures.find((p) => p.key === key)), back = document.activeElement;
   const values = columns().filter((c) => !failure(c.name)).map((c) => ({ c, both: pair.map((p) => found(p, c.name)) }));
-  const dialog = h("dialog", { class: "s-dialog rw-compare", "aria-label": "Two pictures compared" },
+  const dialog = h("dialog", { class: "s-dialog rw-compare", autofocus: true, tabindex: -1, "aria-label": "Two pictures compared" },
     h("div", { class: "rw-pair" }, pair.map((p, i) => h("figure", {}, h("img", { src: p.url, alt: `Picture ${"AB"[i]}: ${short(p.name, 100)}` }),
       h("figcaption", {}, h("b", {}, `${"AB"[i]} `), short(promptOf(p) || p.name, 300))))),
-    h("div", { class: "rw-scroll", tabindex: 0, role: "region", "aria-label": "Both pictures' values" }, h("table", { class: "rw-both" },
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Reward"), h("th", { scope: "col" }, "A"), h("th", { scope: "col" }, "B"), h("th", { scope: "col" }, "A − B"))),
-      h("tbody", {}, values.map(({ c, both: [a, b] }) => h("tr", {}, h("th", { scope: "row" }, c.title, h("small", {}, c.unit)),
-        [[a, b], [b, a]].map(([x, y]) => h("td", { "data-rank": x && y && x.value > y.value ? "best" : null }, h("b", {}, figure(x?.value)), x ? notesView(x.notes, "rw-reasons") : null)),
-        h("td", {}, a && b && a.value !== null && b.value !== null ? signed(a.value - b.value) : "–")))))),
-    h("form", { method: "dialog", class: "s-row s-end" }, h("button", { class: "s-button", autofocus: true }, "Close")));
+    h("table", { class: "rw-both" }, h("caption", { class: "s-visually-hidden" }, "What each reward says of A, of B, and the difference"),
+      h("thead", { class: "s-visually-hidden" }, h("tr", {}, h("th", { scope: "col" }, "A"), h("th", { scope: "col" }, "B"))),
+      values.map(({ c, both: [a, b] }) => h("tbody", {},
+        h("tr", {}, h("th", { scope: "rowgroup", colspan: 2 }, h("span", {}, h("b", {}, c.title), h("small", {}, c.unit)), h("span", {}, "A − B ", h("b", {}, difference(a, b))))),
+        h("tr", {}, [[a, b], [b, a]].map(([x, y]) => h("td", { "data-rank": x && y && x.value > y.value ? "best" : null }, h("b", {}, figure(x?.value)), x ? notesView(x.notes, "rw-reasons") : null)))))),
+    h("form", { method: "dialog", class: "s-row s-end" }, h("button", { class: "s-button" }, "Close")));
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("close", () => { dialog.remove(); back?.focus?.(); });
   document.body.append(dialog);
