@@ -88,8 +88,8 @@ def _steer(scoring: Scoring, body: Any) -> Response:
     kind, reward = (body.get("kind"), body.get("reward")) if isinstance(body, dict) else (None, None)
     if kind == "stop":
         scoring.stop()
-    elif kind in ("retry", "download") and reward in REWARDS:
-        scoring.retry(str(reward), download=kind == "download")
+    elif kind in ("retry", "download") and isinstance(reward, str) and reward in REWARDS:
+        scoring.retry(reward, download=kind == "download")
     else:
         raise HTTPException(422, "Say stop, or which reward to retry or to download.")
     return json_answer(dict(done=True))

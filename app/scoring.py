@@ -85,8 +85,7 @@ class Desk:
         process.wait()
 
     def _start(self, online: bool) -> None:
-        for pipe in (self._process.stdin, self._process.stdout, self._said) if self._process else ():
-            _close(pipe)
+        self._let_go()
         self._said, self._online = tempfile.TemporaryFile(), online  # noqa: SIM115
         surroundings = os.environ | {"PYTHONIOENCODING": "utf-8"} | ({} if online else {"HF_HUB_OFFLINE": "1"})
         try:
@@ -101,8 +100,15 @@ class Desk:
     def close(self) -> None:
         """End the process for good."""
         self.end()
-        for pipe in (self._process.stdin, self._process.stdout, self._said) if self._process else ():
-            _close(pipe)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the pipes of a process that has ended."""
+        process, self._process = self._process, None
+        for pipe in (self._said, *((process.stdin, process.stdout) if process else ())):
+            with suppress(OSError):  # what was still to be written to a process that is gone
+                if pipe is not None:
+                    pipe.close()
 
     def _last_words(self, process: subprocess.Popen[str]) -> str:
         self._said.seek(0)
@@ -110,11 +116,6 @@ class Desk:
         if process.returncode == -9 or not lines:
             return "The process that scores was ended, perhaps for want of memory. Close other programs or choose smaller networks, then retry."
         return f"The process that scores ended: {lines[-1]}"
-
-
-def _close(pipe: Any) -> None:
-    with suppress(OSError):  # what was still to be written to a process that is gone
-        pipe.close()
 
 
 @dataclass(frozen=True)

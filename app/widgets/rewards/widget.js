@@ -247,7 +247,7 @@ function valueView(p, c, edge) {
   if (!value) return h("td", { key: c.name, class: "rw-value" }, state.stopped ? h("span", { class: "s-muted" }, "–") : h("span", { class: "rw-wait", role: "img", "aria-label": "Being scored" }));
   const rank = now && value.value !== null && value.value === edge.best ? "best" : now && value.value !== null && value.value === edge.worst ? "lowest" : null;
   return h("td", { key: c.name, class: "rw-value", "data-rank": rank, "data-old": !now },
-    h("p", { class: "rw-number" }, h("b", {}, figure(value.value)), h("span", {}, c.unit), rank && h("em", {}, rank)), notesView(value.notes, "rw-notes"));
+    h("p", { class: "rw-number" }, h("b", {}, figure(value.value)), h("span", {}, ` ${c.unit} `), rank && h("em", {}, rank)), notesView(value.notes, "rw-notes"));
 }
 
 function notesView(notes, kind) {
