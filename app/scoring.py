@@ -53,16 +53,18 @@ class Desk:
         process = self._process
         return process.pid if process and process.poll() is None else None
 
-    def ask(self, question: dict[str, Any], online: bool = False) -> dict[str, Any]:
-        """The answer to a question, however long it takes; ``end`` from another thread ends the wait. Nothing is downloaded unless ``online``.
+    def ask(self, question: dict[str, Any], online: bool | None = False) -> dict[str, Any]:
+        """The answer to a question, however long it takes; ``end`` from another thread ends the wait.
+
+        Nothing is downloaded unless ``online``; with None a process that lives is as good as any.
 
         Raises:
             DeskError: the process cannot be started, or ended before it answered.
         """
         with self._lock:
-            if self.pid is None or online != self._online:
+            if self.pid is None or online not in (None, self._online):
                 self.end()
-                self._start(online)
+                self._start(bool(online))
             process = self._process
             assert process is not None and process.stdin is not None and process.stdout is not None
             try:
@@ -235,7 +237,8 @@ class Scoring:
                     continue
                 setting, stops = cells[0].setting, self._stops
                 self._now = (setting, time.monotonic())
-                online = setting.reward in self._downloads
+                loaded = (self.desk.starts, setting) in self._loaded
+                online = None if loaded else setting.reward in self._downloads
             outcome = self._scored(cells, online)
             with self._wake:
                 self._now = None
@@ -249,7 +252,7 @@ class Scoring:
         first = min(self._wanted, key=lambda cell: bool(REWARDS[cell.setting.reward].published), default=None)
         return [cell for cell in self._wanted if first is not None and cell.setting == first.setting][:AT_ONCE]
 
-    def _scored(self, cells: Sequence[Cell], online: bool) -> dict[str, Any]:
+    def _scored(self, cells: Sequence[Cell], online: bool | None) -> dict[str, Any]:
         setting = cells[0].setting
         items = [dict(image=str(cell.image), prompt=cell.prompt) for cell in cells]
         question = dict(id=1, reward=setting.reward, models=setting.models, device=setting.device, vlm=setting.vlm, items=items)

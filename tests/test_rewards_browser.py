@@ -97,11 +97,14 @@ def test_drop_pick_sort_compare_and_take_away(page: Page, studio: Studio) -> Non
         assert float(row["jpeg_compressibility"]) == -sizes[row["image"]]
         assert json.loads(row["clip_score_explanation"])["cosine"] * 100 <= float(row["clip_score"]) + 1e-9
         assert 1 < float(row["aesthetic"]) < 10
-    page.context.grant_permissions([])
     board.get_by_role("button", name="Copy as CSV").click()
     copied = page.get_by_role("dialog").get_by_label("The table as CSV")
     expect(copied).to_have_value(Path(download.value.path()).read_text())  # the clipboard was refused: here it is to copy by hand
     page.keyboard.press("Escape")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    board.get_by_role("button", name="Copy as CSV").click()
+    expect(board.get_by_role("status")).to_have_text("Copied.")
+    assert page.evaluate("navigator.clipboard.readText()") == Path(download.value.path()).read_text()
 
     page.reload()
     page.get_by_role("tab", name="Rewards", exact=True).click()
@@ -150,6 +153,17 @@ def test_a_reward_that_cannot_load_says_what_to_download_and_the_others_go_on(
     expect(board.get_by_role("status")).to_have_text("2 pictures scored.")
     board.get_by_role("checkbox", name="PickScore").check()
     expect(failure).to_contain_text("It has no pocket networks")
+
+
+def test_stop_and_go_on(page: Page, studio: Studio) -> None:
+    board = open_rewards(page, studio)
+    drop(page, 1)
+    board.get_by_role("checkbox", name="CLIPScore").check()
+    expect(board.get_by_role("status")).to_contain_text("CLIPScore: loading its networks")
+    board.get_by_role("button", name="Stop").click()
+    expect(board.get_by_role("status")).to_have_text("Stopped.")
+    board.get_by_role("button", name="Go on").click()
+    expect(board.get_by_role("status")).to_have_text("1 picture scored.")
 
 
 def test_the_keyboard_reaches_a_reward_s_description_and_the_table(page: Page, studio: Studio) -> None:

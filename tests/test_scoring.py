@@ -139,7 +139,7 @@ def test_nothing_is_downloaded_unless_somebody_allows_it(
     failure = settled(scoring, asked)[1][asked[0].setting]
     assert failure.missing and "is not in" in failure.text
     desk = Desk((sys.executable, "-c", ECHO))
-    assert [desk.ask({}, online)["offline"] for online in (False, True, True, False)] == ["1", None, None, "1"] and desk.starts == 3
+    assert [desk.ask({}, online)["offline"] for online in (False, True, None, True, False)] == ["1", None, None, None, "1"] and desk.starts == 3
     desk.close()
 
 

@@ -84,6 +84,6 @@ def failure_value(setting: Setting, failure: Failure) -> dict[str, Any]:
         return value | dict(text=f"It has no pocket networks. Choose the published ones: {card.download}.", retry=False)
     if not failure.missing:
         return value | dict(text=plain(failure.text))
-    hub = [network for network in card.published.values() if "/" in network]
+    hub = [network for key, network in card.published.items() if "/" in network and not (key == "vlm" and setting.vlm)]
     text = f"Its published networks are not on this computer: {card.download}."
     return value | dict(text=text, download=card.download, commands=[f"hf download {network}" for network in hub])

@@ -72,7 +72,8 @@ async function ask() {
 function lose(keys) {
   state.pictures = state.pictures.filter((p) => !keys.includes(p.key));
   state.marked = state.marked.filter((key) => !keys.includes(key));
-  state.problems.push({ name: keys.length === 1 ? "One picture" : `${keys.length} pictures`, text: "is no longer on the server. Bring it again.", id: ++number });
+  const [name, text] = keys.length === 1 ? ["One picture", "is no longer on the server. Bring it again."] : [`${keys.length} pictures`, "are no longer on the server. Bring them again."];
+  state.problems.push({ name, text, id: ++number });
 }
 
 function go() {
@@ -212,10 +213,10 @@ function status() {
   if (!n || !columns().length) return "";
   if (waits.length && state.stopped) return "Stopped.";
   if (waits.length) {
-    const now = state.now && card(state.now.reward), seconds = state.now && state.now.seconds >= 2 ? ` ${duration(state.now.seconds)}` : "";
+    const now = state.now && card(state.now.reward);
     if (!now) return "Starting…";
-    if (state.now.downloading) return `${now.title}: downloading ${now.download}…${seconds}`;
-    return `${now.title}: ${state.now.loading ? "loading its networks" : "scoring"}…${seconds}`;
+    if (state.now.downloading) return `${now.title}: downloading ${now.download}…`;
+    return `${now.title}: ${state.now.loading ? "loading its networks" : "scoring"}…`;
   }
   const failed = columns().filter((c) => failure(c.name)).length;
   return `${n === 1 ? "1 picture" : `${n} pictures`} scored${failed ? `; ${failed === 1 ? "one reward" : `${failed} rewards`} cannot` : ""}.`;
@@ -224,7 +225,8 @@ function status() {
 function toolsView() {
   const waits = pending().length > 0;
   return h("div", { class: "rw-tools" },
-    h("p", { class: "s-muted rw-status", role: "status", "data-busy": waits && !state.stopped }, state.said || status()),
+    h("p", { class: "s-muted rw-status", "data-busy": waits && !state.stopped }, h("span", { role: "status" }, state.said || status()),
+      h("span", { "aria-hidden": "true" }, waits && !state.stopped && state.now?.seconds >= 2 ? ` ${duration(state.now.seconds)}` : "")),
     h("div", { class: "s-row rw-actions" },
       state.stopped && waits ? h("button", { class: "s-button s-small", "data-act": "go", key: "go" }, "Go on")
         : h("button", { class: "s-button s-small s-ghost", "data-act": "stop", key: "stop", disabled: !waits }, "Stop"),
@@ -270,7 +272,7 @@ function rowView(p, at, rows, edges) {
   return h("tr", { key: p.key, "data-marked": state.marked.includes(p.key) },
     h("th", { scope: "row", class: "rw-picture" }, h("label", { title: p.name },
       h("input", { type: "checkbox", "data-mark": p.key, checked: state.marked.includes(p.key), "aria-label": `Compare ${p.name}, ${name}` }),
-      h("img", { src: p.small, alt: "", width: 76, height: 76, decoding: "async" }))),
+      h("img", { src: p.small, alt: "", width: 76, height: 76, decoding: "async", draggable: "false" }))),
     h("td", { class: "rw-prompt", key: "prompt" }, h("p", { class: promptOf(p) ? "" : "s-muted", title: short(promptOf(p), 600) }, promptOf(p) ? short(promptOf(p), 300) : "no prompt"),
       h("small", {}, short(p.name, 40)), h("button", { class: "rw-remove", "data-act": "remove", "data-picture": p.key, "aria-label": `Remove ${p.name}` }, "Remove")),
     columns().map((c) => (failure(c.name) ? (at === 0 ? failureView(c, rows) : null) : valueView(p, c, edges[c.name]))));
@@ -393,7 +395,7 @@ const DEEDS = {
   stop: () => { state.stopped = true; redraw(); steer("stop"); },
   sort: (data) => { sortBy(data.by); keep(); redraw(); },
   remove: (data) => { state.pictures = state.pictures.filter((p) => p.key !== data.picture); state.marked = state.marked.filter((key) => key !== data.picture); go(); },
-  clear: () => { Object.assign(state, { pictures: [], marked: [], sort: null, problems: [], now: null }); state.values.clear(); state.failures = {}; steer("stop"); keep(); redraw(); element.querySelector("[data-act=choose]").focus(); },
+  clear: () => { Object.assign(state, { pictures: [], marked: [], sort: null, problems: [], now: null }); state.values.clear(); state.failures = {}; keep(); redraw(); element.querySelector("[data-act=choose]").focus(); },
   retry: async (data) => { await steer("retry", data.reward); go(); },
   download: async (data) => { await steer("download", data.reward); go(); },
 };
