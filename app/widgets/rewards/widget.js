@@ -46,6 +46,7 @@ async function post(path, body) {
 // Ask for what is missing, and again until all is there.
 async function ask() {
   clearTimeout(timer);
+  timer = null;
   if (asking || typing || state.stopped || !element.isConnected || !pending().length) return;
   asking = true;
   const pictures = [...state.pictures], names = pending().map((c) => c.name);
@@ -64,9 +65,9 @@ async function ask() {
     state.trouble = error instanceof TypeError ? "The server does not answer; trying again." : error.message;
   }
   asking = false;
-  redraw();
   if (pending().length) timer = setTimeout(ask, state.trouble ? 3 * AT_ONCE_MS : AT_ONCE_MS);
   else state.now = null;
+  redraw();
 }
 
 function lose(keys) {
@@ -313,6 +314,7 @@ function after(v) {
     if (node.dataset.mark) node.checked = state.marked.includes(node.dataset.mark);
     if ("typed" in node.dataset) node.checked = state.typed;
   }
+  if (!timer) ask(); // the first value from the server has come, or another one
 }
 
 // --- two beside each other ---
@@ -447,4 +449,3 @@ listen("paste", (event) => {
 
 recall();
 show(view, after);
-ask();
