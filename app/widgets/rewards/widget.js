@@ -1,14 +1,16 @@
 // Any pictures, any rewards: every value with what it was made from, to sort, to compare, and to take away.
 const AT_ONCE_MS = 700, TYPING_MS = 500, LARGEST_BYTES = 20 * 1024 * 1024, KEPT = "studio-rewards";
-const fresh = () => ({ pictures: [], prompt: "", typed: false, chosen: ["jpeg_compressibility"], models: "pocket", device: "auto", vlm: "", sort: null, marked: [] });
+const fresh = () => ({
+  pictures: [], prompt: "", typed: false, chosen: ["jpeg_compressibility"], models: "pocket", device: "auto", vlm: "", sort: null, marked: [],
+});
 const state = { ...fresh(), values: new Map(), failures: {}, now: null, stopped: false, said: "", problems: [], bringing: 0, told: "", round: null };
 let timer = null, typing = null, asking = false, number = 0;
 
 // --- what is remembered until the tab is closed ---
 
 function keep() {
-  const { pictures, prompt, typed, chosen, models, device, vlm, sort, marked } = state;
-  try { sessionStorage.setItem(KEPT, JSON.stringify({ pictures, prompt, typed, chosen, models, device, vlm, sort, marked })); } catch { /* private windows keep nothing */ }
+  const kept = Object.fromEntries(Object.keys(fresh()).map((key) => [key, state[key]]));
+  try { sessionStorage.setItem(KEPT, JSON.stringify(kept)); } catch { /* private windows keep nothing */ }
 }
 
 function recall() {
@@ -37,7 +39,8 @@ function shown(p, name) {
 const pending = () => columns().filter((c) => !failure(c.name) && state.pictures.some((p) => !found(p, c.name)));
 
 async function post(path, body) {
-  const answer = await fetch(`/studio/rewards/${path}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  const answer = await fetch(`/studio/rewards/${path}`, { method: "POST", headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body) });
   const read = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(read.detail || `The server answered ${answer.status}.`);
   return read;
@@ -53,7 +56,8 @@ async function ask() {
   const places = names.map((name) => pictures.map((p) => cell(p, name))), heads = names.map(column);
   const items = pictures.map((p) => (p.run ? { run: p.run, sample: p.sample, typed: state.typed } : { picture: p.picture }));
   try {
-    const answer = await post("scores", { rewards: names, prompt: state.prompt.trim(), models: state.models, device: state.device, vlm: state.vlm.trim(), items });
+    const answer = await post("scores", { rewards: names, prompt: state.prompt.trim(), models: state.models, device: state.device,
+      vlm: state.vlm.trim(), items });
     names.forEach((name, at) => {
       answer.scores[name].values.forEach((value, i) => { if (value) state.values.set(places[at][i], value); });
       if (answer.scores[name].failure) state.failures[heads[at]] = answer.scores[name].failure;
@@ -70,11 +74,15 @@ async function ask() {
   redraw();
 }
 
-function lose(keys) {
+function drop(keys) {
   state.pictures = state.pictures.filter((p) => !keys.includes(p.key));
   state.marked = state.marked.filter((key) => !keys.includes(key));
-  const [name, text] = keys.length === 1 ? ["One picture", "is no longer on the server. Bring it again."] : [`${keys.length} pictures`, "are no longer on the server. Bring them again."];
-  state.problems.push({ name, text, id: ++number });
+}
+
+function lose(keys) {
+  drop(keys);
+  const name = keys.length === 1 ? "One picture" : `${keys.length} pictures`;
+  state.problems.push({ name, text: "no longer on the server. Bring them again.", id: ++number });
 }
 
 function go() {
@@ -101,7 +109,8 @@ async function bring(files) {
       const url = `/studio/rewards/pictures/${read.picture}`;
       add([{ key: read.picture, picture: read.picture, name: file.name || "pasted picture", url, small: `${url}?small=true` }]);
     } catch (error) {
-      state.problems.push({ name: file.name || "This picture", text: error instanceof TypeError ? "The server does not answer. Try again." : error.message, id: ++number });
+      state.problems.push({ name: file.name || "This picture",
+        text: error instanceof TypeError ? "The server does not answer. Try again." : error.message, id: ++number });
     }
     state.bringing -= 1;
     go();
@@ -115,9 +124,11 @@ function add(pictures) {
 async function takeRound() {
   const { run, rounds, most } = props.value;
   const answer = await server.round_pictures({ run, round: state.round ?? rounds[rounds.length - 1] });
-  const pictures = answer.pictures.map((p) => ({ ...p, key: `${p.run}/${p.url}`, small: p.url })).filter((p) => !state.pictures.some((q) => q.key === p.key));
+  const found = answer.pictures.map((p) => ({ ...p, key: `${p.run}/${p.url}`, small: p.url }));
+  const pictures = found.filter((p) => !state.pictures.some((q) => q.key === p.key));
   const room = most - state.pictures.length;
-  state.problems = pictures.length > room ? [{ name: `${pictures.length - Math.max(0, room)} pictures`, text: `were left out: there is room for ${most}.`, id: ++number }] : [];
+  state.problems = pictures.length > room ? [{ name: `${pictures.length - Math.max(0, room)} pictures`,
+    text: `were left out: there is room for ${most}.`, id: ++number }] : [];
   add(pictures.slice(0, Math.max(0, room)));
   go();
 }
@@ -160,7 +171,8 @@ function dropView(v) {
     h("p", { class: "rw-drop-text" }, h("b", {}, "Drop pictures here, or paste them")),
     h("div", { class: "s-row rw-drop-row" },
       h("button", { class: "s-button", "data-act": "choose" }, state.bringing ? "Reading…" : "Choose files"),
-      h("input", { type: "file", "data-files": "", multiple: true, accept: "image/*", class: "s-visually-hidden", tabindex: -1, "aria-label": "Pictures", "data-own": "" })),
+      h("input", { type: "file", "data-files": "", multiple: true, accept: "image/*", class: "s-visually-hidden", tabindex: -1,
+        "aria-label": "Pictures", "data-own": "" })),
     rounds.length ? h("div", { class: "rw-round" }, h("label", {}, h("span", {}, `or from ${short(v.run, 24)}`),
       h("select", { "data-round": "", "aria-label": "Round" }, [...rounds].reverse().map((n) => h("option", { value: n }, `Round ${n}`)))),
       h("button", { class: "s-button s-small", "data-act": "round" }, "Take its pictures"))
@@ -171,7 +183,8 @@ function chipsView(v) {
   return h("fieldset", { class: "rw-part rw-rewards" }, h("legend", {}, "Rewards"),
     h("div", { class: "rw-chips" }, v.cards.map((c) => h("label", { class: "rw-chip", key: c.name, "data-about": c.name },
       h("input", { type: "checkbox", "data-reward": c.name, "aria-describedby": `rw-about-${c.name}`, checked: state.chosen.includes(c.name) }),
-      h("span", {}, c.title), h("small", {}, c.unit), h("span", { class: "s-visually-hidden", id: `rw-about-${c.name}` }, `${c.asks} Fooled by ${c.fooled_by}. ${needs(c)}`)))),
+      h("span", {}, c.title), h("small", {}, c.unit), h("span", { class: "s-visually-hidden", id: `rw-about-${c.name}` },
+        `${c.asks} Fooled by ${c.fooled_by}. ${needs(c)}`)))),
     aboutView(card(state.told)));
 }
 
@@ -181,21 +194,27 @@ function needs(c) {
 }
 
 function aboutView(c) {
-  if (!c) return h("p", { class: "rw-about s-muted", "aria-hidden": "true" }, "Point at a reward, or move to it with Tab, to read what it asks for and what fools it.");
-  return h("p", { class: "rw-about", "aria-hidden": "true" }, h("span", {}, `${c.asks} Fooled by ${c.fooled_by}.`), h("span", { class: "s-muted" }, needs(c)));
+  if (!c) return h("p", { class: "rw-about s-muted", "aria-hidden": "true" },
+    "Point at a reward, or move to it with Tab, to read what it asks for and what fools it.");
+  return h("p", { class: "rw-about", "aria-hidden": "true" }, h("span", {}, `${c.asks} Fooled by ${c.fooled_by}.`),
+    h("span", { class: "s-muted" }, needs(c)));
 }
 
 function radio(name, value, text) {
-  return h("label", { class: "rw-radio" }, h("input", { type: "radio", name: `studio-rewards-${name}`, "data-set": name, value }), h("span", {}, text));
+  return h("label", { class: "rw-radio" }, h("input", { type: "radio", name: `studio-rewards-${name}`, "data-set": name, value }),
+    h("span", {}, text));
 }
 
 function settingsView() {
   const looks = columns().some((c) => c.looks);
   return h("div", { class: "rw-settings" },
-    h("fieldset", { class: "rw-part" }, h("legend", {}, "Networks that score"), h("div", { class: "rw-switch" }, radio("models", "pocket", "Pocket"), radio("models", "published", "Published"))),
-    h("fieldset", { class: "rw-part" }, h("legend", {}, "Where they run"), h("div", { class: "rw-switch" }, radio("device", "auto", "GPU if there is one"), radio("device", "cpu", "CPU"))),
+    h("fieldset", { class: "rw-part" }, h("legend", {}, "Networks that score"), h("div", { class: "rw-switch" },
+      radio("models", "pocket", "Pocket"), radio("models", "published", "Published"))),
+    h("fieldset", { class: "rw-part" }, h("legend", {}, "Where they run"), h("div", { class: "rw-switch" },
+      radio("device", "auto", "GPU if there is one"), radio("device", "cpu", "CPU"))),
     looks ? h("label", { class: "rw-part rw-vlm", key: "vlm" }, h("span", { class: "rw-label" }, "What looks at images"),
-      h("input", { type: "text", "data-vlm": "", "data-own": "", placeholder: "LLaVA 1.5, or http://host/v1#model", spellcheck: "false", autocomplete: "off" })) : null);
+      h("input", { type: "text", "data-vlm": "", "data-own": "", placeholder: "LLaVA 1.5, or http://host/v1#model", spellcheck: "false",
+        autocomplete: "off" })) : null);
 }
 
 function promptView() {
@@ -203,7 +222,8 @@ function promptView() {
   return h("div", { class: "rw-part" },
     h("label", { class: "rw-label", for: "rw-prompt" }, "Prompt"),
     h("textarea", { id: "rw-prompt", "data-prompt": "", "data-own": "", rows: 2, maxlength: 10000, placeholder: "What the pictures should show" }),
-    h("label", { class: "rw-check", "data-off": !own }, h("input", { type: "checkbox", "data-typed": "", disabled: !own }), h("span", {}, "For pictures of a round, too (they have their own)")));
+    h("label", { class: "rw-check", "data-off": !own }, h("input", { type: "checkbox", "data-typed": "", disabled: !own }),
+      h("span", {}, "For pictures of a round, too (they have their own)")));
 }
 
 // --- the page: what was scored ---
@@ -231,7 +251,8 @@ function toolsView() {
     h("div", { class: "s-row rw-actions" },
       state.stopped && waits ? h("button", { class: "s-button s-small", "data-act": "go", key: "go" }, "Go on")
         : h("button", { class: "s-button s-small s-ghost", "data-act": "stop", key: "stop", disabled: !waits }, "Stop"),
-      h("button", { class: "s-button s-small", "data-act": "compare", key: "compare", disabled: state.marked.length !== 2, title: "Tick two pictures first" }, `Compare ${state.marked.length} of 2`),
+      h("button", { class: "s-button s-small", "data-act": "compare", key: "compare", disabled: state.marked.length !== 2,
+        title: "Tick two pictures first" }, `Compare ${state.marked.length} of 2`),
       h("button", { class: "s-button s-small", "data-act": "copy", key: "copy" }, "Copy as CSV"),
       h("button", { class: "s-button s-small", "data-act": "download-csv", key: "csv" }, "Download CSV"),
       h("button", { class: "s-button s-small s-ghost s-quiet-danger", "data-act": "clear", key: "clear" }, "Clear")));
@@ -247,25 +268,35 @@ function headView(c) {
 
 function valueView(p, c, edge) {
   const now = found(p, c.name), value = shown(p, c.name);
-  if (!value) return h("td", { key: c.name, class: "rw-value" }, state.stopped ? h("span", { class: "s-muted" }, "–") : h("span", { class: "rw-wait", role: "img", "aria-label": "Being scored" }));
-  const rank = now && value.value !== null && value.value === edge.best ? "best" : now && value.value !== null && value.value === edge.worst ? "lowest" : null;
+  if (!value) {
+    const wait = state.stopped ? h("span", { class: "s-muted" }, "–") : h("span", { class: "rw-wait", role: "img", "aria-label": "Being scored" });
+    return h("td", { key: c.name, class: "rw-value" }, wait);
+  }
+  const counts = now && value.value !== null;
+  const rank = counts && value.value === edge.best ? "best" : counts && value.value === edge.worst ? "lowest" : null;
   return h("td", { key: c.name, class: "rw-value", "data-rank": rank, "data-old": !now },
-    h("p", { class: "rw-number" }, h("b", {}, figure(value.value)), h("span", {}, ` ${c.unit} `), rank && h("em", {}, rank)), notesView(value.notes, "rw-notes"));
+    h("p", { class: "rw-number" }, h("b", {}, figure(value.value)), h("span", {}, ` ${c.unit} `), rank && h("em", {}, rank)),
+      notesView(value.notes, "rw-notes"));
 }
 
 function notesView(notes, kind) {
   if (!notes.length) return null;
-  return h("ul", { class: kind, title: notes.map((n) => n.text).join("\n") }, notes.map((n) => h("li", { "data-right": n.right === undefined ? null : String(n.right) },
+  return h("ul", { class: kind, title: notes.map((n) => n.text).join("\n") },
+    notes.map((n) => h("li", { "data-right": n.right === undefined ? null : String(n.right) },
     n.right === undefined ? null : h("b", {}, n.right ? "yes " : "no "), n.text)));
 }
 
 function failureView(c, rows) {
   const problem = failure(c.name);
-  return h("td", { key: c.name, rowspan: rows, class: "rw-value" }, h("div", { class: "rw-failure" }, h("div", { role: "alert" }, h("h4", {}, "Cannot score"), h("p", {}, problem.text)),
+  return h("td", { key: c.name, rowspan: rows, class: "rw-value" }, h("div", { class: "rw-failure" },
+    h("div", { role: "alert" }, h("h4", {}, "Cannot score"), h("p", {}, problem.text)),
     h("div", { class: "s-row" },
-      problem.download ? h("button", { class: "s-button s-small", "data-act": "download", "data-reward": c.name, "aria-label": `Download for ${c.title}` }, "Download") : null,
-      problem.retry ? h("button", { class: "s-button s-small", "data-act": "retry", "data-reward": c.name, "aria-label": `Retry ${c.title}` }, "Retry") : null),
-    problem.commands.length ? h("details", { class: "rw-how" }, h("summary", {}, "Without network"), h("p", {}, "On a computer with network, then copy its cache of the Hub:"), problem.commands.map((text) => h("code", {}, text))) : null));
+      problem.download ? h("button", { class: "s-button s-small", "data-act": "download", "data-reward": c.name,
+        "aria-label": `Download for ${c.title}` }, "Download") : null,
+      problem.retry ? h("button", { class: "s-button s-small", "data-act": "retry", "data-reward": c.name, "aria-label": `Retry ${c.title}` },
+        "Retry") : null),
+    problem.commands.length ? h("details", { class: "rw-how" }, h("summary", {}, "Without network"),
+      h("p", {}, "On a computer with network, then copy its cache of the Hub:"), problem.commands.map((text) => h("code", {}, text))) : null));
 }
 
 function rowView(p, at, rows, edges) {
@@ -274,8 +305,10 @@ function rowView(p, at, rows, edges) {
     h("th", { scope: "row", class: "rw-picture" }, h("label", { title: p.name },
       h("input", { type: "checkbox", "data-mark": p.key, checked: state.marked.includes(p.key), "aria-label": `Compare ${p.name}, ${name}` }),
       h("img", { src: p.small, alt: "", width: 76, height: 76, decoding: "async", draggable: "false" }))),
-    h("td", { class: "rw-prompt", key: "prompt" }, h("p", { class: promptOf(p) ? "" : "s-muted", title: short(promptOf(p), 600) }, promptOf(p) ? short(promptOf(p), 300) : "no prompt"),
-      h("small", {}, short(p.name, 40)), h("button", { class: "rw-remove", "data-act": "remove", "data-picture": p.key, "aria-label": `Remove ${p.name}` }, "Remove")),
+    h("td", { class: "rw-prompt", key: "prompt" }, h("p", { class: promptOf(p) ? "" : "s-muted", title: short(promptOf(p), 600) },
+      promptOf(p) ? short(promptOf(p), 300) : "no prompt"),
+      h("small", {}, short(p.name, 40)), h("button", { class: "rw-remove", "data-act": "remove", "data-picture": p.key,
+        "aria-label": `Remove ${p.name}` }, "Remove")),
     columns().map((c) => (failure(c.name) ? (at === 0 ? failureView(c, rows) : null) : valueView(p, c, edges[c.name]))));
 }
 
@@ -283,31 +316,41 @@ function tableView() {
   const list = ordered(), edges = Object.fromEntries(columns().map((c) => [c.name, extremes(c.name)]));
   return h("div", { class: "s-card rw-box" },
     h("div", { class: "rw-scroll", tabindex: 0, role: "region", "aria-label": "Values" },
-      h("table", { class: "rw-table", "data-tall": columns().some((c) => c.looks), style: `--columns: ${columns().length}` }, h("caption", { class: "s-visually-hidden" }, "Every picture with its values"),
-        h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "rw-picture" }, h("span", { class: "s-visually-hidden" }, "Picture")), h("th", { scope: "col", class: "rw-prompt" }, "Prompt"), columns().map(headView))),
+      h("table", { class: "rw-table", "data-tall": columns().some((c) => c.looks), style: `--columns: ${columns().length}` },
+        h("caption", { class: "s-visually-hidden" }, "Every picture with its values"),
+        h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "rw-picture" }, h("span", { class: "s-visually-hidden" }, "Picture")),
+          h("th", { scope: "col", class: "rw-prompt" }, "Prompt"), columns().map(headView))),
         h("tbody", {}, list.map((p, at) => rowView(p, at, list.length, edges))))));
 }
 
 function resultsView() {
-  if (!state.pictures.length) return h("p", { class: "rw-none s-muted", key: "none" }, "Bring some pictures, and every reward that you tick says here what it thinks of them, with its reasons.");
-  return h("section", { class: "rw-results", key: "results", "aria-label": "Scores" }, toolsView(), columns().length ? null : h("p", { class: "s-muted" }, "Tick a reward above."), tableView());
+  if (!state.pictures.length) return h("p", { class: "rw-none s-muted", key: "none" },
+    "Bring some pictures, and every reward that you tick says here what it thinks of them, with its reasons.");
+  return h("section", { class: "rw-results", key: "results", "aria-label": "Scores" }, toolsView(),
+    columns().length ? null : h("p", { class: "s-muted" }, "Tick a reward above."), tableView());
 }
 
 function view(v) {
   if (!v.cards) return waiting();
   return h("div", { class: "rw" },
-    h("div", { class: "rw-head" }, h("h2", {}, "What would a reward say?"), h("p", { class: "s-muted" }, "Any pictures, any rewards, side by side. It works while a run trains, which goes first.")),
+    h("div", { class: "rw-head" }, h("h2", {}, "What would a reward say?"), h("p", { class: "s-muted" },
+      "Any pictures, any rewards, side by side. It works while a run trains, which goes first.")),
     h("section", { class: "s-card rw-ask", "aria-label": "What to score" },
       h("div", { class: "rw-left" }, dropView(v), promptView()), h("div", { class: "rw-right" }, chipsView(v), settingsView())),
-    h("ul", { class: "rw-problems", role: "alert", key: "problems" }, state.problems.map((p) => h("li", { class: "s-note s-inline", "data-tone": "bad", key: `p${p.id}` }, h("b", {}, `${short(p.name, 60)}: `), p.text))),
+    h("ul", { class: "rw-problems", role: "alert", key: "problems" },
+      state.problems.map((p) => h("li", { class: "s-note s-inline", "data-tone": "bad", key: `p${p.id}` }, h("b", {}, `${short(p.name, 60)}: `),
+      p.text))),
     resultsView());
 }
 
 function after(v) {
-  const put = (selector, key, value) => { const node = element.querySelector(selector); if (node && document.activeElement !== node && node[key] !== value) node[key] = value; };
-  put("[data-prompt]", "value", state.prompt);
-  put("[data-vlm]", "value", state.vlm);
-  put("[data-round]", "value", String(state.round ?? (v.rounds || []).at(-1) ?? ""));
+  const put = (selector, value) => {
+    const node = element.querySelector(selector);
+    if (node && document.activeElement !== node && node.value !== value) node.value = value;
+  };
+  put("[data-prompt]", state.prompt);
+  put("[data-vlm]", state.vlm);
+  put("[data-round]", String(state.round ?? (v.rounds || []).at(-1) ?? ""));
   for (const node of element.querySelectorAll("input")) {
     if (node.dataset.set) node.checked = state[node.dataset.set] === node.value;
     if (node.dataset.reward) node.checked = state.chosen.includes(node.dataset.reward);
@@ -328,8 +371,10 @@ function compare() {
     h("table", { class: "rw-both" }, h("caption", { class: "s-visually-hidden" }, "What each reward says of A, of B, and the difference"),
       h("thead", { class: "s-visually-hidden" }, h("tr", {}, h("th", { scope: "col" }, "A"), h("th", { scope: "col" }, "B"))),
       values.map(({ c, both: [a, b] }) => h("tbody", {},
-        h("tr", {}, h("th", { scope: "rowgroup", colspan: 2 }, h("span", {}, h("b", {}, c.title), h("small", {}, c.unit)), h("span", {}, "A − B ", h("b", {}, difference(a, b))))),
-        h("tr", {}, [[a, b], [b, a]].map(([x, y]) => h("td", { "data-rank": x && y && x.value > y.value ? "best" : null }, h("b", {}, figure(x?.value)), x ? notesView(x.notes, "rw-reasons") : null)))))),
+        h("tr", {}, h("th", { scope: "rowgroup", colspan: 2 }, h("span", {}, h("b", {}, c.title), h("small", {}, c.unit)),
+          h("span", {}, "A − B ", h("b", {}, difference(a, b))))),
+        h("tr", {}, [[a, b], [b, a]].map(([x, y]) => h("td", { "data-rank": x && y && x.value > y.value ? "best" : null },
+          h("b", {}, figure(x?.value)), x ? notesView(x.notes, "rw-reasons") : null)))))),
     h("form", { method: "dialog", class: "s-row s-end" }, h("button", { class: "s-button" }, "Close")));
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("close", () => { dialog.remove(); back?.focus?.(); });
@@ -362,7 +407,8 @@ async function copy() {
     say("Copied.");
   } catch { // refused, or a page without a secure address
     const area = h("textarea", { readonly: true, rows: 12, "aria-label": "The table as CSV", autofocus: true }), back = document.activeElement;
-    const dialog = h("dialog", { class: "s-dialog rw-csv", "aria-labelledby": "rw-csv-title" }, h("h3", { id: "rw-csv-title" }, "Copy this"), h("p", {}, "The browser does not let the page copy by itself."), area,
+    const dialog = h("dialog", { class: "s-dialog rw-csv", "aria-labelledby": "rw-csv-title" }, h("h3", { id: "rw-csv-title" }, "Copy this"),
+      h("p", {}, "The browser does not let the page copy by itself."), area,
       h("form", { method: "dialog", class: "s-row s-end" }, h("button", { class: "s-button" }, "Close")));
     area.value = text;
     dialog.addEventListener("close", () => { dialog.remove(); back?.focus?.(); });
@@ -396,8 +442,14 @@ const DEEDS = {
   round: takeRound, compare, copy, go, "download-csv": download,
   stop: () => { state.stopped = true; redraw(); steer("stop"); },
   sort: (data) => { sortBy(data.by); keep(); redraw(); },
-  remove: (data) => { state.pictures = state.pictures.filter((p) => p.key !== data.picture); state.marked = state.marked.filter((key) => key !== data.picture); go(); },
-  clear: () => { Object.assign(state, { pictures: [], marked: [], sort: null, problems: [], now: null }); state.values.clear(); state.failures = {}; keep(); redraw(); element.querySelector("[data-act=choose]").focus(); },
+  remove: (data) => { drop([data.picture]); go(); },
+  clear: () => {
+    Object.assign(state, { pictures: [], marked: [], sort: null, problems: [], failures: {}, now: null });
+    state.values.clear();
+    keep();
+    redraw();
+    element.querySelector("[data-act=choose]").focus();
+  },
   retry: async (data) => { await steer("retry", data.reward); go(); },
   download: async (data) => { await steer("download", data.reward); go(); },
 };
