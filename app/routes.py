@@ -57,12 +57,12 @@ def build_router(runs: Path | Runs) -> APIRouter:
 
     @router.post("/ratings")
     async def ratings(run: str, request: Request) -> Response:
-        body = await _json_body(request)
+        body = await json_body(request)
         return await run_in_threadpool(_ratings, all_runs, run, body)
 
     @router.post("/requests")
     async def requests(run: str, request: Request) -> Response:
-        body = await _json_body(request)
+        body = await json_body(request)
         return await run_in_threadpool(_requests, all_runs, run, body)
 
     return router
@@ -73,7 +73,7 @@ def build_router(runs: Path | Runs) -> APIRouter:
 
 def _image(runs: Runs, run: str, sample_id: int, known: str) -> Response:
     """A sample's PNG. It never changes under its address, since the address carries the file's hash."""
-    store = _open(runs, run)
+    store = open_run(runs, run)
     sample = store.sample(sample_id) if 0 <= sample_id <= LARGEST_ID else None
     found = IMAGE_FILE.fullmatch(sample.image) if sample else None
     if not sample or not found:
@@ -88,20 +88,20 @@ def _image(runs: Runs, run: str, sample_id: int, known: str) -> Response:
 
 
 def _board(runs: Runs, run: str, rater: str, since: str) -> Response:
-    store = _open(runs, run)
+    store = open_run(runs, run)
     if since and since == board_revision(store):
         return Response(status_code=204)
-    return _json(_guarded(lambda: board_json(store, rater)))
+    return json_answer(_guarded(lambda: board_json(store, rater)))
 
 
 def _ratings(runs: Runs, run: str, body: Any) -> Response:
     """One rating event, or a list of them: a list is answered one by one, so that a bad one does not hold up the rest."""
-    store = _open(runs, run)
+    store = open_run(runs, run)
     if not isinstance(body, list):
-        return _json(_guarded(lambda: _save(store, body)))
+        return json_answer(_guarded(lambda: _save(store, body)))
     if len(body) > MAX_RATINGS_AT_ONCE:
         raise HTTPException(413, f"At most {MAX_RATINGS_AT_ONCE} ratings at once.")
-    return _json({"results": [_outcome(store, each) for each in body]})
+    return json_answer({"results": [_outcome(store, each) for each in body]})
 
 
 def _outcome(store: RunStore, event: Any) -> dict[str, Any]:
@@ -134,12 +134,12 @@ def _save(store: RunStore, event: Any) -> dict[str, Any]:
 
 def _requests(runs: Runs, run: str, body: Any) -> Response:
     """Ask the worker for something. What is pending already is not asked twice."""
-    store = _open(runs, run)
+    store = open_run(runs, run)
     kind = body.get("kind") if isinstance(body, dict) else None
     if kind not in REQUESTS:
         raise HTTPException(422, f"A request's kind is one of {', '.join(REQUESTS)}.")
     payload = {"round": _round(body)} if kind == "apply" else {}
-    return _json(_guarded(lambda: _ask(store, kind, payload)))
+    return json_answer(_guarded(lambda: _ask(store, kind, payload)))
 
 
 def _ask(store: RunStore, kind: str, payload: dict[str, int]) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _ask(store: RunStore, kind: str, payload: dict[str, int]) -> dict[str, Any]:
 # --- doors ----------------------------------------------------------------------------------------------------------------------
 
 
-def _open(runs: Runs, run: str) -> RunStore:
+def open_run(runs: Runs, run: str) -> RunStore:
     try:
         return runs.open(run)
     except StoreError as error:
@@ -171,7 +171,7 @@ def _guarded(work: Callable[[], T]) -> T:
         raise HTTPException(404, str(error)) from error
 
 
-async def _json_body(request: Request) -> Any:
+async def json_body(request: Request) -> Any:
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "Send application/json.")
     data = bytearray()
@@ -185,7 +185,7 @@ async def _json_body(request: Request) -> Any:
         raise HTTPException(422, "This is no JSON.") from error
 
 
-def _json(content: Any) -> Response:
+def json_answer(content: Any) -> Response:
     """JSON that is never cached; lone surrogates in a text survive as escapes."""
     return Response(json.dumps(content, allow_nan=False), media_type="application/json", headers={"Cache-Control": "no-store"})
 

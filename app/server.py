@@ -15,23 +15,29 @@ from fastapi import FastAPI
 from app import look
 from app.downloads import build_downloads
 from app.launch import Launcher
+from app.pictures import Pictures
 from app.routes import build_router
 from app.runs import Runs
+from app.scores import build_scores
+from app.scoring import Scoring
 from app.studio import build_studio
 
 
 def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launcher | None = None) -> FastAPI:
     """The whole studio over a folder of runs; with ``auth``, a user name and password, nothing answers without them."""
-    opened = Runs(runs)
+    opened, pictures, scoring = Runs(runs), Pictures(), Scoring()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        scoring.close()
+        pictures.close()
         opened.close()
 
     app = FastAPI(title="DDPO Studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(build_router(opened))
     app.include_router(build_downloads(opened))
+    app.include_router(build_scores(opened, pictures, scoring))
     if auth is not None:
         app.add_middleware(BasicAuth, user=auth[0], password=auth[1])
     blocks = build_studio(opened, launcher or Launcher())

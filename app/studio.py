@@ -8,7 +8,7 @@ import gradio as gr
 
 from app import api
 from app.launch import Launcher, LaunchError
-from app.pages import library, new_run, progress, rate, run
+from app.pages import library, new_run, progress, rate, rewards, run
 from app.runs import Runs
 from app.views import Views
 from app.widgets.kit import action, widget
@@ -26,6 +26,9 @@ def build_studio(runs: Runs, launcher: Launcher) -> gr.Blocks:
     def round_images(question: dict[str, Any]) -> dict[str, Any]:
         return progress.answer_round(runs, question)
 
+    def round_pictures(question: dict[str, Any]) -> dict[str, Any]:
+        return rewards.round_pictures(runs, question)
+
     with gr.Blocks(title="DDPO Studio", fill_width=True, analytics_enabled=False) as blocks:
         name = gr.Textbox(visible="hidden", elem_id="studio-run", label="Selected run")
         seen = gr.Textbox(visible="hidden", elem_id="studio-seen", label="What this page shows")
@@ -40,11 +43,13 @@ def build_studio(runs: Runs, launcher: Launcher) -> gr.Blocks:
                 board = rate.build(name)
             with gr.Tab("Progress", id="progress"):
                 charts, gallery = progress.build(round_images)
+            with gr.Tab("Rewards", id="rewards"):
+                scores = rewards.build(round_pictures)
             with gr.Tab("Library", id="library"):
                 shelf = library.build()
         timer = gr.Timer(1.0)
 
-        shown = [bar, panel, charts, gallery, shelf, board, seen]
+        shown = [bar, panel, charts, gallery, scores, shelf, board, seen]
 
         def load(request: gr.Request) -> list[Any]:
             asked = request.query_params.get("run") or views.first()

@@ -30,6 +30,8 @@ class Card:
     fooled_by: str
     licence: str = "no weights"
     """The licence of its weights."""
+    download: str = ""
+    """The published networks with their sizes, for people."""
     published: Mapping[str, str] = field(default_factory=dict)
     """The networks of the publication: arguments of the class, each a name on the Hub."""
     pocket: Mapping[str, str] = field(default_factory=dict)
@@ -69,6 +71,7 @@ REWARDS: dict[str, Card] = {
         source="LAION aesthetic predictor V2 on CLIP ViT-L/14 (Schuhmann et al. 2022; Black et al. 2023, section 5.1)",
         fooled_by="one painterly style, whatever the prompt",
         licence="CLIP MIT, predictor Apache-2.0; pocket networks Apache-2.0",
+        download="CLIP ViT-L/14 (1.7 GB) and the predictor (4 MB)",
         published=dict(clip="openai/clip-vit-large-patch14", head="trl-lib/ddpo-aesthetic-predictor"),
         pocket=dict(clip="clip", head="aesthetic"),
     ),
@@ -88,6 +91,7 @@ REWARDS: dict[str, Card] = {
         source="CLIPScore (Hessel et al. 2021, arXiv 2104.08718), without its factor of 2.5",
         fooled_by="the prompt written into the image, and typical details piled up",
         licence="CLIP MIT; pocket networks Apache-2.0",
+        download="CLIP ViT-L/14 (1.7 GB)",
         published=dict(clip="openai/clip-vit-large-patch14"),
         pocket=dict(clip="clip"),
     ),
@@ -99,6 +103,7 @@ REWARDS: dict[str, Card] = {
         source="LLaVA (Liu et al. 2023) and BERTScore recall (Zhang et al. 2020), as in Black et al. 2023, section 5.3",
         fooled_by="words written into the image, and whatever the describing model reads into it",
         licence="LLaVA 1.5 Llama 2 community licence, DeBERTa MIT",
+        download="LLaVA 1.5 7B (14 GB) and DeBERTa XLarge MNLI (3 GB)",
         published=dict(vlm="llava-hf/llava-1.5-7b-hf", bert="microsoft/deberta-xlarge-mnli", layer="40", baseline="0.517"),
     ),
     "satisfaction": Card(
@@ -109,6 +114,7 @@ REWARDS: dict[str, Card] = {
         source="the counting and animal questions of the authors' code (Black et al. 2023), and questions for activities and for other prompts",
         fooled_by="numbers and names written into the image",
         licence="LLaVA 1.5 Llama 2 community licence",
+        download="LLaVA 1.5 7B (14 GB)",
         published=dict(vlm="llava-hf/llava-1.5-7b-hf"),
     ),
     "pickscore": Card(
@@ -119,6 +125,7 @@ REWARDS: dict[str, Card] = {
         source="PickScore (Kirstain et al. 2023, arXiv 2305.01569)",
         fooled_by="saturated, polished close-ups",
         licence="MIT",
+        download="PickScore (3.9 GB)",
         published=dict(clip="yuvalkirstain/PickScore_v1", processor="laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
     ),
     "blend": Card(

@@ -1,0 +1,278 @@
+"""Scores for the Rewards page. Networks live in a process of their own (``python -m rewards serve``), which starts with the first question and
+ends with the server, or when nobody has asked anything for a while."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rewards import REWARDS
+
+PROJECT = Path(__file__).resolve().parent.parent
+COMMAND = (sys.executable, "-m", "rewards", "serve")
+IDLE_SECONDS = 600.0
+"""After so long without a question the process ends, and gives its memory back."""
+PATIENCE_SECONDS = 15.0
+"""A value that nobody has asked for again within this time is not wanted any more: the page was closed."""
+FORGET_SECONDS = 30.0
+"""A reward that failed is tried anew when it is asked for after such a pause."""
+AT_ONCE = 8
+"""Pictures in one question: values come in such portions."""
+MOST_KNOWN = 50_000
+
+
+class DeskError(RuntimeError):
+    """The process gave no answer; the message says why."""
+
+
+class Desk:
+    """The process that scores. One question at a time."""
+
+    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+        self.command = tuple(command)
+        self.starts = 0
+        """How often it was started: networks are loaded anew after each."""
+        self._process: subprocess.Popen[str] | None = None
+        self._said: Any = None
+        self._online = False
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while it lives."""
+        process = self._process
+        return process.pid if process and process.poll() is None else None
+
+    def ask(self, question: dict[str, Any], online: bool | None = False) -> dict[str, Any]:
+        """The answer to a question, however long it takes; ``end`` from another thread ends the wait.
+
+        Nothing is downloaded unless ``online``; with None a process that lives is as good as any.
+
+        Raises:
+            DeskError: the process cannot be started, or ended before it answered.
+        """
+        with self._lock:
+            if self.pid is None or online not in (None, self._online):
+                self.end()
+                self._start(bool(online))
+            process = self._process
+            assert process is not None and process.stdin is not None and process.stdout is not None
+            try:
+                process.stdin.write(json.dumps(question) + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+            except (OSError, ValueError) as error:
+                self.end()
+                raise DeskError(self._last_words(process)) from error
+
+    def end(self) -> None:
+        """End the process at once, if it lives."""
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+    def _start(self, online: bool) -> None:
+        self._let_go()
+        self._said, self._online = tempfile.TemporaryFile(), online  # noqa: SIM115
+        surroundings = os.environ | {"PYTHONIOENCODING": "utf-8"} | ({} if online else {"HF_HUB_OFFLINE": "1"})
+        try:
+            self._process = subprocess.Popen(
+                self.command, cwd=PROJECT, env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
+                text=True, encoding="utf-8",
+            )  # fmt: skip
+        except OSError as error:
+            raise DeskError(f"The process that scores cannot be started: {error}.") from error
+        self.starts += 1
+
+    def close(self) -> None:
+        """End the process for good."""
+        self.end()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the pipes of a process that has ended."""
+        process, self._process = self._process, None
+        for pipe in (self._said, *((process.stdin, process.stdout) if process else ())):
+            with suppress(OSError):  # what was still to be written to a process that is gone
+                if pipe is not None:
+                    pipe.close()
+
+    def _last_words(self, process: subprocess.Popen[str]) -> str:
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        if process.returncode == -9 or not lines:
+            return "The process that scores was ended, perhaps for want of memory. Close other programs or choose smaller networks, then retry."
+        return f"The process that scores ended: {lines[-1]}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A reward and the networks that it uses."""
+
+    reward: str
+    models: str = "pocket"
+    device: str = "auto"
+    vlm: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value to be known: of a picture with its prompt, by a reward."""
+
+    setting: Setting
+    image: Path
+    prompt: str
+
+
+@dataclass
+class Failure:
+    """Why a reward gives no values."""
+
+    text: str
+    missing: bool
+    """Its networks are not on this computer, and nobody has allowed a download yet."""
+    asked: float
+
+
+class Scoring:
+    """Values by and by: ``ask`` tells what is known and remembers what is wanted; a thread has it scored."""
+
+    def __init__(self, desk: Desk | None = None, idle_seconds: float = IDLE_SECONDS) -> None:
+        self.desk, self.idle_seconds = desk or Desk(), idle_seconds
+        self._known: dict[Cell, dict[str, Any]] = {}
+        self._wanted: dict[Cell, float] = {}
+        self._failures: dict[Setting, Failure] = {}
+        self._downloads: set[str] = set()
+        self._loaded: set[tuple[int, Setting]] = set()
+        self._now: tuple[Setting, float] | None = None
+        self._stops = 0
+        self._closed = False
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def ask(self, cells: Sequence[Cell]) -> tuple[list[dict[str, Any] | None], dict[Setting, Failure]]:
+        """What is known of each cell, and which of their rewards have failed. What is neither is scored from now on; ask again soon."""
+        now = time.monotonic()
+        with self._wake:
+            failures = {}
+            for setting in {cell.setting for cell in cells} & set(self._failures):
+                failure = self._failures[setting]
+                if now - failure.asked > FORGET_SECONDS:
+                    del self._failures[setting]
+                else:
+                    failure.asked, failures[setting] = now, failure
+            answers = [self._known.get(cell) for cell in cells]
+            for cell, answer in zip(cells, answers, strict=True):
+                if answer is None and cell.setting not in failures and not self._closed:
+                    self._wanted[cell] = now
+            if self._wanted and self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="scoring", daemon=True)
+                self._thread.start()
+            self._wake.notify_all()
+            return answers, failures
+
+    @property
+    def now(self) -> dict[str, Any] | None:
+        """What is being scored, for how many seconds, and whether networks are still being loaded."""
+        with self._wake:
+            if self._now is None:
+                return None
+            setting, since = self._now
+            new = bool(REWARDS[setting.reward].published) and (self.desk.starts, setting) not in self._loaded
+            return dict(reward=setting.reward, seconds=time.monotonic() - since, loading=new, downloading=setting.reward in self._downloads)
+
+    def retry(self, reward: str, download: bool = False) -> None:
+        """Try a reward that failed again; with ``download``, its networks may be fetched from the Hub."""
+        with self._wake:
+            self._failures = {setting: failure for setting, failure in self._failures.items() if setting.reward != reward}
+            if download:
+                self._downloads.add(reward)
+
+    def stop(self) -> None:
+        """Give up what is wanted, and end the process if it is busy."""
+        with self._wake:
+            self._wanted.clear()
+            self._stops += 1
+            busy = self._now is not None
+        if busy:
+            self.desk.end()
+
+    def close(self) -> None:
+        """End the process and the thread."""
+        with self._wake:
+            self._closed = True
+            self._wanted.clear()
+            self._wake.notify_all()
+        while self._thread is not None and self._thread.is_alive():
+            self.desk.end()
+            self._thread.join(0.1)
+        self.desk.close()
+
+    # --- the thread -------------------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                cells = self._next()
+                if self._closed:
+                    return
+                if not cells:
+                    if not self._wake.wait(self.idle_seconds):
+                        self.desk.end()
+                    continue
+                setting, stops = cells[0].setting, self._stops
+                self._now = (setting, time.monotonic())
+                loaded = (self.desk.starts, setting) in self._loaded
+                online = None if loaded else setting.reward in self._downloads
+            outcome = self._scored(cells, online)
+            with self._wake:
+                self._now = None
+                if stops == self._stops:
+                    self._take(cells, outcome)
+
+    def _next(self) -> list[Cell]:
+        """What to score next: rewards without networks first, then in the order in which they were asked for; some pictures at a time."""
+        now = time.monotonic()
+        self._wanted = {cell: asked for cell, asked in self._wanted.items() if now - asked < PATIENCE_SECONDS}
+        first = min(self._wanted, key=lambda cell: bool(REWARDS[cell.setting.reward].published), default=None)
+        return [cell for cell in self._wanted if first is not None and cell.setting == first.setting][:AT_ONCE]
+
+    def _scored(self, cells: Sequence[Cell], online: bool | None) -> dict[str, Any]:
+        setting = cells[0].setting
+        items = [dict(image=str(cell.image), prompt=cell.prompt) for cell in cells]
+        question = dict(id=1, reward=setting.reward, models=setting.models, device=setting.device, vlm=setting.vlm, items=items)
+        try:
+            return self.desk.ask(question, online)
+        except DeskError as error:
+            return dict(error=str(error))
+
+    def _take(self, cells: Sequence[Cell], outcome: dict[str, Any]) -> None:
+        """Keep what was answered."""
+        setting = cells[0].setting
+        if "error" in outcome:
+            missing = bool(outcome.get("missing")) and setting.reward not in self._downloads
+            self._failures[setting] = Failure(str(outcome["error"]), missing, time.monotonic())
+            self._wanted = {cell: asked for cell, asked in self._wanted.items() if cell.setting != setting}
+        else:
+            self._loaded.add((self.desk.starts, setting))
+            self._known.update(zip(cells, outcome["scores"], strict=True))
+            for cell in cells:
+                self._wanted.pop(cell, None)
+            for cell in list(self._known)[: max(0, len(self._known) - MOST_KNOWN)]:
+                del self._known[cell]
+        self._downloads.discard(setting.reward)

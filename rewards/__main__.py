@@ -1,0 +1,88 @@
+"""``python -m rewards``: score pictures, list the rewards, or serve another program."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from typing import TextIO
+
+import rewards
+from rewards.base import RewardError
+from rewards.desk import Desk, Order, scored_by_machine, serve
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m rewards", description="What is good? Score any pictures with any reward.")
+    commands = top.add_subparsers(dest="command", required=True)
+    score = commands.add_parser("score", help="score pictures, and print the values as CSV")
+    score.add_argument("images", nargs="+", metavar="IMAGE", help="files of pictures")
+    score.add_argument("--reward", action="append", required=True, choices=scored_by_machine(), help="what scores them; several may be given")
+    score.add_argument("--prompt", default="", help="what the pictures should show")
+    score.add_argument("--models", choices=("published", "pocket"), default="published", help="which networks score (default: published)")
+    score.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    score.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16", "4bit"), default="auto", help="of the networks (default: auto)")
+    score.add_argument("--vlm", default="", help="what looks at pictures: a LLaVA's folder or name on the Hub, or http://host/v1#model")
+    commands.add_parser("list", help="print the table of rewards")
+    commands.add_parser("serve", help="answer requests, one a line in JSON, until the input ends")
+    return top
+
+
+def score_files(options: argparse.Namespace, out: TextIO) -> int:
+    """Print a row for each reward and picture; a reward that cannot score says why, and the others go on."""
+    desk, failed = Desk(), 0
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(["image", "prompt", "reward", "value", "explanation"])
+    for reward in options.reward:
+        order = Order(reward, options.models, options.device, options.precision, options.vlm)
+        try:
+            scores = desk.score(order, [(path, options.prompt) for path in options.images])
+        except RewardError as error:
+            print(f"{reward}: {error}", file=sys.stderr)
+            failed = 1
+            continue
+        for path, score in zip(options.images, scores, strict=True):
+            explanation = json.dumps(score.explanation, ensure_ascii=False)
+            rows.writerow([path, options.prompt, reward, "" if score.value is None else score.value, explanation])
+        out.flush()
+    return failed
+
+
+def list_rewards(out: TextIO) -> int:
+    """Print what there is to choose from."""
+    for name, card in rewards.REWARDS.items():
+        networks = f" Networks: {', '.join(filter(None, [card.download, 'pocket' if card.pocket else '']))}." if card.published else ""
+        print(f"{name} ({card.unit}, {card.range}): {card.asks} Fooled by {card.fooled_by}.{networks}", file=out)
+    return 0
+
+
+def quiet_stdout() -> TextIO:
+    """The real standard output, for us alone: whatever else is printed from now on, by libraries too, goes to standard error."""
+    sys.stdout.flush()
+    ours = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return ours
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    with quiet_stdout() as out:
+        if options.command == "list":
+            return list_rewards(out)
+        if options.command == "score":
+            return score_files(options, out)
+        if hasattr(os, "nice"):
+            os.nice(10)  # a training run goes first, and so does the page
+        for answer in serve(sys.stdin):
+            print(answer, file=out, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(130)

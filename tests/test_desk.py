@@ -1,0 +1,174 @@
+"""``python -m rewards``: the protocol, the command line, and what is remembered. Real rewards, with the pocket's networks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from toys import picture
+
+import rewards
+from rewards.__main__ import parser
+from rewards.base import RewardError, Sample, Score
+from rewards.desk import Desk, Order, serve
+from rewards.jpeg import size_kb
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        picture(i).save(path)
+    return [str(path) for path in paths]
+
+
+def asked(files: list[str], reward: str = "jpeg_compressibility", **more: object) -> str:
+    return json.dumps(dict(id=7, reward=reward, models="pocket", items=[dict(image=file, prompt="a cat") for file in files]) | more)
+
+
+def answers(*lines: str) -> list[dict]:
+    return [json.loads(line) for line in serve(lines)]
+
+
+def run(*arguments: str, lines: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rewards", *arguments]
+    return subprocess.run(command, cwd=ROOT, input=lines, capture_output=True, text=True, timeout=240)
+
+
+def test_each_picture_gets_its_value_and_what_it_was_made_from(files: list[str]) -> None:
+    [answer] = answers(asked(files))
+    sizes = [size_kb(picture(i)) for i in range(3)]
+    assert answer == dict(id=7, scores=[dict(value=-size, explanation=dict(size_kb=size)) for size in sizes])
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("garbage", "no JSON"),
+        ("[" * 5000, "no JSON"),
+        ("[]", "A request is an object"),
+        ('{"id": 7}', "A request is an object"),
+        ('{"id": 7, "reward": "beauty", "items": []}', "no such reward"),
+        ('{"id": 7, "reward": "human", "items": []}', "no such reward"),
+        ('{"id": 7, "reward": "aesthetic", "models": "best", "items": []}', "published or pocket"),
+        ('{"id": 7, "reward": "aesthetic", "items": [{"image": 5}]}', "the path of an image"),
+        ('{"id": 7, "reward": "aesthetic", "colour": "red", "items": []}', "no colour"),
+        ('{"id": 7, "reward": "pickscore", "models": "pocket", "items": [{"image": "FILE"}]}', "no pocket networks"),
+        ('{"id": 7, "reward": "clip_score", "models": "pocket", "arguments": {"x": 1}, "items": [{"image": "FILE"}]}', "TypeError"),
+        ('{"id": 7, "reward": "clip_score", "models": "pocket", "arguments": {"clip": "/nowhere/at all"}, "items": [{"image": "FILE"}]}', "CLIP: "),
+    ],
+)
+def test_what_cannot_be_answered_is_said_in_words_and_the_next_line_is_answered(files: list[str], line: str, words: str) -> None:
+    bad, good = answers(line.replace("FILE", files[0]), asked(files))
+    assert words in bad["error"] and "scores" not in bad and len(good["scores"]) == 3
+    assert bad["id"] == (7 if '"id"' in line else None)
+
+
+def test_a_missing_or_broken_file_is_named(files: list[str], tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    missing, broken, folder = answers(asked(["/nowhere.png"]), asked([str(tmp_path / "text.png")]), asked([str(tmp_path)]))
+    assert missing["error"] == "/nowhere.png cannot be read: No such file or directory."
+    assert "text.png is no picture" in broken["error"] and "cannot be read" in folder["error"]
+
+
+def test_values_are_kept_by_content_and_prompt(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same content under another name is known; another prompt, or another argument, is not."""
+    seen: list[str] = []
+
+    class Counting:
+        name = "clip_score"
+
+        def __init__(self, **arguments: object) -> None:
+            seen.append("loaded")
+
+        def score(self, samples: list[Sample]) -> list[Score]:
+            seen.extend(sample.prompt for sample in samples)
+            return [Score(float(len(sample.prompt))) for sample in samples]
+
+    monkeypatch.setattr("rewards.desk.rewards.load", lambda name, *_, **arguments: Counting(**arguments))
+    copy = str(Path(files[0]).with_name("copy.png"))
+    Path(copy).write_bytes(Path(files[0]).read_bytes())
+    desk, order = Desk(), Order("clip_score", "pocket")
+    assert [s.value for s in desk.score(order, [(files[0], "a"), (files[1], "bb")])] == [1.0, 2.0]
+    assert [s.value for s in desk.score(order, [(copy, "a"), (files[1], "ccc"), (files[1], "bb")])] == [1.0, 3.0, 2.0]
+    assert seen == ["loaded", "a", "bb", "ccc"]
+    desk.score(Order("clip_score", "pocket", device="cpu"), [(files[0], "a")])
+    assert seen[4:] == ["loaded", "a"]
+
+
+def test_a_reward_that_failed_is_loaded_anew(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Failing:
+        name = "clip_score"
+
+        def __init__(self) -> None:
+            made.append(1)
+
+        def score(self, samples: list[Sample]) -> list[Score]:
+            if len(made) == 1:
+                raise MemoryError("too large")
+            return [Score(float("nan"), dict(cosine=float("inf"))) for _ in samples]
+
+    monkeypatch.setattr("rewards.desk.rewards.load", lambda *_, **__: Failing())
+    first, second = answers(asked(files[:1], "clip_score"), asked(files[:1], "clip_score"))
+    assert first["error"] == "The reward clip_score failed: MemoryError: too large"
+    assert second["scores"] == [dict(value=None, explanation=dict(cosine=None))], "JSON knows no such numbers"
+
+
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    Image.new("1", (8000, 5001)).save(tmp_path / "huge.png")
+    with pytest.raises(RewardError, match="8000 × 5001"):
+        Desk().score(Order("jpeg_compressibility"), [(str(tmp_path / "huge.png"), "")])
+
+
+def test_the_process_answers_in_order_whatever_libraries_print_and_ends_with_its_input(files: list[str], tmp_path: Path) -> None:
+    """Noise on standard output, from Python and from below it, does not get into the answers; an empty line is none; a network is real."""
+    noise = "import os, sys, rewards.jpeg as j; old = j.size_kb\n"
+    noise += "def loud(image): print('from Python'); os.system('echo from below'); os.write(1, b'raw\\n'); return old(image)\n"
+    noise += "j.size_kb = loud; from rewards.__main__ import main; sys.exit(main(['serve']))"
+    lines = "\n".join([asked(files[:1]), "", "garbage", asked(files, "aesthetic"), asked(["/nowhere"])])
+    said = subprocess.run([sys.executable, "-c", noise], cwd=ROOT, input=lines, capture_output=True, text=True, timeout=240)
+    found = [json.loads(line) for line in said.stdout.splitlines()]
+    assert said.returncode == 0 and [len(each.get("scores", [])) for each in found] == [1, 0, 3, 0]
+    assert all(1 < each["value"] < 10 for each in found[2]["scores"])
+    assert all(words in said.stderr for words in ("from Python", "from below", "raw"))
+
+
+def test_missing_networks_are_told_from_other_failures(files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    said = run("serve", lines=asked(files[:1], "aesthetic", models="published"))
+    answer = json.loads(said.stdout)
+    assert answer["missing"] is True and "hf download" in answer["error"]
+
+
+def test_the_command_line_prints_csv_and_goes_on_after_a_reward_that_cannot(files: list[str]) -> None:
+    wanted = [f"--reward={name}" for name in ("jpeg_compressibility", "pickscore", "clip_score")]
+    said = run("score", *wanted, "--models", "pocket", "--prompt", 'a "cat", sleeping', *files)
+    rows = list(csv.DictReader(io.StringIO(said.stdout)))
+    assert said.returncode == 1 and "pickscore has no pocket networks" in said.stderr
+    assert [row["reward"] for row in rows] == ["jpeg_compressibility"] * 3 + ["clip_score"] * 3
+    assert {row["prompt"] for row in rows} == {'a "cat", sleeping'} and [row["image"] for row in rows[:3]] == files
+    for row in rows[3:]:
+        assert float(row["value"]) == max(100 * json.loads(row["explanation"])["cosine"], 0)
+
+
+def test_the_list_names_every_reward_and_its_download() -> None:
+    said = run("list").stdout
+    for name, card in rewards.REWARDS.items():
+        assert f"{name} (" in said and card.download in said
+        assert bool(card.download) == bool(card.published), f"{name}: people must know how large its networks are"
+
+
+def test_every_option_is_explained() -> None:
+    score = parser()._subparsers._group_actions[0].choices["score"]  # type: ignore[union-attr]
+    assert all(action.help for action in score._actions)

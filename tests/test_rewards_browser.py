@@ -1,0 +1,200 @@
+"""The Rewards page in a real browser, with real rewards and the pocket's networks."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Studio
+from playwright.sync_api import Locator, Page, expect
+from toys import ODD_PROMPTS, filled_run, picture
+
+from rewards.jpeg import size_kb
+
+DROP = """(files) => {
+  const data = new DataTransfer();
+  for (const [name, text] of files) data.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name, { type: "image/png" }));
+  return data;
+}"""
+PASTE = "(node, data) => node.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true, cancelable: true }))"
+
+
+def file_of(seed: int) -> str:
+    file = io.BytesIO()
+    picture(seed).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def open_rewards(page: Page, studio: Studio, run: str | None = None) -> Locator:
+    page.goto(studio.url + (f"/?run={run}" if run else "/"))
+    page.get_by_role("tab", name="Rewards", exact=True).click()
+    board = page.locator("#studio-rewards")
+    expect(board.get_by_role("checkbox", name="JPEG compressibility")).to_be_checked()
+    return board
+
+
+def drop(page: Page, *seeds: int) -> None:
+    data = page.evaluate_handle(DROP, [[f"{seed}.png", file_of(seed)] for seed in seeds])
+    page.dispatch_event("[data-drop]", "drop", {"dataTransfer": data})
+
+
+def names(board: Locator) -> list[str]:
+    """The pictures from top to bottom."""
+    return board.locator("tbody .rw-prompt small").all_text_contents()
+
+
+def test_drop_pick_sort_compare_and_take_away(page: Page, studio: Studio) -> None:
+    board = open_rewards(page, studio)
+    expect(board).to_contain_text("Bring some pictures")
+    drop(page, 1, 2)
+    expect(board.get_by_role("row")).to_have_count(3)
+    board.get_by_label("Prompt", exact=True).fill("a cat")
+    for name in ("Aesthetic (LAION)", "CLIPScore"):
+        board.get_by_role("checkbox", name=name).check()
+    expect(board.get_by_role("status")).to_have_text("2 pictures scored.")
+    first = board.get_by_role("row").nth(1)
+    expect(first.locator(".rw-value")).to_have_text(
+        [re.compile(r"−\d.*kB.*JPEG file of"), re.compile(r"\d points"), re.compile(r"100 × cosine.*cosine −?0\.")]
+    )
+    expect(first).to_contain_text("a cat")
+    assert board.locator("[data-rank=best]").count() == 3
+
+    head = board.get_by_role("columnheader", name="JPEG compressibility")
+    sizes = {f"{seed}.png": size_kb(picture(seed)) for seed in (1, 2)}
+    smallest, largest = sorted(sizes, key=lambda name: sizes[name])
+    head.get_by_role("button").click()
+    expect(head).to_have_attribute("aria-sort", "descending")
+    assert names(board) == [smallest, largest]
+    head.get_by_role("button").press("Enter")
+    expect(head).to_have_attribute("aria-sort", "ascending")
+    assert names(board) == [largest, smallest]
+    head.get_by_role("button").click()
+    expect(head).to_have_attribute("aria-sort", "none")
+    assert names(board) == ["1.png", "2.png"]
+
+    expect(board.get_by_role("button", name=re.compile("Compare"))).to_be_disabled()
+    board.get_by_role("checkbox", name="Compare 1.png").check()
+    board.get_by_role("checkbox", name="Compare 2.png").press("Space")
+    board.get_by_role("button", name="Compare 2 of 2").click()
+    dialog = page.get_by_role("dialog", name="Two pictures compared")
+    difference = f"{sizes['2.png'] - sizes['1.png']:+.3g}".replace("-", "−")
+    expect(dialog).to_contain_text(re.compile(rf"JPEG compressibility ?kBA − B {re.escape(difference)}"))
+    for image in dialog.locator("img").all():
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+
+    with page.expect_download() as download:
+        board.get_by_role("button", name="Download CSV").click()
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+    assert [row["image"] for row in rows] == ["1.png", "2.png"] and {row["prompt"] for row in rows} == {"a cat"}
+    for row in rows:
+        assert float(row["jpeg_compressibility"]) == -sizes[row["image"]]
+        assert json.loads(row["clip_score_explanation"])["cosine"] * 100 <= float(row["clip_score"]) + 1e-9
+        assert 1 < float(row["aesthetic"]) < 10
+    page.evaluate("() => { navigator.clipboard.writeText = async (text) => { window.copied = text; }; }")
+    board.get_by_role("button", name="Copy as CSV").click()
+    expect(board.get_by_role("status")).to_have_text("Copied.")
+    assert page.evaluate("window.copied") == Path(download.value.path()).read_text()
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('refused')); }")
+    board.get_by_role("button", name="Copy as CSV").click()
+    expect(page.get_by_role("dialog").get_by_label("The table as CSV")).to_have_value(page.evaluate("window.copied"))
+    page.keyboard.press("Escape")
+
+    page.reload()
+    page.get_by_role("tab", name="Rewards", exact=True).click()
+    expect(board.get_by_role("status")).to_have_text("2 pictures scored.")  # what was brought is still there
+    board.get_by_role("button", name="Remove 1.png").click()
+    assert names(board) == ["2.png"]
+    board.get_by_role("button", name="Clear").click()
+    expect(board).to_contain_text("Bring some pictures")
+
+
+def test_paste_a_round_and_what_is_no_picture(page: Page, studio: Studio) -> None:
+    page.on("dialog", lambda dialog: pytest.fail(f"a prompt ran: {dialog.message}"))
+    filled_run(studio.runs / "a", rounds=2, prompts=ODD_PROMPTS[:4]).close()
+    board = open_rewards(page, studio, "a")
+    data = page.evaluate_handle(DROP, [["shot.png", file_of(5)], ["shot.txt", "AAAA"]])
+    page.locator("body").evaluate(PASTE, data)
+    expect(board.get_by_role("alert").filter(has_text="shot.txt")).to_contain_text("no picture that can be read")
+    expect(board.get_by_role("row")).to_have_count(2)
+    board.get_by_label("Round", exact=True).select_option("1")
+    board.get_by_role("button", name="Take its pictures").click()
+    expect(board.get_by_role("row")).to_have_count(10)
+    expect(board.get_by_role("status")).to_have_text("9 pictures scored.")
+    prompts = set(board.locator("tbody .rw-prompt p").all_text_contents())
+    assert "no prompt" in prompts and len(prompts & {" ".join(each.split()) for each in ODD_PROMPTS[:4]} | prompts & set(ODD_PROMPTS[:4])) >= 2
+    board.get_by_label("Prompt", exact=True).fill("<b>a dog</b>")
+    board.get_by_role("checkbox", name=re.compile("For pictures of a round")).check()
+    expect(board.locator("tbody .rw-prompt p")).to_have_text(["<b>a dog</b>"] * 9)
+    assert page.title() != "broken"
+
+
+def test_a_reward_that_cannot_load_says_what_to_download_and_the_others_go_on(
+    page: Page, studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    board = open_rewards(page, studio)
+    drop(page, 1, 2)
+    board.get_by_role("radio", name="Published").check()
+    board.get_by_role("checkbox", name="Aesthetic (LAION)").check()
+    failure = board.get_by_role("alert").filter(has_text="Cannot score")
+    expect(failure).to_contain_text("CLIP ViT-L/14 (1.7 GB) and the predictor (4 MB)")
+    expect(board.get_by_role("button", name="Download for Aesthetic (LAION)")).to_be_visible()
+    expect(board.locator(".rw-number")).to_have_count(2)
+    board.get_by_role("button", name="Retry Aesthetic (LAION)").click()
+    expect(failure).to_be_visible()
+    board.get_by_role("radio", name="Pocket").check()
+    expect(board.get_by_role("status")).to_have_text("2 pictures scored.")
+    board.get_by_role("checkbox", name="PickScore").check()
+    expect(failure).to_contain_text("It has no pocket networks")
+
+
+def test_stop_and_go_on(page: Page, studio: Studio) -> None:
+    board = open_rewards(page, studio)
+    drop(page, 1)
+    board.get_by_role("checkbox", name="CLIPScore").check()
+    expect(board.get_by_role("status")).to_contain_text("CLIPScore: loading its networks")
+    board.get_by_role("button", name="Stop").click()
+    expect(board.get_by_role("status")).to_have_text("Stopped.")
+    board.get_by_role("button", name="Go on").click()
+    expect(board.get_by_role("status")).to_have_text("1 picture scored.")
+
+
+def test_the_keyboard_reaches_a_reward_s_description_and_the_table(page: Page, studio: Studio) -> None:
+    board = open_rewards(page, studio)
+    box = board.get_by_role("checkbox", name="Aesthetic (LAION)")
+    about = page.locator(f"#{box.get_attribute('aria-describedby')}")
+    assert "Fooled by one painterly style" in (about.text_content() or "") and "1.7 GB" in (about.text_content() or "")
+    box.focus()
+    expect(board.locator(".rw-about")).to_contain_text("Fooled by one painterly style")
+    page.keyboard.press("Space")
+    expect(box).to_be_checked()
+    drop(page, 1)
+    expect(board.get_by_role("status")).to_have_text("1 picture scored.")
+    board.get_by_role("region", name="Values").focus()
+    assert page.evaluate("document.activeElement.classList.contains('rw-scroll')")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_page_is_never_wider_than_the_window(page: Page, studio: Studio, theme: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 860})
+    page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+    filled_run(studio.runs / "a-run-with-quite-a-long-name-that-goes-on-and-on", rounds=2, prompts=ODD_PROMPTS).close()
+    board = open_rewards(page, studio)
+    for name in ("JPEG incompressibility", "Image statistics", "Strict questions (LLaVA)"):
+        board.get_by_role("checkbox", name=name).check()
+    heights = []
+    board.get_by_role("button", name="Take its pictures").click()
+    expect(board.get_by_role("row")).to_have_count(9)
+    heights.append(board.locator("tbody").bounding_box()["height"])  # type: ignore[index]
+    expect(board.get_by_role("status")).to_contain_text("8 pictures scored")
+    heights.append(board.locator("tbody").bounding_box()["height"])  # type: ignore[index]
+    assert heights[0] == heights[1], "no jump when values arrive"
+    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    assert board.locator(".rw-scroll").evaluate("node => node.scrollWidth > node.clientWidth")
