@@ -10,6 +10,8 @@ import threading
 import webbrowser
 from pathlib import Path
 
+from rewards import FUNCTION
+
 
 class CannotStart(Exception):
     """Why the studio cannot be opened, in one line."""
@@ -37,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 def own_reward(text: str) -> tuple[str, str]:
     """``FILE:FUNCTION`` as a pair, of a file that exists."""
     file, _, function = text.rpartition(":")
-    if not (file.endswith(".py") and function.isidentifier() and Path(file).expanduser().is_file()):
+    if not (FUNCTION.fullmatch(text) and Path(file).expanduser().is_file()):
         raise argparse.ArgumentTypeError(f"there is no Python file and function {text}; give for instance my/rewards.py:blueness")
     return file, function
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from app import words
 from ddpo.config import RunConfig
 from ddpo.store import RatingRow, RoundRow, RunStore, SampleRow
 from rewards import parts
@@ -57,7 +58,7 @@ def board_json(store: RunStore, rater: str) -> dict[str, Any]:
         "alive": status.alive,
         "message": status.message,
         "pending": list(status.pending),
-        "reward": reward,
+        "reward": words.reward(reward),
         "rated_by_people": rated,
         "rating": config.rating,
         "expected": config.images_per_round,

@@ -21,11 +21,14 @@ from starlette.concurrency import run_in_threadpool
 from app.board import apply_refusal, board_json, board_revision
 from app.runs import Runs
 from ddpo.store import REQUESTS, RunStore, StoreError
+from rewards.base import RewardError
 from rewards.human import valid
 
 MAX_BODY_BYTES = 512 * 1024
 MAX_RATINGS_AT_ONCE = 512
 MAX_NAME_CHARACTERS = 80
+ASKED = tuple(kind for kind in REQUESTS if kind != "reward")
+"""What may be asked for here; another reward is chosen on the Run page, which checks it."""
 LARGEST_ID = 2**63 - 1
 IMAGE_FILE = re.compile(r"samples/\d{4,}/([0-9a-f]{8,64})\.png")
 IMMUTABLE = "private, max-age=31536000, immutable"
@@ -136,8 +139,8 @@ def _requests(runs: Runs, run: str, body: Any) -> Response:
     """Ask the worker for something. What is pending already is not asked twice."""
     store = open_run(runs, run)
     kind = body.get("kind") if isinstance(body, dict) else None
-    if kind not in REQUESTS:
-        raise HTTPException(422, f"A request's kind is one of {', '.join(REQUESTS)}.")
+    if kind not in ASKED:
+        raise HTTPException(422, f"A request's kind is one of {', '.join(ASKED)}.")
     payload = {"round": _round(body)} if kind == "apply" else {}
     return json_answer(_guarded(lambda: _ask(store, kind, payload)))
 
@@ -167,7 +170,7 @@ def _guarded(work: Callable[[], T]) -> T:
         return work()
     except (sqlite3.Error, OSError) as error:
         raise HTTPException(503, f"The run folder cannot be used just now ({error}).") from error
-    except StoreError as error:
+    except (StoreError, RewardError) as error:
         raise HTTPException(404, str(error)) from error
 
 

@@ -17,7 +17,7 @@ from app.routes import IMAGE_FILE, IMMUTABLE, LARGEST_ID, json_answer, json_body
 from app.runs import Runs
 from app.scoring import Cell, Scoring, Setting
 from ddpo.store import StoreError
-from rewards import REWARDS
+from rewards import automatic, card
 
 LONGEST_PROMPT = 10_000
 DEVICES = ("auto", "cpu")
@@ -68,7 +68,7 @@ def _scores(runs: Runs, pictures: Pictures, scoring: Scoring, body: Any) -> dict
     found = [_found(runs, pictures, item, prompt) for item in items]
     present = [each for each in found if each is not None]
     answers: dict[str, Any] = {}
-    settings = {name: Setting(name, body["models"], body["device"], body["vlm"] if "vlm" in REWARDS[name].published else "") for name in names}
+    settings = {name: Setting(name, body["models"], body["device"], body["vlm"] if "vlm" in card(name).published else "") for name in names}
     cells = [Cell(settings[name], path, text) for name in names for path, text in present]
     values, failures = scoring.ask(cells)
     for at, name in enumerate(names):
@@ -88,7 +88,7 @@ def _steer(scoring: Scoring, body: Any) -> Response:
     kind, reward = (body.get("kind"), body.get("reward")) if isinstance(body, dict) else (None, None)
     if kind == "stop":
         scoring.stop()
-    elif kind in ("retry", "download") and isinstance(reward, str) and reward in REWARDS:
+    elif kind in ("retry", "download") and reward in automatic():
         scoring.retry(reward, download=kind == "download")
     else:
         raise HTTPException(422, "Say stop, or which reward to retry or to download.")
@@ -103,7 +103,7 @@ def _question(body: Any) -> tuple[list[str], str, list[Any]]:
     if not isinstance(body, dict):
         raise HTTPException(422, "A question is an object.")
     names, prompt, items = body.get("rewards"), body.get("prompt"), body.get("items")
-    if not isinstance(names, list) or not all(isinstance(name, str) and name in REWARDS and name != "human" for name in names):
+    if not isinstance(names, list) or not all(name in automatic() for name in names):
         raise HTTPException(422, "rewards is a list of rewards that need no person.")
     if not isinstance(items, list) or len(items) > MOST_PICTURES:
         raise HTTPException(422, f"At most {MOST_PICTURES} pictures at once. Remove some.")

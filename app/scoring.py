@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewards import REWARDS
+from rewards import card
 
 PROJECT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "rewards", "serve")
@@ -193,7 +193,7 @@ class Scoring:
             if self._now is None:
                 return None
             setting, since = self._now
-            new = bool(REWARDS[setting.reward].published) and (self.desk.starts, setting) not in self._loaded
+            new = bool(card(setting.reward).published) and (self.desk.starts, setting) not in self._loaded
             return dict(reward=setting.reward, seconds=time.monotonic() - since, loading=new, downloading=setting.reward in self._downloads)
 
     def retry(self, reward: str, download: bool = False) -> None:
@@ -249,7 +249,7 @@ class Scoring:
         """What to score next: rewards without networks first, then in the order in which they were asked for; some pictures at a time."""
         now = time.monotonic()
         self._wanted = {cell: asked for cell, asked in self._wanted.items() if now - asked < PATIENCE_SECONDS}
-        first = min(self._wanted, key=lambda cell: bool(REWARDS[cell.setting.reward].published), default=None)
+        first = min(self._wanted, key=lambda cell: bool(card(cell.setting.reward).published), default=None)
         return [cell for cell in self._wanted if first is not None and cell.setting == first.setting][:AT_ONCE]
 
     def _scored(self, cells: Sequence[Cell], online: bool | None) -> dict[str, Any]:

@@ -21,11 +21,12 @@ from app.pages import library, progress, rate, rewards, run
 from app.runs import Runs
 from ddpo.config import ConfigError
 from ddpo.store import RunStore, StoreError
+from rewards.base import RewardError
 
 NAMES = ("bar", "panel", "charts", "gallery", "rewards", "library", "board")
 """The values, in the order in which :meth:`Views.changes` gives them; what was seen comes last."""
 
-UNREADABLE = (StoreError, ConfigError, sqlite3.Error, OSError, TypeError, ValueError, LookupError)
+UNREADABLE = (StoreError, ConfigError, RewardError, sqlite3.Error, OSError, TypeError, ValueError, LookupError)
 """What reading a damaged run can raise."""
 
 log = logging.getLogger(__name__)

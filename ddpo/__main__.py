@@ -16,8 +16,8 @@ from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_
 from ddpo.presets import presets
 from ddpo.source import located, located_reward, model_source
 from ddpo.store import RunStore, StoreError
-from ddpo.worker import follow, follows
-from rewards import RewardError, parts
+from ddpo.worker import follow, follows, leave
+from rewards import BLEND, RewardError, parts
 from rewards.function import trust
 
 
@@ -131,6 +131,8 @@ def work(folder: Path) -> int:
     code = worker.run(folder, bars)
     bars.close()
     result = dict(run=str(folder), state=store.status().state, **summary(store.metrics()))
+    if store.reward_at(config.rounds).startswith(BLEND):
+        result["gain_percent"] = None  # of a base near 0
     store.close()
     print(json.dumps(result))
     return code
@@ -157,4 +159,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -300,7 +300,9 @@ class RunConfig:
         """Which networks an automatic reward has in this run: ``published`` or ``pocket``."""
         if self.reward_models != "auto":
             return self.reward_models
-        return "pocket" if self.model == "pocket" and rewards.card(reward).pocket else "published"
+        card = rewards.card(reward)
+        elsewhere = self.reward_vlm and "vlm" in card.published  # its words are not the pocket BERT's
+        return "pocket" if self.model == "pocket" and card.pocket and not elsewhere else "published"
 
     def clip_range(self, dimensions: int) -> float:
         """PPO's clip range for the ratio of mean-over-dimensions log-probabilities: ``clip_nats / dimensions``.

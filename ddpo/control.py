@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import rewards
-from ddpo.store import RatingRow, RequestRow, RunStore
+from ddpo.store import RatingRow, RequestRow, RunStore, is_reward
 from rewards.base import RewardError, Sample
 
 POLL_SECONDS = 0.05
@@ -18,6 +17,10 @@ KEPT = ("apply", "reward")
 
 class StopRun(Exception):
     """Somebody asked the run to stop now."""
+
+
+class ChangeReward(Exception):
+    """Somebody wants another reward to score what is waiting."""
 
 
 class Control:
@@ -68,7 +71,11 @@ class Control:
         self._tell(*self._now)
 
     def wait_until_applied(self, number: int, images: int) -> None:
-        """Wait until people apply their ratings of a round, and fix which ratings count."""
+        """Wait until people apply their ratings of a round, and fix which ratings count.
+
+        Raises:
+            ChangeReward: they want another reward to score it instead.
+        """
         round_row = self.store.round(number)
         if round_row and round_row.closed_at is not None:
             return
@@ -76,11 +83,18 @@ class Control:
         while number not in self._applied:
             time.sleep(POLL_SECONDS)
             self.listen()
+            if number not in self._applied and self.store.reward_wanted is not None:
+                raise ChangeReward
 
     def reward_for(self, number: int) -> str:
-        """What scores a round: what people asked for since, or else what is in force. From now on it is written down."""
+        """What scores a round: what people asked for since, or else what is in force. From now on it is written down.
+
+        Where people have applied their ratings of the round, only what was asked after that takes these from it.
+        """
         row = self.store.round(number)
-        wanted = [request for request in self.store.pending_requests() if request.kind == "reward"]
+        applied = any(request.kind == "apply" and request.payload.get("round") == number for request in self.store.pending_requests())
+        since = row.closed_at if row and row.closed_at is not None else 0.0
+        wanted = [] if applied else [request for request in self.store.reward_requests() if request.created_at > since]
         reward = str(wanted[-1].payload["reward"]) if wanted else self.store.reward_at(number)
         if row is None or row.reward != reward:
             self.store.set_reward(number, reward)
@@ -125,7 +139,7 @@ class Control:
         for request in self.store.pending_requests():
             if request.kind == "apply" and self._now[0] != "awaiting" and request.payload.get("round") == self._now[1]:
                 continue  # early, but meant for this round: kept until its turn
-            if request.kind == "reward" and _is_reward(request.payload.get("reward")):
+            if request.kind == "reward" and is_reward(request.payload.get("reward")):
                 continue  # kept until images are scored next
             self.store.add_event("answer", self._act(request), request.id)
 
@@ -153,11 +167,3 @@ class Control:
         self.store.close_round(number)  # before the answer, so that nobody is asked to apply twice
         self._applied.add(number)
         return f"ratings of round {number} applied"
-
-
-def _is_reward(reward: object) -> bool:
-    """Whether this names something that can score."""
-    try:
-        return isinstance(reward, str) and bool(rewards.parts(reward))
-    except RewardError:
-        return False

@@ -5,10 +5,10 @@ A run is one process, or several (:mod:`ddpo.crew`); :class:`ddpo.trainer.Traine
 
 from __future__ import annotations
 
+import contextlib
 import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from ddpo.store import sync_tree, write_images
 from ddpo.trajectory import Trajectory
 from rewards.base import Reward, RewardError, Sample
 from rewards.cache import Cached
+from rewards.function import Function
 
 Source = Callable[[str], Reward]
 """Makes the reward of a name; its networks are loaded when it first scores."""
@@ -69,7 +70,7 @@ class Engine:
     @property
     def tasks(self) -> Mapping[str, Task]:
         """What the leader may ask of every process."""
-        return dict(sample=self.sample, score=self.score, free=self.free, learn=self.learn, load=self.load)
+        return dict(sample=self.sample, score=self.score, ready=self.ready, free=self.free, learn=self.learn, load=self.load)
 
     # --- sample -----------------------------------------------------------------------------------------------------------------
 
@@ -91,7 +92,8 @@ class Engine:
             if not self.checked:
                 self.check(trajectory, found["prompts"])
             for name in filter(self.scores_ahead, ahead):
-                self.reward(name).ahead([Sample(0, prompt, image.convert("RGB")) for prompt, image in zip(found["prompts"], images, strict=True)])
+                with contextlib.suppress(RewardError):  # told when it is asked for scores
+                    self.reward(name).ahead([Sample(0, prompt, image.convert("RGB")) for prompt, image in zip(found["prompts"], images, strict=True)])
             made.append(found | dict(paths=write_images(self.folder, number, images)))
         return made
 
@@ -186,10 +188,24 @@ class Engine:
             return dict(error=str(error))
         return dict(scores=[(id, score.value, dict(score.explanation)) for (id, _, _), score in zip(mine, scores, strict=True)])
 
-    def free(self) -> None:
-        """Give the memory of all rewards' networks back."""
-        for reward in self.rewards.values():
-            reward.free()
+    def ready(self, names: Sequence[str]) -> str:
+        """Load what automatic rewards need, by having their networks score an empty picture; returns why that cannot be, or nothing."""
+        try:
+            for name in names:
+                reward = self.reward(name)
+                if isinstance(reward.reward, Function):
+                    reward.reward.load()
+                elif rewards.card(name).published:
+                    reward.score([Sample(0, self.config.prompts[0], Image.new("RGB", (64, 64)))])
+        except RewardError as error:
+            return str(error)
+        return ""
+
+    def free(self, keep: Sequence[str] = ()) -> None:
+        """Give the memory of rewards' networks back, but for some."""
+        for name, reward in self.rewards.items():
+            if name not in keep:
+                reward.free()
 
     # --- learn ------------------------------------------------------------------------------------------------------------------
 
@@ -275,7 +291,7 @@ class Engine:
         """Go on from a saved state, named by its path in the run's folder."""
         load_state(self.folder / place, self.parameters, self.optimiser, self.scaler, self.average, self.policy.fingerprint)
 
-    @contextmanager
+    @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Within this context the weights are their moving average, where one is kept: those are measured and taken away."""
         if self.average is None:

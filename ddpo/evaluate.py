@@ -27,6 +27,8 @@ class HeldOut:
 
     @property
     def std_error(self) -> float:
+        if not self.values:
+            return math.nan
         return float(torch.tensor(self.values, dtype=torch.float64).std(correction=0)) / math.sqrt(len(self.values))
 
 

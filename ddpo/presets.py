@@ -20,6 +20,8 @@ def presets() -> dict[str, Preset]:
         reward="jpeg_compressibility", prompts=prompt_sets()["animals"], rounds=50, images_per_round=32, images_per_prompt=8, images_per_update=32,
         learning_rate=6e-4, microbatch=16, update_microbatch=32, eta=0.1, shared_start=True, skip_last_steps=7,
     )  # fmt: skip
+    # Answers are mostly equal where images of a prompt are: the paper's sampler, each image its own start, tells more of them apart.
+    answered = automatic.with_changes(eta=1.0, shared_start=False, skip_last_steps=2, learning_rate=1e-3)
     return {
         "rate": Preset(
             "Rate by hand",
@@ -45,5 +47,15 @@ def presets() -> dict[str, Preset]:
             "Aesthetic images",
             "A network that guesses people's ratings of beauty; for the pocket model one of its own. Watch what it takes for beauty.",
             automatic.with_changes(reward="aesthetic"),
+        ),
+        "align": Preset(
+            "Images of their prompt",
+            "A model describes each image; its words are compared with the prompt. Each animal is trained at two activities: does the third follow?",
+            answered.with_changes(reward="alignment", prompts=prompt_sets()["activities_seen"]),
+        ),
+        "count": Preset(
+            "Counting",
+            "A model is asked how many animals there are, and which. It learns to count, or to fool who looks: compare with your own eyes.",
+            answered.with_changes(reward="satisfaction", prompts=prompt_sets()["counting"]),
         ),
     }

@@ -23,7 +23,7 @@ def derive_seed(*parts: object) -> int:
 
 def noise_of(seed: int, steps: int, shape: tuple[int, int, int]) -> Tensor:
     """All the noise of one image, (steps + 1, c, h, w): first x_T, then one draw a step. It depends on the seed alone, not on the batch."""
-    return torch.randn((steps + 1, *shape), generator=torch.Generator().manual_seed(seed))
+    return torch.randn((steps + 1, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
 
 
 def rollout(

@@ -85,7 +85,10 @@ def model_source(config: RunConfig) -> ModelSource:
 
 def located(config: RunConfig) -> RunConfig:
     """The same, with files and folders as absolute paths: the worker, or a page that resumes the run, may start elsewhere."""
-    config = config.with_changes(reward=located_reward(config.reward))
+    try:
+        config = config.with_changes(reward=located_reward(config.reward))
+    except rewards.RewardError as error:
+        raise ConfigError(f"reward is {config.reward!r}. {error}") from error
     with contextlib.suppress(RuntimeError):
         changes = {name: Path(value).expanduser() for name in ("model", "model_config") if (value := getattr(config, name)) not in ("", "pocket")}
         return config.with_changes(**{name: str(path.resolve()) for name, path in changes.items() if is_a(path.exists)})
@@ -93,7 +96,11 @@ def located(config: RunConfig) -> RunConfig:
 
 
 def located_reward(reward: str) -> str:
-    """The same, with the files of functions as absolute paths."""
+    """The same, with the files of functions as absolute paths.
+
+    Raises:
+        RewardError: it names no reward.
+    """
     weights = rewards.parts(reward)
     if not any(map(rewards.FUNCTION.fullmatch, weights)):
         return reward
@@ -102,4 +109,7 @@ def located_reward(reward: str) -> str:
 
 def _absolute(function: str) -> str:
     file, _, name = function.rpartition(":")
-    return f"{Path(file).expanduser().resolve()}:{name}"
+    try:
+        return f"{Path(file).expanduser().resolve()}:{name}"
+    except (RuntimeError, ValueError, OSError) as error:
+        raise rewards.RewardError(f"{file!r} cannot be a file: {error}.") from error

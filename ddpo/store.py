@@ -35,9 +35,10 @@ from typing import Any
 
 from PIL import Image
 
+import rewards
 from ddpo.config import RunConfig
 from ddpo.lock import holder
-from rewards.base import Score
+from rewards.base import RewardError, Score
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -429,10 +430,15 @@ class RunStore:
         sql = "SELECT reward FROM round WHERE number <= ? AND reward IS NOT NULL ORDER BY number DESC LIMIT 1"
         return next((str(reward) for (reward,) in self._rows(sql, number)), None) or self.config.reward
 
+    def reward_requests(self) -> list[RequestRow]:
+        """The changes of reward that people asked for and that are not made yet, oldest first; what names no reward is none."""
+        return [request for request in self.pending_requests() if request.kind == "reward" and is_reward(request.payload.get("reward"))]
+
     @property
     def reward_wanted(self) -> str | None:
-        """The reward that people asked for and that does not score yet."""
-        return next((str(request.payload.get("reward")) for request in reversed(self.pending_requests()) if request.kind == "reward"), None)
+        """The reward that people asked for last, and that does not score yet."""
+        wanted = self.reward_requests()
+        return str(wanted[-1].payload["reward"]) if wanted else None
 
     def reward_stretches(self) -> list[tuple[int, str]]:
         """Which reward is in force from which round on: one entry, and one more for every change."""
@@ -538,6 +544,14 @@ class RunStore:
 
 
 # --- files ----------------------------------------------------------------------------------------------------------------------
+
+
+def is_reward(reward: object) -> bool:
+    """Whether this names something that can score."""
+    try:
+        return isinstance(reward, str) and bool(rewards.parts(reward))
+    except RewardError:
+        return False
 
 
 def finite(value: float | None) -> float | None:

@@ -28,6 +28,7 @@ What differs from the paper, and why:
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -39,7 +40,7 @@ from torch import Tensor
 
 import rewards
 from ddpo.config import RunConfig
-from ddpo.control import Control
+from ddpo.control import ChangeReward, Control
 from ddpo.crew import Crew
 from ddpo.engine import Engine, Source, read_image
 from ddpo.evaluate import HeldOut, held_out
@@ -92,7 +93,7 @@ class Trainer:
         self.control.report("sampling", number, 0, n)
         promised = {row.position for row in self.store.samples(number)}
         missing = [b.start for b in batches(n, self.config.microbatch) if not (self.engine.part(number, b.start).exists() and promised.issuperset(b))]
-        ahead = [name for name in rewards.parts(self.store.reward_at(number)) if name != "human"]
+        ahead = automatic(self.store.reward_wanted or self.store.reward_at(number))
         for wave in batches(len(missing), self.crew.size):
             for made in self.crew.together("sample", number=number, starts=[missing[i] for i in wave], ahead=ahead):
                 for batch in made:
@@ -104,19 +105,38 @@ class Trainer:
 
     def score(self, number: int) -> None:
         """Ask the rewards; scores that exist already stay. Where one fails, the round waits for people to decide."""
+        before = self.store.reward_at(number)
         while True:
             reward = self.control.reward_for(number)
+            if reward != before:
+                self.crew.together("free", keep=automatic(reward))
+            before = reward
             try:
                 for name in rewards.parts(reward):
                     self._score_by(name, number)
                 break
             except RewardError as error:
                 self.control.wait_for_reward(number, error)
-        if len(weights := rewards.parts(reward)) > 1:
-            self._blend(number, reward, weights)
+            except ChangeReward:
+                pass  # instead of rating
+        if reward.startswith(rewards.BLEND):
+            self._blend(number, reward, rewards.parts(reward))
         if self.config.reward_offload:
             self.crew.together("free")
         self._describe_scores(number)
+
+    def ready(self) -> None:
+        """Load what will score, on every process, before anything is sampled.
+
+        Raises:
+            RewardError: it cannot be had; the message says what to do.
+        """
+        last = max((row.number for row in self.store.rounds()), default=0)
+        found = self.crew.together("ready", names=automatic(self.store.reward_wanted or self.store.reward_at(last)))
+        for error in filter(None, found):
+            raise RewardError(error)
+        if self.config.reward_offload:
+            self.crew.together("free")
 
     def _score_by(self, name: str, number: int) -> None:
         """Have one reward score what it has not scored yet, a microbatch a process at a time.
@@ -166,8 +186,8 @@ class Trainer:
         metrics = dict(scored_images=float(len(known)), zero_spread_prompts=float(len(idle)))
         if len(known):
             metrics |= dict(reward_mean=float(known.mean()), reward_std=float(known.std(correction=0)))
-        if len(parts := rewards.parts(self.store.reward_at(number))) > 1:
-            for name in parts:
+        if (reward := self.store.reward_at(number)).startswith(rewards.BLEND):
+            for name in rewards.parts(reward):
                 scores = [score.value for score in self.store.scores(number, name).values() if score.value is not None]
                 metrics |= {f"mean_of_{name}": fmean(scores)} if scores else {}
         self.store.add_metrics(number, metrics)
@@ -257,12 +277,15 @@ class Trainer:
         since = max(first for first, _ in self.store.reward_stretches() if first <= number)
         wanted = {(number, "held_out_reward"): False, (0, "held_out_reward") if since == 1 else (since, "held_out_base"): True}
         known = self.store.metrics()
-        for (at, name), base in wanted.items():
-            if at in {at for at, value in known.get(name, []) if value is not None}:
-                continue
+        missing = {key: base for key, base in wanted.items() if key[0] not in dict(known.get(key[1], []))}
+        for (at, name), base in missing.items():
             found = self._held_out(number, reward, weights, base)
-            if found is not None:
-                self.store.add_metrics(at, {name: found.mean, f"{name}_std_error": found.std_error})
+            if found is None:  # never, then: later it would be of other weights
+                self.store.add_metrics(number, dict(held_out_reward=math.nan, held_out_reward_std_error=math.nan))
+                return
+            self.store.add_metrics(at, {name: found.mean, f"{name}_std_error": found.std_error})
+        if missing and self.config.reward_offload:
+            self.crew.together("free")
 
     def _held_out(self, number: int, reward: str, weights: Mapping[str, float], base: bool) -> HeldOut | None:
         """One measurement; None where the reward failed and people asked for another one."""
@@ -272,7 +295,7 @@ class Trainer:
 
         while True:
             try:
-                scorer = self.engine.reward(reward) if len(weights) == 1 else self._blend_of(reward, weights)
+                scorer = self._blend_of(reward, weights) if reward.startswith(rewards.BLEND) else self.engine.reward(reward)
                 with self.engine.averaged():
                     return held_out(self.engine.policy, scorer, self.config, base=base, report=report)
             except RewardError as error:
@@ -282,6 +305,11 @@ class Trainer:
 
     def _blend_of(self, reward: str, weights: Mapping[str, float]) -> Blend:
         return Blend(reward, weights, self._standards(weights), {name: self.engine.reward(name) for name in weights})
+
+
+def automatic(reward: str) -> list[str]:
+    """The parts of a reward that need no people."""
+    return [name for name in rewards.parts(reward) if name != "human"]
 
 
 PHASES = dict(sampled="sampling", scored="scoring", updated="updating", checkpointed="checkpointing")

@@ -13,9 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from PIL import Image
+from typing import TYPE_CHECKING, NoReturn
 
 import rewards
 from ddpo import launcher
@@ -25,7 +23,7 @@ from ddpo.store import RunStore, StoreError
 
 if TYPE_CHECKING:
     from ddpo.crew import Crew
-    from ddpo.engine import Engine, Source
+    from ddpo.engine import Source
     from ddpo.policy import Policy
     from ddpo.trainer import Trainer
     from rewards.base import Reward
@@ -130,7 +128,7 @@ def build(store: RunStore, watcher: Watcher | None, crew: Crew) -> Trainer:
     several = f", one of {crew.size}" if crew.size > 1 else ""
     store.add_event("started", f"Model {config.model} on {policy.device}, {precision}, process {os.getpid()}{several}.")
     trainer = Trainer(config, store, policy, control, reward_source(config), crew)
-    try_rewards(trainer.engine, store.reward_wanted or store.reward_at(_last_round(store)))
+    trainer.ready()
     return trainer
 
 
@@ -159,21 +157,9 @@ def reward_source(config: RunConfig) -> Source:
     """Makes the run's automatic rewards, as its settings say."""
 
     def make(name: str) -> Reward:
-        looks = dict(vlm=config.reward_vlm) if config.reward_vlm and "vlm" in rewards.card(name).published else {}
-        return rewards.load(name, config.networks_of(name), config.reward_device, config.reward_precision, **looks)
+        return rewards.load(name, config.networks_of(name), config.reward_device, config.reward_precision, config.reward_vlm)
 
     return make
-
-
-def try_rewards(engine: Engine, reward: str) -> None:
-    """Have the automatic rewards of a setting score an empty picture: what they need is there before anything is sampled.
-
-    Raises:
-        RewardError: one cannot be had; the message says what to do.
-    """
-    for name in rewards.parts(reward):
-        if name != "human":
-            engine.reward(name).score([rewards.Sample(0, engine.config.prompts[0], Image.new("RGB", (64, 64)))])
 
 
 def keep_freed_memory() -> None:
@@ -213,5 +199,12 @@ def main(arguments: list[str] | None = None) -> int:
     return run(parser.parse_args(arguments).folder)
 
 
+def leave(code: int) -> NoReturn:
+    """End the process now: a thread that still waits for a remote reward would hold it for minutes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

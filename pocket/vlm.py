@@ -43,7 +43,7 @@ from rewards.vlm import Llava
 
 HERE = Path(__file__).parent
 SCENES, SEED, HELD_OUT_SCENES, HELD_OUT_SEED = 60_000, 40_000_000, 1_000, 50_000_000
-LLAVA_STEPS, LLAVA_BATCH, BERT_STEPS, BERT_BATCH = 4_000, 48, 1_200, 128
+LLAVA_STEPS, LLAVA_BATCH, BERT_STEPS, BERT_BATCH = 2_600, 48, 1_200, 128
 LENGTH = 40
 """Words of a question and its answer, special ones included, beside the image's tokens."""
 IMAGE, IGNORED = "<image>", -100
@@ -170,7 +170,11 @@ def make_llava(work: Path, device: torch.device, start: Start) -> None:
 
 
 def make_bert(work: Path, device: torch.device, start: Start) -> None:
-    """Train the pocket BERT on the world's sentences, a quarter of their words masked, and write its encoder to ``pocket/bert``."""
+    """Train the pocket BERT on the world's sentences, a quarter of their words masked, and write its encoder to ``pocket/bert``.
+
+    It names every word, those that it sees as well: where only masked ones are named, a cat and a dog, which stand in the same places, come to look
+    alike, and a description of the wrong animal matches as well as one of the right animal.
+    """
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
     bert = BertForMaskedLM(
@@ -190,7 +194,7 @@ def make_bert(work: Path, device: torch.device, start: Start) -> None:
         hidden = words & (torch.rand(ids.shape, device=device) < 0.25)
         with half(device):
             logits = bert(ids.masked_fill(hidden, tokenizer.mask_token_id), attention_mask=(ids != tokenizer.pad_token_id).long()).logits
-        loss = F.cross_entropy(logits[hidden].float(), ids[hidden])
+        loss = F.cross_entropy(logits[words].float(), ids[words])
         return loss, dict(loss=loss)
 
     train("bert", work, {"bert": bert}, loss_of, device=device, steps=start.steps or BERT_STEPS, lr=5e-4)

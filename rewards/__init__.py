@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.base import Reward, RewardError, Sample, Score
+from rewards.function import offered
 
 POCKET = Path(__file__).parent.parent / "pocket"
 """The folder of the networks that come with the project."""
@@ -35,7 +36,7 @@ class Card:
     published: Mapping[str, str] = field(default_factory=dict)
     """The networks of the publication: arguments of the class, each a name on the Hub."""
     pocket: Mapping[str, str] = field(default_factory=dict)
-    """The same of the pocket world: each a folder within :data:`POCKET`."""
+    """The same of the pocket world; what names a network is a folder within :data:`POCKET`."""
 
 
 REWARDS: dict[str, Card] = {
@@ -102,9 +103,10 @@ REWARDS: dict[str, Card] = {
         range="in practice 0.5 to 0.9 with the published networks",
         source="LLaVA (Liu et al. 2023) and BERTScore recall (Zhang et al. 2020), as in Black et al. 2023, section 5.3",
         fooled_by="words written into the image, and whatever the describing model reads into it",
-        licence="LLaVA 1.5 Llama 2 community licence, DeBERTa MIT",
+        licence="LLaVA 1.5 Llama 2 community licence, DeBERTa MIT; pocket networks Apache-2.0",
         download="LLaVA 1.5 7B (14 GB) and DeBERTa XLarge MNLI (3 GB)",
         published=dict(vlm="llava-hf/llava-1.5-7b-hf", bert="microsoft/deberta-xlarge-mnli", layer="40", baseline="0.517"),
+        pocket=dict(vlm="llava", bert="bert", layer="2", baseline="0.196"),
     ),
     "satisfaction": Card(
         where="rewards.satisfaction:Satisfaction",
@@ -113,9 +115,10 @@ REWARDS: dict[str, Card] = {
         range="0 to 1",
         source="the counting and animal questions of the authors' code (Black et al. 2023), and questions for activities and for other prompts",
         fooled_by="numbers and names written into the image",
-        licence="LLaVA 1.5 Llama 2 community licence",
+        licence="LLaVA 1.5 Llama 2 community licence; pocket networks Apache-2.0",
         download="LLaVA 1.5 7B (14 GB)",
         published=dict(vlm="llava-hf/llava-1.5-7b-hf"),
+        pocket=dict(vlm="llava"),
     ),
     "pickscore": Card(
         where="rewards.clip:PickScore",
@@ -140,6 +143,8 @@ REWARDS: dict[str, Card] = {
 """All rewards by name. Beside them there is `path/to/file.py:function`, a person's own (:mod:`rewards.function`)."""
 
 BLEND = "blend:"
+HEAVIEST = 1e6
+"""The largest weight of a part."""
 FUNCTION = re.compile(r"[^,]+\.py:[A-Za-z_]\w*")
 
 
@@ -162,9 +167,9 @@ def parts(reward: str) -> dict[str, float]:
             value = float(weight)
         except ValueError:
             value = math.nan
-        if not name or not math.isfinite(value) or value == 0:
+        if not name or not 0 < abs(value) <= HEAVIEST:
             raise RewardError(f"{part.strip()!r} is no part of a blend. Write a weight other than 0 and a reward, such as `0.5 clip_score`.")
-        if name in found or name.startswith("blend"):
+        if name in found or name == "blend" or name.startswith(BLEND):
             raise RewardError(f"{name} cannot be a part here: each part of a blend is another reward, and no blend.")
         card(name)
         found[name] = value
@@ -176,7 +181,7 @@ def spell(weights: Mapping[str, float]) -> str:
     names = list(weights)
     if len(names) == 1 and weights[names[0]] == 1:
         return names[0]
-    return f"{BLEND} " + ", ".join(f"{weight:g} {name}" for name, weight in weights.items())
+    return f"{BLEND} " + ", ".join(f"{weight:.15g} {name}" for name, weight in weights.items())
 
 
 def card(name: str) -> Card:
@@ -192,13 +197,19 @@ def card(name: str) -> Card:
     raise RewardError(f"There is no reward {name!r}. Choose one of {', '.join(REWARDS)}, or a function in a Python file: path/to/file.py:function.")
 
 
-def load(name: str, models: str = "published", device: str = "auto", precision: str = "auto", **arguments: Any) -> Reward:
+def automatic() -> list[str]:
+    """The rewards that score by themselves: those of the table, and the functions that whoever started this process offers."""
+    return [*(name for name, each in REWARDS.items() if each.where and name != "human"), *offered()]
+
+
+def load(name: str, models: str = "published", device: str = "auto", precision: str = "auto", vlm: str = "", **arguments: Any) -> Reward:
     """Make the reward of that name; its networks are loaded when it first scores.
 
     Args:
         models: ``published`` or ``pocket``: which networks.
         device: ``auto``, ``cpu``, ``cuda``, ... for rewards with networks.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16`` for the same.
+        vlm: what looks at images, for rewards that have something that does; empty is the published or the pocket's.
 
     Raises:
         RewardError: there is no reward of that name, or it has no networks of that kind.
@@ -211,7 +222,8 @@ def load(name: str, models: str = "published", device: str = "auto", precision: 
     if found.published:
         if models == "pocket" and not found.pocket:
             raise RewardError(f"The reward {name} has no pocket networks. Choose reward_models published: {', '.join(found.published.values())}.")
-        arguments = _networks(found, models) | dict(device=device, precision=precision) | arguments
+        looks = dict(vlm=vlm) if vlm and "vlm" in found.published else {}
+        arguments = _networks(found, models) | dict(device=device, precision=precision) | looks | arguments
     module, _, attribute = found.where.partition(":")
     reward: Reward = getattr(import_module(module), attribute)(**arguments)
     return reward
@@ -230,4 +242,4 @@ def _networks(found: Card, models: str) -> dict[str, Any]:
 FOLDERS = ("clip", "head", "vlm", "bert")
 """Arguments of a reward that name a network."""
 
-__all__ = ["POCKET", "REWARDS", "Card", "Reward", "RewardError", "Sample", "Score", "card", "load", "parts", "spell"]
+__all__ = ["POCKET", "REWARDS", "Card", "Reward", "RewardError", "Sample", "Score", "automatic", "card", "load", "parts", "spell"]

@@ -11,7 +11,8 @@ from typing import TextIO
 
 import rewards
 from rewards.base import RewardError
-from rewards.desk import Desk, Order, scored_by_machine, serve
+from rewards.desk import Desk, Order, serve
+from rewards.function import trust
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,7 +20,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     score = commands.add_parser("score", help="score pictures, and print the values as CSV")
     score.add_argument("images", nargs="+", metavar="IMAGE", help="files of pictures")
-    score.add_argument("--reward", action="append", required=True, choices=scored_by_machine(), help="what scores them; several may be given")
+    names = ", ".join(rewards.automatic())
+    score.add_argument("--reward", action="append", required=True, metavar="REWARD", help=f"{names}, or FILE:FUNCTION; several may be given")
+    score.add_argument("--trust", action="append", default=[], metavar="FILE", help="a Python file that may run, for a reward FILE:FUNCTION in it")
     score.add_argument("--prompt", default="", help="what the pictures should show")
     score.add_argument("--models", choices=("published", "pocket"), default="published", help="which networks score (default: published)")
     score.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
@@ -69,6 +72,8 @@ def quiet_stdout() -> TextIO:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    for file in getattr(options, "trust", ()):
+        trust(file)
     with quiet_stdout() as out:
         if options.command == "list":
             return list_rewards(out)

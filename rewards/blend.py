@@ -24,7 +24,10 @@ class Standard:
     def of(cls, values: Sequence[float | None]) -> Standard:
         """Of some values; where they are all alike, the spread counts as 1."""
         known = [value for value in values if value is not None]
-        return cls(fmean(known), pstdev(known) or 1.0) if known else cls()
+        if not known:
+            return cls()
+        spread = pstdev(known)
+        return cls(fmean(known), spread if spread > 1e-8 * max(1.0, *map(abs, known)) else 1.0)
 
 
 def blended(weights: Mapping[str, float], standards: Mapping[str, Standard], scores: Mapping[str, Sequence[Score]]) -> list[Score]:

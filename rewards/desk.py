@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 import rewards
 from rewards.base import Reward, RewardError, Sample, Score
+from rewards.cache import Cached
 
 LARGEST_PIXELS = 40_000_000
 """Larger pictures are refused before they are unpacked."""
-MOST_KNOWN = 50_000
-"""How many values are kept; then the oldest ones go."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +40,7 @@ class Desk:
     """Loads rewards when they are first asked for, and keeps them and their values."""
 
     def __init__(self) -> None:
-        self._rewards: dict[str, Reward] = {}
-        self._known: dict[tuple[str, str, str], Score] = {}
+        self._rewards: dict[str, Cached] = {}
 
     def score(self, order: Order, items: Sequence[tuple[str, str]]) -> list[Score]:
         """A score for each (path of an image, prompt), in order.
@@ -53,27 +48,14 @@ class Desk:
         Raises:
             RewardError: the reward cannot score, or a file is no picture.
         """
-        files = {path: _read(path) for path, _ in items}
-        keys = [(order.key, hashlib.sha256(files[path]).hexdigest(), prompt) for path, prompt in items]
-        new = [at for at, key in enumerate(keys) if key not in self._known]
-        samples = [Sample(at, items[at][1], _picture(items[at][0], files[items[at][0]])) for at in new]
-        if samples:
-            self._known.update(zip([keys[at] for at in new], self._fresh(order, samples), strict=True))
-        scores = [self._known[key] for key in keys]
-        for key in list(self._known)[: max(0, len(self._known) - MOST_KNOWN)]:
-            del self._known[key]
-        return scores
-
-    def _fresh(self, order: Order, samples: Sequence[Sample]) -> list[Score]:
-        """Scores that the reward gives now. One that fails is forgotten, so that it is loaded anew when it is asked again."""
+        pictures = {path: _picture(path) for path, _ in items}
+        samples = [Sample(at, prompt, pictures[path]) for at, (path, prompt) in enumerate(items)]
         if order.key not in self._rewards:
-            self._rewards[order.key] = _load(order)
+            self._rewards[order.key] = Cached(_load(order))
         try:
             return self._rewards[order.key].score(samples)
-        except BaseException:
-            free = getattr(self._rewards.pop(order.key), "free", None)
-            if free is not None:
-                free()
+        except RewardError:
+            self._rewards.pop(order.key).free()  # it is loaded anew when it is asked again
             raise
 
     def answer(self, line: str) -> dict[str, Any]:
@@ -99,26 +81,21 @@ def serve(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _load(order: Order) -> Reward:
-    card = rewards.REWARDS[order.reward]
-    looks = dict(vlm=order.vlm) if order.vlm and "vlm" in card.published else {}
-    return rewards.load(order.reward, order.models, order.device, order.precision, **(looks | dict(order.arguments)))
+    return rewards.load(order.reward, order.models, order.device, order.precision, order.vlm, **order.arguments)
 
 
-def _read(path: str) -> bytes:
+def _picture(path: str) -> Image.Image:
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise RewardError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _picture(path: str, data: bytes) -> Image.Image:
-    try:
-        with Image.open(BytesIO(data)) as image:
+        with Image.open(path) as image:
             if image.width * image.height > LARGEST_PIXELS:
                 raise RewardError(f"{path} has {image.width} × {image.height} pixels. Make it smaller: at most 40 million.")
             return image.convert("RGB")
     except RewardError:
         raise
+    except OSError as error:
+        if error.errno is not None:
+            raise RewardError(f"{path} cannot be read: {error.strerror}.") from error
+        raise RewardError(f"{path} is no picture that can be read ({type(error).__name__}).") from error
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         raise RewardError(f"{path} is no picture that can be read ({type(error).__name__}).") from error
 
@@ -137,19 +114,14 @@ def _request(line: str) -> dict[str, Any]:
         raise RewardError("A request is an object with a reward, and items: a list of image and prompt.")
     if unknown := sorted(set(found) - {"id", "items", *Order.__dataclass_fields__}):
         raise RewardError(f"A request has no {', '.join(unknown)}.")
-    if found.get("reward") not in scored_by_machine():
-        raise RewardError(f"There is no such reward. Choose one of {', '.join(scored_by_machine())}.")
+    if found.get("reward") not in rewards.automatic():
+        raise RewardError(f"There is no such reward. Choose one of {', '.join(rewards.automatic())}.")
     if found.get("models", "published") not in ("published", "pocket"):
         raise RewardError("models is published or pocket.")
     items = found["items"]
     if not all(isinstance(each, dict) and isinstance(each.get("image"), str) and isinstance(each.get("prompt", ""), str) for each in items):
         raise RewardError("An item is an object with the path of an image, and a prompt.")
     return found | dict(items=[(each["image"], each.get("prompt", "")) for each in items])
-
-
-def scored_by_machine() -> list[str]:
-    """The rewards that need no person."""
-    return [name for name in rewards.REWARDS if name != "human"]
 
 
 def _id(line: str) -> Any:

@@ -13,6 +13,7 @@ starts the process has named the file as trusted: ``--trust`` of ``python -m ddp
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -53,22 +54,26 @@ class Function:
         """``name`` is ``path/to/file.py:function``."""
         self.name = name
         self._function: Callable[..., Any] | None = None
+        self._stamp = 0
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Ask the function about all samples at once.
 
         Raises:
-            RewardError: the file is not trusted, or holds no such function, or the function does not return a list of numbers.
+            RewardError: as of ``load``; or the function does not return a list of numbers.
         """
-        if self._function is None:
-            self._function = self._load()
-        found = self._function([sample.image.convert("RGB") for sample in samples], [sample.prompt for sample in samples])
+        found = self.load()([sample.image.convert("RGB") for sample in samples], [sample.prompt for sample in samples])
         try:
             return [_score(each) for each in found]
         except (TypeError, ValueError) as error:
             raise RewardError(f"{self.name} returned {str(found)[:80]}; a reward returns a list with one number for each image.") from error
 
-    def _load(self) -> Callable[..., Any]:
+    def load(self) -> Callable[..., Any]:
+        """The function; read anew when the file has changed.
+
+        Raises:
+            RewardError: the file is not trusted, cannot be run, or holds no such function.
+        """
         file, _, function = self.name.rpartition(":")
         path = Path(file).expanduser().resolve()
         if not path.is_file():
@@ -78,6 +83,9 @@ class Function:
                 f"The reward {self.name} is a Python file, which can do anything on this machine, and nobody has said that it may. If you trust it, "
                 f"start again with it: `python -m ddpo resume RUN --trust {path}`, or `python -m app --reward {path}:{function}`."
             )
+        if self._function is not None and path.stat().st_mtime_ns == self._stamp:
+            return self._function
+        self._stamp = path.stat().st_mtime_ns
         spec = importlib.util.spec_from_file_location(f"reward_{path.stem}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -92,10 +100,11 @@ class Function:
         if not callable(found):
             known = ", ".join(name for name, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module.__name__)
             raise RewardError(f"{path} holds no function {function}. It holds {known or 'none'}.")
+        self._function = found
         return found  # type: ignore[no-any-return]
 
 
 def _score(found: Any) -> Score:
     """What the function returned for an image."""
     value, explanation = found if isinstance(found, tuple) else (found, {})
-    return Score(None if value is None else float(value), dict(explanation))
+    return Score(None if value is None else float(value), json.loads(json.dumps(dict(explanation), default=float)))

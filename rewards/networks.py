@@ -30,9 +30,11 @@ BATCH = 32
 
 def pick_device(setting: str) -> torch.device:
     """The device of a setting; ``auto`` takes a GPU when there is one."""
-    if setting != "auto":
-        return torch.device(setting)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if setting == "auto":
+        setting = "cuda" if torch.cuda.is_available() else "cpu"
+    if setting == "cuda" and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())  # by number: another thread would take the first
+    return torch.device(setting)
 
 
 def pick_dtype(setting: str, device: torch.device) -> torch.dtype:

@@ -185,7 +185,7 @@ MUTATIONS = (
         "ddpo/trainer.py",
         ("if not self.config.shuffle_scores:", "if True:", "test_shuffled_scores_are_the_same_scores_of_other_images"),
         ("number = done[-1].number", "number = done[0].number", RESUME),
-        ("if at in {at for at, value in known.get(name, []) if value is not None}:", "if False:", RESUME),
+        ("if key[0] not in dict(known.get(key[1], []))}", "}", RESUME),
         (
             "Standard.of(self.store.first_values(name))",
             "Standard()",

@@ -116,11 +116,11 @@ def test_a_reward_that_failed_is_loaded_anew(files: list[str], monkeypatch: pyte
         def score(self, samples: list[Sample]) -> list[Score]:
             if len(made) == 1:
                 raise MemoryError("too large")
-            return [Score(float("nan"), dict(cosine=float("inf"))) for _ in samples]
+            return [Score(None, dict(cosine=float("inf"))) for _ in samples]
 
     monkeypatch.setattr("rewards.desk.rewards.load", lambda *_, **__: Failing())
     first, second = answers(asked(files[:1], "clip_score"), asked(files[:1], "clip_score"))
-    assert first["error"] == "The reward clip_score failed: MemoryError: too large"
+    assert first["error"] == "The reward clip_score failed with MemoryError: too large"
     assert second["scores"] == [dict(value=None, explanation=dict(cosine=None))], "JSON knows no such numbers"
 
 

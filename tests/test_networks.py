@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import rewards
+from pocket import world
 from rewards.aesthetic import Aesthetic, Head
 from rewards.base import RewardError, Sample
 from rewards.clip import ClipScore, PickScore
@@ -173,6 +175,15 @@ def test_a_machine_without_network_is_told_the_same(monkeypatch: pytest.MonkeyPa
 def test_a_reward_without_pocket_networks_says_so() -> None:
     with pytest.raises(RewardError, match=r"pickscore has no pocket networks.*reward_models published"):
         rewards.load("pickscore", "pocket")
+
+
+def test_the_pocket_s_llava_describes_and_answers() -> None:
+    """Through the rewards' own code, on renders: the true prompt is described better than another, and strict answers are right."""
+    asked = [Sample(i, prompt, world.render(world.Scene("cat", count=3), random.Random(7))) for i, prompt in enumerate(("three cats", "two dogs"))]
+    right, wrong = rewards.load("alignment", "pocket").score(asked)
+    assert right.explanation["answer"] == "three cats" and (right.value or 0) > (wrong.value or 0) + 0.1
+    right, wrong = rewards.load("satisfaction", "pocket").score(asked)
+    assert right.value == 1.0 and wrong.value == 0.0
 
 
 def test_pocket_networks_need_no_download() -> None:

@@ -199,7 +199,7 @@ def test_stop_retry_and_download_are_all_there_is_to_steer(client: TestClient) -
 
 def test_every_machine_s_reward_has_a_card(tmp_path: Path) -> None:
     cards = {card["name"]: card for card in page.page_value(None)["cards"]}
-    assert set(cards) == set(rewards.REWARDS) - {"human"}
+    assert set(cards) == set(rewards.automatic())
     json.dumps(cards)
     store = filled_run(tmp_path / "a", rounds=2)
     assert page.page_value(store) | dict(cards=0) == dict(run="a", rounds=[1, 2], cards=0, most=64)

@@ -13,13 +13,12 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-import rewards
 from ddpo import worker
 from ddpo.config import RunConfig
 from ddpo.lock import WorkerLock
 from ddpo.store import RunStore
 from ddpo.trajectory import Trajectory
-from rewards import Sample, Score
+from rewards.vlm import Remote
 from tests.models import save_tiny_model
 from tests.test_config import ODD
 from tests.toys_ddpo import outcome, tiny_config
@@ -219,14 +218,7 @@ def test_auto_takes_the_pocket_s_networks_for_the_pocket_model_where_there_are_s
     assert config.networks_of(config.reward) == wanted
 
 
-def test_what_looks_at_images_is_a_setting_of_those_rewards_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[tuple[str, dict[str, Any]]] = []
-
-    class Fake:
-        def score(self, samples: list[Sample]) -> list[Score]:
-            return [Score(0.0)]
-
-    monkeypatch.setattr(rewards, "load", lambda name, *settings, **more: made.append((name, more)) or Fake())
-    for name in ("satisfaction", "clip_score"):
-        worker.reward_source(RunConfig(reward_vlm="http://localhost:1/v1"))(name)
-    assert made == [("satisfaction", dict(vlm="http://localhost:1/v1")), ("clip_score", {})]
+def test_what_looks_at_images_is_a_setting_of_those_rewards_alone() -> None:
+    made = worker.reward_source(RunConfig(reward_vlm="http://localhost:1/v1"))
+    assert isinstance(made("satisfaction").vlm, Remote)  # type: ignore[attr-defined]
+    assert not hasattr(made("clip_score"), "vlm")

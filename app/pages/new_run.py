@@ -57,7 +57,7 @@ def build() -> Form:
             made["reward"] = field_component(SETTINGS["reward"], config.reward)
             parts = gr.Textbox(
                 visible=False, label="Parts of the blend", placeholder="1 aesthetic, 0.5 jpeg_compressibility", max_lines=1, elem_id="new-run-parts",
-                info=f"A weight and a reward each: {', '.join(name for name in (*rewards.REWARDS, *offered()) if name != 'blend')}.",
+                info=f"A weight and a reward each: human, {', '.join(rewards.automatic())}.",
             )  # fmt: skip
             for key in ("rating", "model"):
                 made[key] = field_component(SETTINGS[key], getattr(config, key))

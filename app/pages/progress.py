@@ -77,7 +77,7 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     if not metrics:
         return dict(run=store.name, charts=[])
     known = {name for chart in CHARTS for name in (*chart.used, *(metric for metric, _ in chart.lines))} | {*HERO, "updates"}
-    unknown = [Chart(name, name.replace("_", " ").capitalize(), "", ((name, name),)) for name in sorted(metrics) if name not in known]
+    unknown = [Chart(name, title_of(name), "", ((name, title_of(name)),)) for name in sorted(metrics) if name not in known]
     stretches = store.reward_stretches()
     charts = heroes(metrics, stretches)
     charts += [line_chart(chart, metrics) for chart in (*CHARTS, *unknown) if any(metric in metrics for metric, _ in chart.lines)]
@@ -85,6 +85,13 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     marks = [dict(round=number, text=f"From round {number}: {words.reward(reward)}") for number, reward in stretches[1:]]
     charts = [chart | dict(marks=marks) for chart in charts]
     return dict(run=store.name, charts=charts, csv=f"/studio/runs/{store.name}/metrics.csv")
+
+
+def title_of(metric: str) -> str:
+    """A title for a metric that no chart was made for; a blend's parts have their names."""
+    if metric.startswith("mean_of_"):
+        return f"Mean by {words.reward(metric.removeprefix('mean_of_'))}"
+    return metric.replace("_", " ").capitalize()
 
 
 def heroes(metrics: Metrics, stretches: list[tuple[int, str]]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from app.runs import Runs
 from app.scoring import Failure, Setting
 from app.widgets.kit import widget
 from ddpo.store import RunStore, StoreError
-from rewards import REWARDS
+from rewards import automatic, card
 
 MOST_PICTURES = 64
 """Pictures on the page."""
@@ -35,12 +35,13 @@ def page_value(store: RunStore | None) -> dict[str, Any]:
 
 def cards() -> list[dict[str, Any]]:
     """What is told of each reward that needs no person."""
+    found = {name: card(name) for name in automatic()}
     return [
         dict(
-            name=name, title=words.reward(name), unit=card.unit, range=card.range, asks=card.asks, fooled_by=card.fooled_by, licence=card.licence,
-            download=card.download, networks=bool(card.published), pocket=bool(card.pocket), looks="vlm" in card.published,
+            name=name, title=words.reward(name), unit=each.unit, range=each.range, asks=each.asks, fooled_by=each.fooled_by, licence=each.licence,
+            download=each.download, networks=bool(each.published), pocket=bool(each.pocket), looks="vlm" in each.published,
         )
-        for name, card in REWARDS.items() if name != "human"
+        for name, each in found.items()
     ]  # fmt: skip
 
 
@@ -79,11 +80,11 @@ def notes(explanation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def failure_value(setting: Setting, failure: Failure) -> dict[str, Any]:
     """Why a reward gives no values, what to download and how large it is."""
-    card, value = REWARDS[setting.reward], dict[str, Any](download="", commands=[], retry=True)
-    if setting.models == "pocket" and card.published and not card.pocket:
-        return value | dict(text=f"It has no pocket networks. Choose the published ones: {card.download}.", retry=False)
+    own, value = card(setting.reward), dict[str, Any](download="", commands=[], retry=True)
+    if setting.models == "pocket" and own.published and not own.pocket:
+        return value | dict(text=f"It has no pocket networks. Choose the published ones: {own.download}.", retry=False)
     if not failure.missing:
         return value | dict(text=plain(failure.text))
-    hub = [network for key, network in card.published.items() if "/" in network and not (key == "vlm" and setting.vlm)]
-    text = f"Its published networks are not on this computer: {card.download}."
-    return value | dict(text=text, download=card.download, commands=[f"hf download {network}" for network in hub])
+    hub = [network for key, network in own.published.items() if "/" in network and not (key == "vlm" and setting.vlm)]
+    text = f"Its published networks are not on this computer: {own.download}."
+    return value | dict(text=text, download=own.download, commands=[f"hf download {network}" for network in hub])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from app.board import config_of
 from app.launch import Launcher, LaunchError, kill
 from app.widgets.kit import widget
 from ddpo.config import RunConfig
+from ddpo.source import located_reward
 from ddpo.store import MARKS, RoundRow, RunStore, SampleRow, Status
-from rewards.function import offered
 
 PATIENCE_SECONDS = 10.0
 """How long a worker may leave Stop unanswered before Force quit is offered."""
@@ -57,6 +58,7 @@ def panel_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
     """Everything the Run page says of a run."""
     status, config, rounds = status_of(store, launcher), config_of(store), store.rounds()
     reward = store.reward_at(status.round)
+    wanted = store.reward_wanted or reward
     events = store.events()
     latest = next((row for row in reversed(rounds) if row.number == status.round), rounds[-1] if rounds else None)
     return bar_value(store, launcher) | dict(
@@ -71,14 +73,15 @@ def panel_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
         facts=facts(config, reward), images=strip(store, rounds),
         events=[dict(id=e.id, at=e.created_at, kind=e.kind, text=e.message) for e in reversed(events[-EVENTS_SHOWN:])],
         log=store.log_tail(40),
-        reward=store.reward_wanted or reward, rewards=choices(),
+        rewards=choices(rewards.parts(wanted)), weights=rewards.parts(wanted), blend=wanted.startswith(rewards.BLEND),
+        wanted=words.reward(wanted) if wanted != reward else "",
     )  # fmt: skip
 
 
 def headline_of(store: RunStore, status: Status, launcher: Launcher) -> tuple[str, str]:
     if status.state == "new" and store.log_tail(1):
         return "Did not start", "bad"
-    if status.state == "scoring" and "human" in rewards.parts(store.reward_at(status.round)):
+    if status.state == "scoring" and store.reward_at(status.round) == "human":
         return "Taking in your ratings", "busy"
     return words.STATES.get(status.state, (status.state.capitalize(), "idle"))
 
@@ -107,10 +110,10 @@ def phases_of(reward: str) -> list[str]:
     return [PHASES[0], "Rate" if reward == "human" else PHASES[1], *PHASES[2:]]
 
 
-def choices() -> list[dict[str, str]]:
-    """What can score, for those who choose; a blend is made of these."""
-    names = [name for name in rewards.REWARDS if name != "blend"]
-    return [dict(name=name, label=words.reward(name), asks=rewards.card(name).asks) for name in (*names, *offered())]
+def choices(present: Iterable[str]) -> list[dict[str, str]]:
+    """What can score, for those who choose; a blend is made of these. What scores at present is among them."""
+    names = dict.fromkeys(("human", *rewards.automatic(), *present))
+    return [dict(name=name, label=words.reward(name), asks=rewards.card(name).asks) for name in names]
 
 
 def run_left(rounds: list[RoundRow], wanted: int, reward: str, status: Status) -> float | None:
@@ -225,7 +228,7 @@ def steer(store: RunStore, launcher: Launcher, kind: str, reward: str = "") -> s
     """
     status = store.status()
     if kind == "reward":
-        store.add_request("reward", reward=rewards.spell(rewards.parts(reward)))
+        store.add_request("reward", reward=located_reward(reward))
         return None if status.alive else "It scores once you press Resume."
     if kind == "launch":
         launcher.start(store.folder)

@@ -10,11 +10,12 @@ function phaseText(board, learning) {
   const left = board.seconds_left === null ? "" : `, about ${duration(board.seconds_left)} left`;
   if (board.state === "paused") return "Paused. The model stays loaded.";
   if (board.state === "measuring") return `Measuring on images that it never trains on${left}`;
+  if (board.state === "reward_failed") return "The reward failed; the Run page says why.";
   if (learning) return `${LEARNING[board.state] ?? "getting ready"}${board.state === "updating" && board.total ? ` ${percent(board)}` : ""}${left}`;
   if (board.state === "loading") return "Loading the model…";
   if (board.state === "sampling") return `Making images: ${board.images.length} of ${board.expected}${left}`;
   if (board.state === "awaiting") return "Waiting for your ratings. Take the time you need.";
-  if (board.state === "scoring") return `Scoring with ${board.reward.replaceAll("_", " ")}: ${board.done} of ${board.total}${left}`;
+  if (board.state === "scoring") return `Scoring with ${board.reward}: ${board.done} of ${board.total}${left}`;
   if (board.state === "updating") return `Changing the model ${percent(board)}${left}`;
   if (board.state === "checkpointing") return "Saving the model…";
   return { finished: "Done", stopped: "Stopped", failed: "Failed", interrupted: "Interrupted", new: "Not started yet" }[board.state] ?? "";
@@ -32,7 +33,7 @@ function phaseShare(board) {
 function noticeText(board) {
   const state = stateText(board);
   if (board.rated_by_people) return state;
-  return `${state} This run is scored by ${board.reward.replaceAll("_", " ")}, so there is nothing to rate: watch the images change.`.trim();
+  return `${state} This run is scored by ${board.reward}, so there is nothing to rate: watch the images change.`.trim();
 }
 
 function stateText(board) {
@@ -42,6 +43,7 @@ function stateText(board) {
   if (board.state === "stopped") return `The run is stopped.${rest} Resume it on the Run page, or look at Progress.`;
   if (board.state === "failed") return `The run has failed.${rest} The Run page shows the log and can resume it.`;
   if (board.state === "interrupted") return "The run was interrupted: its process is gone. Resume it on the Run page; nothing that was finished is lost.";
+  if (board.state === "reward_failed") return `The reward failed.${rest} The Run page can retry it, or change it.`;
   return board.state === "paused" ? "The run is paused." : "";
 }
 

@@ -32,7 +32,7 @@ function phasesView(v) {
 function detail(v) {
   const round = v.round ? `Round ${v.round} of ${v.rounds}` : words(v.rounds, "round");
   const counted = v.total > 1 ? `${v.done} of ${v.total} ${v.unit}` : "";
-  const soon = v.stops_soon ? "stops after this round" : "";
+  const soon = [v.stops_soon && "stops after this round", v.wanted && `from the next scores on: ${v.wanted}`].filter(Boolean).join(" · ");
   const whole = v.run_left ? `whole run about ${duration(v.run_left)}` : "";
   return [round, counted, timeLeft(v), whole, soon].filter(Boolean).join(" · ");
 }
@@ -42,13 +42,12 @@ function words(n, one) { return `${n} ${one}${n === 1 ? "" : "s"}`; }
 // What shall score: one reward, or several with a weight each. Resolves to the setting that names it, or to nothing.
 function chooseReward(v) {
   return new Promise((answer) => {
-    const back = document.activeElement, blend = v.reward.startsWith("blend:");
-    const known = new Map(v.reward.replace(/^blend:/, "").split(",").map((part) => part.trim().match(/^(\S+) (.+)$/)?.slice(1).reverse()).filter(Boolean));
+    const back = document.activeElement, single = v.blend ? null : Object.keys(v.weights)[0];
     const option = (value, label, chosen) => h("option", { value, selected: chosen }, label);
-    const select = h("select", { id: "reward-name", "aria-describedby": "reward-asks" }, v.rewards.map((r) => option(r.name, r.label, r.name === v.reward)), option("blend", "A blend of several", blend));
+    const select = h("select", { id: "reward-name", "aria-describedby": "reward-asks" }, v.rewards.map((r) => option(r.name, r.label, r.name === single)), option("blend", "A blend of several", v.blend));
     const asks = h("p", { id: "reward-asks" });
     const parts = h("fieldset", { class: "reward-parts" }, h("legend", {}, "Weights; empty is no part"), v.rewards.map((r) => h("label", {}, h("span", {}, r.label),
-      h("input", { type: "number", step: "any", name: r.name, value: blend ? known.get(r.name) : null, inputmode: "decimal" }))));
+      h("input", { type: "number", step: "any", name: r.name, value: v.blend ? v.weights[r.name] : null, inputmode: "decimal" }))));
     const dialog = h("dialog", { class: "s-dialog reward-dialog", "aria-labelledby": "reward-title" }, h("form", { method: "dialog" },
       h("h3", { id: "reward-title" }, "What shall score?"), h("label", { class: "s-muted", for: "reward-name" }, "From the next scores on, in this run"), select, asks, parts,
       h("div", { class: "s-row s-end" }, h("button", { class: "s-button", type: "button", "data-cancel": "" }, "Cancel"), h("button", { class: "s-button s-primary", value: "yes" }, "Change"))));
@@ -57,11 +56,17 @@ function chooseReward(v) {
       asks.textContent = chosen ? chosen.asks : "A weighted sum, each reward in its own standard deviations.";
       parts.hidden = Boolean(chosen);
     };
+    const weights = () => [...parts.querySelectorAll("input")].filter((i) => Number(i.value)).map((i) => `${i.value} ${i.name}`);
     select.addEventListener("change", told);
+    dialog.querySelector("form").addEventListener("submit", (event) => {
+      if (select.value !== "blend" || weights().length) return;
+      event.preventDefault();
+      asks.textContent = "Give at least one reward a weight other than 0.";
+      parts.querySelector("input").focus();
+    });
     dialog.querySelector("[data-cancel]").addEventListener("click", () => dialog.close()); // no submit button, so that Enter changes
     dialog.addEventListener("close", () => {
-      const weights = [...parts.querySelectorAll("input")].filter((i) => Number(i.value)).map((i) => `${i.value} ${i.name}`);
-      const reward = select.value === "blend" ? weights.length && `blend: ${weights.join(", ")}` : select.value;
+      const reward = select.value === "blend" ? `blend: ${weights().join(", ")}` : select.value;
       answer(dialog.returnValue === "yes" ? reward : null);
       dialog.remove();
       back?.focus?.();
