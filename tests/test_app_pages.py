@@ -346,3 +346,26 @@ def test_what_scores_has_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert words.reward("aesthetic") == "Aesthetic (LAION)" and words.reward("/home/me/mine.py:blue") == "Your own mine.py:blue"
     assert words.reward("blend: 1 aesthetic, -0.5 /home/me/mine.py:blue") == "Blend: 1 × Aesthetic (LAION), −0.5 × Your own mine.py:blue"
     assert words.reward("whatever an old run says") == "whatever an old run says"
+
+
+def test_a_run_scored_by_what_this_program_does_not_know_breaks_nothing(runs: Runs) -> None:
+    """As of a newer version: the run shows as broken, and the other runs as ever."""
+    filled_run(runs.folder / "good", rounds=1)
+    store = filled_run(runs.folder / "odd", rounds=1)
+    store.set_reward(1, "telepathy")
+    views = Views(runs, IDLE)
+    found = dict(zip(NAMES, views.changes("odd", None), strict=False))
+    assert found["panel"]["kind"] == "broken" and "telepathy" in found["panel"]["text"]
+    assert dict(zip(NAMES, views.changes("good", None), strict=False))["panel"]["kind"] == "run"
+
+
+def test_another_reward_is_a_checked_request_that_shows_until_it_scores(runs: Runs) -> None:
+    store = filled_run(runs.folder / "a", rounds=1)
+    assert "Resume" in (run.steer(store, IDLE, "reward", "blend: 1 aesthetic, 0.5 clip_score") or "")
+    value = run.panel_value(store, IDLE)
+    assert value["wanted"].startswith("Blend") and value["weights"] == dict(aesthetic=1.0, clip_score=0.5) and value["blend"]
+    with pytest.raises(RuntimeError, match="no reward"):
+        run.steer(store, IDLE, "reward", "beauty")
+    assert len(store.pending_requests()) == 1
+    store.add_request("reward", reward="/elsewhere/mine.py:f")
+    assert "/elsewhere/mine.py:f" in [choice["name"] for choice in run.panel_value(store, IDLE)["rewards"]], "what cannot be chosen can be kept"

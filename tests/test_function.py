@@ -71,6 +71,26 @@ def test_what_cannot_score_says_why(tmp_path: Path, text: str | None, says: str)
         rewards.load(f"{file}:r").score(SAMPLES)
 
 
+def test_numbers_of_any_kind_explain_a_score(tmp_path: Path) -> None:
+    file = written(
+        tmp_path, "import numpy, torch\ndef r(images, prompts):\n    return [(torch.tensor(2.5), {'a': numpy.float32(1), 'b': [1]})] * 2\n"
+    )
+    trust(file)
+    assert rewards.load(f"{file}:r").score(SAMPLES)[0] == Score(2.5, dict(a=1.0, b=[1]))
+
+
+def test_a_file_that_was_mended_is_read_anew(tmp_path: Path) -> None:
+    """Retry after a mistake of one's own must not meet the old mistake."""
+    file = written(tmp_path, "def r(images, prompts): return [1 / 0]")
+    trust(file)
+    reward = rewards.load(f"{file}:r")
+    with pytest.raises(ZeroDivisionError):
+        reward.score(SAMPLES)
+    written(tmp_path, "def r(images, prompts): return [4.0] * len(images)")
+    os.utime(file, ns=(1, 1))
+    assert reward.score(SAMPLES)[0].value == 4.0
+
+
 def test_what_is_trusted_and_what_is_offered(tmp_path: Path) -> None:
     trust(tmp_path / "a.py")
     trust(tmp_path / "b.py", "r")
@@ -86,6 +106,8 @@ def test_a_blend_names_its_parts() -> None:
     weights = {"aesthetic": 1.0, "jpeg_compressibility": -0.5, "my rewards/mine.py:blue": 2.0}
     assert rewards.parts(spelled) == weights and rewards.spell(weights) == spelled
     assert rewards.parts("aesthetic") == {"aesthetic": 1.0} and rewards.spell({"aesthetic": 1.0}) == "aesthetic"
+    exact = {"aesthetic": 0.123456789, "clip_score": 1234567.0 / 10, "blend_tools.py:f": 1.0}
+    assert rewards.parts(rewards.spell(exact)) == exact
     assert rewards.parts("mine.py:blue") == {"mine.py:blue": 1.0}
 
 
@@ -101,6 +123,7 @@ def test_a_blend_names_its_parts() -> None:
         ("blend: 1 beauty", "no reward 'beauty'"),
         ("blend: 1 aesthetic, 2 aesthetic", "another reward"),
         ("blend: 1 blend", "no blend"),
+        ("blend: 1e7 aesthetic", "no part of a blend"),
         ("mine.txt:blue", "no reward"),
     ],
 )
@@ -125,4 +148,5 @@ def test_a_blend_adds_standard_deviations() -> None:
 
 def test_a_standard_is_of_what_is_known() -> None:
     assert Standard.of([1.0, None, 3.0]) == Standard(2.0, 1.0)
+    assert Standard.of([0.1 + 0.2, 0.3, 0.3]).std == 1.0, "rounding is no spread"
     assert Standard.of([2.0, 2.0]) == Standard(2.0, 1.0) and Standard.of([None]) == Standard()

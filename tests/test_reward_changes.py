@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ddpo.control import Control
 from ddpo.engine import Source
 from ddpo.store import RunStore
 from ddpo.trainer import Trainer
@@ -177,6 +178,61 @@ def test_a_change_waits_for_the_next_scoring_and_outlives_its_worker(tmp_path: P
     assert again.store.pending_requests() == [] and again.store.reward_wanted is None
 
 
+def test_a_change_while_people_are_waited_for_scores_the_waiting_images(tmp_path: Path) -> None:
+    """Who tires of rating need not apply first: the very images are scored by the new reward, and what was rated is kept."""
+    trainer = trainer_with(tmp_path / "run", both(), rounds=1, reward="human")
+
+    def tire() -> None:
+        until = time.monotonic() + 20
+        while trainer.store._rows("SELECT state FROM progress") != [("awaiting",)] and time.monotonic() < until:
+            time.sleep(0.01)
+        trainer.store.add_rating("one", trainer.store.samples(1)[0].id, "anna", "thumbs", 1)
+        trainer.store.add_request("reward", reward=NAME)
+
+    thread = threading.Thread(target=tire)
+    thread.start()
+    assert trainer.run()
+    thread.join()
+    store = trainer.store
+    assert store.rounds()[0].reward == NAME and len(store.scores(1, NAME)) == 8 and len(store.ratings(1)) == 1
+
+
+def test_applied_ratings_are_not_taken_from_their_round_by_an_earlier_wish(tmp_path: Path) -> None:
+    """Killed after people applied and before the scores are down: the round is still theirs, and the wish is for the next one."""
+    store = toy_trainer(tmp_path / "run", toy_config(rounds=2, reward="human")).store
+    control = Control(store)
+    store.start_round(1)
+    store.add_request("reward", reward=NAME)
+    store.close_round(1)
+    assert control.reward_for(1) == "human" and store.reward_wanted == NAME
+    store.add_request("reward", reward="jpeg_incompressibility")  # after they applied, as where a part of a blend fails
+    assert control.reward_for(1) == "jpeg_incompressibility"
+    store.start_round(2)
+    assert control.reward_for(2) == NAME, "the older wish"
+
+
+def test_a_pending_apply_goes_before_a_later_wish(tmp_path: Path) -> None:
+    store = toy_trainer(tmp_path / "run", toy_config(rounds=2, reward="human")).store
+    store.start_round(1)
+    store.add_request("apply", round=1)
+    store.add_request("reward", reward=NAME)
+    assert Control(store).reward_for(1) == "human"
+
+
+def test_what_is_sampled_ahead_is_asked_of_the_reward_that_is_wanted(tmp_path: Path) -> None:
+    """Not of the one that people have left, and which may not even load."""
+
+    def source(name: str) -> Reward:
+        if name == NAME:
+            raise RewardError("gone")
+        return Darkness()
+
+    trainer = trainer_with(tmp_path / "run", source, rounds=1)
+    trainer.store.add_request("reward", reward="jpeg_incompressibility")
+    trainer.ready()
+    assert trainer.run() and list(trainer.engine.rewards) == ["jpeg_incompressibility"]
+
+
 # --- blends ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +252,17 @@ def test_a_blend_is_scored_part_by_part_in_the_spread_of_its_first_round(tmp_pat
             assert score.value == pytest.approx(2 * terms[0] - 0.5 * terms[1]) and score.explanation == {NAME: bright, "jpeg_incompressibility": dark}
     held = dict(store.metrics()["held_out_reward"])
     assert held[12] is not None and held[0] is not None and held[12] > held[0], "darkness is brightness with a minus, so both parts agree"
+
+
+def test_a_blend_of_one_part_is_trained_on(tmp_path: Path) -> None:
+    """The natural way to turn a reward round."""
+    trainer = trainer_with(tmp_path / "run", both(), rounds=2, reward=f"blend: -1 {NAME}")
+    assert trainer.run()
+    trainer.measure(2)
+    metrics = dict(trainer.store.metrics())
+    assert metrics["scored_images"] == [(1, 8.0), (2, 8.0)] and metrics["held_out_reward"][-1][0] == 2
+    values = trainer.store.scores(1, f"blend: -1 {NAME}").values()
+    assert fmean(score.value or 0 for score in values) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_the_spread_is_of_the_first_round_where_images_differ(tmp_path: Path) -> None:
@@ -224,6 +291,34 @@ def test_after_a_change_the_base_model_is_measured_by_the_new_reward(tmp_path: P
     assert [at for at, _ in metrics["held_out_base"]] == [2] and [at for at, _ in metrics["held_out_reward"]] == [2]
     found = summary(metrics)
     assert 50 < float(str(found["reward_before"])) < 100 and 50 < float(str(found["reward_after"])) < 100
+
+
+def test_a_measurement_that_failed_and_was_left_is_not_made_later(tmp_path: Path) -> None:
+    """It would be of other weights, under the round's name."""
+    moody = Moody(1000, fails)
+    trainer = trainer_with(tmp_path / "run", both(moody), rounds=2, microbatch=8)
+    spread_scores(trainer, 1)
+    for mark in ("updated", "checkpointed"):
+        trainer.verbs[mark](1)
+        trainer.store.mark(1, mark)
+    moody.good = 0
+    thread = when_failed(trainer.store, lambda: trainer.store.add_request("reward", reward="jpeg_incompressibility"))
+    trainer.measure(1)
+    thread.join()
+    moody.good = 1000
+    trainer.measure(1)
+    assert dict(trainer.store.metrics()["held_out_reward"])[1] is None
+
+
+def test_no_opinion_on_any_held_out_image_is_no_error(tmp_path: Path) -> None:
+    class Silent(Brightness):
+        def score(self, samples: Sequence[Sample]) -> list[Score]:
+            return [Score(None)] * len(samples)
+
+    trainer = trainer_with(tmp_path / "run", both(Silent()), rounds=1)
+    assert trainer.run()
+    trainer.measure(1)
+    assert trainer.store.metrics()["held_out_reward"] == [(0, None), (1, None)]
 
 
 # --- ahead of time, and memory --------------------------------------------------------------------------------------------------

@@ -251,6 +251,12 @@ def test_a_request_is_not_made_twice(client: TestClient, store: RunStore) -> Non
     assert client.post("/studio/runs/toy/requests", json={"kind": "pause"}).json()["new"], "the first was answered"
 
 
+def test_another_reward_is_not_asked_for_here(client: TestClient, store: RunStore) -> None:
+    """The Run page and the named call check what it names."""
+    assert client.post("/studio/runs/toy/requests", json={"kind": "reward"}).status_code == 422
+    assert not store.pending_requests()
+
+
 def test_a_late_enter_does_not_close_the_next_round(client: TestClient, store: RunStore) -> None:
     rate(client, store, [1, -1])
     assert client.post("/studio/runs/toy/requests", json=dict(kind="apply", payload=dict(round=1))).status_code == 409
