@@ -213,7 +213,7 @@ function settingsView() {
     h("fieldset", { class: "rw-part" }, h("legend", {}, "Where they run"), h("div", { class: "rw-switch" },
       radio("device", "auto", "GPU if there is one"), radio("device", "cpu", "CPU"))),
     looks ? h("label", { class: "rw-part rw-vlm", key: "vlm" }, h("span", { class: "rw-label" }, "What looks at images"),
-      h("input", { type: "text", "data-vlm": "", "data-own": "", placeholder: "LLaVA 1.5, or http://host/v1#model", spellcheck: "false",
+      h("input", { type: "text", "data-vlm": "", "data-own": "", placeholder: `${state.models === "pocket" ? "The pocket's LLaVA" : "LLaVA 1.5"}, or http://host/v1#model`, spellcheck: "false",
         autocomplete: "off" })) : null);
 }
 
