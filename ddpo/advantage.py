@@ -27,6 +27,26 @@ def group_advantages(scores: Sequence[float | None], prompts: Sequence[str], cli
     return advantages.clamp(-clip, clip)
 
 
+def centred_advantages(scores: Sequence[float | None], prompts: Sequence[str], clip: float) -> Tensor:
+    """Each score less its prompt's mean, in standard deviations of all such differences of the round, clipped to ±``clip``; shape (n,), float32.
+
+    One spread for all prompts (Liu et al. 2025, arXiv 2503.20783, leave the group's own out): a prompt whose images differ by next to nothing then
+    weighs next to nothing, where its own spread would make as much of that as of a right answer beside a wrong one. For rewards that are answers.
+    """
+    rows = [i for i, score in enumerate(scores) if score is not None]
+    values = torch.tensor([float(scores[i]) for i in rows], dtype=torch.float64)  # type: ignore[arg-type]
+    for prompt in dict.fromkeys(prompts):
+        own = torch.tensor([prompts[i] == prompt for i in rows], dtype=torch.bool)
+        if bool(own.any()):
+            values[own] -= values[own].mean()
+    advantages = torch.zeros(len(scores))
+    largest = max((abs(float(score)) for score in scores if score is not None), default=0.0)
+    spread = float(values.pow(2).mean().sqrt()) if len(values) else 0.0
+    if spread > 1e-8 * max(1.0, largest):
+        advantages[rows] = (values / spread).float()
+    return advantages.clamp(-clip, clip)
+
+
 def round_advantages(scores: Sequence[float | None], clip: float) -> Tensor:
     """Standardise scores over the whole round, whatever the prompt, clipped to ±``clip``; shape (n,), float32.
 

@@ -118,8 +118,9 @@ class RunConfig:
     images_per_prompt: int = setting(4, "How many images of each prompt a round makes; their scores are compared with one another.", low=1)
     advantage: str = setting(
         "group",
-        "What a score is compared with: the round's images of its prompt, the prompt's last 32 scores (the paper's), or the whole round.",
-        choices=("group", "history", "round"),
+        "What a score is compared with: the round's images of its prompt, in their own spread (group) or in all prompts' (centred, for rewards that "
+        "are answers), the prompt's last 32 scores (history, the paper's), or the whole round.",
+        choices=("group", "centred", "history", "round"),
     )
     images_per_update: int = setting(16, "How many images one optimiser step learns from.", low=1)
     passes: int = setting(1, "How many times a round's images are gone through by the optimiser.", low=1, high=100)
@@ -244,7 +245,7 @@ class RunConfig:
                 f"images_per_round is {n} and images_per_update is {update}: {n} is not divisible by {update}. "
                 f"Choose a divisor of {n} for images_per_update."
             )
-        if k < 2 and (self.advantage == "group" or self.objective.startswith("rwr")):
+        if k < 2 and (self.advantage in ("group", "centred") or self.objective.startswith("rwr")):
             raise ConfigError(
                 "images_per_prompt is 1, so an image has no others of its prompt to be compared with. "
                 "Choose at least 2, or advantage history or round with an objective other than rwr."
@@ -268,10 +269,10 @@ class RunConfig:
             )
         if self.ratio == "normalised" and self.objective != "ddpo-is":
             raise ConfigError(f"ratio is normalised, but {self.objective} has no ratio. Choose objective ddpo-is, or ratio plain.")
-        if self.shared_start and self.advantage != "group":
+        if self.shared_start and self.advantage not in ("group", "centred"):
             raise ConfigError(
                 f"shared_start is on and advantage is {self.advantage}: a prompt's images then rise and fall together with their start. "
-                "Choose advantage group, or leave shared_start off."
+                "Choose advantage group or centred, or leave shared_start off."
             )
         if self.ratio == "normalised" and not self.guidance_in_training:
             raise ConfigError("ratio is normalised and guidance_in_training is off: images are then no samples of the trained policy. Choose one.")

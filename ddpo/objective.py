@@ -36,7 +36,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ddpo.advantage import group_advantages, history_advantages, percentile_weights, reward_weights, round_advantages
+from ddpo.advantage import centred_advantages, group_advantages, history_advantages, percentile_weights, reward_weights, round_advantages
 from ddpo.config import ConfigError, RunConfig
 from ddpo.diffusion import Gaussian
 from ddpo.loss import Health, denoising_loss, importance_loss, kl_estimate, negative_aware_loss, normalised_log_ratio, score_function_loss
@@ -61,6 +61,8 @@ def advantages_of(
     """The round's advantages (n,), as the setting ``advantage`` says; ``history`` gives each prompt's earlier scores, oldest first."""
     if config.advantage == "group":
         return group_advantages(scores, prompts, config.advantage_clip)
+    if config.advantage == "centred":
+        return centred_advantages(scores, prompts, config.advantage_clip)
     if config.advantage == "round":
         return round_advantages(scores, config.advantage_clip)
     return history_advantages(scores, prompts, history(), config.advantage_clip)

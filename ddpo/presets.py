@@ -50,7 +50,7 @@ def presets() -> dict[str, Preset]:
         ),
         "align": Preset(
             "Images of their prompt",
-            "A model describes each image; its words are compared with the prompt. Each animal is trained at two activities: is the third learned too?",
+            "A model describes each image; its words are compared with the prompt. Each animal is trained at two activities: is the third learned?",
             answered.with_changes(reward="alignment", prompts=prompt_sets()["activities_seen"]),
         ),
         "count": Preset(

@@ -8,7 +8,7 @@ import statistics
 import pytest
 import torch
 
-from ddpo.advantage import group_advantages
+from ddpo.advantage import centred_advantages, group_advantages
 
 
 def test_each_prompt_is_standardised_by_its_own_mean_and_std() -> None:
@@ -64,3 +64,15 @@ def test_advantages_do_not_depend_on_the_order_of_images() -> None:
 def test_lists_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match="2 scores for 1 prompts"):
         group_advantages([1.0, 2.0], ["a"], 5.0)
+
+
+def test_centred_advantages_have_one_spread_for_all_prompts() -> None:
+    """On paper: a differs by 2 around 1, b by 0.2 around 100; the root mean square of (-1, 1, -0.1, 0.1) is the unit. No score, no advantage."""
+    scores, prompts = [0.0, 99.9, 2.0, None, 100.1], ["a", "b", "a", "a", "b"]
+    unit = math.sqrt((1 + 1 + 0.01 + 0.01) / 4)
+    torch.testing.assert_close(centred_advantages(scores, prompts, 5.0), torch.tensor([-1 / unit, -0.1 / unit, 1 / unit, 0.0, 0.1 / unit]))
+    assert centred_advantages([3.0, 3.0, 7.0], ["a", "a", "b"], 5.0).tolist() == [0.0, 0.0, 0.0]
+    assert centred_advantages([0.1 + 0.2, 0.3, None], ["a"] * 3, 5.0).tolist() == [0.0, 0.0, 0.0] and centred_advantages(
+        [None], ["a"], 5.0
+    ).tolist() == [0.0]
+    assert centred_advantages([0.0] * 99 + [1.0], ["a"] * 100, 5.0).max() == 5.0
