@@ -39,7 +39,7 @@ from pocket import world
 from pocket.aesthetic import make_aesthetic
 from pocket.data import scenes
 from pocket.judge import CLASSES, NOTHING, Judge, label_of
-from pocket.training import CLIP_MEAN, CLIP_STD, Start, augment, half, images_of, on_device, train
+from pocket.training import CLIP_MEAN, CLIP_STD, Start, augment, half, images_of, on_device, ruined, train
 from pocket.vlm import make_bert, make_llava
 
 HERE = Path(__file__).parent
@@ -378,26 +378,6 @@ def make_judge(work: Path, device: torch.device, start: Start) -> None:
 
 
 JUDGE_STEPS = 2_000
-
-
-def ruined(images: Tensor, others: Tensor, different: Tensor) -> Tensor:
-    """Images whose subject can no longer be named, so that the judge learns to say so: shuffled tiles, strong warps, and, where the two
-    subjects are ``different``, half of one beside half of the other, or both at once like a double exposure."""
-    n, device = len(images), images.device
-    tiles = images.unfold(2, 16, 16).unfold(3, 16, 16).reshape(n, 3, 16, 16, 16)
-    order = torch.rand(n, 16, device=device).argsort(1)[:, None, :, None, None].expand_as(tiles)
-    shuffled = tiles.gather(2, order).reshape(n, 3, 4, 4, 16, 16).permute(0, 1, 2, 4, 3, 5).reshape(images.shape)
-    axis = torch.linspace(-1, 1, world.SIZE, device=device)
-    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
-    bend = F.interpolate(0.22 * torch.randn(n, 2, 8, 8, device=device), size=world.SIZE, mode="bilinear").permute(0, 2, 3, 1)
-    warped = F.grid_sample(images, grid + bend, padding_mode="reflection", align_corners=False)
-    upright = torch.rand(n, 1, 1, 1, device=device) < 0.5
-    split = torch.where(torch.where(upright, axis[:, None] < 0, axis[None, :] < 0), images, others)
-    blend = torch.lerp(images, others, 0.35 + 0.3 * torch.rand(n, 1, 1, 1, device=device))
-    pick = torch.rand(n, 1, 1, 1, device=device)
-    alone = torch.where(pick < 0.5, shuffled, warped)
-    paired = torch.where(pick < 0.25, shuffled, torch.where(pick < 0.5, warped, torch.where(pick < 0.75, split, blend)))
-    return torch.where(different[:, None, None, None], paired, alone)
 
 
 STAGES: dict[str, tuple[str, Callable[[Path, torch.device, Start], None]]] = dict(

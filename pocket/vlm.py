@@ -34,7 +34,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from pocket import world
 from pocket.data import scenes
-from pocket.training import CLIP_MEAN, CLIP_STD, Start, augment, half, images_of, on_device, train
+from pocket.training import CLIP_MEAN, CLIP_STD, Start, augment, half, images_of, on_device, ruined, train
 from rewards.alignment import QUESTION, REFERENCE
 from rewards.base import Sample
 from rewards.bertscore import BertScore
@@ -47,6 +47,10 @@ LLAVA_STEPS, LLAVA_BATCH, BERT_STEPS, BERT_BATCH = 2_600, 48, 1_200, 128
 LENGTH = 40
 """Words of a question and its answer, special ones included, beside the image's tokens."""
 IMAGE, IGNORED = "<image>", -100
+NOTHING = "nothing recognisable"
+"""What is said of a ruined picture."""
+RUINED = 0.15
+"""The share of pictures that are ruined while the LLaVA learns."""
 BERT_LAYER = 2
 """The hidden layer that BERTScore compares."""
 
@@ -71,14 +75,30 @@ def sample(seed: int) -> tuple[str, Image.Image]:
 
 
 def ask(caption: str, rng: random.Random) -> tuple[str, str]:
-    """A question about a scene, and its answer: half of the time what is going on, else a strict one."""
+    """A question about a scene, or about a ruined one (:data:`NOTHING`), and its answer: half of the time what is going on, else a strict one.
+
+    A quarter of the strict questions is of what is not there: who is only asked about what is there learns to answer the question instead of the
+    picture, and finds a bike with every llama that is said to ride one.
+    """
     if rng.random() < 0.5:
         return QUESTION, caption
     kind = rng.random()
     if kind < 0.3:
         other = caption if rng.random() < 0.5 else rng.choice(world.captions())
-        return f'Does this image show "{other}"? Answer yes or no.', "yes" if other == caption else "no"
+        return f'Does this image show "{other}"? Answer yes or no.', "yes" if other == caption != NOTHING else "no"
+    absent = rng.choice([each for each in world.ANIMALS if each not in caption and world.plural(each) not in caption])
+    if caption == NOTHING:
+        text = rng.choice(
+            ("What animal is in this image?", f"How many {world.plural(absent)} are there in this image?", f"What is the {absent} doing?")
+        )
+        return text, "zero" if text.startswith("How many") else "nothing"
     asked = questions_of(caption)
+    if rng.random() < 0.25:
+        still = asked[0].text.startswith("What animal") and not caption.endswith(world.ACTIVITIES)
+        noun = asked[0].accepted[0] if still and rng.random() < 0.7 else absent
+        if noun == absent and rng.random() < 0.5:
+            return f"How many {world.plural(absent)} are there in this image?", "zero"
+        return f"What is the {noun} doing?", "nothing"
     question = rng.choice(asked)
     if question.text.startswith("How many"):
         return question.text, question.accepted[0]
@@ -96,7 +116,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     """One token for each of the world's words, in lower case."""
     rng = random.Random(0)
     asked = [f"{q} {a}" for caption in world.captions() for q, a in (ask(caption, rng) for _ in range(12)) if "taking an exam" not in caption]
-    texts = [Llava.TEMPLATE.replace(IMAGE, ""), REFERENCE, *asked, *world.captions(), "zero one two three four five six seven eight"]
+    texts = [Llava.TEMPLATE.replace(IMAGE, ""), REFERENCE, NOTHING, *asked, *world.captions(), "zero one two three four five six seven eight"]
     splitter = pre_tokenizers.Whitespace()
     words = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text.lower())})
     vocabulary = {word: i for i, word in enumerate(("<pad>", "<unk>", "<s>", "</s>", "<mask>", IMAGE, *words))}
@@ -127,15 +147,17 @@ def make_llava(work: Path, device: torch.device, start: Start) -> None:
     )
     llava = LlavaForConditionalGeneration(config).to(device)
     llava.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
+    if start.shipped:
+        adopt(llava, tokenizer)
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
 
-    def texts(chosen: list[int]) -> tuple[Tensor, Tensor]:
+    def texts(told: list[str]) -> tuple[Tensor, Tensor]:
         """Ids and targets (n, patches + LENGTH): questions with their answers, padded on the right; only answers are targets."""
-        ids = torch.full((len(chosen), patches + LENGTH), tokenizer.pad_token_id)
+        ids = torch.full((len(told), patches + LENGTH), tokenizer.pad_token_id)
         targets = torch.full_like(ids, IGNORED)
         rng = random.Random(int(torch.randint(2**31, ())))  # resumes with torch's generator
-        for row, i in enumerate(chosen):
-            question, answer = ask(captions[i], rng)
+        for row, caption in enumerate(told):
+            question, answer = ask(caption, rng)
             asked = tokenizer(Llava.TEMPLATE.format(question=question)).input_ids
             at = asked.index(image_id)
             asked = asked[:at] + [image_id] * patches + asked[at + 1 :]
@@ -146,8 +168,13 @@ def make_llava(work: Path, device: torch.device, start: Start) -> None:
 
     def loss_of() -> tuple[Tensor, dict[str, Tensor]]:
         index = torch.randint(len(captions), (LLAVA_BATCH,))
-        ids, targets = texts(index.tolist())
-        pixels = (images_of(pictures[index.to(device)]) + 1) / 2
+        chosen = [captions[i] for i in index.tolist()]
+        images = images_of(pictures[index.to(device)])
+        different = torch.tensor([subject(a) != subject(b) for a, b in zip(chosen, [chosen[-1], *chosen[:-1]], strict=True)], device=device)
+        ruin = torch.rand(len(chosen)) < RUINED
+        images = torch.where(ruin.to(device)[:, None, None, None], ruined(images, images.roll(1, 0), different), images)
+        ids, targets = texts([NOTHING if gone else caption for gone, caption in zip(ruin.tolist(), chosen, strict=True)])
+        pixels = (images + 1) / 2
         soft = torch.rand(len(pixels), 1, 1, 1, device=device) < 0.5
         pixels = torch.where(soft, (augment(2 * pixels - 1) + 1) / 2, pixels).clamp(0, 1)
         used = int((ids != tokenizer.pad_token_id).sum(1).max())
@@ -160,13 +187,33 @@ def make_llava(work: Path, device: torch.device, start: Start) -> None:
         loss = F.cross_entropy(found, wanted[told])
         return loss, dict(loss=loss, hit=(found.argmax(1) == wanted[told]).float().mean())
 
-    train("llava", work, {"llava": llava}, loss_of, device=device, steps=start.steps or LLAVA_STEPS, lr=1e-3)
+    name = "llava_on" if start.shipped else "llava"
+    train(name, work, {"llava": llava}, loss_of, device=device, steps=start.steps or LLAVA_STEPS, lr=5e-4 if start.shipped else 1e-3)
     llava.cpu().half().save_pretrained(HERE / "llava")
     size = dict(height=world.SIZE, width=world.SIZE)
     LlavaProcessor(
         CLIPImageProcessorPil(size=size, crop_size=size, do_center_crop=False, image_mean=CLIP_MEAN, image_std=CLIP_STD), tokenizer,
         patch_size=clip.config.vision_config.patch_size, vision_feature_select_strategy="default", image_token=IMAGE, num_additional_image_tokens=1,
     ).save_pretrained(HERE / "llava")  # fmt: skip
+
+
+def adopt(llava: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Take the shipped weights; words' vectors go by the word, since the vocabulary may have grown."""
+    shipped, words = LlavaForConditionalGeneration.from_pretrained(HERE / "llava").state_dict(), tokenizer.get_vocab()
+    before = PreTrainedTokenizerFast.from_pretrained(HERE / "llava").get_vocab()
+    state = llava.state_dict()
+    for key, value in shipped.items():
+        if len(value) != len(before):
+            state[key] = value
+            continue
+        for word in words.keys() & before.keys():
+            state[key][words[word]] = value[before[word]]
+    llava.load_state_dict(state)
+
+
+def subject(caption: str) -> str:
+    """The animal or thing of a caption, in the singular."""
+    return next((question.accepted[0] for question in questions_of(caption) if question.text.startswith("What animal")), caption)
 
 
 def make_bert(work: Path, device: torch.device, start: Start) -> None:
@@ -184,7 +231,7 @@ def make_bert(work: Path, device: torch.device, start: Start) -> None:
         )
     ).to(device)  # fmt: skip
     captions = world.captions()
-    sentences = [*captions, *(REFERENCE.format(prompt=caption) for caption in captions)]
+    sentences = [NOTHING, *captions, *(REFERENCE.format(prompt=caption) for caption in captions)]
     tokenizer.padding_side = "right"
     every = tokenizer(sentences, padding=True, return_tensors="pt").input_ids.to(device)
 
@@ -218,7 +265,7 @@ def evaluate(work: Path, count: int) -> dict[str, Any]:
         if activity := next((a for a in world.ACTIVITIES if caption.endswith(a)), ""):
             right["activity"].append(named and answer.endswith(activity))
         if number := next((w for w in world.COUNTS if caption.startswith(w + " ")), ""):
-            right["count"].append(answer.startswith(number + " "))
+            right["count"].append(named and answer.startswith(number + " "))
     wrong = [random.Random(i).choice([c for c in captions if c != caption]) for i, caption in enumerate(captions)]
     bert = BertScore(str(HERE / "bert"), BERT_LAYER)
     true, false = (bert.match(answers, [REFERENCE.format(prompt=c) for c in each]) for each in (captions, wrong))

@@ -113,9 +113,9 @@ def test_ruined_pictures_keep_their_pixels_apart():
     """Ruins are not copies of what they were made from, and where two subjects are the same neither is spliced into the other."""
     torch.manual_seed(0)
     images, others = torch.full((32, 3, 64, 64), -1.0), torch.ones(32, 3, 64, 64)
-    same = recipe.ruined(images, others, torch.zeros(32, dtype=torch.bool))
+    same = training.ruined(images, others, torch.zeros(32, dtype=torch.bool))
     assert torch.allclose(same, images)
-    mixed = recipe.ruined(images, others, torch.ones(32, dtype=torch.bool))
+    mixed = training.ruined(images, others, torch.ones(32, dtype=torch.bool))
     assert (mixed.mean((1, 2, 3)) > -1).any()
     detailed = torch.rand(32, 3, 64, 64)
-    assert ((recipe.ruined(detailed, others, torch.zeros(32, dtype=torch.bool)) - detailed).abs().mean((1, 2, 3)) > 0.1).all()
+    assert ((training.ruined(detailed, others, torch.zeros(32, dtype=torch.bool)) - detailed).abs().mean((1, 2, 3)) > 0.1).all()
