@@ -13,6 +13,7 @@ import pytest
 
 from ddpo.control import Control
 from ddpo.engine import Source
+from ddpo.evaluate import held_out
 from ddpo.store import RunStore
 from ddpo.trainer import Trainer
 from rewards.base import Reward, RewardError, Sample, Score
@@ -289,6 +290,8 @@ def test_after_a_change_the_base_model_is_measured_by_the_new_reward(tmp_path: P
     trainer.measure(2)
     metrics = trainer.store.metrics()
     assert [at for at, _ in metrics["held_out_base"]] == [2] and [at for at, _ in metrics["held_out_reward"]] == [2]
+    base, moved = (held_out(trainer.engine.policy, Darkness(), trainer.config, base=each).mean for each in (True, False))
+    assert metrics["held_out_base"][0][1] == pytest.approx(base) and metrics["held_out_reward"][0][1] == pytest.approx(moved) and base != moved
     found = summary(metrics)
     assert 50 < float(str(found["reward_before"])) < 100 and 50 < float(str(found["reward_after"])) < 100
 
