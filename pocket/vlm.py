@@ -251,7 +251,8 @@ def make_bert(work: Path, device: torch.device, start: Start) -> None:
 
 def evaluate(work: Path, count: int) -> dict[str, Any]:
     """On held-out renders, each share of the pictures that it is about: does the description name the animal, the activity beside it, the count?
-    Are strict questions answered right? Does the true caption beat another one by BERTScore?"""
+    Are strict questions answered right, and those of what is not there? Are ruined pictures declined? Does the true caption beat another one by
+    BERTScore?"""
     captions, rendered = scenes(work, "vlm-held-out", HELD_OUT_SEED, HELD_OUT_SCENES, sample)
     captions, images = captions[:count], [Image.fromarray(np.array(picture)) for picture in rendered[:count]]
     answers = Llava(str(HERE / "llava")).answer(images, [QUESTION] * len(images))
@@ -266,6 +267,18 @@ def evaluate(work: Path, count: int) -> dict[str, Any]:
             right["activity"].append(named and answer.endswith(activity))
         if number := next((w for w in world.COUNTS if caption.startswith(w + " ")), ""):
             right["count"].append(named and answer.startswith(number + " "))
+    llava, still = (
+        Llava(str(HERE / "llava")),
+        [i for i, caption in enumerate(captions) if caption.split(" ", 1)[0] in ("a", "an") and caption.count(" ") == 1],
+    )
+    idle = llava.answer([images[i] for i in still], [f"What is the {subject(captions[i])} doing?" for i in still])
+    absent = [random.Random(i).choice([each for each in world.ANIMALS if each != subject(caption)]) for i, caption in enumerate(captions)]
+    none = llava.answer(images, [f"How many {world.plural(each)} are there in this image?" for each in absent])
+    pixels = images_of(torch.from_numpy(np.array(rendered[:count])))
+    torch.manual_seed(0)
+    ruins = ruined(pixels, pixels.roll(1, 0), torch.ones(len(pixels), dtype=torch.bool))
+    gone = [Image.fromarray(np.asarray(((each.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte())) for each in ruins]
+    declined = llava.answer(gone, [QUESTION] * len(gone))
     wrong = [random.Random(i).choice([c for c in captions if c != caption]) for i, caption in enumerate(captions)]
     bert = BertScore(str(HERE / "bert"), BERT_LAYER)
     true, false = (bert.match(answers, [REFERENCE.format(prompt=c) for c in each]) for each in (captions, wrong))
@@ -273,6 +286,9 @@ def evaluate(work: Path, count: int) -> dict[str, Any]:
     return dict(
         **{name: round(float(np.mean(found)), 4) for name, found in right.items()},
         strict=round(float(np.mean([score.value for score in strict])), 4),
+        nothing_doing=round(float(np.mean([answer == "nothing" for answer in idle])), 4),
+        none_there=round(float(np.mean([answer == "zero" for answer in none])), 4),
+        ruined_declined=round(float(np.mean([answer == NOTHING for answer in declined])), 4),
         bertscore_wins=round(float(np.mean([t.recall > f.recall for t, f in zip(true, false, strict=True)])), 4),
         recall_true=round(float(np.mean([t.recall for t in true])), 4), recall_false=round(float(np.mean([f.recall for f in false])), 4),
     )  # fmt: skip

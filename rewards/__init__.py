@@ -106,7 +106,7 @@ REWARDS: dict[str, Card] = {
         licence="LLaVA 1.5 Llama 2 community licence, DeBERTa MIT; pocket networks Apache-2.0",
         download="LLaVA 1.5 7B (14 GB) and DeBERTa XLarge MNLI (3 GB)",
         published=dict(vlm="llava-hf/llava-1.5-7b-hf", bert="microsoft/deberta-xlarge-mnli", layer="40", baseline="0.517"),
-        pocket=dict(vlm="llava", bert="bert", layer="2", baseline="0.196"),
+        pocket=dict(vlm="llava", bert="bert", layer="2", baseline="0.217"),
     ),
     "satisfaction": Card(
         where="rewards.satisfaction:Satisfaction",
@@ -114,7 +114,7 @@ REWARDS: dict[str, Card] = {
         unit="share of answers",
         range="0 to 1",
         source="the counting and animal questions of the authors' code (Black et al. 2023), and questions for activities and for other prompts",
-        fooled_by="numbers and names written into the image",
+        fooled_by="numbers and names written into the image, and a model that answers what it is asked about",
         licence="LLaVA 1.5 Llama 2 community licence; pocket networks Apache-2.0",
         download="LLaVA 1.5 7B (14 GB)",
         published=dict(vlm="llava-hf/llava-1.5-7b-hf"),
