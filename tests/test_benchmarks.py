@@ -224,7 +224,7 @@ def test_a_report_says_what_was_handed_on_and_names_its_drawings_by_it(tmp_path:
 
 
 def test_the_base_s_error_is_over_pictures_and_the_change_s_is_paired() -> None:
-    """Right on two of four pictures, then on three: 0.5 ± 0.29, and +0.25 ± 0.25, which is √(3/16 · 4/3 / 4); over two equal seeds there is no error."""
+    """Right on two of four pictures, then on three: 0.5 ± 0.29, and +0.25 ± 0.25, which is √(3/16 · 4/3 / 4); equal seeds have no error."""
     rows = tasks.table(COUNT, [line_of(0), line_of(1)]).splitlines()
     base, after, change = rows[2:5]
     assert base == "| counting | base | 0.50 ± 0.29 | 0.50 ± 0.29 | 1.00 ± 0.00 | – | – | 1.00 ± 0.00 | 0.50 ± 0.29 |"
@@ -424,3 +424,16 @@ def test_the_nats_of_a_prediction_in_the_pocket_s_schedule_are_those_that_are_to
     assert float(ratio[8]) == pytest.approx(80, abs=0.5) and float(nats[1][:3].sum() / nats[0][:3].sum()) == pytest.approx(37, abs=0.5)
     assert [float(each[8] / each.sum()) for each in nats] == pytest.approx([0.86, 0.93], abs=0.005)
     assert [float(each[9] / each.sum()) for each in nats] == pytest.approx([0.01, 0.01], abs=0.005)
+
+
+def test_the_distance_is_taken_on_a_draw_of_the_prompts() -> None:
+    """Four trajectories of six prompts: not the first four."""
+
+    class Listening(LinearPolicy):
+        def encode(self, prompts: Sequence[str], guided: bool = True) -> Tensor:
+            heard.extend(prompts)
+            return super().encode(prompts, guided)
+
+    heard, prompts = list[str](), ("a cat", "a dog", "a fox", "a cow", "a hen", "a pig")
+    kl_to_base(Listening(toy_config(prompts=prompts)), prompts, 4)
+    assert set(heard) == set(spread(prompts, 4)) != set(prompts[:4])
