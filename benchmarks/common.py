@@ -1,11 +1,18 @@
-"""What the benchmarks share: a run made and its policy at a round, held-out pictures judged, the distance from the base, lines and curves."""
+"""What the benchmarks share: a run made and its policy at a round, held-out pictures judged, the distance from the base, lines and curves.
+
+Lines. A line of results holds the configuration of its run (:func:`effective`), so that settings which come from a preset are part of what it says;
+a line counts as known only where that is what would be run now (:func:`same_settings`). The first lines did not have it: they count by what they say.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,11 +22,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddpo.__main__ import config_from, parser
 from ddpo.checkpoint import load_result
+from ddpo.config import ConfigError, RunConfig
 from ddpo.evaluate import held_out_images
 from ddpo.policy import Policy, StableDiffusionPolicy
 from ddpo.rollout import batches, derive_seed, rollout
 from ddpo.store import RunStore
+from ddpo.trainer import PHASES
 from pocket.judge import Judge, judge_images
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -47,7 +57,7 @@ def before_and_after(folder: Path, number: int, count: int) -> tuple[list[str], 
 
 def animal_accuracy(images: list[Image.Image], prompts: list[str]) -> float:
     """The share of pictures in which the judge sees the prompt's subject."""
-    return float(np.mean([v["subject"] for v in judge_images(Judge.load(), images, prompts)]))
+    return float(np.mean([v["subject"] for v in judge_images(the_judge(), images, prompts)]))
 
 
 def warmth(image: Image.Image) -> float:
@@ -68,6 +78,11 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return float(found.mean()), float(found.std(ddof=1) / len(found) ** 0.5) if len(found) > 1 else 0.0
 
 
+def share_error(share: float, count: int) -> float:
+    """The standard error of a share of so many pictures."""
+    return float((share * (1 - share) / (count - 1)) ** 0.5) if count > 1 else 0.0
+
+
 def plus_minus(values: Sequence[float], digits: int = 2) -> str:
     """Mean ± standard error as text; a single value has no error."""
     mean, error = mean_and_error(values)
@@ -80,12 +95,62 @@ def the_judge() -> Judge:
     return Judge.load()
 
 
+def asked(options: Sequence[str]) -> RunConfig:
+    """The configuration that ``python -m ddpo run`` makes of these options.
+
+    Raises:
+        SystemExit: a setting cannot work.
+    """
+    try:
+        return config_from(parser().parse_args(["run", "--out", "unused", *options]))
+    except ConfigError as error:
+        raise SystemExit(str(error)) from error
+
+
+def effective(config: RunConfig) -> dict[str, Any]:
+    """All settings of a run as ``config.json`` holds them, but for its seed and device, which are no part of what is compared."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return {name: value for name, value in found.items() if name not in ("seed", "device")}
+
+
+def same_settings(line: Mapping[str, Any], config: RunConfig) -> bool:
+    """Whether a line is of a run with these settings, whatever its seed; a line of the first ones, which does not say, counts as one."""
+    if line.get("config") is None:
+        return True
+    try:
+        return effective(RunConfig.from_dict(dict(line["config"]))) == effective(config)
+    except ConfigError:  # a setting that there no longer is
+        return False
+
+
+def unrecorded(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence of the lines that do not hold their run's configuration; empty where all do."""
+    seeds = sorted({line["seed"] for line in lines if line.get("config") is None})
+    return f"Seed {', '.join(map(str, seeds))}: the line does not say what its run took from the preset." if seeds else ""
+
+
+def short_hash(text: str) -> str:
+    """Eight letters for a name that must differ where the options do."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def make_run(folder: Path, options: Sequence[str]) -> None:
     """The run of ``python -m ddpo run`` with these options; one that is in its folder already is gone on with, and nothing is done where it is over.
 
     Raises:
-        SystemExit: the command failed, with its last words; or somebody stopped the run.
+        SystemExit: the folder holds a run with other settings; the command failed, with its last words; or somebody stopped the run.
     """
+    wanted = asdict(asked(options))
+    if (folder / "config.json").exists():
+        found = asdict(RunConfig.load(folder / "config.json"))
+        if other := [name for name in wanted if name != "device" and found[name] != wanted[name]]:
+            said = ", ".join(f"{name} is {str(found[name])[:60]} and not {str(wanted[name])[:60]}" for name in other)
+            raise SystemExit(f"{folder} holds a run with other settings: {said}. Name another folder with --out, or delete this one.")
+    finish_run(folder, options)
+
+
+def finish_run(folder: Path, options: Sequence[str] = ()) -> None:
+    """The run in the folder, gone on with as it is; or a new one with these options."""
     command = ["resume", str(folder)] if (folder / "config.json").exists() else ["run", "--out", str(folder), *options]
     done = subprocess.run([sys.executable, "-m", "ddpo", *command], capture_output=True, text=True)
     if done.returncode:
@@ -106,16 +171,30 @@ def flags(settings: dict[str, Any]) -> list[str]:
     return found
 
 
+def seconds_of(metrics: Mapping[str, list[tuple[int, float | None]]]) -> dict[str, float]:
+    """A run's seconds by phase, over all of its rounds."""
+    return {phase: round(sum(value or 0.0 for _, value in metrics[f"seconds_{phase}"]), 1) for phase in PHASES.values()}
+
+
+def spread(prompts: Sequence[str], count: int) -> list[str]:
+    """All prompts, or so many of them drawn by a fixed seed: a stride would meet the order of the file (every third prompt is a "two …")."""
+    return list(prompts) if count >= len(prompts) else random.Random(0).sample(list(prompts), count)
+
+
 @torch.no_grad()
 def kl_to_base(policy: Policy, prompts: Sequence[str], count: int, microbatch: int = 16) -> Tensor:
     """Each step's KL divergence from the base model's, in nats, along the policy's own trajectories of fixed seeds, (count, steps).
 
     Steps are Gaussians of equal std, so KL(p || p_base) = ‖μ - μ_base‖² / 2σ² is exact at each latent, and its sum over a trajectory's steps has the
     KL of the two distributions of trajectories as its mean (chain rule), which bounds that of images (Fan et al. 2023, arXiv 2305.16381).
-    It depends on the sampler: σ grows with η, so the same change of the prediction is about 100 times as many nats at η 0.1 as at η 1. A step
-    without noise counts 0. The i-th trajectory has the i-th prompt, in turn. Ask a policy in float32: in bfloat16 two predictions that hardly differ
-    are rounded apart, which at η 0.1 alone makes more than ten nats a step.
+    It depends on the sampler: σ grows with η, and the mean moves less per unit of the prediction. In the pocket model's schedule of 10 steps the same
+    change of the prediction is 34 to 40 times as many nats at η 0.1 as at η 1, 80 times at the last step but one, 37 times over the three steps that
+    the preset trains. That step but one holds most of the sum over all steps: 86 % at η 1 and 93 % at η 0.1 where the prediction changes equally at
+    each, the last step 1 %. A step without noise counts 0. The i-th trajectory has the i-th prompt, in turn; where there are more prompts than
+    trajectories, of a fixed draw among them (:func:`spread`). Ask a policy in float32: in bfloat16 two predictions that hardly differ are rounded
+    apart, which at η 0.1 alone makes more than ten nats a step.
     """
+    prompts = spread(prompts, count)
     kl = torch.zeros(count, len(policy.schedule))
     for batch in batches(count, microbatch):
         chosen = [prompts[i % len(prompts)] for i in batch]
@@ -161,9 +240,9 @@ def panels(count: int) -> tuple[Any, list[Any]]:
     return figure, list(axes[0])
 
 
-def band(axis: Any, x: Sequence[float], mean: Sequence[float], error: Sequence[float], label: str) -> Any:
-    """A curve and its standard errors as a band; returns the colour."""
-    (curve,) = axis.plot(x, mean, marker="o", markersize=3, linewidth=1.6, label=label)
+def band(axis: Any, x: Sequence[float], mean: Sequence[float], error: Sequence[float], label: str, style: str = "-") -> Any:
+    """A curve and its errors as a band; returns the colour."""
+    (curve,) = axis.plot(x, mean, marker="o", markersize=3, linewidth=1.6, linestyle=style, label=label)
     axis.fill_between(x, [m - e for m, e in zip(mean, error, strict=True)], [m + e for m, e in zip(mean, error, strict=True)], alpha=0.2)
     return curve.get_color()
 

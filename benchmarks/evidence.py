@@ -2,22 +2,35 @@
 
 Every run is one line of ``benchmarks/evidence.jsonl``; a run that has its line is not made again, so that the whole can be interrupted at any time
 and takes as many sittings as it needs. Runs are compared at equal numbers of reward queries (images made and scored), and every run is started as a
-person would start it, by ``python -m ddpo run``. A run's results but its seconds are the same on a busy machine.
+person would start it, by ``python -m ddpo run``. A run's results but its seconds are the same on a busy machine. What follows a ± in the tables, and
+the bands of the curves, are standard deviations over seeds (not standard errors).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import animal_accuracy, before_and_after
+from benchmarks.common import (
+    DOCS,
+    add_line,
+    animal_accuracy,
+    asked,
+    band,
+    before_and_after,
+    effective,
+    flags,
+    lines_of,
+    make_run,
+    panels,
+    same_settings,
+    save_figure,
+    seconds_of,
+)
 from ddpo.config import RunConfig
 from ddpo.store import RunStore
 
@@ -91,28 +104,34 @@ def experiments() -> list[Experiment]:
 
 
 def results() -> dict[tuple[str, str, int], dict[str, Any]]:
-    """What has been measured with the present settings, by experiment, reward and seed."""
-    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
-    wanted = {experiment.name: experiment.options for experiment in experiments()}
-    known = [found for found in map(json.loads, lines) if found["options"] == wanted.get(found["name"])]
+    """What has been measured with the present settings, by experiment, reward and seed; the first lines hold those of the experiment alone, the later
+    ones all settings of their run."""
+    wanted = {experiment.name: experiment for experiment in experiments()}
+    known = [found for found in lines_of(RESULTS) if found["name"] in wanted and is_of(found, wanted[found["name"]])]
     return {(found["name"], found["reward"], found["seed"]): found for found in known}
+
+
+def is_of(line: dict[str, Any], experiment: Experiment) -> bool:
+    """Whether a line is of the experiment as it would be run now."""
+    return bool(line["options"] == experiment.options) and (
+        "config" not in line or same_settings(line, asked(command_of(experiment, line["reward"], line["seed"])))
+    )
+
+
+def command_of(experiment: Experiment, reward: str, seed: int) -> list[str]:
+    """What ``python -m ddpo run`` is given."""
+    size = experiment.options["images_per_round"]
+    options = dict(reward=reward, rounds=QUERIES // size, held_out_every=max(1, 128 // size), held_out_images=48, seed=seed) | experiment.options
+    return ["--preset", "compress", *flags(options)]
 
 
 def measure(experiment: Experiment, reward: str, seed: int, folder: Path) -> dict[str, Any]:
     """Make one run and read what came of it."""
     size = experiment.options["images_per_round"]
-    options = dict(reward=reward, rounds=QUERIES // size, held_out_every=max(1, 128 // size), held_out_images=48, seed=seed) | experiment.options
-    command = [sys.executable, "-m", "ddpo", "run", "--preset", "compress", "--out", str(folder)]
-    for name, value in options.items():
-        flag = name.replace("_", "-")
-        command += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     shutil.rmtree(folder, ignore_errors=True)
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{experiment.name}: {done.stderr[-2000:]}")
+    make_run(folder, command_of(experiment, reward, seed))
     store = RunStore(folder)
-    metrics = store.metrics()
-    seconds = {phase: sum(v or 0.0 for _, v in metrics[f"seconds_{phase}"]) for phase in ("sampling", "scoring", "updating", "checkpointing")}
+    config, metrics = store.config, store.metrics()
     last = max(number for number, _ in metrics["held_out_reward"])
     store.close()
     prompts, base, tuned = before_and_after(folder, last, 96)
@@ -122,7 +141,7 @@ def measure(experiment: Experiment, reward: str, seed: int, folder: Path) -> dic
         held_out=[round(value or 0.0, 4) for _, value in metrics["held_out_reward"]],
         std_error=[round(value or 0.0, 4) for _, value in metrics["held_out_reward_std_error"]],
         animals_before=round(animal_accuracy(base, prompts), 3), animals_after=round(animal_accuracy(tuned, prompts), 3),
-        seconds={phase: round(value, 1) for phase, value in seconds.items()},
+        seconds=seconds_of(metrics), config=effective(config),
     )  # fmt: skip
 
 
@@ -135,7 +154,10 @@ def percent(found: dict[str, Any]) -> list[float]:
 def table(group: str, reward: str) -> str:
     """The group's results on a reward at the last measurement, in Markdown: mean ± standard deviation over the seeds."""
     found = results()
-    lines = ["| | gain, % | animals recognised before, % | after, % | seeds | seconds of rounds |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| mean ± standard deviation over seeds | gain, % | animals recognised before, % | after, % | seeds | seconds of rounds |",
+        "|---|---|---|---|---|---|",
+    ]
     for experiment in experiments():
         rows = [found[key] for seed in SEEDS if (key := (experiment.name, reward, seed)) in found]
         if not rows or group not in experiment.groups:
@@ -153,15 +175,7 @@ def spread(values: list[float]) -> str:
 
 def draw(group: str, reward: str, file: Path) -> None:
     """The group's curves over reward queries: the seeds' mean and, as a band, their standard deviation."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams.update(
-        {"svg.hashsalt": "ddpo", "font.size": 9, "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False}
-    )
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    figure, (axis,) = panels(1)
     found = results()
     for experiment in experiments():
         rows = [found[key] for seed in SEEDS if (key := (experiment.name, reward, seed)) in found]
@@ -170,15 +184,11 @@ def draw(group: str, reward: str, file: Path) -> None:
         curves = [percent(row) for row in rows]
         mean = [statistics.mean(at) for at in zip(*curves, strict=True)]
         std = [statistics.stdev(at) if len(at) > 1 else 0.0 for at in zip(*curves, strict=True)]
-        queries = rows[0]["queries"]
-        (line,) = axes.plot(queries, mean, label=experiment.title, linewidth=1.6)
-        axes.fill_between(queries, [m - s for m, s in zip(mean, std, strict=True)], [m + s for m, s in zip(mean, std, strict=True)], alpha=0.15)
-        line.set_linestyle(":" if experiment.name.endswith("sham") else "-")
-    axes.axhline(0, color="grey", linewidth=0.6)
-    axes.set(xlabel="reward queries (images made and scored)", ylabel="held-out gain, %", xlim=(0, QUERIES))
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
-    figure.savefig(file, metadata=dict(Date=None))
-    plt.close(figure)
+        band(axis, rows[0]["queries"], mean, std, experiment.title, ":" if experiment.name.endswith("sham") else "-")
+    axis.axhline(0, color="grey", linewidth=0.6)
+    axis.set(xlabel="reward queries (images made and scored)", ylabel="held-out gain, %", xlim=(0, QUERIES))
+    axis.legend(frameon=False, fontsize=8, loc="upper left")
+    save_figure(figure, file)
 
 
 def main() -> None:
@@ -192,7 +202,7 @@ def main() -> None:
         for group in GROUPS:
             for reward in REWARDS if group == "objectives" else REWARDS[:1]:
                 print(f"\n{group}, {reward}\n\n{table(group, reward)}")
-                draw(group, reward, Path(__file__).parent.parent / "docs" / f"evidence-{group}-{reward.removeprefix('jpeg_')}.svg")
+                draw(group, reward, DOCS / f"evidence-{group}-{reward.removeprefix('jpeg_')}.svg")
         return
     for experiment in experiments():
         RunConfig(reward=REWARDS[0], **experiment.options)  # refused before anything is run
@@ -204,9 +214,7 @@ def main() -> None:
                 if (experiment.name, reward, seed) in results():
                     continue
                 found = measure(experiment, reward, seed, options.out / f"{experiment.name}-{reward}-{seed}")
-                with RESULTS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(found) + "\n")
-                print(json.dumps(found), flush=True)
+                add_line(RESULTS, found)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,19 @@ that is coming, and moves the predicted noise against the score's gradient (thei
     x_t = √(ᾱ_t/ᾱ_s) x_s + √(1-ᾱ_t/ᾱ_s) ε_new    self-recurrence: k - 1 times the step is undone and made again
 
 The signs and √(1-ᾱ_t) are also those of the authors' code (github.com/arpitbansal297/Universal-Guided-Diffusion, ddim_with_grad.py). All of a run is
-in float32. With s = 0 it is plain DDIM with the same noise, so pictures are paired with the base's.
+in float32, the score's network too. With s = 0 it is plain DDIM with the same noise, so pictures are paired with the base's.
 
-Each setting is one line of ``benchmarks/universal_guidance.jsonl`` (``--results``) and is not made again. Beside the guided pictures stand the base's
-and those of a DDPO run after a quarter, half and all of its rounds (``--run``; one that is not there yet is made by the preset ``aesthetic``).
-``--report`` prints the table and draws proxy and gold over the guidance's strength into ``docs/``. Seconds are of making the pictures, beside
-whatever else the machine was doing: run it alone for them.
+Each setting is one line of ``benchmarks/universal_guidance.jsonl`` (``--results``) with its configuration, and is not made again. Beside the guided
+pictures stand the base's and those of a DDPO run after a quarter, half and all of its rounds (``--run``; one that is not there yet is made by the
+preset ``aesthetic``, and one with another reward or sampler is refused); the lines' titles have a hash of the run's settings and seed. ``--report``
+prints the table and draws proxy and gold over the guidance's strength into ``docs/``. Seconds are of making the pictures, beside whatever else the
+machine was doing: run it alone for them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -36,15 +38,19 @@ from benchmarks.common import (
     DOCS,
     add_line,
     animal_accuracy,
+    asked,
     band,
+    effective,
+    finish_run,
     flags,
     lines_of,
-    make_run,
     mean_and_error,
     panels,
     policy_at,
     rounded,
+    same_settings,
     save_figure,
+    short_hash,
 )
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.diffusion import Schedule
@@ -179,21 +185,28 @@ def guided_images(
     return prompts, images
 
 
+def the_reward() -> Aesthetic:
+    """The pocket's aesthetic predictor in float32, on a GPU as well."""
+    found = rewards.load("aesthetic", "pocket", precision="fp32")
+    assert isinstance(found, Aesthetic)
+    return found
+
+
 def described(prompts: list[str], images: list[Image.Image], seconds: float) -> dict[str, Any]:
     """Proxy, gold, animals and seconds a picture."""
     samples = [Sample(i, prompt, image) for i, (prompt, image) in enumerate(zip(prompts, images, strict=True))]
     found: dict[str, Any] = {}
-    for name, reward in (("proxy", rewards.load("aesthetic", "pocket")), ("gold", rewards.load("image_statistics"))):
+    for name, reward in (("proxy", the_reward()), ("gold", rewards.load("image_statistics"))):
         found[name], found[f"{name}_error"] = rounded(mean_and_error([score.value or 0.0 for score in reward.score(samples)]))
     return found | dict(animals=round(animal_accuracy(images, prompts), 4), seconds_an_image=round(seconds / len(images), 3))
 
 
-def report(lines: Sequence[dict[str, Any]], docs: Path) -> None:
+def report(lines: Sequence[dict[str, Any]], file: Path) -> None:
     """The table in Markdown, and the curve of the settings that differ in strength alone."""
     print("| | proxy | gold | animal right | seconds a picture |\n|---|---|---|---|---|")
     for line in lines:
         figures = f"{line['proxy']:.2f} ± {line['proxy_error']:.2f} | {line['gold']:.2f} ± {line['gold_error']:.2f} | {line['animals']:.2f}"
-        print(f"| {line['title']} | {figures} | {line['seconds_an_image']:.2f} |")
+        print(f"| {name_of(line)} | {figures} | {line['seconds_an_image']:.2f} |")
     curve = sorted((line for line in lines if strength_of(line) is not None), key=lambda line: strength_of(line) or 0.0)
     if not curve:
         return
@@ -202,12 +215,12 @@ def report(lines: Sequence[dict[str, Any]], docs: Path) -> None:
     for name, label in (("proxy", "proxy: aesthetic"), ("gold", "gold: image_statistics")):
         colour = band(axes[0], strengths, [line[name] for line in curve], [line[f"{name}_error"] for line in curve], label)
         for line in lines:
-            if line["guidance"] is None and line["title"] != BASE:
+            if is_ddpo(line):
                 axes[0].axhline(line[name], color=colour, linestyle=":", linewidth=1.2)
     axes[0].set_xscale("symlog", linthresh=1)
     axes[0].set(xlabel="strength of guidance (dotted: DDPO, no guidance)", ylabel="points", xlim=(0, strengths[-1]))
     axes[0].legend(frameon=False, fontsize=8)
-    save_figure(figure, docs / "universal-guidance.svg")
+    save_figure(figure, file)
 
 
 BASE = "base model"
@@ -222,8 +235,53 @@ def strength_of(line: dict[str, Any]) -> float | None:
 
 
 def title_of(how: Guidance) -> str:
-    more = (f", each step {how.repeats} times" if how.repeats > 1 else "") + (f", {how.backward_steps} backward steps" if how.backward_steps else "")
+    more = (f", each step {how.repeats} times" if how.repeats > 1 else "") + (
+        f", {how.backward_steps} backward steps of {how.backward_rate:g}" if how.backward_steps else ""
+    )
     return f"universal guidance, s = {how.strength:g}{more}"
+
+
+def name_of(line: dict[str, Any]) -> str:
+    """What a line is called in the table: the first lines' titles did not say all of their settings."""
+    return title_of(Guidance(**line["guidance"])) if line["guidance"] else str(line["title"])
+
+
+def is_ddpo(line: dict[str, Any]) -> bool:
+    return line["guidance"] is None and line["title"] != BASE
+
+
+def run_name(config: RunConfig) -> str:
+    """What a DDPO run is called: a hash of its settings and its seed."""
+    return f"DDPO {short_hash(json.dumps(effective(config) | dict(seed=config.seed), sort_keys=True))}"
+
+
+RUN = dict(preset="aesthetic", held_out_images=0)
+"""The options of the DDPO run that is made where there is none."""
+SAMPLER = ("model", "revision", "model_config", "resolution", "reward", "reward_models", "steps", "guidance", "eta")
+"""What a DDPO run must share with the preset, to be compared with guided pictures."""
+
+
+def check_run(config: RunConfig, folder: Path) -> None:
+    """Refuse a run that is no comparison.
+
+    Raises:
+        SystemExit: its reward or sampler is another one.
+    """
+    wanted = asked(flags(RUN))
+    if other := [name for name in SAMPLER if getattr(config, name) != getattr(wanted, name)]:
+        said = ", ".join(f"{name} is {getattr(config, name)} and not {getattr(wanted, name)}" for name in other)
+        raise SystemExit(f"The run in {folder} cannot be compared with guided pictures: {said}. Name another with --run.")
+
+
+def known(line: dict[str, Any], title: str, guidance: dict[str, Any] | None, key: dict[str, Any], config: RunConfig) -> bool:
+    """Whether a line is of these pictures: of the same guidance, or of the base or run of that title, with the same configuration.
+
+    The first lines do not hold theirs, and do not say which run they are of: they count for the run that was then made, the preset's of seed 0.
+    """
+    if {name: line[name] for name in key} != key or line["guidance"] != guidance or not same_settings(line, config):
+        return False
+    usual = line.get("config") is None and run_name(config) == run_name(asked(flags(RUN)))
+    return guidance is not None or line["title"] == (title.replace(run_name(config), "DDPO") if usual else title)
 
 
 def main() -> None:
@@ -238,36 +296,46 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=DOCS, help="where the report draws")
     options = parser.parse_args()
     key = dict(prompts=options.prompts, images=options.images)
-    if options.report:
-        report([line for line in lines_of(options.results) if {name: line[name] for name in key} == key], options.docs)
-        return
     config = presets()["aesthetic"].config.with_changes(prompts=prompt_sets().get(options.prompts, (options.prompts,)), precision="fp32")
-    reward = rewards.load("aesthetic", "pocket")
-    assert isinstance(reward, Aesthetic)
-    score = aesthetic_of_pixels(reward)
-    known = [(line["title"], line["prompts"], line["images"]) for line in lines_of(options.results)]
+    if options.report:
+        found = lines_of(options.results)
+        lines = [line for line in found if {name: line[name] for name in key} == key and (is_ddpo(line) or same_settings(line, config))]
+        print(f"Prompts: {options.prompts}; {options.images} pictures.")
+        if len(found) > len(lines):
+            print(f"{len(found) - len(lines)} lines of other options or settings are left out.")
+        if old := sum(line.get("config") is None for line in lines):
+            print(f"{old} lines do not say what else was set: the preset's sampler of their time, and --run's run.")
+        print()
+        usual = options.prompts == parser.get_default("prompts")
+        report(lines, options.docs / f"universal-guidance{'' if usual else '-' + short_hash(options.prompts)}.svg")
+        return
+    score = aesthetic_of_pixels(the_reward())
     policy = StableDiffusionPolicy.load(config)
     policy.encode(config.prompts)
 
-    def write(title: str, guidance: dict[str, Any] | None, make: Callable[[], tuple[list[str], list[Image.Image]]]) -> None:
-        if (title, options.prompts, options.images) in known:
+    def write(title: str, guidance: dict[str, Any] | None, config: RunConfig, make: Callable[[], tuple[list[str], list[Image.Image]]]) -> None:
+        if any(known(line, title, guidance, key, config) for line in lines_of(options.results)):
             return
         started = time.perf_counter()
         prompts, images = make()
-        add_line(options.results, dict(title=title, guidance=guidance, **key, **described(prompts, images, time.perf_counter() - started)))
+        found = described(prompts, images, time.perf_counter() - started)
+        add_line(options.results, dict(title=title, guidance=guidance, **key, config=effective(config), seed=config.seed, **found))
 
-    write(BASE, None, lambda: held_out_images(policy, config, True, options.images))
+    write(BASE, None, config, lambda: held_out_images(policy, config, True, options.images))
     for how in [Guidance(s) for s in options.strengths] if options.strengths else SETTINGS:
-        write(title_of(how), asdict(how), lambda how=how: guided_images(policy, score, config, options.images, how))  # type: ignore[misc]
+        write(title_of(how), asdict(how), config, lambda how=how: guided_images(policy, score, config, options.images, how))  # type: ignore[misc]
     if not options.no_run:
-        make_run(options.run, flags(dict(preset="aesthetic", held_out_images=0)))
+        if (options.run / "config.json").exists():
+            check_run(RunConfig.load(options.run / "config.json"), options.run)
+        finish_run(options.run, flags(RUN))
         store = RunStore(options.run)
-        last = max(store.checkpoints())
+        last, run = max(store.checkpoints()), store.config
         store.close()
         for number in sorted({last // 4, last // 2, last} - {0}):
             tuned = policy_at(options.run, number, precision="fp32")
             tuned.encode(config.prompts)
-            write(f"DDPO, {number} rounds, no guidance", None, lambda tuned=tuned: held_out_images(tuned, config, False, options.images))  # type: ignore[misc]
+            title = f"{run_name(run)}, {number} rounds, no guidance"
+            write(title, None, run, lambda tuned=tuned: held_out_images(tuned, config, False, options.images))  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor
 
 import rewards
-from benchmarks.common import flags, kl_to_base, mean_and_error
+from benchmarks import evidence, four_prompts, tasks, universal_guidance
+from benchmarks.common import add_line, asked, effective, flags, kl_to_base, make_run, mean_and_error, same_settings, share_error, short_hash, spread
 from benchmarks.four_prompts import SETTINGS, SINGLES, is_green, is_night
 from benchmarks.tasks import TASKS, fooling, groups, measured, says_all, was_shown
 from benchmarks.universal_guidance import Guidance, aesthetic_of_pixels, guided_latents, guided_noise, pixels_of, renoised
 from ddpo.__main__ import config_from, parser
 from ddpo.config import prompt_sets
+from ddpo.diffusion import Schedule
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.presets import presets
 from ddpo.rollout import rollout
+from ddpo.store import RunStore
 from pocket import world
 from pocket.judge import label_of
 from rewards.aesthetic import Aesthetic
@@ -83,7 +88,7 @@ def test_the_commands_are_settings_that_work() -> None:
 def test_fooling_counts_what_the_model_says_and_the_judge_does_not_see() -> None:
     vlm = [True, True, True, False, False, True, False, True]
     judge = [True, False, True, True, False, False, False, False]
-    assert fooling(vlm, judge) == dict(vlm_right=5 / 8, judge_right=3 / 8, fooled=3 / 8)
+    assert fooling(vlm, judge) == dict(vlm_right=5 / 8, fooled=3 / 8)
     assert fooling([True], [True])["fooled"] == 0 and fooling([False], [False])["fooled"] == 0
 
 
@@ -118,7 +123,7 @@ def test_pairs_are_told_apart_by_whether_the_denoiser_was_shown_them() -> None:
     align = next(task for task in TASKS if task.name == "align")
     prompts = ["a cat riding a bike", "a dog riding a bike", "a dog riding a bike"]
     found = measured(align, "activities_seen", 0, prompts, 3 * [Image.new("RGB", (64, 64), "grey")], Agreeable("alignment"))
-    assert (found.shown, found.never_shown, found.gold, found.vlm_right, found.judge_right, found.fooled) == (0.0, 0.0, 0.0, 1.0, 0.0, 1.0)
+    assert (found.shown, found.never_shown, found.gold, found.vlm_right, found.fooled) == (0.0, 0.0, 0.0, 1.0, 1.0)
     exam = measured(align, "unseen_activities", 0, ["a cat taking an exam"], [Image.new("RGB", (64, 64), "grey")], Agreeable("alignment"))
     assert exam.vlm_right is None and exam.fooled is None and exam.shown is None
 
@@ -134,6 +139,177 @@ def test_backgrounds_are_judged_by_their_border() -> None:
 def test_mean_and_error() -> None:
     assert mean_and_error([1.0, 2.0, 3.0]) == pytest.approx((2.0, 1 / 3**0.5))
     assert mean_and_error([5.0]) == (5.0, 0.0)
+
+
+# --- lines and reports ------------------------------------------------------------------------------------------------------------
+
+COUNT = next(task for task in TASKS if task.name == "count")
+
+
+def line_of(seed: int, more: Sequence[str] = (), **changes: Any) -> dict[str, Any]:
+    """A line of the task count whose pictures were right half of the time, then three quarters."""
+
+    def group(name: str, number: int, gold: list[float]) -> dict[str, Any]:
+        share = sum(gold) / len(gold)
+        kept = dict(proxy=gold, gold=gold, animals=[1] * len(gold), shown=[None] * len(gold), vlm=[True] * len(gold))
+        return dict(
+            round=number, group=name, count=len(gold), proxy=share, proxy_error=0.25, gold=share, gold_error=0.25, animals=1.0, shown=None,
+            never_shown=None, vlm_right=1.0, fooled=1 - share, pictures=kept,
+        )  # fmt: skip
+
+    names = (*COUNT.curves, *COUNT.ends)
+    found = [group(name, *each) for name in names for each in ((0, [1.0, 0.0, 1.0, 0.0]), (5, [1.0, 1.0, 1.0, 0.0]))]
+    return dict(
+        task="count", seed=seed, options=dict(every=5, images=4, more=list(more)), rounds=[0, 5], images=32, kl_trained_steps=[0.0, 2.0],
+        kl_all_steps=[0.0, 9.0], measured=found, idle_prompts=0.5, seconds=dict(sampling=1.0), kl_prompts="spread",
+        config=effective(asked([*tasks.options_of(COUNT, more), *flags(dict(seed=seed))])) | changes,
+    )  # fmt: skip
+
+
+def old(line: dict[str, Any]) -> dict[str, Any]:
+    """The line as the first ones were."""
+    found = {name: value for name, value in line.items() if name not in ("config", "kl_prompts")}
+    return found | dict(measured=[{name: value for name, value in each.items() if name != "pictures"} for each in line["measured"]])
+
+
+def test_a_line_is_known_by_all_settings_but_seed_and_device() -> None:
+    config = asked(["--preset", "count"])
+    line = dict(config=effective(config))
+    assert same_settings(line, config.with_changes(seed=7, device="cpu")) and same_settings({}, config)
+    assert not same_settings(line, config.with_changes(learning_rate=2e-3))
+    assert not same_settings(line, config.with_changes(prompts=config.prompts[1:]))
+    assert not same_settings(dict(config=line["config"] | dict(a_setting_of_old=1)), config)
+    options = dict(every=5, images=4, more=[])
+    assert tasks.known(line_of(3), COUNT, options) and tasks.known(old(line_of(3)), COUNT, options)
+    assert not tasks.known(line_of(3, lora_rank=4), COUNT, options) and not tasks.known(line_of(3), COUNT, options | dict(images=5))
+    assert not tasks.known(line_of(3, ["--rounds", "5"]), COUNT, options)
+    with pytest.raises(SystemExit, match="not divisible"):
+        asked(["--images-per-round", "7"])
+
+
+def test_evidence_knows_the_first_lines_and_tells_later_ones_by_all_settings() -> None:
+    experiment = evidence.experiments()[0]
+    line: dict[str, Any] = dict(name=experiment.name, reward="aesthetic", seed=1, options=experiment.options)
+    config = effective(asked(evidence.command_of(experiment, "aesthetic", 0)))
+    assert evidence.is_of(line, experiment) and evidence.is_of(line | dict(config=config), experiment)
+    assert not evidence.is_of(line | dict(config=config | dict(weight_decay=0.5)), experiment)
+    assert not evidence.is_of(line | dict(options={}), experiment)
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
+    RunStore.create(tmp_path / "run", asked(["--preset", "count", "--device", "cpu"])).close()
+    with pytest.raises(SystemExit, match=r"holds a run with other settings: learning_rate is 0.001 and not 0.0003, seed is 0 and not 2\. Name"):
+        make_run(tmp_path / "run", ["--preset", "count", "--learning-rate", "3e-4", "--seed", "2"])
+
+
+@pytest.mark.parametrize("more", ["--seed 3", "--see 3", "--reward=aesthetic", "--prompts animals", "--preset align", "--ou elsewhere"])
+def test_options_that_make_a_task_are_not_handed_on(more: str) -> None:
+    with pytest.raises(SystemExit, match="cannot be handed on"):
+        tasks.handed_on(more.split())
+    tasks.handed_on(["--learning-rate", "3e-4", "--no-shared-start"])
+
+
+def test_a_report_says_what_was_handed_on_and_names_its_drawings_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more, results = ["--learning-rate", "3e-4"], tmp_path / "lines.jsonl"
+    for line in (line_of(0), line_of(1, more), line_of(2, more), line_of(2, more, eta=0.5)):
+        add_line(results, line)
+    capsys.readouterr()
+    tasks.report(results, dict(every=5, images=4, more=more), tmp_path, tmp_path / "docs")
+    said = capsys.readouterr().out
+    assert said.startswith("About 4 pictures a group. Options handed on: --learning-rate 3e-4.")
+    assert "Counting --learning-rate 3e-4" in said and "2 lines of other options or settings are left out." in said and "Seeds 1, 2;" in said
+    assert [file.name for file in (tmp_path / "docs").iterdir()] == [f"task-count-{short_hash('--learning-rate 3e-4')}.svg"]
+    tasks.report(results, dict(every=5, images=4, more=[]), tmp_path, tmp_path / "docs")
+    assert (tmp_path / "docs" / "task-count.svg").exists() and "Options handed on: none." in capsys.readouterr().out
+
+
+def test_the_base_s_error_is_over_pictures_and_the_change_s_is_paired() -> None:
+    """Right on two of four pictures, then on three: 0.5 ± 0.29, and +0.25 ± 0.25, which is √(3/16 · 4/3 / 4); equal seeds have no error."""
+    rows = tasks.table(COUNT, [line_of(0), line_of(1)]).splitlines()
+    base, after, change = rows[2:5]
+    assert base == "| counting | base | 0.50 ± 0.29 | 0.50 ± 0.29 | 1.00 ± 0.00 | – | – | 1.00 ± 0.00 | 0.50 ± 0.29 |"
+    assert after == "| | after | 0.75 ± 0.00 | 0.75 ± 0.00 | 1.00 ± 0.00 | – | – | 1.00 ± 0.00 | 0.25 ± 0.00 |"
+    assert change == "| | change, seed 0 | +0.25 ± 0.25 | +0.25 ± 0.25 | +0.00 ± 0.00 | – | – | +0.00 ± 0.00 | -0.25 ± 0.25 |"
+    rows = tasks.table(COUNT, [old(line_of(0)), line_of(1)]).splitlines()
+    assert rows[2].startswith("| counting | base | 0.50 ± 0.25 |") and "change, seed 1" in rows[4]  # the error that the old line holds
+    assert "seeds 1, on a draw of the prompts" in rows[-2] and "seeds 0, on the first prompts of the file" in rows[-1]
+    assert "change" not in "".join(tasks.table(COUNT, [old(line_of(0))]).splitlines()[:6])
+    assert share_error(0.5, 4) == pytest.approx(mean_and_error([1.0, 0.0, 1.0, 0.0])[1])
+
+
+def test_four_prompts_says_whose_reward_and_whose_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key, single = dict(rounds_made=2, every=1, images=4), SINGLES[1]
+    values = [[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
+    line = dict(prompt=single.prompt, reward_name="clip_score", kl_weight=0.0, seed=3, options=key, rounds=[0, 2], kl_trained_steps=[0, 1])
+    line |= {name: [0.5, 0.75] for name in four_prompts.COLUMNS} | dict(kl_all_steps=[0, 1], reward_error=[0.1, 0.1])
+    line |= dict(aesthetic_error=[0.2, 0.2], image_statistics_error=[0.3, 0.3])
+    later = line | dict(seed=4, pictures=dict.fromkeys(four_prompts.COLUMNS, values))
+    four_prompts.report([line, later], "clip_score", key, tmp_path)
+    said = capsys.readouterr().out
+    assert "reward of all prompts: clip_score" in said and (tmp_path / f"four-prompts-{short_hash('clip_score')}.svg").exists()
+    assert "| base | 0.50 ± 0.10 | 0.50 ± 0.29 | 0.50 ± 0.29 | 0.50 ± 0.20 | 0.50 ± 0.30 |" in said and "| 3, 4 |" in said
+    assert "| change of one seed | +0.25 ± 0.25 |" in said and "Seed 3, 4: the line does not say" in said
+    four_prompts.report([line, later], "", key, tmp_path)
+    assert "2 lines of other options" in (said := capsys.readouterr().out) and "Not measured yet." in said
+
+
+def test_guided_lines_are_known_by_all_of_their_guidance() -> None:
+    how, key, config = Guidance(3.0, backward_steps=3, backward_rate=0.1), dict(prompts="animals", images=9), asked(["--preset", "aesthetic"])
+
+    def known(line: dict[str, Any], guidance: Guidance) -> bool:
+        return universal_guidance.known(line, universal_guidance.title_of(guidance), guidance.__dict__, key, config)
+
+    first = dict(title="universal guidance, s = 3, 3 backward steps", guidance=dict(how.__dict__), **key)
+    for line in (first, first | dict(config=effective(config))):
+        assert known(line, how) and not known(line, Guidance(3.0, backward_steps=3, backward_rate=0.2)) and not known(line, Guidance(3.0))
+        assert universal_guidance.name_of(line) == "universal guidance, s = 3, 3 backward steps of 0.1"
+    assert not known(first | dict(config=effective(config.with_changes(eta=0.5))), how) and not known(first | dict(images=8), how)
+
+
+def test_lines_of_a_run_name_it_and_other_rewards_and_samplers_are_refused() -> None:
+    key, run = dict(prompts="animals", images=9), asked(flags(universal_guidance.RUN))
+    line = dict(title="DDPO, 12 rounds, no guidance", guidance=None, **key)
+    name = universal_guidance.run_name(run)
+    assert name != universal_guidance.run_name(run.with_changes(seed=1)) != universal_guidance.run_name(run.with_changes(learning_rate=1e-4))
+    assert universal_guidance.known(line, f"{name}, 12 rounds, no guidance", None, key, run)
+    assert not universal_guidance.known(line, f"{name}, 25 rounds, no guidance", None, key, run)
+    other = run.with_changes(seed=1)
+    assert not universal_guidance.known(line, f"{universal_guidance.run_name(other)}, 12 rounds, no guidance", None, key, other)
+    universal_guidance.check_run(other.with_changes(learning_rate=1e-4), Path("run"))
+    for changes in (dict(eta=1.0), dict(reward="clip_score"), dict(steps=20)):
+        with pytest.raises(SystemExit, match=f"cannot be compared with guided pictures: {next(iter(changes))} is"):
+            universal_guidance.check_run(run.with_changes(**changes), Path("run"))
+
+
+# --- which prompts ----------------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_spread_over_the_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of the counting prompts, which go round two, three, four, has all three numbers; enough pictures have all prompts, equally often."""
+    monkeypatch.setattr(
+        tasks, "held_out_images", lambda policy, config, base, count: ([config.prompts[i % len(config.prompts)] for i in range(count)], [])
+    )
+    config, prompts = asked(["--preset", "count"]), prompt_sets()["counting"]
+
+    def drawn(about: int) -> list[str]:
+        return tasks.pictures(None, config, prompts, about, True)[0]  # type: ignore[arg-type]
+
+    assert len(drawn(45)) == len(set(drawn(45))) == 45 and drawn(45) == drawn(45)
+    assert min(Counter(prompt.split()[0] for prompt in drawn(45)).values()) > 8
+    assert drawn(90) == list(prompts) and Counter(drawn(270)) == dict.fromkeys(prompts, 2)
+    assert spread(prompts[:16], 16) == list(prompts[:16]) and len({prompt.split()[1] for prompt in spread(prompts, 16)}) > 10
+
+
+def test_a_contact_sheet_shows_no_prompt_twice(tmp_path: Path) -> None:
+    prompts = [*prompt_sets()["animals"]] * 2
+    places = tasks.first_of_each(prompts, 8)
+    assert len({prompts[i] for i in places}) == 8 and max(places) < 45
+    assert tasks.first_of_each(["a", "a", "b", "c", "b"], 8) == [0, 2, 3]
+    row = [Image.new("RGB", (64, 64), (2 * i, 0, 0)) for i in range(90)]
+    tasks.contact_sheet(prompts, [row, row], tmp_path / "sheet.png")
+    found = Image.open(tmp_path / "sheet.png").convert("RGB")
+    assert found.size == (2 * (8 * 66 - 2), 2 * (2 * 66 - 2))
+    assert [found.getpixel((132 * i + 60, 60)) for i in range(8)] == [(2 * i, 0, 0) for i in places]
 
 
 # --- guidance ---------------------------------------------------------------------------------------------------------------------
@@ -234,3 +410,30 @@ def test_the_base_of_the_pocket_model_is_at_no_distance_and_a_moved_one_is_not(p
     finally:
         with torch.no_grad():
             weight.zero_()
+
+
+def test_the_nats_of_a_prediction_in_the_pocket_s_schedule_are_those_that_are_told() -> None:
+    """KL per ‖Δε‖² is c² / 2σ²: η 0.1 against η 1, and the share of the last step but one (``kl_to_base``)."""
+    scheduler = DDIMScheduler.from_pretrained(rewards.POCKET / "model" / "scheduler")
+    nats = []
+    for eta in (1.0, 0.1):
+        schedule = Schedule.ddim(scheduler, 10, eta)
+        nats.append((schedule.gradient_scale**2 / schedule.alpha / 2).double())
+    ratio = nats[1] / nats[0]
+    assert 34 < float(ratio[[0, 1, 2, 3, 4, 5, 6, 7, 9]].min()) < float(ratio[[0, 1, 2, 3, 4, 5, 6, 7, 9]].max()) < 40
+    assert float(ratio[8]) == pytest.approx(80, abs=0.5) and float(nats[1][:3].sum() / nats[0][:3].sum()) == pytest.approx(37, abs=0.5)
+    assert [float(each[8] / each.sum()) for each in nats] == pytest.approx([0.86, 0.93], abs=0.005)
+    assert [float(each[9] / each.sum()) for each in nats] == pytest.approx([0.01, 0.01], abs=0.005)
+
+
+def test_the_distance_is_taken_on_a_draw_of_the_prompts() -> None:
+    """Four trajectories of six prompts: not the first four."""
+
+    class Listening(LinearPolicy):
+        def encode(self, prompts: Sequence[str], guided: bool = True) -> Tensor:
+            heard.extend(prompts)
+            return super().encode(prompts, guided)
+
+    heard, prompts = list[str](), ("a cat", "a dog", "a fox", "a cow", "a hen", "a pig")
+    kl_to_base(Listening(toy_config(prompts=prompts)), prompts, 4)
+    assert set(heard) == set(spread(prompts, 4)) != set(prompts[:4])
