@@ -343,7 +343,7 @@ def test_the_key_goes_to_its_own_host_alone(endpoint: Callable[[Answer], Endpoin
 def test_an_endpoint_that_wants_a_key_that_is_another_s_is_told(endpoint: Callable[[Answer], Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY, "secret")
     monkeypatch.setenv(HOST, "example.org")
-    with pytest.raises(RewardError, match="is for example.org alone"):
+    with pytest.raises(RewardError, match=r"is for example\.org alone"):
         Remote(endpoint(lambda number, body: (401, b"no")).address, "m").answer([picture(0)], ["?"])
 
 

@@ -132,7 +132,7 @@ function add(pictures) {
 // The round that was chosen of the present run, or its last one.
 function roundOf(v) {
   const rounds = v.rounds || [];
-  return state.round?.run === v.run && rounds.includes(state.round.number) ? state.round.number : rounds.at(-1);
+  return state.round && state.round.run === v.run && rounds.includes(state.round.number) ? state.round.number : rounds.at(-1);
 }
 
 async function takeRound() {
