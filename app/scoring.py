@@ -248,7 +248,7 @@ class Scoring:
                 setting, stops = cells[0].setting, self._stops
                 self._now = (setting, time.monotonic())
                 loaded = (self.desk.starts, setting) in self._loaded
-                online = None if loaded else setting in self._downloads
+                online = setting in self._downloads or (None if loaded else False)
             outcome = self._scored(cells, online)
             with self._wake:
                 self._now = None
@@ -295,7 +295,8 @@ class Scoring:
             self._failures[setting] = Failure(str(outcome["error"]), missing, time.monotonic())
             self._wanted = {cell: asked for cell, asked in self._wanted.items() if cell.setting != setting}
         else:
-            self._loaded.add((self.desk.starts, setting))
+            if any("error" not in score for score in outcome["scores"]):
+                self._loaded.add((self.desk.starts, setting))
             for cell, score in zip(cells, outcome["scores"], strict=True):
                 self._wanted.pop(cell, None)
                 if "error" not in score or cell.image.is_file():

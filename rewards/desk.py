@@ -49,6 +49,8 @@ class Desk:
 
     def __init__(self) -> None:
         self._rewards: dict[str, Cached] = {}
+        self._used: set[str] = set()
+        """Which may hold networks in memory."""
 
     def score(self, order: Order, items: Sequence[tuple[str, str]]) -> list[Score | RewardError]:
         """For each (path of an image, prompt), in order, a score, or why the picture cannot be read.
@@ -66,9 +68,10 @@ class Desk:
         if key not in self._rewards:
             self._rewards[key] = Cached(_load(order))
         if order.large:
-            for other, reward in self._rewards.items():
-                if other != key:
-                    reward.free()  # one set of large networks at a time; values are kept
+            for other in self._used & self._rewards.keys() - {key}:
+                self._rewards[other].free()  # one set of large networks at a time; values are kept
+            self._used.clear()
+        self._used.add(key)
         try:
             return self._rewards[key].score(samples)
         except RewardError:

@@ -134,6 +134,14 @@ def test_paste_a_round_and_what_is_no_picture(page: Page, studio: Studio) -> Non
     board.get_by_role("checkbox", name=re.compile("For pictures of a round")).check()
     expect(board.locator("tbody .rw-prompt p")).to_have_text(["<b>a dog</b>"] * 9)
     assert page.title() != "broken"
+    board.get_by_label("Prompt", exact=True).fill("=1+1")
+    expect(board.locator("tbody .rw-prompt p")).to_have_text(["=1+1"] * 9)
+    expect(board.get_by_role("status")).to_have_text("9 pictures scored.")
+    with page.expect_download() as download:
+        board.get_by_role("button", name="Download CSV").click()
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+    assert {row["prompt"] for row in rows} == {"'=1+1"}, "no spreadsheet takes it for a formula"
+    assert all(float(row["jpeg_compressibility"]) < 0 for row in rows)
 
 
 def test_a_reward_that_cannot_load_says_what_to_download_and_the_others_go_on(
@@ -266,10 +274,11 @@ def test_a_hidden_page_is_not_drawn_and_is_whole_when_it_is_shown(page: Page, st
     board.get_by_role("checkbox", name="CLIPScore").check()
     page.get_by_role("tab", name="Rate", exact=True).click()
     page.wait_for_timeout(300)
-    watch = (
-        "() => { window.drawn = 0; const root = document.querySelector('#studio-rewards'); new MutationObserver((m) => { window.drawn += m.length; })"
-    )
-    page.evaluate(watch + ".observe(root, { childList: true, subtree: true, characterData: true, attributes: true }); }")
+    page.evaluate("""() => {
+      window.drawn = 0;
+      const all = { childList: true, subtree: true, characterData: true, attributes: true };
+      new MutationObserver((seen) => { window.drawn += seen.length; }).observe(document.querySelector("#studio-rewards .rw"), all);
+    }""")
     with page.expect_response(lambda response: response.url.endswith("/scores") and response.json()["now"] is None, timeout=60_000):
         pass
     page.wait_for_timeout(800)

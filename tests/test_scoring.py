@@ -175,6 +175,16 @@ def test_a_download_that_fails_is_no_dead_end(cells: list[Cell]) -> None:
     scoring.close()
 
 
+def test_leave_counts_where_the_process_has_answered_before(cells: list[Cell]) -> None:
+    """Networks that were freed, and then cannot be read any more, say: the process without network must not be asked again and again."""
+    scoring, asked = Scoring(Desk((sys.executable, "-c", FETCHES))), [Cell(FAR, cells[0].image, "")]
+    assert settled(scoring, asked)[1][FAR].missing
+    scoring._loaded.add((scoring.desk.starts, FAR))
+    scoring.retry(FAR, download=True)
+    assert settled(scoring, asked)[0][0]["value"] == 1.0 and scoring.desk.starts == 2
+    scoring.close()
+
+
 def test_leave_to_download_is_for_one_setting_and_ends_with_stop_and_with_the_page(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     scoring, other = Scoring(Desk((sys.executable, "-c", FETCHES))), Setting("aesthetic", "published", "cpu")
     scoring.retry(FAR, download=True)
