@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import sys
 import tempfile
@@ -11,6 +12,9 @@ import webbrowser
 from pathlib import Path
 
 from rewards import FUNCTION
+
+KEY, KEY_HOST = "DDPO_VLM_KEY", "DDPO_VLM_HOST"
+"""The environment variables of :mod:`rewards.vlm`."""
 
 
 class CannotStart(Exception):
@@ -92,6 +96,19 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def open_to_all(options: argparse.Namespace) -> bool:
+    """Whether other computers can use the studio without a password."""
+    return options.auth is None and options.host not in ("127.0.0.1", "localhost", "::1")
+
+
+def guard_key(options: argparse.Namespace) -> str | None:
+    """Forget the endpoint's key where anybody could have it sent to an endpoint of his own; returns what to tell about it."""
+    if not open_to_all(options) or not os.environ.get(KEY) or os.environ.get(KEY_HOST):
+        return None
+    del os.environ[KEY]
+    return f"{KEY} is not used, since anybody could have it sent anywhere. Set {KEY_HOST} to the host that it is for, or give --auth."
+
+
 def serve(options: argparse.Namespace) -> None:
     """Open the studio, and stay until it is closed."""
     runs = writable(options.runs)
@@ -110,7 +127,9 @@ def serve(options: argparse.Namespace) -> None:
         create_app(runs, options.auth, Launcher(worker_command(options.processes))), log_level="warning", timeout_graceful_shutdown=1
     )
     print(f"DDPO Studio is open at {url}\nRuns are kept in {runs}. Ctrl+C closes the studio; runs go on.", flush=True)
-    if options.host not in ("127.0.0.1", "localhost", "::1") and options.auth is None:
+    if said := guard_key(options):
+        print(said, flush=True)
+    if open_to_all(options):
         print("Anybody who reaches this computer can use the studio. Give --auth USER:PASSWORD to ask for a password.", flush=True)
     if not options.no_browser:
         threading.Timer(0.5, webbrowser.open, [url]).start()

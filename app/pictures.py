@@ -13,6 +13,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from rewards.base import RewardError, as_seen
+
 LARGEST_BYTES = 20 * 1024 * 1024
 LARGEST_PIXELS = 40_000_000
 MOST_PICTURES = 256
@@ -35,7 +37,7 @@ class Pictures:
         self._lock = threading.Lock()
 
     def add(self, data: bytes) -> dict[str, Any]:
-        """Keep a picture as it is seen: upright, in RGB, the first frame. Returns its hash and its size in pixels.
+        """Keep a picture as it is seen: upright, on white, in RGB, the first frame. Returns its hash and its size in pixels.
 
         Raises:
             PictureError: it is no picture, or too large.
@@ -91,7 +93,9 @@ def _opened(data: bytes) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height <= LARGEST_PIXELS:
-                return ImageOps.exif_transpose(image).convert("RGB")
+                return as_seen(ImageOps.exif_transpose(image))
+    except RewardError as error:
+        raise PictureError(str(error).replace("It has", "This picture has", 1)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError("This picture has far too many pixels. Make it smaller: at most 40 million.") from error
     except Exception as error:  # a damaged file makes Pillow raise nearly anything

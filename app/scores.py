@@ -11,13 +11,14 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app.pages.rewards import MOST_PICTURES, failure_value, notes
+from app.pages.rewards import MOST_PICTURES, failure_value, needed, notes
 from app.pictures import LARGEST_BYTES, PictureError, Pictures
 from app.routes import IMAGE_FILE, IMMUTABLE, LARGEST_ID, json_answer, json_body
 from app.runs import Runs
 from app.scoring import Cell, Scoring, Setting
 from ddpo.store import StoreError
 from rewards import automatic, card
+from rewards.function import version
 
 LONGEST_PROMPT = 10_000
 DEVICES = ("auto", "cpu")
@@ -68,7 +69,7 @@ def _scores(runs: Runs, pictures: Pictures, scoring: Scoring, body: Any) -> dict
     found = [_found(runs, pictures, item, prompt) for item in items]
     present = [each for each in found if each is not None]
     answers: dict[str, Any] = {}
-    settings = {name: Setting(name, body["models"], body["device"], body["vlm"] if "vlm" in card(name).published else "") for name in names}
+    settings = {name: _setting(name, body) for name in names}
     cells = [Cell(settings[name], path, text) for name in names for path, text in present]
     values, failures = scoring.ask(cells)
     for at, name in enumerate(names):
@@ -76,11 +77,25 @@ def _scores(runs: Runs, pictures: Pictures, scoring: Scoring, body: Any) -> dict
         known = [_value(next(row)) if each is not None else None for each in found]
         failure = failures.get(settings[name])
         answers[name] = dict(values=known, failure=failure_value(settings[name], failure) if failure else None)
-    return dict(scores=answers, gone=[at for at, each in enumerate(found) if each is None], now=scoring.now)
+    return dict(scores=answers, gone=[at for at, each in enumerate(found) if each is None], now=_now(scoring))
 
 
 def _value(answer: dict[str, Any] | None) -> dict[str, Any] | None:
-    return answer | dict(notes=notes(answer["explanation"])) if answer else None
+    """A value with its lines; of a picture that cannot be read, why."""
+    if answer is None:
+        return None
+    if "error" in answer:
+        return dict(value=None, explanation={}, notes=[], error=answer["error"])
+    return answer | dict(notes=notes(answer["explanation"]))
+
+
+def _now(scoring: Scoring) -> dict[str, Any] | None:
+    """What is being scored, and the networks that it uses."""
+    found = scoring.now
+    if found is None:
+        return None
+    setting = found.pop("setting")
+    return found | dict(reward=setting.reward, download=needed(setting))
 
 
 def _steer(scoring: Scoring, body: Any) -> Response:
@@ -89,7 +104,8 @@ def _steer(scoring: Scoring, body: Any) -> Response:
     if kind == "stop":
         scoring.stop()
     elif kind in ("retry", "download") and reward in automatic():
-        scoring.retry(reward, download=kind == "download")
+        _check_networks(body)
+        scoring.retry(_setting(str(reward), body), download=kind == "download")
     else:
         raise HTTPException(422, "Say stop, or which reward to retry or to download.")
     return json_answer(dict(done=True))
@@ -109,11 +125,20 @@ def _question(body: Any) -> tuple[list[str], str, list[Any]]:
         raise HTTPException(422, f"At most {MOST_PICTURES} pictures at once. Remove some.")
     if not isinstance(prompt, str) or len(prompt) > LONGEST_PROMPT:
         raise HTTPException(422, f"The prompt is a text of {LONGEST_PROMPT:,} characters at most.")
+    _check_networks(body)
+    return list(dict.fromkeys(names)), prompt, items
+
+
+def _check_networks(body: dict[str, Any]) -> None:
     if body.get("models") not in ("pocket", "published") or body.get("device") not in DEVICES:
         raise HTTPException(422, "models is pocket or published, and device auto or cpu.")
     if not isinstance(body.get("vlm"), str) or len(body["vlm"]) > 500:
         raise HTTPException(422, "vlm is a text of 500 characters at most.")
-    return list(dict.fromkeys(names)), prompt, items
+
+
+def _setting(name: str, body: dict[str, Any]) -> Setting:
+    vlm = body["vlm"].strip() if "vlm" in card(name).published else ""
+    return Setting(name, body["models"], body["device"], vlm, version(name))
 
 
 def _found(runs: Runs, pictures: Pictures, item: Any, prompt: str) -> tuple[Path, str] | None:
@@ -131,6 +156,8 @@ def _found(runs: Runs, pictures: Pictures, item: Any, prompt: str) -> tuple[Path
         return None
     if sample is None or not IMAGE_FILE.fullmatch(sample.image) or not (store.folder / sample.image).is_file():
         return None
+    if "image" in item and item["image"] != Path(sample.image).stem:
+        return None  # another run has this name now
     return store.folder / sample.image, prompt if item.get("typed") else sample.prompt
 
 

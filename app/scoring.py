@@ -1,5 +1,8 @@
 """Scores for the Rewards page. Networks live in a process of their own (``python -m rewards serve``), which starts with the first question and
-ends with the server, or when nobody has asked anything for a while."""
+ends with the server, or when nobody has asked anything for a while.
+
+Beside :mod:`app.launch` this is the only code that starts or signals a process: this one belongs to the server and has no run.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "rewards", "serve")
 IDLE_SECONDS = 600.0
 """After so long without a question the process ends, and gives its memory back."""
-PATIENCE_SECONDS = 15.0
-"""A value that nobody has asked for again within this time is not wanted any more: the page was closed."""
+PATIENCE_SECONDS = 75.0
+"""A value that nobody has asked for again within this time is not wanted any more: the page was closed.
+A browser lets a page in the background ask once a minute."""
 FORGET_SECONDS = 30.0
 """A reward that failed is tried anew when it is asked for after such a pause."""
 AT_ONCE = 8
@@ -88,9 +92,9 @@ class Desk:
 
     def _start(self, online: bool) -> None:
         self._let_go()
-        self._said, self._online = tempfile.TemporaryFile(), online  # noqa: SIM115
         surroundings = os.environ | {"PYTHONIOENCODING": "utf-8"} | ({} if online else {"HF_HUB_OFFLINE": "1"})
         try:
+            self._said, self._online = tempfile.TemporaryFile(), online  # noqa: SIM115
             self._process = subprocess.Popen(
                 self.command, cwd=PROJECT, env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
                 text=True, encoding="utf-8",
@@ -107,12 +111,15 @@ class Desk:
     def _let_go(self) -> None:
         """Close the pipes of a process that has ended."""
         process, self._process = self._process, None
-        for pipe in (self._said, *((process.stdin, process.stdout) if process else ())):
+        said, self._said = self._said, None
+        for pipe in (said, *((process.stdin, process.stdout) if process else ())):
             with suppress(OSError):  # what was still to be written to a process that is gone
                 if pipe is not None:
                     pipe.close()
 
     def _last_words(self, process: subprocess.Popen[str]) -> str:
+        if self._said is None or self._said.closed:
+            return "The process that scores was ended."
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").strip().splitlines()
         if process.returncode == -9 or not lines:
@@ -128,6 +135,8 @@ class Setting:
     models: str = "pocket"
     device: str = "auto"
     vlm: str = ""
+    version: int = 0
+    """The state of the file of a person's own function."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,7 @@ class Scoring:
         self._known: dict[Cell, dict[str, Any]] = {}
         self._wanted: dict[Cell, float] = {}
         self._failures: dict[Setting, Failure] = {}
-        self._downloads: set[str] = set()
+        self._downloads: dict[Setting, float] = {}
         self._loaded: set[tuple[int, Setting]] = set()
         self._now: tuple[Setting, float] | None = None
         self._stops = 0
@@ -188,25 +197,26 @@ class Scoring:
 
     @property
     def now(self) -> dict[str, Any] | None:
-        """What is being scored, for how many seconds, and whether networks are still being loaded."""
+        """What is being scored, a Setting, for how many seconds, and whether networks are still being loaded or downloaded."""
         with self._wake:
             if self._now is None:
                 return None
             setting, since = self._now
             new = bool(card(setting.reward).published) and (self.desk.starts, setting) not in self._loaded
-            return dict(reward=setting.reward, seconds=time.monotonic() - since, loading=new, downloading=setting.reward in self._downloads)
+            return dict(setting=setting, seconds=time.monotonic() - since, loading=new, downloading=setting in self._downloads)
 
-    def retry(self, reward: str, download: bool = False) -> None:
-        """Try a reward that failed again; with ``download``, its networks may be fetched from the Hub."""
+    def retry(self, setting: Setting, download: bool = False) -> None:
+        """Try a reward that failed again; with ``download``, its networks may be fetched from the Hub when its values are asked for next."""
         with self._wake:
-            self._failures = {setting: failure for setting, failure in self._failures.items() if setting.reward != reward}
+            self._failures.pop(setting, None)
             if download:
-                self._downloads.add(reward)
+                self._downloads[setting] = time.monotonic()
 
     def stop(self) -> None:
         """Give up what is wanted, and end the process if it is busy."""
         with self._wake:
             self._wanted.clear()
+            self._downloads.clear()
             self._stops += 1
             busy = self._now is not None
         if busy:
@@ -238,41 +248,60 @@ class Scoring:
                 setting, stops = cells[0].setting, self._stops
                 self._now = (setting, time.monotonic())
                 loaded = (self.desk.starts, setting) in self._loaded
-                online = None if loaded else setting.reward in self._downloads
+                online = setting in self._downloads or (None if loaded else False)
             outcome = self._scored(cells, online)
             with self._wake:
                 self._now = None
                 if stops == self._stops:
-                    self._take(cells, outcome)
+                    self._take(cells, outcome, bool(online))
 
     def _next(self) -> list[Cell]:
         """What to score next: rewards without networks first, then in the order in which they were asked for; some pictures at a time."""
         now = time.monotonic()
         self._wanted = {cell: asked for cell, asked in self._wanted.items() if now - asked < PATIENCE_SECONDS}
-        first = min(self._wanted, key=lambda cell: bool(card(cell.setting.reward).published), default=None)
-        return [cell for cell in self._wanted if first is not None and cell.setting == first.setting][:AT_ONCE]
+        wanted = {cell.setting for cell in self._wanted}
+        self._downloads = {each: given for each, given in self._downloads.items() if each in wanted or now - given < PATIENCE_SECONDS}
+        while first := min(self._wanted, key=lambda cell: bool(card(cell.setting.reward).published), default=None):
+            cells = [cell for cell in self._wanted if cell.setting == first.setting][:AT_ONCE]
+            gone = [cell for cell in cells if not cell.image.is_file()]
+            for cell in gone:
+                del self._wanted[cell]  # the page is told when it asks again
+            if len(gone) < len(cells):
+                return [cell for cell in cells if cell not in gone]
+        return []
 
     def _scored(self, cells: Sequence[Cell], online: bool | None) -> dict[str, Any]:
+        """What the process answers, or ``error``: why there is no answer that can be used."""
         setting = cells[0].setting
         items = [dict(image=str(cell.image), prompt=cell.prompt) for cell in cells]
         question = dict(id=1, reward=setting.reward, models=setting.models, device=setting.device, vlm=setting.vlm, items=items)
         try:
-            return self.desk.ask(question, online)
+            answer = self.desk.ask(question, online)
+            if "error" in answer or (len(answer["scores"]) == len(cells) and all(isinstance(score, dict) for score in answer["scores"])):
+                return answer
+            return dict(error="The process that scores did not give one value for each picture.")
         except DeskError as error:
             return dict(error=str(error))
+        except Exception as error:  # the thread must live on
+            return dict(error=f"Scoring failed with {type(error).__name__}: {error}")
 
-    def _take(self, cells: Sequence[Cell], outcome: dict[str, Any]) -> None:
-        """Keep what was answered."""
+    def _take(self, cells: Sequence[Cell], outcome: dict[str, Any], online: bool) -> None:
+        """Keep what was answered to a question that was asked with leave to download, or without."""
         setting = cells[0].setting
         if "error" in outcome:
-            missing = bool(outcome.get("missing")) and setting.reward not in self._downloads
+            missing = bool(outcome.get("missing")) and not online
+            if missing and setting in self._downloads:
+                return  # the leave came meanwhile: it is asked again, with it
             self._failures[setting] = Failure(str(outcome["error"]), missing, time.monotonic())
             self._wanted = {cell: asked for cell, asked in self._wanted.items() if cell.setting != setting}
         else:
-            self._loaded.add((self.desk.starts, setting))
-            self._known.update(zip(cells, outcome["scores"], strict=True))
-            for cell in cells:
+            if any("error" not in score for score in outcome["scores"]):
+                self._loaded.add((self.desk.starts, setting))
+            for cell, score in zip(cells, outcome["scores"], strict=True):
                 self._wanted.pop(cell, None)
+                if "error" not in score or cell.image.is_file():
+                    self._known[cell] = score
             for cell in list(self._known)[: max(0, len(self._known) - MOST_KNOWN)]:
                 del self._known[cell]
-        self._downloads.discard(setting.reward)
+        if online:
+            self._downloads.pop(setting, None)

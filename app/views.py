@@ -53,7 +53,7 @@ class Views:
 
     def token(self, name: str | None) -> str:
         """Differs whenever the page might."""
-        return _digest([self._server, name, *(self._run_token(each) for each in self.runs.names())])
+        return _digest([self._server, name, rewards.versions(), *(self._run_token(each) for each in self.runs.names())])
 
     def _run_token(self, name: str) -> str:
         try:
@@ -77,14 +77,15 @@ class Views:
         cards = [self._card(each) for each in names]
         bar: dict[str, Any] = dict(runs=names, run=name)
         common = dict(library=dict(run=name, cards=cards), board=rate.board_value(name if name in names else None))
-        empty = dict(charts=dict(run=None), gallery=dict(run=None), rewards=rewards.page_value(None))
+        empty = dict(charts=dict(run=None), gallery=dict(run=None), rewards=rewards.page_value(dict(run=None)))
         if name not in names:
             return dict(bar=bar, panel=dict(kind="missing", text=f"There is no run called {name}.") if name else dict(kind="none"), **empty, **common)
         try:
             store = self.runs.open(name)
             bar |= run.bar_value(store, self.launcher)
             panel = run.panel_value(store, self.launcher)
-            shown = dict(charts=progress.charts_value(store), gallery=progress.gallery_value(store), rewards=rewards.page_value(store))
+            gallery = progress.gallery_value(store)
+            shown = dict(charts=progress.charts_value(store), gallery=gallery, rewards=rewards.page_value(gallery))
             return dict(bar=bar, panel=panel, **shown, **common)
         except UNREADABLE as error:
             return dict(bar=bar, panel=dict(kind="broken", text=_reason(error)), **empty, **common)

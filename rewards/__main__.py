@@ -7,12 +7,17 @@ import csv
 import json
 import os
 import sys
+import threading
+import time
 from typing import TextIO
 
 import rewards
 from rewards.base import RewardError
 from rewards.desk import Desk, Order, serve
 from rewards.function import trust
+
+AT_ONCE = 64
+"""Pictures that are in memory together."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,28 +34,45 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16", "4bit"), default="auto", help="of the networks (default: auto)")
     score.add_argument("--vlm", default="", help="what looks at pictures: a LLaVA's folder or name on the Hub, or http://host/v1#model")
     commands.add_parser("list", help="print the table of rewards")
-    commands.add_parser("serve", help="answer requests, one a line in JSON, until the input ends")
+    commands.add_parser("serve", help="answer requests, one a line in JSON, until the input or the program that started this one ends")
     return top
 
 
 def score_files(options: argparse.Namespace, out: TextIO) -> int:
-    """Print a row for each reward and picture; a reward that cannot score says why, and the others go on."""
+    """Print a row for each reward and picture; a reward that cannot score, or a file that is no picture, says why, and the others go on."""
     desk, failed = Desk(), 0
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["image", "prompt", "reward", "value", "explanation"])
     for reward in options.reward:
-        order = Order(reward, options.models, options.device, options.precision, options.vlm)
         try:
-            scores = desk.score(order, [(path, options.prompt) for path in options.images])
+            _check(reward)
+            order = Order(reward, options.models, options.device, options.precision, options.vlm)
+            for start in range(0, len(options.images), AT_ONCE):
+                paths = options.images[start : start + AT_ONCE]
+                for path, score in zip(paths, desk.score(order, [(path, options.prompt) for path in paths]), strict=True):
+                    if isinstance(score, RewardError):
+                        print(f"{path}: {score}", file=sys.stderr)
+                        failed = 1
+                        continue
+                    explanation = json.dumps(score.explanation, ensure_ascii=False)
+                    value = "" if score.value is None else score.value
+                    rows.writerow([_text(path), _text(options.prompt), _text(reward), value, explanation])
+                out.flush()
         except RewardError as error:
             print(f"{reward}: {error}", file=sys.stderr)
             failed = 1
-            continue
-        for path, score in zip(options.images, scores, strict=True):
-            explanation = json.dumps(score.explanation, ensure_ascii=False)
-            rows.writerow([path, options.prompt, reward, "" if score.value is None else score.value, explanation])
-        out.flush()
     return failed
+
+
+def _check(reward: str) -> None:
+    """Raise RewardError unless it scores by itself."""
+    if rewards.card(reward) and reward in rewards.REWARDS and reward not in rewards.automatic():
+        raise RewardError(f"It cannot score files by itself. Choose one of {', '.join(rewards.automatic())}.")
+
+
+def _text(cell: str) -> str:
+    """A text as a cell that no spreadsheet takes for a formula."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def list_rewards(out: TextIO) -> int:
@@ -70,6 +92,13 @@ def quiet_stdout() -> TextIO:
     return ours
 
 
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it is gone, even in the middle of an answer."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     for file in getattr(options, "trust", ()):
@@ -79,6 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
             return list_rewards(out)
         if options.command == "score":
             return score_files(options, out)
+        threading.Thread(target=_end_with, args=(os.getppid(),), name="end with the parent", daemon=True).start()
         if hasattr(os, "nice"):
             os.nice(10)  # a training run goes first, and so does the page
         for answer in serve(sys.stdin):

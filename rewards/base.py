@@ -43,3 +43,23 @@ class Reward(Protocol):
     name: str
 
     def score(self, samples: Sequence[Sample]) -> list[Score]: ...
+
+
+def as_seen(image: Image.Image) -> Image.Image:
+    """A picture in RGB as people see it: what is transparent lies on white, 16 bits of grey become 8.
+
+    Raises:
+        RewardError: its numbers are no brightness that anybody could show.
+    """
+    if image.mode.startswith("I"):
+        grey = image.convert("I")
+        low, high = grey.getextrema()
+        if not (isinstance(low, int) and isinstance(high, int) and low >= 0 and high <= 65_535):
+            raise RewardError("It has 32-bit numbers instead of colours. Save it as an 8-bit or 16-bit picture.")
+        return grey.point(lambda value: value * (1 / 257) + 0.5).convert("RGB")
+    if image.mode == "F":
+        raise RewardError("It has fractions instead of colours. Save it as an 8-bit or 16-bit picture.")
+    if image.has_transparency_data:
+        above = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
+    return image.convert("RGB")

@@ -11,8 +11,9 @@ from typing import Any
 from PIL import Image
 
 import rewards
-from rewards.base import Reward, RewardError, Sample, Score
+from rewards.base import Reward, RewardError, Sample, Score, as_seen
 from rewards.cache import Cached
+from rewards.function import version
 
 LARGEST_PIXELS = 40_000_000
 """Larger pictures are refused before they are unpacked."""
@@ -33,7 +34,14 @@ class Order:
 
     @property
     def key(self) -> str:
-        return json.dumps([self.reward, self.models, self.device, self.precision, self.vlm, dict(self.arguments)], sort_keys=True)
+        """What values belong to; of a person's own function also its file's state."""
+        parts = [self.reward, self.models, self.device, self.precision, self.vlm, dict(self.arguments), version(self.reward)]
+        return json.dumps(parts, sort_keys=True)
+
+    @property
+    def large(self) -> bool:
+        """Whether it has networks that fill a GPU."""
+        return self.models == "published" and bool(rewards.card(self.reward).published)
 
 
 class Desk:
@@ -41,35 +49,47 @@ class Desk:
 
     def __init__(self) -> None:
         self._rewards: dict[str, Cached] = {}
+        self._used: set[str] = set()
+        """Which may hold networks in memory."""
 
-    def score(self, order: Order, items: Sequence[tuple[str, str]]) -> list[Score]:
-        """A score for each (path of an image, prompt), in order.
+    def score(self, order: Order, items: Sequence[tuple[str, str]]) -> list[Score | RewardError]:
+        """For each (path of an image, prompt), in order, a score, or why the picture cannot be read.
 
         Raises:
-            RewardError: the reward cannot score, or a file is no picture.
+            RewardError: the reward cannot score.
         """
         pictures = {path: _picture(path) for path, _ in items}
-        samples = [Sample(at, prompt, pictures[path]) for at, (path, prompt) in enumerate(items)]
-        if order.key not in self._rewards:
-            self._rewards[order.key] = Cached(_load(order))
+        samples = [Sample(at, prompt, image) for at, (path, prompt) in enumerate(items) if isinstance(image := pictures[path], Image.Image)]
+        scores = iter(self._scored(order, samples))
+        return [image if isinstance(image := pictures[path], RewardError) else next(scores) for path, _ in items]
+
+    def _scored(self, order: Order, samples: Sequence[Sample]) -> list[Score]:
+        key = order.key
+        if key not in self._rewards:
+            self._rewards[key] = Cached(_load(order))
+        if order.large:
+            for other in self._used & self._rewards.keys() - {key}:
+                self._rewards[other].free()  # one set of large networks at a time; values are kept
+            self._used.clear()
+        self._used.add(key)
         try:
-            return self._rewards[order.key].score(samples)
+            return self._rewards[key].score(samples)
         except RewardError:
-            self._rewards.pop(order.key).free()  # it is loaded anew when it is asked again
+            self._rewards.pop(key).free()  # it is loaded anew when it is asked again
             raise
 
     def answer(self, line: str) -> dict[str, Any]:
-        """The answer to one request in JSON: its scores, or in plain words why there are none."""
+        """The answer to one request in JSON: a score or an error for each picture, or in plain words why there are none."""
         request: dict[str, Any] = {}
         try:
             request = _request(line)
-            id, items = request.pop("id", None), request.pop("items")
-            return dict(id=id, scores=[_json(score) for score in self.score(Order(**request), items)])
+            request.pop("id", None)
+            items = request.pop("items")
+            return dict(id=_id(line), scores=[_json(score) for score in self.score(Order(**request), items)])
         except RewardError as error:
             return dict(id=_id(line), error=str(error), missing=_missing(error))
         except Exception as error:
-            words = f"The reward {request.get('reward', '')} failed: {type(error).__name__}: {error}".replace("  ", " ")
-            return dict(id=_id(line), error=words, missing=False)
+            return dict(id=_id(line), error=_failed(str(request.get("reward", "")), error), missing=False)
 
 
 def serve(lines: Iterable[str]) -> Iterator[str]:
@@ -81,23 +101,32 @@ def serve(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _load(order: Order) -> Reward:
-    return rewards.load(order.reward, order.models, order.device, order.precision, order.vlm, **order.arguments)
+    try:
+        return rewards.load(order.reward, order.models, order.device, order.precision, order.vlm, **order.arguments)
+    except RewardError:
+        raise
+    except Exception as error:  # for instance no such device, or no such argument
+        raise RewardError(_failed(order.reward, error)) from error
 
 
-def _picture(path: str) -> Image.Image:
+def _failed(reward: str, error: Exception) -> str:
+    said = (str(error).strip() or "no reason given").splitlines()[0]
+    return f"The reward {reward} failed: {type(error).__name__}: {said}".replace("  ", " ")
+
+
+def _picture(path: str) -> Image.Image | RewardError:
+    """A file's picture, or why there is none, without the path."""
     try:
         with Image.open(path) as image:
             if image.width * image.height > LARGEST_PIXELS:
-                raise RewardError(f"{path} has {image.width} × {image.height} pixels. Make it smaller: at most 40 million.")
-            return image.convert("RGB")
-    except RewardError:
-        raise
-    except OSError as error:
-        if error.errno is not None:
-            raise RewardError(f"{path} cannot be read: {error.strerror}.") from error
-        raise RewardError(f"{path} is no picture that can be read ({type(error).__name__}).") from error
+                return RewardError(f"It has {image.width} × {image.height} pixels. Make it smaller: at most 40 million.")
+            return as_seen(image)
+    except RewardError as error:
+        return error
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        raise RewardError(f"{path} is no picture that can be read ({type(error).__name__}).") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            return RewardError(f"It cannot be read: {error.strerror}.")
+        return RewardError(f"It is no picture that can be read ({type(error).__name__}).")
 
 
 def _request(line: str) -> dict[str, Any]:
@@ -125,16 +154,20 @@ def _request(line: str) -> dict[str, Any]:
 
 
 def _id(line: str) -> Any:
-    """The id of a request, as far as the line can be read."""
+    """The id of a request, as far as the line can be read and JSON can say it."""
     try:
         found = json.loads(line)
+        id = found.get("id") if isinstance(found, dict) else None
+        json.dumps(id, allow_nan=False)
     except (ValueError, RecursionError):
         return None
-    return found.get("id") if isinstance(found, dict) else None
+    return id
 
 
-def _json(score: Score) -> dict[str, Any]:
-    """A score for JSON, which knows no infinities."""
+def _json(score: Score | RewardError) -> dict[str, Any]:
+    """A score for JSON, which knows no infinities, or what is wrong with the picture."""
+    if isinstance(score, RewardError):
+        return dict(error=str(score))
     value = score.value if score.value is not None and math.isfinite(score.value) else None
     return dict(value=value, explanation=json.loads(json.dumps(score.explanation, default=str), parse_constant=lambda _: None))
 

@@ -23,6 +23,8 @@ from rewards.networks import Network, loaded
 
 KEY = "DDPO_VLM_KEY"
 """The environment variable that holds a remote endpoint's key."""
+HOST = "DDPO_VLM_HOST"
+"""The environment variable that names the one host that gets the key, where people may name other endpoints; without it, every endpoint does."""
 ANSWER_TOKENS = 64
 """Length of an answer at most."""
 
@@ -117,7 +119,7 @@ class Remote:
         self._failure: RewardError | None = None
 
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
-        headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(KEY)) else {}
+        headers = {"Authorization": f"Bearer {key}"} if (key := self._key()) else {}
         self._failure = None
         with httpx.Client(timeout=self.seconds, headers=headers) as client, ThreadPoolExecutor(self.workers) as pool:
             model = self.model or self._first_model(client)
@@ -125,6 +127,17 @@ class Remote:
 
     def free(self) -> None:
         pass
+
+    def _key(self) -> str:
+        """The key for this endpoint; empty where there is none, or where it is for another host."""
+        host = os.environ.get(HOST, "").strip().lower()
+        if not host:
+            return os.environ.get(KEY, "")
+        try:
+            url = httpx.URL(f"{self.address}/models")
+        except httpx.InvalidURL:
+            return ""
+        return os.environ.get(KEY, "") if host in (url.host.lower(), url.netloc.decode().lower()) else ""
 
     def _first_model(self, client: httpx.Client) -> str:
         return self._patiently(lambda: str(self._json(client.get(f"{self.address}/models"))["data"][0]["id"]))
@@ -162,6 +175,8 @@ class Remote:
                 status, problem = error.response.status_code, f"it answers {error.response.status_code}: {error.response.text[:200]}"
                 if status in (401, 403):
                     wanted = f"Put the right one into {KEY}, and start the run again."
+                    if os.environ.get(KEY) and not self._key():
+                        wanted = f"It was asked without one: the key in {KEY} is for {os.environ[HOST]} alone, which {HOST} says."
                     raise self._fail(f"The endpoint {self.address} refuses the key ({status}). {wanted}") from error
                 if status < 500 and status not in (408, 409, 429):
                     raise self._fail(f"The endpoint {self.address} refuses the question; {problem}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from conftest import Studio, serve
 from toys import filled_run
 
-from app.__main__ import credentials, main, parser
+from app.__main__ import credentials, guard_key, main, parser
 
 PROJECT = Path(__file__).parent.parent
 
@@ -53,6 +54,25 @@ def test_credentials_need_both_halves() -> None:
     assert credentials("anna:a:b") == ("anna", "a:b")
     with pytest.raises(Exception, match="colon"):
         credentials("anna")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "host", "kept"),
+    [
+        ([], "", True),
+        (["--host=0.0.0.0"], "", False),
+        (["--host=192.168.1.5"], "", False),
+        (["--host=0.0.0.0"], "example.org", True),
+        (["--host=0.0.0.0", "--auth=anna:secret"], "", True),
+        (["--host=localhost"], "", True),
+    ],
+)
+def test_a_key_that_anybody_could_send_anywhere_is_dropped(arguments: list[str], host: str, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DDPO_VLM_KEY", "secret")
+    monkeypatch.setenv("DDPO_VLM_HOST", host)
+    said = guard_key(parser().parse_args(arguments))
+    assert (os.environ.get("DDPO_VLM_KEY") == "secret") is kept
+    assert said is None if kept else (said and "DDPO_VLM_HOST" in said and "\n" not in said)
 
 
 def test_the_app_imports_no_torch() -> None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 from toys import picture
 
 import rewards
+from rewards import __main__ as command
 from rewards.__main__ import parser
-from rewards.base import RewardError, Sample, Score
+from rewards.base import RewardError, Sample, Score, as_seen
 from rewards.desk import Desk, Order, serve
 from rewards.jpeg import size_kb
 
@@ -53,6 +58,8 @@ def test_each_picture_gets_its_value_and_what_it_was_made_from(files: list[str])
     ("line", "words"),
     [
         ("garbage", "no JSON"),
+        ('{"id": NaN, "reward": "beauty", "items": []}', "no such reward"),
+        ('{"id": [1e999], "reward": "beauty", "items": []}', "no such reward"),
         ("[" * 5000, "no JSON"),
         ("[]", "A request is an object"),
         ('{"id": 7}', "A request is an object"),
@@ -69,14 +76,16 @@ def test_each_picture_gets_its_value_and_what_it_was_made_from(files: list[str])
 def test_what_cannot_be_answered_is_said_in_words_and_the_next_line_is_answered(files: list[str], line: str, words: str) -> None:
     bad, good = answers(line.replace("FILE", files[0]), asked(files))
     assert words in bad["error"] and "scores" not in bad and len(good["scores"]) == 3
-    assert bad["id"] == (7 if '"id"' in line else None)
+    assert bad["id"] == (7 if '"id": 7' in line else None)
 
 
-def test_a_missing_or_broken_file_is_named(files: list[str], tmp_path: Path) -> None:
+def test_a_missing_or_broken_file_is_its_own_failure(files: list[str], tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
-    missing, broken, folder = answers(asked(["/nowhere.png"]), asked([str(tmp_path / "text.png")]), asked([str(tmp_path)]))
-    assert missing["error"] == "/nowhere.png cannot be read: No such file or directory."
-    assert "text.png is no picture" in broken["error"] and "cannot be read" in folder["error"]
+    [answer] = answers(asked([files[0], "/nowhere.png", str(tmp_path / "text.png"), str(tmp_path), files[1]]))
+    first, missing, broken, folder, last = answer["scores"]
+    assert first["value"] == -size_kb(picture(0)) and last["value"] == -size_kb(picture(1)), "the others get their values"
+    assert missing == dict(error="It cannot be read: No such file or directory.")
+    assert "It is no picture" in broken["error"] and "cannot be read" in folder["error"]
 
 
 def test_values_are_kept_by_content_and_prompt(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,8 +106,8 @@ def test_values_are_kept_by_content_and_prompt(files: list[str], monkeypatch: py
     copy = str(Path(files[0]).with_name("copy.png"))
     Path(copy).write_bytes(Path(files[0]).read_bytes())
     desk, order = Desk(), Order("clip_score", "pocket")
-    assert [s.value for s in desk.score(order, [(files[0], "a"), (files[1], "bb")])] == [1.0, 2.0]
-    assert [s.value for s in desk.score(order, [(copy, "a"), (files[1], "ccc"), (files[1], "bb")])] == [1.0, 3.0, 2.0]
+    assert desk.score(order, [(files[0], "a"), (files[1], "bb")]) == [Score(1.0), Score(2.0)]
+    assert desk.score(order, [(copy, "a"), (files[1], "ccc"), (files[1], "bb")]) == [Score(1.0), Score(3.0), Score(2.0)]
     assert seen == ["loaded", "a", "bb", "ccc"]
     desk.score(Order("clip_score", "pocket", device="cpu"), [(files[0], "a")])
     assert seen[4:] == ["loaded", "a"]
@@ -126,8 +135,52 @@ def test_a_reward_that_failed_is_loaded_anew(files: list[str], monkeypatch: pyte
 
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     Image.new("1", (8000, 5001)).save(tmp_path / "huge.png")
-    with pytest.raises(RewardError, match="8000 × 5001"):
-        Desk().score(Order("jpeg_compressibility"), [(str(tmp_path / "huge.png"), "")])
+    [found] = Desk().score(Order("jpeg_compressibility"), [(str(tmp_path / "huge.png"), "")])
+    assert isinstance(found, RewardError) and "8000 × 5001" in str(found)
+
+
+def test_one_set_of_large_networks_is_in_memory_and_values_stay(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Large:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def score(self, samples: list[Sample]) -> list[Score]:
+            done.append(f"{self.name} scores")
+            return [Score(1.0) for _ in samples]
+
+        def free(self) -> None:
+            done.append(f"{self.name} is freed")
+
+    monkeypatch.setattr("rewards.desk.rewards.load", lambda name, *_, **__: Large(name))
+    desk, items = Desk(), [(files[0], "a")]
+    for order in (Order("clip_score"), Order("jpeg_compressibility"), Order("aesthetic", "pocket"), Order("pickscore"), Order("clip_score")):
+        assert desk.score(order, items) == [Score(1.0)]
+    assert done[:3] == ["clip_score scores", "jpeg_compressibility scores", "aesthetic scores"], "small ones stay beside a large one"
+    assert set(done[3:6]) == {f"{name} is freed" for name in ("clip_score", "jpeg_compressibility", "aesthetic")}
+    assert done[6:] == ["pickscore scores", "pickscore is freed"], "what was scored once is known"
+
+
+def test_an_edited_function_is_asked_anew(files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "own.py"
+    monkeypatch.setenv("DDPO_TRUSTED_REWARDS", str(file))
+    desk, found = Desk(), []
+    for value in (1, 2):
+        file.write_text(f"def own(images, prompts): return [{value} for _ in images]")
+        os.utime(file, ns=(value * 10**9, value * 10**9))
+        found += desk.score(Order(f"{file}:own"), [(files[0], "")])
+    assert found == [Score(1.0), Score(2.0)]
+
+
+def test_grey_of_16_bits_and_transparency_are_scored_as_they_are_seen() -> None:
+    grey = Image.frombytes("I;16", (256, 1), b"".join((257 * i).to_bytes(2, "little") for i in range(256)))
+    assert [as_seen(grey).getpixel((i, 0)) for i in (0, 100, 255)] == [(0, 0, 0), (100, 100, 100), (255, 255, 255)]
+    assert as_seen(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+    assert as_seen(Image.new("LA", (1, 1), (0, 128))).getpixel((0, 0)) == (127, 127, 127)
+    for odd in (Image.new("F", (1, 1), 0.5), Image.new("I", (1, 1), 70_000), Image.new("I", (1, 1), -1)):
+        with pytest.raises(RewardError, match="Save it as"):
+            as_seen(odd)
 
 
 def test_the_process_answers_in_order_whatever_libraries_print_and_ends_with_its_input(files: list[str], tmp_path: Path) -> None:
@@ -138,7 +191,7 @@ def test_the_process_answers_in_order_whatever_libraries_print_and_ends_with_its
     lines = "\n".join([asked(files[:1]), "", "garbage", asked(files, "aesthetic"), asked(["/nowhere"])])
     said = subprocess.run([sys.executable, "-c", noise], cwd=ROOT, input=lines, capture_output=True, text=True, timeout=240)
     found = [json.loads(line) for line in said.stdout.splitlines()]
-    assert said.returncode == 0 and [len(each.get("scores", [])) for each in found] == [1, 0, 3, 0]
+    assert said.returncode == 0 and [len(each.get("scores", [])) for each in found] == [1, 0, 3, 1]
     assert all(1 < each["value"] < 10 for each in found[2]["scores"])
     assert all(words in said.stderr for words in ("from Python", "from below", "raw"))
 
@@ -160,6 +213,55 @@ def test_the_command_line_prints_csv_and_goes_on_after_a_reward_that_cannot(file
     assert {row["prompt"] for row in rows} == {'a "cat", sleeping'} and [row["image"] for row in rows[:3]] == files
     for row in rows[3:]:
         assert float(row["value"]) == max(100 * json.loads(row["explanation"])["cosine"], 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--reward=human"], "human: It cannot score files by itself."),
+        (["--reward=blend"], "blend: It cannot score files by itself."),
+        (["--reward=beauty"], "There is no reward 'beauty'"),
+        (["--reward=clip_score", "--models=pocket", "--device=xyz"], "clip_score: The reward clip_score failed: RuntimeError"),
+    ],
+)
+def test_what_cannot_score_is_one_line(
+    files: list[str], arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with (tmp_path / "out").open("w") as out:
+        assert command.score_files(parser().parse_args(["score", *arguments, *files]), out) == 1
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
+def test_files_go_in_portions_a_bad_one_is_named_and_no_cell_is_a_formula(
+    files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "AT_ONCE", 2)
+    out, options = io.StringIO(), parser().parse_args(["score", "--reward=jpeg_compressibility", "--prompt==1+1", *files, "/nowhere.png", files[0]])
+    assert command.score_files(options, out) == 1
+    assert capsys.readouterr().err == "/nowhere.png: It cannot be read: No such file or directory.\n"
+    rows = list(csv.DictReader(io.StringIO(out.getvalue())))
+    assert [row["image"] for row in rows] == [*files, files[0]] and {row["prompt"] for row in rows} == {"'=1+1"}
+    assert all(float(row["value"]) < 0 for row in rows), "a number is a number"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL, and no other parent")
+def test_it_ends_with_who_started_it_even_in_the_middle_of_an_answer(files: list[str], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("import time\ndef own(images, prompts):\n    open(__file__ + '.began', 'w')\n    time.sleep(120)")
+    line = asked(files, f"{tmp_path / 'own.py'}:own")
+    starter = "import subprocess, sys, time\n"
+    starter += "child = subprocess.Popen([sys.executable, '-m', 'rewards', 'serve'], stdin=subprocess.PIPE, text=True)\n"
+    starter += f"print(child.pid, flush=True); child.stdin.write({line!r} + '\\n'); child.stdin.flush(); time.sleep(120)"
+    surroundings = os.environ | {"DDPO_TRUSTED_REWARDS": f"{tmp_path / 'own.py'}\n{tmp_path / 'own.py'}:own"}
+    with subprocess.Popen([sys.executable, "-c", starter], cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        child = psutil.Process(int(process.stdout.readline()))
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "own.py.began").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    child.wait(20)
 
 
 def test_the_list_names_every_reward_and_its_download() -> None:

@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -133,6 +134,14 @@ def test_paste_a_round_and_what_is_no_picture(page: Page, studio: Studio) -> Non
     board.get_by_role("checkbox", name=re.compile("For pictures of a round")).check()
     expect(board.locator("tbody .rw-prompt p")).to_have_text(["<b>a dog</b>"] * 9)
     assert page.title() != "broken"
+    board.get_by_label("Prompt", exact=True).fill("=1+1")
+    expect(board.locator("tbody .rw-prompt p")).to_have_text(["=1+1"] * 9)
+    expect(board.get_by_role("status")).to_have_text("9 pictures scored.")
+    with page.expect_download() as download:
+        board.get_by_role("button", name="Download CSV").click()
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+    assert {row["prompt"] for row in rows} == {"'=1+1"}, "no spreadsheet takes it for a formula"
+    assert all(float(row["jpeg_compressibility"]) < 0 for row in rows)
 
 
 def test_a_reward_that_cannot_load_says_what_to_download_and_the_others_go_on(
@@ -179,6 +188,126 @@ def test_the_keyboard_reaches_a_reward_s_description_and_the_table(page: Page, s
     expect(board.get_by_role("status")).to_have_text("1 picture scored.")
     board.get_by_role("region", name="Values").focus()
     assert page.evaluate("document.activeElement.classList.contains('rw-scroll')")
+
+
+def focused(page: Page) -> str:
+    """What the focused element says of itself."""
+    found = page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.textContent || document.activeElement.tagName")
+    return str(found)
+
+
+def test_retry_gives_a_value_when_the_cause_is_gone_and_an_edit_shows_by_itself(
+    page: Page, studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, trouble = tmp_path / "own.py", tmp_path / "trouble"
+    code = "import os\ndef own(images, prompts):\n    assert not os.path.exists(f'{os.path.dirname(__file__)}/trouble'), 'in /some/folder/x'\n"
+    file.write_text(code + "    return [(1.5, dict(answers='=5')) for _ in images]")
+    trouble.touch()
+    monkeypatch.setenv("DDPO_TRUSTED_REWARDS", f"{file}\n{file}:own")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]) if "/studio/rewards/" in request.url else None)
+    board = open_rewards(page, studio)
+    drop(page, 1)
+    board.get_by_role("checkbox", name="Your own own.py:own").check()
+    failure = board.get_by_role("alert").filter(has_text="Cannot score")
+    expect(failure).to_contain_text("in x")
+    retry = board.get_by_role("button", name="Retry Your own own.py:own")
+    asked.clear()
+    retry.press("Enter")
+    with page.expect_response(re.compile("/scores$")):
+        pass
+    assert asked[:2] == ["steer", "scores"], "the server knows before it is asked"
+    expect(failure).to_contain_text("in x")
+    trouble.unlink()
+    retry.press("Enter")
+    expect(board.locator(".rw-number").nth(1)).to_contain_text("1.5")
+    assert "Your own own.py:own" in focused(page), "the head of its column"
+    expect(board.get_by_role("columnheader", name="Your own own.py:own")).to_contain_text(re.compile(r"own\s*any number$"))
+    file.write_text(code + "    return [2.5 for _ in images]")
+    os.utime(file, ns=(1, 1))
+    expect(board.locator(".rw-number").nth(1)).to_contain_text("2.5")
+
+
+def test_what_looks_at_images_is_sent_when_it_is_whole(page: Page, studio: Studio) -> None:
+    sent: set[str] = set()
+    page.on("request", lambda request: sent.add(request.post_data_json["vlm"]) if request.url.endswith("/scores") else None)
+    board = open_rewards(page, studio)
+    drop(page, 1)
+    board.get_by_role("checkbox", name="Strict questions (LLaVA)").check()
+    field = board.get_by_label("What looks at images")
+    field.press_sequentially("http://127.0.0.1:9/v1#m", delay=60)
+    page.wait_for_timeout(1200)
+    assert sent == {""}
+    with page.expect_request(lambda request: request.url.endswith("/scores") and request.post_data_json["vlm"] != ""):
+        field.press("Enter")
+    assert sent == {"", "http://127.0.0.1:9/v1#m"}
+
+
+def test_the_focus_stays_where_people_work(page: Page, studio: Studio) -> None:
+    board = open_rewards(page, studio)
+    drop(page, 1, 2, 3)
+    expect(board.get_by_role("status")).to_have_text("3 pictures scored.")
+    for name, then in (("2.png", "Remove 3.png"), ("3.png", "Remove 1.png"), ("1.png", "Choose files")):
+        board.get_by_role("button", name=f"Remove {name}").press("Enter")
+        assert focused(page) == then
+    drop(page, 1)
+    board.get_by_role("checkbox", name="CLIPScore").check()
+    board.get_by_role("button", name="Stop").press("Enter")
+    assert focused(page) == "Go on"
+    page.keyboard.press("Enter")
+    assert focused(page) == "Stop"
+    expect(board.get_by_role("status")).to_have_text("1 picture scored.")
+    assert focused(page) == "Stop"
+    expect(board.get_by_role("button", name="Stop")).to_be_disabled()
+    drop(page, *range(2, 8))
+    head = board.get_by_role("columnheader", name="JPEG compressibility").get_by_role("button")
+    head.click()
+    expect(board.get_by_role("status")).to_have_text("7 pictures scored.")
+    board.get_by_role("checkbox", name="Compare 4.png").focus()
+    head.evaluate("head => head.click()")  # its row moves, under the focus
+    assert "Compare 4.png" in focused(page)
+
+
+def test_a_hidden_page_is_not_drawn_and_is_whole_when_it_is_shown(page: Page, studio: Studio) -> None:
+    board = open_rewards(page, studio)
+    drop(page, 1)
+    board.get_by_role("checkbox", name="CLIPScore").check()
+    page.get_by_role("tab", name="Rate", exact=True).click()
+    page.wait_for_timeout(300)
+    page.evaluate("""() => {
+      window.drawn = 0;
+      const all = { childList: true, subtree: true, characterData: true, attributes: true };
+      new MutationObserver((seen) => { window.drawn += seen.length; }).observe(document.querySelector("#studio-rewards .rw"), all);
+    }""")
+    with page.expect_response(lambda response: response.url.endswith("/scores") and response.json()["now"] is None, timeout=60_000):
+        pass
+    page.wait_for_timeout(800)
+    assert page.evaluate("window.drawn") == 0
+    page.get_by_role("tab", name="Rewards", exact=True).click()
+    expect(board.get_by_role("status")).to_have_text("1 picture scored.")
+
+
+def test_a_text_with_its_picture_is_pasted_as_text(page: Page, studio: Studio) -> None:
+    board = open_rewards(page, studio)
+    data = page.evaluate_handle(DROP, [["shot.png", file_of(5)]])
+    page.evaluate("data => data.setData('text/plain', 'two cats')", data)
+    prevented = "(node, data) => !node.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true, cancelable: true }))"
+    assert board.get_by_label("Prompt", exact=True).evaluate(prevented, data) is False
+    assert page.locator("body").evaluate(prevented, data) is True
+    expect(board.get_by_role("row")).to_have_count(2)
+
+
+def test_another_run_has_its_own_rounds_and_a_large_round_says_what_is_left_out(page: Page, studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, rounds in (("b", 3), ("a", 2)):
+        filled_run(studio.runs / name, rounds=rounds, prompts=ODD_PROMPTS[:4]).close()
+    monkeypatch.setattr("app.pages.rewards.MOST_PICTURES", 5)
+    board = open_rewards(page, studio, "a")
+    board.get_by_label("Round", exact=True).select_option("1")
+    board.get_by_role("button", name="Take its pictures").click()
+    expect(board.get_by_role("alert").filter(has_text="left out")).to_have_text("3 pictures: were left out: there is room for 5.")
+    expect(board.get_by_role("row")).to_have_count(6)
+    page.get_by_role("combobox", name="Run", exact=True).select_option("b")
+    expect(board.get_by_label("Round", exact=True)).to_have_value("3")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from toys import ODD_PROMPTS, filled_run, picture
 
 import rewards
 from app import pictures as pictures_module
+from app.pages import progress
 from app.pages import rewards as page
 from app.pictures import PictureError, Pictures
 from app.runs import Runs
@@ -84,6 +86,17 @@ def test_a_picture_of_any_usual_format_is_kept_once_and_shown_as_it_is_scored(cl
     assert Image.open(io.BytesIO(large.content)).size == (300, 300) and max(Image.open(io.BytesIO(small.content)).size) == pictures_module.SMALL
 
 
+def test_grey_of_16_bits_is_kept_as_it_is_seen_and_fractions_are_refused(pictures: Pictures) -> None:
+    grey = Image.frombytes("I;16", (256, 1), b"".join((257 * i).to_bytes(2, "little") for i in range(256)))
+    for format in ("PNG", "TIFF"):
+        path = pictures.path(pictures.add(file_of(grey, format))["picture"])
+        assert path
+        with Image.open(path) as kept:
+            assert [kept.getpixel((i, 0)) for i in (0, 100, 255)] == [(0, 0, 0), (100, 100, 100), (255, 255, 255)]
+    with pytest.raises(PictureError, match="This picture has fractions instead of colours"):
+        pictures.add(file_of(Image.new("F", (4, 4), 0.5), "TIFF"))
+
+
 def test_pictures_are_upright_and_without_transparency(pictures: Pictures) -> None:
     turned = Image.new("RGBA", (40, 20), (255, 0, 0, 128))
     exif = Image.Exif()
@@ -92,7 +105,7 @@ def test_pictures_are_upright_and_without_transparency(pictures: Pictures) -> No
     path = pictures.path(key)
     assert path
     with Image.open(path) as kept:
-        assert kept.size == (20, 40) and kept.mode == "RGB"
+        assert kept.size == (20, 40) and kept.mode == "RGB" and kept.getpixel((5, 5)) == (255, 127, 127), "half red, on white"
 
 
 @pytest.mark.parametrize(
@@ -181,6 +194,35 @@ def test_odd_questions_are_refused_in_words(client: TestClient, changes: dict[st
     assert answer.status_code == 422 and words in answer.json()["detail"]
 
 
+def test_a_sample_of_another_run_of_the_same_name_is_gone(client: TestClient, tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    url = page.round_pictures(runs, dict(run="toy", round=1))["pictures"][0]
+    runs.close()
+    items = [dict(run="toy", sample=url["sample"], image=image) for image in (url["image"], "0" * 64, None, 5)]
+    assert settled(client, question(items=items))["gone"] == [1, 2, 3]
+
+
+def test_a_damaged_picture_is_said_without_the_server_s_folders(client: TestClient, pictures: Pictures) -> None:
+    keys = [bring(client, file_of(picture(i))).json()["picture"] for i in range(3)]
+    (path := pictures.path(keys[1])) and path.write_bytes(b"damaged")
+    answer = settled(client, question(items=[dict(picture=key) for key in keys]))["scores"]["jpeg_compressibility"]
+    assert answer["failure"] is None and [each["value"] is None for each in answer["values"]] == [False, True, False]
+    assert "no picture" in answer["values"][1]["error"] and "/" not in answer["values"][1]["error"]
+
+
+def test_an_edited_function_gives_new_values(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "own.py"
+    monkeypatch.setenv("DDPO_TRUSTED_REWARDS", f"{file}\n{file}:own")
+    found, versions = [], set()
+    for value in (1, 2):
+        file.write_text(f"def own(images, prompts): return [({value}, dict(answers=5)) for _ in images]")
+        os.utime(file, ns=(value * 10**9, value * 10**9))
+        answer = settled(client, question(rewards=[f"{file}:own"], items=[dict(run="toy", sample=1)]))["scores"][f"{file}:own"]
+        found += [each["value"] for each in answer["values"]]
+        versions.add(next(card["version"] for card in page.cards() if card["name"] == f"{file}:own"))
+    assert found == [1.0, 2.0] and len(versions) == 2
+
+
 @pytest.mark.parametrize("number", [-1, 0, 2**63, True, "1", None, 1.5])
 def test_odd_samples_are_gone(client: TestClient, number: object) -> None:
     answer = client.post("/studio/rewards/scores", json=question(items=[dict(run="toy", sample=number)]))
@@ -188,9 +230,13 @@ def test_odd_samples_are_gone(client: TestClient, number: object) -> None:
 
 
 def test_stop_retry_and_download_are_all_there_is_to_steer(client: TestClient) -> None:
-    for body in (dict(kind="stop"), dict(kind="retry", reward="aesthetic"), dict(kind="download", reward="aesthetic")):
+    networks = dict(models="published", device="auto", vlm="")
+    for body in (dict(kind="stop"), networks | dict(kind="retry", reward="aesthetic"), networks | dict(kind="download", reward="aesthetic")):
         assert client.post("/studio/rewards/steer", json=body).status_code == 200
-    for odd in (dict(kind="explode"), dict(kind="retry", reward="beauty"), [], dict(kind="download", reward=["aesthetic"])):
+    for odd in (
+        dict(kind="explode"), networks | dict(kind="retry", reward="beauty"), [], networks | dict(kind="download", reward=["aesthetic"]),
+        dict(kind="retry", reward="aesthetic"), networks | dict(kind="retry", reward="aesthetic", vlm=5),
+    ):  # fmt: skip
         assert client.post("/studio/rewards/steer", json=odd).status_code == 422
 
 
@@ -198,22 +244,42 @@ def test_stop_retry_and_download_are_all_there_is_to_steer(client: TestClient) -
 
 
 def test_every_machine_s_reward_has_a_card(tmp_path: Path) -> None:
-    cards = {card["name"]: card for card in page.page_value(None)["cards"]}
+    cards = {card["name"]: card for card in page.page_value(dict(run=None))["cards"]}
     assert set(cards) == set(rewards.automatic())
     json.dumps(cards)
     store = filled_run(tmp_path / "a", rounds=2)
-    assert page.page_value(store) | dict(cards=0) == dict(run="a", rounds=[1, 2], cards=0, most=64)
+    assert page.page_value(progress.gallery_value(store)) | dict(cards=0) == dict(run="a", rounds=[1, 2], cards=0, most=64)
     store.close()
 
 
-def test_a_round_s_pictures_bring_their_prompts(tmp_path: Path) -> None:
+def test_a_round_s_pictures_bring_their_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled_run(tmp_path / "a", rounds=1, prompts=ODD_PROMPTS[:4]).close()
     runs = Runs(tmp_path)
     found = page.round_pictures(runs, dict(run="a", round=1))["pictures"]
+    assert all(each["image"] in each["url"] for each in found)
     assert len(found) == 8 and {each["prompt"] for each in found} <= set(ODD_PROMPTS)
     for odd in (None, [], dict(run="gone", round=1), dict(run="a", round="x"), dict(run="a", round=99)):
-        assert page.round_pictures(runs, odd) == dict(pictures=[])
+        assert page.round_pictures(runs, odd) == dict(pictures=[], more=0)
+    monkeypatch.setattr(page, "MOST_PICTURES", 5)
+    found = page.round_pictures(runs, dict(run="a", round=1))
+    assert len(found["pictures"]) == 5 and found["more"] == 3, "what is left out is said"
     runs.close()
+
+
+@pytest.mark.parametrize(
+    ("explanation", "lines"),
+    [
+        (dict(answers=5), ["answers 5"]),
+        (dict(answers=["a"], answer=5), ["answer 5"]),
+        (dict(size_kb="big"), ["size kb big"]),
+        (dict(precision="high", recall=0.5, f1=None), ["precision high", "recall 0.5"]),
+        (dict(why="too_dark", hue=0.25, list=[1], none=None), ["why too_dark", "hue 0.25"]),
+        (dict(hue=10**400, blue=float("inf"), red=float("nan")), []),
+        (dict(points="many"), []),
+    ],
+)
+def test_odd_explanations_of_a_person_s_own_function_are_lines(explanation: dict[str, Any], lines: list[str]) -> None:
+    assert [each["text"] for each in page.notes(explanation)] == lines
 
 
 def test_explanations_are_lines_that_people_read() -> None:
@@ -234,3 +300,28 @@ def test_a_failure_says_what_to_download_and_how_large_it_is() -> None:
     assert other["text"] == "Set Networks that score to pocket." and other["retry"] and not other["download"]
     alignment = page.failure_value(Setting("alignment", "published"), Failure("…", True, 0))
     assert alignment["commands"] == ["hf download llava-hf/llava-1.5-7b-hf", "hf download microsoft/deberta-xlarge-mnli"]
+
+
+def test_a_typed_network_is_the_one_that_is_missing() -> None:
+    typed = page.failure_value(Setting("satisfaction", "published", vlm="someone/llava"), Failure("…", True, 0))
+    assert typed["text"] == "Its network is not on this computer: someone/llava." and typed["commands"] == ["hf download someone/llava"]
+    both = page.failure_value(Setting("alignment", "published", vlm="someone/llava"), Failure("…", True, 0))
+    assert both["download"] == "someone/llava and DeBERTa XLarge MNLI (3 GB)"
+    assert both["commands"] == ["hf download someone/llava", "hf download microsoft/deberta-xlarge-mnli"]
+    pocket = page.failure_value(Setting("alignment", "pocket", vlm="someone/llava"), Failure("…", True, 0))
+    assert pocket["commands"] == ["hf download someone/llava"] and pocket["download"] == "someone/llava"
+    remote = page.failure_value(Setting("alignment", "published", vlm="http://host/v1#m"), Failure("…", True, 0))
+    assert remote["commands"] == ["hf download microsoft/deberta-xlarge-mnli"] and remote["download"] == "DeBERTa XLarge MNLI (3 GB)"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("The pocket network /home/anna/ddpo/pocket/clip is missing.", "The pocket network clip is missing."),
+        ("The reward C:\\Users\\anna\\own.py:red failed.", "The reward own.py:red failed."),
+        ("The endpoint http://host:80/v1/x refuses.", "The endpoint http://host:80/v1/x refuses."),
+        ("1/2 of a/b/c", "1/2 of a/b/c"),
+    ],
+)
+def test_a_failure_names_no_folder_of_the_server(text: str, shown: str) -> None:
+    assert page.failure_value(Setting("jpeg_compressibility"), Failure(text, False, 0))["text"] == shown

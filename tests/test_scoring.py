@@ -25,6 +25,17 @@ ROOT = Path(__file__).parent.parent
 SMALL, CLIP = Setting("jpeg_incompressibility"), Setting("clip_score")
 ECHO = "import json, os, sys\nfor line in sys.stdin: print(json.dumps(dict(offline=os.environ.get('HF_HUB_OFFLINE'))), flush=True)"
 
+FETCHES = """import json, os, sys
+for line in sys.stdin:
+    answer = dict(scores=[dict(value=1.0, explanation={})] * len(json.loads(line)['items']))
+    print(json.dumps(dict(error='not here', missing=True) if os.environ.get('HF_HUB_OFFLINE') else answer), flush=True)"""
+"""Has its networks only where it may download them."""
+UNREACHABLE = """import json, os, sys
+for line in sys.stdin:
+    how = 'offline' if os.environ.get('HF_HUB_OFFLINE') else 'online'
+    print(json.dumps(dict(error='cannot reach the Hub: ' + how, missing=True)), flush=True)"""
+FAR = Setting("aesthetic", "published")
+
 
 def until(true: Callable[[], Any], seconds: float = 60) -> Any:
     deadline = time.monotonic() + seconds
@@ -91,7 +102,7 @@ def test_killed_while_it_scores_it_says_so_and_retry_works(scoring: Scoring, cel
     values, failures = settled(scoring, cells[:1])
     assert values and not failures, "the other rewards go on"
     assert scoring.ask(asked)[1], "and nobody tries again by himself"
-    scoring.retry("clip_score")
+    scoring.retry(CLIP)
     values, failures = settled(scoring, asked)
     assert values[0] and not failures
 
@@ -141,6 +152,76 @@ def test_nothing_is_downloaded_unless_somebody_allows_it(
     desk = Desk((sys.executable, "-c", ECHO))
     assert [desk.ask({}, online)["offline"] for online in (False, True, None, True, False)] == ["1", None, None, None, "1"] and desk.starts == 3
     desk.close()
+
+
+def test_download_starts_it_online_and_retry_gives_a_value(cells: list[Cell]) -> None:
+    """The process has no network at first: a failure that a download can mend; then the download is allowed, once."""
+    scoring, asked = Scoring(Desk((sys.executable, "-c", FETCHES))), [Cell(FAR, cell.image, "") for cell in cells]
+    assert settled(scoring, asked)[1][FAR].missing
+    scoring.retry(FAR)
+    assert settled(scoring, asked)[1][FAR].missing, "to try again is no leave to download"
+    scoring.retry(FAR, download=True)
+    values, failures = settled(scoring, asked)
+    assert not failures and {value["value"] for value in values} == {1.0} and scoring._downloads == {}
+    scoring.close()
+
+
+def test_a_download_that_fails_is_no_dead_end(cells: list[Cell]) -> None:
+    scoring, asked = Scoring(Desk((sys.executable, "-c", UNREACHABLE))), [Cell(FAR, cells[0].image, "")]
+    assert settled(scoring, asked)[1][FAR].missing
+    scoring.retry(FAR, download=True)
+    failure = settled(scoring, asked)[1][FAR]
+    assert not failure.missing and failure.text == "cannot reach the Hub: online", "it was tried"
+    scoring.close()
+
+
+def test_leave_counts_where_the_process_has_answered_before(cells: list[Cell]) -> None:
+    """Networks that were freed, and then cannot be read any more, say: the process without network must not be asked again and again."""
+    scoring, asked = Scoring(Desk((sys.executable, "-c", FETCHES))), [Cell(FAR, cells[0].image, "")]
+    assert settled(scoring, asked)[1][FAR].missing
+    scoring._loaded.add((scoring.desk.starts, FAR))
+    scoring.retry(FAR, download=True)
+    assert settled(scoring, asked)[0][0]["value"] == 1.0 and scoring.desk.starts == 2
+    scoring.close()
+
+
+def test_leave_to_download_is_for_one_setting_and_ends_with_stop_and_with_the_page(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+    scoring, other = Scoring(Desk((sys.executable, "-c", FETCHES))), Setting("aesthetic", "published", "cpu")
+    scoring.retry(FAR, download=True)
+    assert settled(scoring, [Cell(other, cells[0].image, "")])[1][other].missing
+    scoring.stop()
+    assert settled(scoring, [Cell(FAR, cells[0].image, "")])[1][FAR].missing
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+    scoring.retry(FAR, download=True)
+    with scoring._wake:
+        assert scoring._next() == [] and scoring._downloads == {}
+    scoring.close()
+
+
+def test_a_damaged_picture_is_its_own_failure_and_one_that_is_gone_holds_up_nobody(scoring: Scoring, cells: list[Cell]) -> None:
+    cells[1].image.write_text("no picture")
+    cells[2].image.unlink()
+    values, failures = until(lambda: (found := scoring.ask(cells)) and sum(each is not None for each in found[0]) == 9 and found)
+    assert not failures and "no picture" in values[1]["error"] and values[2] is None
+    assert all("value" in each for each in (*values[:1], *values[3:])) and str(cells[1].image) not in values[1]["error"]
+
+
+@pytest.mark.parametrize("answer", ["dict(scores=[])", "dict(scores=[1])", "dict(odd=1)", "[]", "None", "'x'"])
+def test_an_odd_answer_is_a_failure_and_the_thread_lives_on(cells: list[Cell], answer: str) -> None:
+    scoring = Scoring(Desk((sys.executable, "-c", f"import json, sys\nfor line in sys.stdin: print(json.dumps({answer}), flush=True)")))
+    assert settled(scoring, cells[:1])[1][SMALL].text and scoring._thread and scoring._thread.is_alive()
+    scoring.close()
+
+
+def test_a_full_disk_is_a_failure_and_the_thread_lives_on(scoring: Scoring, cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.tempfile, "TemporaryFile", full)
+        assert "No space left" in settled(scoring, cells[:1])[1][SMALL].text
+    scoring.retry(SMALL)
+    assert settled(scoring, cells[:1])[0][0]["value"] > 0
 
 
 def test_a_process_that_cannot_work_tells_its_last_words(cells: list[Cell]) -> None:

@@ -33,7 +33,7 @@ from rewards.alignment import QUESTION, Alignment
 from rewards.base import RewardError, Sample
 from rewards.bertscore import BertScore, Match, greedy
 from rewards.satisfaction import Question, Satisfaction, questions_of, says
-from rewards.vlm import ANSWER_TOKENS, KEY, Llava, Remote, open_vlm
+from rewards.vlm import ANSWER_TOKENS, HOST, KEY, Llava, Remote, open_vlm
 from tests.toys import picture
 
 WORDS = ("user", ":", "assistant", "a", "cat", "dog", "is", "riding", "bike", "the", "image", "contains", "two", "what", "in", "?")
@@ -327,6 +327,24 @@ def test_the_endpoint_gets_each_picture_and_question_and_the_key(endpoint: Calla
     named = open_vlm(f"{there.address}#another")
     named.answer(images[:1], ["?"])
     assert there.asked[-1]["model"] == "another"
+
+
+@pytest.mark.parametrize(
+    ("host", "sent"), [("", True), ("127.0.0.1", True), ("127.0.0.1:PORT", True), ("localhost", False), ("127.0.0.1:1", False), ("0.0.1", False)]
+)
+def test_the_key_goes_to_its_own_host_alone(endpoint: Callable[[Answer], Endpoint], monkeypatch: pytest.MonkeyPatch, host: str, sent: bool) -> None:
+    there = endpoint(lambda number, body: said("x"))
+    monkeypatch.setenv(KEY, "secret")
+    monkeypatch.setenv(HOST, host.replace("PORT", str(there.server.server_port)))
+    Remote(there.address, "m").answer([picture(0)], ["?"])
+    assert there.keys == ["Bearer secret" if sent else None]
+
+
+def test_an_endpoint_that_wants_a_key_that_is_another_s_is_told(endpoint: Callable[[Answer], Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, "secret")
+    monkeypatch.setenv(HOST, "example.org")
+    with pytest.raises(RewardError, match=r"is for example\.org alone"):
+        Remote(endpoint(lambda number, body: (401, b"no")).address, "m").answer([picture(0)], ["?"])
 
 
 @pytest.mark.parametrize("trouble", ["500", "429", "garbage", "no choices", "hang up", "slow"])

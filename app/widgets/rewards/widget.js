@@ -26,8 +26,13 @@ const card = (name) => (props.value.cards || []).find((c) => c.name === name);
 const columns = () => (props.value.cards || []).filter((c) => state.chosen.includes(c.name));
 const promptOf = (p) => (p.run && !state.typed ? p.prompt : state.prompt.trim());
 const settings = () => `${state.models}|${state.device}`;
-const cell = (p, name) => JSON.stringify([name, settings(), card(name)?.looks ? state.vlm : "", p.key, promptOf(p)]);
-const column = (name) => JSON.stringify([name, settings(), card(name)?.looks ? state.vlm : ""]);
+const column = (name) => JSON.stringify([name, card(name)?.version, settings(), card(name)?.looks ? state.vlm : ""]);
+const cells = new Map(); // their keys, from one drawing to the next
+function cell(p, name) {
+  const short = `${name} ${p.key}`;
+  if (!cells.has(short)) cells.set(short, JSON.stringify([column(name), p.key, promptOf(p)]));
+  return cells.get(short);
+}
 const found = (p, name) => state.values.get(cell(p, name));
 const failure = (name) => state.failures[column(name)];
 // The value to show: the present one, or, while that is on its way, the one before it.
@@ -38,6 +43,8 @@ function shown(p, name) {
 }
 const pending = () => columns().filter((c) => !failure(c.name) && state.pictures.some((p) => !found(p, c.name)));
 
+const networks = () => ({ models: state.models, device: state.device, vlm: state.vlm });
+
 async function post(path, body) {
   const answer = await fetch(`/studio/rewards/${path}`, { method: "POST", headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body) });
@@ -47,17 +54,17 @@ async function post(path, body) {
 }
 
 // Ask for what is missing, and again until all is there.
-async function ask() {
+async function score() {
   clearTimeout(timer);
   timer = null;
+  cells.clear();
   if (asking || typing || state.stopped || !element.isConnected || !pending().length) return;
   asking = true;
   const pictures = [...state.pictures], names = pending().map((c) => c.name);
   const places = names.map((name) => pictures.map((p) => cell(p, name))), heads = names.map(column);
-  const items = pictures.map((p) => (p.run ? { run: p.run, sample: p.sample, typed: state.typed } : { picture: p.picture }));
+  const items = pictures.map((p) => (p.run ? { run: p.run, sample: p.sample, image: p.image, typed: state.typed } : { picture: p.picture }));
   try {
-    const answer = await post("scores", { rewards: names, prompt: state.prompt.trim(), models: state.models, device: state.device,
-      vlm: state.vlm.trim(), items });
+    const answer = await post("scores", { rewards: names, prompt: state.prompt.trim(), ...networks(), items });
     names.forEach((name, at) => {
       answer.scores[name].values.forEach((value, i) => { if (value) state.values.set(places[at][i], value); });
       if (answer.scores[name].failure) state.failures[heads[at]] = answer.scores[name].failure;
@@ -69,7 +76,8 @@ async function ask() {
     state.trouble = error instanceof TypeError ? "The server does not answer; trying again." : error.message;
   }
   asking = false;
-  if (pending().length) timer = setTimeout(ask, state.trouble ? 3 * AT_ONCE_MS : AT_ONCE_MS);
+  cells.clear();
+  if (pending().length) timer = setTimeout(score, state.trouble ? 3 * AT_ONCE_MS : AT_ONCE_MS);
   else state.now = null;
   redraw();
 }
@@ -89,7 +97,7 @@ function go() {
   state.stopped = false;
   keep();
   redraw();
-  ask();
+  score();
 }
 
 // --- pictures ---
@@ -121,15 +129,26 @@ function add(pictures) {
   for (const picture of pictures) if (!state.pictures.some((p) => p.key === picture.key)) state.pictures.push(picture);
 }
 
+// The round that was chosen of the present run, or its last one.
+function roundOf(v) {
+  const rounds = v.rounds || [];
+  return state.round && state.round.run === v.run && rounds.includes(state.round.number) ? state.round.number : rounds.at(-1);
+}
+
 async function takeRound() {
-  const { run, rounds, most } = props.value;
-  const answer = await server.round_pictures({ run, round: state.round ?? rounds[rounds.length - 1] });
-  const found = answer.pictures.map((p) => ({ ...p, key: `${p.run}/${p.url}`, small: p.url }));
-  const pictures = found.filter((p) => !state.pictures.some((q) => q.key === p.key));
-  const room = most - state.pictures.length;
-  state.problems = pictures.length > room ? [{ name: `${pictures.length - Math.max(0, room)} pictures`,
-    text: `were left out: there is room for ${most}.`, id: ++number }] : [];
-  add(pictures.slice(0, Math.max(0, room)));
+  const { run, most } = props.value;
+  state.problems = [];
+  try {
+    const answer = await server.round_pictures({ run, round: roundOf(props.value) });
+    const found = answer.pictures.map((p) => ({ ...p, key: `${p.run}/${p.url}`, small: p.url }));
+    const pictures = found.filter((p) => !state.pictures.some((q) => q.key === p.key));
+    const room = Math.max(0, most - state.pictures.length), left = Math.max(0, pictures.length - room) + answer.more;
+    if (left) state.problems = [{ name: left === 1 ? "1 picture" : `${left} pictures`,
+      text: `${left === 1 ? "was" : "were"} left out: there is room for ${most}.`, id: ++number }];
+    add(pictures.slice(0, room));
+  } catch {
+    state.problems = [{ name: "The round's pictures", text: "The server does not answer. Try again.", id: ++number }];
+  }
   go();
 }
 
@@ -174,7 +193,7 @@ function dropView(v) {
       h("input", { type: "file", "data-files": "", multiple: true, accept: "image/*", class: "s-visually-hidden", tabindex: -1,
         "aria-label": "Pictures", "data-own": "" })),
     rounds.length ? h("div", { class: "rw-round" }, h("label", {}, h("span", {}, `or from ${short(v.run, 24)}`),
-      h("select", { "data-round": "", "aria-label": "Round" }, [...rounds].reverse().map((n) => h("option", { value: n }, `Round ${n}`)))),
+      h("select", { "data-round": "", "aria-label": "Round" }, [...rounds].reverse().map((n) => h("option", { value: n, key: n }, `Round ${n}`)))),
       h("button", { class: "s-button s-small", "data-act": "round" }, "Take its pictures"))
       : h("p", { class: "rw-round s-muted" }, v.run ? "The selected run has no pictures yet." : ""));
 }
@@ -236,11 +255,13 @@ function status() {
   if (waits.length) {
     const now = state.now && card(state.now.reward);
     if (!now) return "Starting…";
-    if (state.now.downloading) return `${now.title}: downloading ${now.download}…`;
+    if (state.now.downloading) return `${now.title}: downloading ${state.now.download}…`;
     return `${now.title}: ${state.now.loading ? "loading its networks" : "scoring"}…`;
   }
   const failed = columns().filter((c) => failure(c.name)).length;
-  return `${n === 1 ? "1 picture" : `${n} pictures`} scored${failed ? `; ${failed === 1 ? "one reward" : `${failed} rewards`} cannot` : ""}.`;
+  const bad = state.pictures.filter((p) => columns().some((c) => found(p, c.name)?.error)).length;
+  return `${n === 1 ? "1 picture" : `${n} pictures`} scored${failed ? `; ${failed === 1 ? "one reward" : `${failed} rewards`} cannot` : ""}${
+    bad ? `; ${bad === 1 ? "one picture" : `${bad} pictures`} cannot be read` : ""}.`;
 }
 
 function toolsView() {
@@ -250,7 +271,7 @@ function toolsView() {
       h("span", { "aria-hidden": "true" }, waits && !state.stopped && state.now?.seconds >= 2 ? ` ${duration(state.now.seconds)}` : "")),
     h("div", { class: "s-row rw-actions" },
       state.stopped && waits ? h("button", { class: "s-button s-small", "data-act": "go", key: "go" }, "Go on")
-        : h("button", { class: "s-button s-small s-ghost", "data-act": "stop", key: "stop", disabled: !waits }, "Stop"),
+        : h("button", { class: "s-button s-small s-ghost", "data-act": "stop", key: "stop", "aria-disabled": waits ? null : "true" }, "Stop"),
       h("button", { class: "s-button s-small", "data-act": "compare", key: "compare", disabled: state.marked.length !== 2,
         title: "Tick two pictures first" }, `Compare ${state.marked.length} of 2`),
       h("button", { class: "s-button s-small", "data-act": "copy", key: "copy" }, "Copy as CSV"),
@@ -263,7 +284,7 @@ function headView(c) {
   return h("th", { scope: "col", key: `h-${c.name}`, "aria-sort": down === null ? "none" : down ? "descending" : "ascending" },
     h("button", { class: "rw-sort", "data-act": "sort", "data-by": c.name, title: `Sort by ${c.title}` },
       h("span", {}, c.title), h("i", { "aria-hidden": "true" }, down === null ? "" : down ? "↓" : "↑")),
-    h("small", {}, `${c.unit}, ${c.range}`));
+    h("small", {}, [c.unit, c.range].filter(Boolean).join(", ")));
 }
 
 function valueView(p, c, edge) {
@@ -272,6 +293,7 @@ function valueView(p, c, edge) {
     const wait = state.stopped ? h("span", { class: "s-muted" }, "–") : h("span", { class: "rw-wait", role: "img", "aria-label": "Being scored" });
     return h("td", { key: c.name, class: "rw-value" }, wait);
   }
+  if (value.error) return h("td", { key: c.name, class: "rw-value" }, h("p", { class: "rw-unread s-muted" }, value.error));
   const counts = now && value.value !== null;
   const rank = counts && value.value === edge.best ? "best" : counts && value.value === edge.worst ? "lowest" : null;
   return h("td", { key: c.name, class: "rw-value", "data-rank": rank, "data-old": !now },
@@ -330,7 +352,11 @@ function resultsView() {
     columns().length ? null : h("p", { class: "s-muted" }, "Tick a reward above."), tableView());
 }
 
+let held = null; // what has the focus, while the page is drawn anew
+
 function view(v) {
+  cells.clear();
+  held = element.contains(document.activeElement) ? document.activeElement : null;
   if (!v.cards) return waiting();
   return h("div", { class: "rw" },
     h("div", { class: "rw-head" }, h("h2", {}, "What would a reward say?"), h("p", { class: "s-muted" },
@@ -350,14 +376,21 @@ function after(v) {
   };
   put("[data-prompt]", state.prompt);
   put("[data-vlm]", state.vlm);
-  put("[data-round]", String(state.round ?? (v.rounds || []).at(-1) ?? ""));
+  put("[data-round]", String(roundOf(v) ?? ""));
   for (const node of element.querySelectorAll("input")) {
     if (node.dataset.set) node.checked = state[node.dataset.set] === node.value;
     if (node.dataset.reward) node.checked = state.chosen.includes(node.dataset.reward);
     if (node.dataset.mark) node.checked = state.marked.includes(node.dataset.mark);
     if ("typed" in node.dataset) node.checked = state.typed;
   }
-  if (!timer) ask(); // the first value from the server has come, or another one
+  if (held?.isConnected && lost()) held.focus({ preventScroll: true }); // its row was moved
+  if (!timer) score(); // the first value from the server has come, or another one
+}
+
+const lost = () => !document.activeElement || document.activeElement === document.body;
+// Give the focus to the first of these that is there, unless it is somewhere already.
+function focus(...selectors) {
+  if (lost()) selectors.map((each) => element.querySelector(each)).find(Boolean)?.focus({ preventScroll: true });
 }
 
 // --- two beside each other ---
@@ -373,7 +406,7 @@ function compare() {
       values.map(({ c, both: [a, b] }) => h("tbody", {},
         h("tr", {}, h("th", { scope: "rowgroup", colspan: 2 }, h("span", {}, h("b", {}, c.title), h("small", {}, c.unit)),
           h("span", {}, "A − B ", h("b", {}, difference(a, b))))),
-        h("tr", {}, [[a, b], [b, a]].map(([x, y]) => h("td", { "data-rank": x && y && x.value > y.value ? "best" : null },
+        h("tr", {}, [[a, b], [b, a]].map(([x, y]) => h("td", { "data-rank": known(x) && known(y) && x.value > y.value ? "best" : null },
           h("b", {}, figure(x?.value)), x ? notesView(x.notes, "rw-reasons") : null)))))),
     h("form", { method: "dialog", class: "s-row s-end" }, h("button", { class: "s-button" }, "Close")));
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
@@ -385,10 +418,12 @@ function compare() {
 // --- CSV ---
 
 function csv() {
+  const text = (value) => (/^[=+\-@\t\r]/.test(value) ? `'${value}` : value); // a spreadsheet would take it for a formula
   const quoted = (value) => (/[",\n\r]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
   const head = ["image", "prompt", ...columns().flatMap((c) => [c.name, `${c.name}_explanation`])];
-  const rows = ordered().map((p) => [p.run ? `${p.run}, ${p.name}` : p.name, promptOf(p), ...columns().flatMap((c) => {
+  const rows = ordered().map((p) => [text(p.run ? `${p.run}, ${p.name}` : p.name), text(promptOf(p)), ...columns().flatMap((c) => {
     const value = found(p, c.name);
+    if (value?.error) return ["", text(value.error)];
     return value ? [value.value ?? "", JSON.stringify(value.explanation)] : ["", ""];
   })]);
   return [head, ...rows].map((row) => row.map(quoted).join(",")).join("\n") + "\n";
@@ -432,17 +467,35 @@ function sortBy(name) {
 }
 
 async function steer(kind, reward) {
-  if (reward) delete state.failures[column(reward)];
-  redraw();
-  try { await post("steer", { kind, reward }); } catch { /* the next question tells */ }
+  const head = reward && column(reward);
+  try {
+    await post("steer", { kind, reward, ...networks() });
+  } catch (error) {
+    state.trouble = error instanceof TypeError ? "The server does not answer. Try again." : error.message;
+    redraw();
+    return;
+  }
+  if (!reward) return;
+  delete state.failures[head]; // only now: what is asked before the server knows brings the old failure back
+  state.trouble = "";
+  go();
+  focus(`[data-act=sort][data-by="${CSS.escape(reward)}"]`);
+}
+
+function remove(key) {
+  const list = ordered(), at = list.findIndex((p) => p.key === key), next = list[at + 1] || list[at - 1];
+  drop([key]);
+  go();
+  focus(`[data-act=remove][data-picture="${CSS.escape(next?.key || "")}"]`, "[data-act=choose]");
 }
 
 const DEEDS = {
   choose: () => element.querySelector("[data-files]").click(),
-  round: takeRound, compare, copy, go, "download-csv": download,
-  stop: () => { state.stopped = true; redraw(); steer("stop"); },
+  round: takeRound, compare, copy, "download-csv": download,
+  go: () => { go(); focus("[data-act=stop]"); },
+  stop: () => { state.stopped = true; redraw(); focus("[data-act=go]"); steer("stop"); },
   sort: (data) => { sortBy(data.by); keep(); redraw(); },
-  remove: (data) => { drop([data.picture]); go(); },
+  remove: (data) => remove(data.picture),
   clear: () => {
     Object.assign(state, { pictures: [], marked: [], sort: null, problems: [], failures: {}, now: null });
     state.values.clear();
@@ -450,8 +503,8 @@ const DEEDS = {
     redraw();
     element.querySelector("[data-act=choose]").focus();
   },
-  retry: async (data) => { await steer("retry", data.reward); go(); },
-  download: async (data) => { await steer("download", data.reward); go(); },
+  retry: (data) => steer("retry", data.reward),
+  download: (data) => steer("download", data.reward),
 };
 onAct((data) => DEEDS[data.act](data));
 
@@ -462,13 +515,15 @@ element.addEventListener("change", ({ target }) => {
   else if (mark) state.marked = target.checked ? [...state.marked, mark].slice(-2) : state.marked.filter((key) => key !== mark);
   else if (set) state[set] = target.value;
   else if ("typed" in target.dataset) state.typed = target.checked;
-  else if ("round" in target.dataset) state.round = Number(target.value);
+  else if ("round" in target.dataset) state.round = { run: props.value.run, number: Number(target.value) };
+  else if ("vlm" in target.dataset) state.vlm = target.value.trim(); // when it is whole: half an address is somebody else's
   else return;
   go();
 });
 element.addEventListener("input", ({ target }) => {
-  if (!target.matches("[data-prompt], [data-vlm]")) return;
-  state["prompt" in target.dataset ? "prompt" : "vlm"] = target.value;
+  if (!target.matches("[data-prompt]")) return;
+  state.prompt = target.value;
+  cells.clear();
   clearTimeout(typing);
   typing = setTimeout(() => { typing = null; go(); }, TYPING_MS);
 });
@@ -495,9 +550,13 @@ listen("dragover", (event) => { if (carries(event)) { event.preventDefault(); li
 listen("dragleave", (event) => { if (!event.relatedTarget) lit(false); });
 listen("drop", (event) => { if (carries(event)) { event.preventDefault(); lit(false); bring(pictures(event.dataTransfer)); } });
 listen("paste", (event) => {
-  const files = pictures(event.clipboardData);
+  const files = pictures(event.clipboardData), writes = event.target.isContentEditable || event.target.matches?.("textarea, input[type=text]");
+  if (writes && event.clipboardData.types.includes("text/plain")) return; // a text with a picture of it, as word processors give
   if (files.length) { event.preventDefault(); bring(files); }
 });
 
 recall();
 show(view, after);
+const draw = redraw;
+redraw = () => { if (open()) draw(); }; // nobody sees a hidden tab; it is drawn when it is shown
+new IntersectionObserver((seen) => { if (seen.some((each) => each.isIntersecting)) draw(); }).observe(element);
