@@ -228,7 +228,7 @@ def test_what_is_sampled_ahead_is_asked_of_the_reward_that_is_wanted(tmp_path: P
             raise RewardError("gone")
         return Darkness()
 
-    trainer = trainer_with(tmp_path / "run", source, rounds=1)
+    trainer = trainer_with(tmp_path / "run", source, rounds=1, reward_offload=False)
     trainer.store.add_request("reward", reward="jpeg_incompressibility")
     trainer.ready()
     assert trainer.run() and list(trainer.engine.rewards) == ["jpeg_incompressibility"]
@@ -330,10 +330,10 @@ def test_no_opinion_on_any_held_out_image_is_no_error(tmp_path: Path) -> None:
 def test_scoring_ahead_asks_once_and_changes_nothing(tmp_path: Path) -> None:
     """JPEG rewards score microbatches while the next is made; each image is asked about once, and the run is the same without it."""
     counting = Moody(1000, fails)
-    ahead = trainer_with(tmp_path / "ahead", both(counting), microbatch=4, rounds=2, held_out_images=0)
+    ahead = trainer_with(tmp_path / "ahead", both(counting), microbatch=4, rounds=2, held_out_images=0, reward_offload=False)
     assert ahead.engine.scores_ahead(NAME) and ahead.run()
     assert counting.batches == 4, "two batches a round"
-    plain = trainer_with(tmp_path / "plain", both(), microbatch=4, rounds=2, held_out_images=0, reward_offload=True)
+    plain = trainer_with(tmp_path / "plain", both(), microbatch=4, rounds=2, held_out_images=0)
     assert not plain.engine.scores_ahead(NAME) and plain.run()
     assert outcome(tmp_path / "ahead") == outcome(tmp_path / "plain")
 
@@ -351,7 +351,7 @@ def test_scoring_ahead_asks_once_and_changes_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_networks_on_the_model_s_own_cores_wait_their_turn(tmp_path: Path, reward: str, changes: dict[str, Any], ahead: bool) -> None:
-    assert toy_trainer(tmp_path / "run", toy_config(reward=reward, **changes)).engine.scores_ahead(reward) is ahead
+    assert toy_trainer(tmp_path / "run", toy_config(reward=reward, **(dict(reward_offload=False) | changes))).engine.scores_ahead(reward) is ahead
 
 
 def test_offload_frees_the_networks_after_each_round_s_scores(tmp_path: Path) -> None:

@@ -90,10 +90,11 @@ class Brightness:
 
 
 def toy_config(**changes: Any) -> RunConfig:
-    """A run of the toy policy that takes about a second."""
+    """A run of the toy policy that takes about a second. Its rewards score when they are asked: some of them know images by their row."""
     settings: dict[str, Any] = dict(
         reward="jpeg_compressibility", prompts=("a cat", "a dog"), rounds=3, images_per_round=8, images_per_update=8, images_per_prompt=4,
         microbatch=16, update_microbatch=16, steps=4, skip_last_steps=0, step_weights="equal", learning_rate=0.05, device="cpu", held_out_images=16,
+        reward_offload=True,
     )  # fmt: skip
     return RunConfig(**(settings | changes))
 
