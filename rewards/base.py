@@ -37,8 +37,8 @@ class RewardError(RuntimeError):
 class Reward(Protocol):
     """Scores samples; one score for each sample, in order. What it needs is loaded when it first scores.
 
-    One with networks also has ``free()``, which gives their memory back; the next score loads them again. What an automatic reward says depends on the
-    picture and the prompt alone: it is remembered by these (:mod:`rewards.cache`), and may be asked before a sample has its id.
+    One with networks also has ``free()``, which gives their memory back; the next score loads them again. What an automatic reward says depends on
+    picture and prompt alone: it is remembered by these (:mod:`rewards.cache`), and may be asked before a sample has its id.
     """
 
     name: str
