@@ -174,14 +174,20 @@ def _guarded(work: Callable[[], T]) -> T:
         raise HTTPException(404, str(error)) from error
 
 
-async def json_body(request: Request) -> Any:
-    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-        raise HTTPException(415, "Send application/json.")
+async def body_of(request: Request, most: int, refusal: str) -> bytes:
+    """What was sent; refused as soon as it is more than so many bytes."""
     data = bytearray()
     async for part in request.stream():
         data += part
-        if len(data) > MAX_BODY_BYTES:
-            raise HTTPException(413, "This is too much at once.")
+        if len(data) > most:
+            raise HTTPException(413, refusal)
+    return bytes(data)
+
+
+async def json_body(request: Request) -> Any:
+    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "Send application/json.")
+    data = await body_of(request, MAX_BODY_BYTES, "This is too much at once.")
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.pages.rewards import MOST_PICTURES, failure_value, needed, notes
 from app.pictures import LARGEST_BYTES, PictureError, Pictures
-from app.routes import IMAGE_FILE, IMMUTABLE, LARGEST_ID, json_answer, json_body
+from app.routes import IMAGE_FILE, IMMUTABLE, LARGEST_ID, body_of, json_answer, json_body
 from app.runs import Runs
 from app.scoring import Cell, Scoring, Setting
 from ddpo.store import StoreError
@@ -164,9 +164,4 @@ def _found(runs: Runs, pictures: Pictures, item: Any, prompt: str) -> tuple[Path
 async def _picture_body(request: Request) -> bytes:
     if request.headers.get("content-type", "") != "application/octet-stream":
         raise HTTPException(415, "Send application/octet-stream.")
-    data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > LARGEST_BYTES:
-            raise HTTPException(413, "This file has more than 20 MB. Save the picture smaller, or as a JPEG.")
-    return bytes(data)
+    return await body_of(request, LARGEST_BYTES, "This file has more than 20 MB. Save the picture smaller, or as a JPEG.")

@@ -83,18 +83,12 @@ class Control:
         while number not in self._applied:
             time.sleep(POLL_SECONDS)
             self.listen()
-            if number not in self._applied and self.store.reward_wanted is not None:
+            if number not in self._applied and self._wishes(number):
                 raise ChangeReward
 
     def reward_for(self, number: int) -> str:
-        """What scores a round: what people asked for since, or else what is in force. From now on it is written down.
-
-        Where people have applied their ratings of the round, only what was asked after that takes these from it.
-        """
-        row = self.store.round(number)
-        applied = any(request.kind == "apply" and request.payload.get("round") == number for request in self.store.pending_requests())
-        since = row.closed_at if row and row.closed_at is not None else 0.0
-        wanted = [] if applied else [request for request in self.store.reward_requests() if request.created_at > since]
+        """What scores a round: what people asked for since, or else what is in force. From now on it is written down."""
+        row, wanted = self.store.round(number), self._wishes(number)
         reward = str(wanted[-1].payload["reward"]) if wanted else self.store.reward_at(number)
         if row is None or row.reward != reward:
             self.store.set_reward(number, reward)
@@ -102,6 +96,14 @@ class Control:
             last = request is wanted[-1]
             self.store.add_event("reward" if last else "answer", f"From round {number} on, scored by {reward}." if last else "overtaken", request.id)
         return reward
+
+    def _wishes(self, number: int) -> list[RequestRow]:
+        """The changes of reward that are for a round, oldest first: where people have applied their ratings of it, only what was asked after that."""
+        if any(request.kind == "apply" and request.payload.get("round") == number for request in self.store.pending_requests()):
+            return []
+        row = self.store.round(number)
+        since = row.closed_at if row and row.closed_at is not None else 0.0
+        return [request for request in self.store.reward_requests() if request.created_at > since]
 
     def wait_for_reward(self, number: int, error: RewardError) -> None:
         """A reward has failed: say so, and wait until somebody asks to try again, or for another reward.
@@ -114,7 +116,7 @@ class Control:
         self.store.add_event("reward_failed", str(error))
         self._retry = False
         self.report("reward_failed", number)
-        while not self._retry and self.store.reward_wanted is None:
+        while not self._retry and not self._wishes(number):
             time.sleep(POLL_SECONDS)
             self.listen()
 

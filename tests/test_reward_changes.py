@@ -212,6 +212,21 @@ def test_applied_ratings_are_not_taken_from_their_round_by_an_earlier_wish(tmp_p
     assert control.reward_for(2) == NAME, "the older wish"
 
 
+def test_an_older_wish_does_not_end_the_wait_of_a_round_that_it_is_not_for(tmp_path: Path) -> None:
+    """Else a part that fails after people applied would be asked again and again, without a pause."""
+    store = toy_trainer(tmp_path / "run", toy_config(rounds=2, reward="human")).store
+    control = Control(store)
+    store.start_round(1)
+    store.add_request("reward", reward=NAME)
+    store.close_round(1)
+    timer = threading.Timer(0.3, lambda: store.add_request("retry"))
+    timer.start()
+    started = time.monotonic()
+    control.wait_for_reward(1, RewardError("no answer"))
+    timer.join()
+    assert time.monotonic() - started > 0.25
+
+
 def test_a_pending_apply_goes_before_a_later_wish(tmp_path: Path) -> None:
     store = toy_trainer(tmp_path / "run", toy_config(rounds=2, reward="human")).store
     store.start_round(1)
