@@ -13,10 +13,9 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from rewards.base import RewardError, as_seen
+from rewards.base import LARGEST_PIXELS, RewardError, as_seen
 
 LARGEST_BYTES = 20 * 1024 * 1024
-LARGEST_PIXELS = 40_000_000
 MOST_PICTURES = 256
 """How many are kept, over all pages; then the oldest ones go."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")

@@ -8,6 +8,9 @@ from typing import Protocol
 
 from PIL import Image
 
+LARGEST_PIXELS = 40_000_000
+"""Larger pictures of people's own are refused before they are unpacked."""
+
 
 @dataclass(frozen=True)
 class Sample:

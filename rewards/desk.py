@@ -11,12 +11,9 @@ from typing import Any
 from PIL import Image
 
 import rewards
-from rewards.base import Reward, RewardError, Sample, Score, as_seen
+from rewards.base import LARGEST_PIXELS, Reward, RewardError, Sample, Score, as_seen
 from rewards.cache import Cached
 from rewards.function import version
-
-LARGEST_PIXELS = 40_000_000
-"""Larger pictures are refused before they are unpacked."""
 
 
 @dataclass(frozen=True)
