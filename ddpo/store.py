@@ -104,6 +104,9 @@ ENDED_STATES = ("finished", "stopped", "failed")
 
 REQUESTS = ("pause", "resume", "apply", "stop_after_round", "stop", "reward", "retry")
 
+PATIENCE = 30.0
+"""Seconds to wait for other processes' turns with a database."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called: the name is a folder's."""
 
@@ -221,9 +224,8 @@ class RunStore:
         if not (self.folder / "config.json").exists():
             raise StoreError(f"{self.folder} is no run folder: it has no config.json.")
         try:
-            self._db = sqlite3.connect(self.folder / "run.db", timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA busy_timeout = 30000")
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db = sqlite3.connect(self.folder / "run.db", timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+            self._use_wal()
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
         except sqlite3.Error as error:
@@ -268,6 +270,21 @@ class RunStore:
         return self.folder.name
 
     # --- plumbing ---------------------------------------------------------------------------------------------------------------
+
+    def _use_wal(self) -> None:
+        """Let readers and a writer go on beside each other (write-ahead logging).
+
+        SQLite does not wait by itself here: of two processes that change a new file's mode at once, one is told at once that it is locked.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
 
     def _migrate(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]

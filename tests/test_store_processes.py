@@ -83,7 +83,7 @@ from ddpo.store import RunStore
 Path(sys.argv[2]).touch()
 while not Path(sys.argv[3]).exists():
     time.sleep(0.001)
-for _ in range(20):
+for _ in range(40):
     store = RunStore(Path(sys.argv[1]))
     store.add_event("opened", "here")
     store.close()
@@ -102,4 +102,4 @@ def test_processes_that_open_a_new_run_at_once_all_succeed(tmp_path: Path) -> No
     os.close(os.open(go, os.O_CREAT))
     for process in processes:
         assert process.communicate(timeout=120)[1] == "" and process.returncode == 0
-    assert len(RunStore(folder).events()) == 60
+    assert len(RunStore(folder).events()) == 120
