@@ -40,14 +40,16 @@ from pocket.aesthetic import make_aesthetic
 from pocket.data import scenes
 from pocket.judge import CLASSES, NOTHING, Judge, label_of
 from pocket.training import CLIP_MEAN, CLIP_STD, Start, augment, half, images_of, on_device, ruined, train
-from pocket.vlm import make_bert, make_llava
+from pocket.vlm import make_bert, make_llava, sample
 
 HERE = Path(__file__).parent
 TOKENS = 16
 """Length of a tokenised prompt."""
 
-TRAIN_SCENES, JUDGE_SCENES, JUDGE_SEED = 100_000, 40_000, 20_000_000
-HELD_OUT_SCENES, HELD_OUT_SEED = 4_000, 10_000_000
+TRAIN_SCENES, HELD_OUT_SCENES, HELD_OUT_SEED = 100_000, 4_000, 10_000_000
+JUDGE_SCENES, JUDGE_SEED, JUDGE_LOOKS_SEED = 30_000, 20_000_000, 60_000_000
+"""The judge learns from as many of the world's scenes as of those for who looks (:func:`pocket.vlm.sample`), where every animal does everything."""
+PAIRS_SEED = 70_000_000
 
 
 # --- CLIP -----------------------------------------------------------------------------------------------------------------------
@@ -340,11 +342,25 @@ def save_pipeline(pipeline: StableDiffusionPipeline) -> None:
 # --- the judge ------------------------------------------------------------------------------------------------------------------
 
 
+def never_shown(captions: list[str]) -> list[int]:
+    """Which captions have an animal at an activity that the world never shows it at."""
+    shown = {world.Scene(animal, activity=activity).caption for animal in world.ACTIVE_ANIMALS for activity in world.ACTIVITIES}
+    return [i for i, caption in enumerate(captions) if caption.endswith(world.ACTIVITIES) and caption not in shown]
+
+
 def make_judge(work: Path, device: torch.device, start: Start) -> None:
-    captions, rendered = scenes(work, "judge", JUDGE_SEED, JUDGE_SCENES)
+    world_captions, world_rendered = scenes(work, "judge", JUDGE_SEED, JUDGE_SCENES)
+    looks_captions, looks_rendered = scenes(work, "judge-looks", JUDGE_LOOKS_SEED, JUDGE_SCENES, sample)
+    captions = world_captions + looks_captions
+    labels = torch.tensor([label_of(c) for c in captions], device=device)
+    pictures = torch.cat([on_device(world_rendered, device), on_device(looks_rendered, device)])
     test_captions, test_rendered = scenes(work, "held_out", HELD_OUT_SEED, HELD_OUT_SCENES)
-    labels, test_labels = (torch.tensor([label_of(c) for c in part], device=device) for part in (captions, test_captions))
-    pictures, test_pictures = on_device(rendered, device), on_device(test_rendered, device)
+    pair_captions, pair_rendered = scenes(work, "held_out-looks", PAIRS_SEED, HELD_OUT_SCENES, sample)
+    kept = never_shown(pair_captions)
+    test_labels, pair_labels = (
+        torch.tensor([label_of(c) for c in part], device=device) for part in (test_captions, [pair_captions[i] for i in kept])
+    )
+    test_pictures, pairs = on_device(test_rendered, device), on_device(pair_rendered[kept], device)
     torch.manual_seed(1)
     judge = Judge().to(device)
 
@@ -363,21 +379,27 @@ def make_judge(work: Path, device: torch.device, start: Start) -> None:
 
     train("judge", work, {"judge": judge}, loss_of, device=device, steps=start.steps or JUDGE_STEPS, lr=2e-3, weight_decay=0.05)
     judge.eval()
-    hits, caught, half_count = torch.zeros(len(CLASSES)), 0, HELD_OUT_SCENES // 2
+    caught, half_count = 0, HELD_OUT_SCENES // 2
+
+    def accuracy_on(pictures: Tensor, labels: Tensor) -> dict[str, float]:
+        hits = torch.zeros(len(CLASSES))
+        for part in torch.arange(len(pictures), device=device).split(250):
+            hits += torch.tensor([(head.argmax(1) == labels[part, i]).sum().item() for i, head in enumerate(judge(images_of(pictures[part])))])
+        return dict(zip(CLASSES, (hits / len(pictures)).tolist(), strict=True))
+
     with torch.no_grad():
-        for part in torch.arange(HELD_OUT_SCENES, device=device).split(250):
-            found = judge(images_of(test_pictures[part]))
-            hits += torch.tensor([(head.argmax(1) == test_labels[part, i]).sum().item() for i, head in enumerate(found)])
+        accuracy = accuracy_on(test_pictures, test_labels)
+        accuracy |= {f"{name} of pairs never shown": value for name, value in accuracy_on(pairs, pair_labels).items() if name != "count"}
         for part in torch.arange(half_count, device=device).split(250):
             other = part + half_count
             ruins = ruined(images_of(test_pictures[part]), images_of(test_pictures[other]), test_labels[part, 0] != test_labels[other, 0])
             caught += (judge(ruins)[0].argmax(1) == NOTHING).sum().item()
-    accuracy = dict(zip(CLASSES, (hits / HELD_OUT_SCENES).tolist(), strict=True)) | dict(ruins=caught / half_count)
+    accuracy |= dict(ruins=caught / half_count)
     judge.cpu().save(HERE / "judge", accuracy)
     print("judge, held-out accuracy:", accuracy)
 
 
-JUDGE_STEPS = 2_000
+JUDGE_STEPS = 3_000
 
 
 STAGES: dict[str, tuple[str, Callable[[Path, torch.device, Start], None]]] = dict(

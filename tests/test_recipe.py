@@ -30,7 +30,7 @@ def test_recipe_makes_a_model_that_diffusers_loads(tmp_path, monkeypatch, capsys
     (picture,) = evaluate.pictures(pipeline, ["a dog"], seed=0, steps=2)
     assert picture.size == (world.SIZE, world.SIZE)
     accuracy = json.loads((tmp_path / "judge" / "accuracy.json").read_text())
-    assert set(accuracy) == {"subject", "activity", "count", "ruins"}
+    assert set(accuracy) == {"subject", "activity", "count", "subject of pairs never shown", "activity of pairs never shown", "ruins"}
     judge.Judge.load(tmp_path / "judge")
     assert set(aesthetic.evaluate(tmp_path / "work")) == {"renders", "with_distorted"}
     assert {"animal", "activity", "count", "bertscore_wins", "strict"} <= set(vlm.evaluate(tmp_path / "work", 24))
