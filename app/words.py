@@ -41,6 +41,10 @@ RATINGS: dict[str, str] = {"thumbs": "Thumbs up or down", "stars": "One to five 
 LABELS: dict[str, str] = {
     "reward": "What scores the images",
     "rating": "How you rate",
+    "preference": "Model of your taste",
+    "board_images": "Images shown of a round",
+    "board_every": "A board every … rounds",
+    "ahead": "Next board ahead",
     "reward_models": "Networks that score",
     "reward_vlm": "What looks at images",
     "reward_device": "Device of what scores",

@@ -54,8 +54,8 @@ DEVICES = (r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", "auto, cpu, cuda, cuda:1, mps")
 """The form of a device's name, and examples."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Task": ("model", "revision", "model_config", "reward", "reward_models", "reward_vlm", "prompts", "rating"),
-    "Rounds": ("rounds", "images_per_round", "images_per_prompt", "images_per_update", "passes", "seed"),
+    "Task": ("model", "revision", "model_config", "reward", "reward_models", "reward_vlm", "prompts", "rating", "preference", "ahead"),
+    "Rounds": ("rounds", "images_per_round", "images_per_prompt", "board_images", "board_every", "images_per_update", "passes", "seed"),
     "Sampling": ("steps", "guidance", "eta", "shared_start", "resolution"),
     "Objective": (
         "objective", "advantage", "advantage_clip", "clip_nats", "ratio", "kl_weight", "guidance_in_training", "step_weights", "skip_first_steps",
@@ -108,6 +108,22 @@ class RunConfig:
     )
     prompts: tuple[str, ...] = setting(("a cat", "a dog", "a horse", "a fox"), "The prompts that images are made for.")
     rating: str = setting("thumbs", "How people rate: thumbs up or down, or one to five stars.", choices=("thumbs", "stars"))
+    preference: str = setting(
+        "off",
+        "A model of your taste, from all your ratings so far: `assist` scores the images you did not rate, `lead` scores all; off leaves it out.",
+        choices=("off", "assist", "lead"),
+    )
+    board_images: int = setting(
+        0, "How many of a round's images you are shown: those whose ratings tell the model of your taste most; 0 is all.", low=0, high=4096
+    )
+    board_every: int = setting(
+        1, "With preference lead: you are asked every so many rounds, and the model of your taste scores the others alone.", low=1, high=1000
+    )
+    ahead: bool = setting(
+        False,
+        "Make the next round's images while you rate this one: the next board is there at once, made before this round's ratings were learned; the "
+        "update corrects for that.",
+    )
     objective: str = setting(
         "ddpo-is",
         "What the update ascends: DDPO with importance sampling, its on-policy form, reward-weighted regression (soft or sparse), or DiffusionNFT.",
@@ -244,6 +260,27 @@ class RunConfig:
             raise ConfigError(
                 f"images_per_round is {n} and images_per_update is {update}: {n} is not divisible by {update}. "
                 f"Choose a divisor of {n} for images_per_update."
+            )
+        for of_now, name in (
+            (self.objective == "ddpo-sf", "objective ddpo-sf"),
+            (self.ratio == "normalised", "ratio normalised"),
+            (not self.guidance_in_training, "guidance_in_training off"),
+        ):
+            if self.ahead and of_now:
+                raise ConfigError(
+                    f"ahead is on, so images come from the model before the last update; {name} learns from the present one's. Choose one."
+                )
+        if self.board_images > n or self.board_images == 1:
+            raise ConfigError(f"board_images is {self.board_images} and images_per_round is {n}. Choose 2 to {n}, or 0 for all.")
+        if 0 < self.board_images < n and self.preference == "off":
+            raise ConfigError(
+                f"board_images is {self.board_images}, so {n - self.board_images} of {n} images a round are never rated, and preference is off: "
+                "they would teach nothing. Choose preference lead or assist, or board_images 0."
+            )
+        if self.board_every > 1 and self.preference != "lead":
+            raise ConfigError(
+                f"board_every is {self.board_every} and preference is {self.preference}: in rounds without a board nobody would say what is good. "
+                "Choose preference lead, or board_every 1."
             )
         if k < 2 and (self.advantage in ("group", "centred") or self.objective.startswith("rwr")):
             raise ConfigError(

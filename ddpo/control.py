@@ -139,11 +139,16 @@ class Control:
         if not (self.store.folder / "config.json").exists():
             raise StopRun  # the run was deleted under the worker
         for request in self.store.pending_requests():
-            if request.kind == "apply" and self._now[0] != "awaiting" and request.payload.get("round") == self._now[1]:
-                continue  # early, but meant for this round: kept until its turn
+            if request.kind == "apply" and self._is_early(request.payload.get("round")):
+                continue  # kept until its turn
             if request.kind == "reward" and is_reward(request.payload.get("reward")):
                 continue  # kept until images are scored next
             self.store.add_event("answer", self._act(request), request.id)
+
+    def _is_early(self, number: object) -> bool:
+        """Whether somebody applies the ratings of a round that does not wait for them yet, but whose images are being made or there already."""
+        state, now, _, _ = self._now
+        return (number == now and state != "awaiting") or (isinstance(number, int) and number > now and self.store.round(number) is not None)
 
     def _act(self, request: RequestRow) -> str:
         if request.kind == "stop":

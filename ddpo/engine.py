@@ -209,12 +209,13 @@ class Engine:
 
     # --- learn ------------------------------------------------------------------------------------------------------------------
 
-    def learn(self, number: int, values: Sequence[float], rated: Sequence[bool]) -> dict[str, Any]:
+    def learn(self, number: int, values: Sequence[float], rated: Sequence[bool], stale: bool = False) -> dict[str, Any]:
         """Learn from the round together: every process takes its share of each step's items, and all make the same step. (What the round's first
         policy says beyond its log-probabilities, where that is needed, every process computes for itself.)
 
         Args:
             values, rated: the round's weights, by position (:class:`ddpo.objective.Weights`).
+            stale: whether an update came between the round's images and this one; the ratio is then no longer 1 at the start.
 
         Returns:
             The sums of this process's health, and the norms of all gradients.
@@ -245,7 +246,7 @@ class Engine:
                 norm = math.inf
                 while not math.isfinite(norm):  # more than once where fp16 overflows: the loss is then scaled by half as much
                     for i, part in enumerate(self.crew.share(list(parts))):
-                        self._accumulate(lesson, part, size * lesson.moments, check=not norms)
+                        self._accumulate(lesson, part, size * lesson.moments, check=not norms and not stale)
                         self.report("updating", number, min(total, done + (i + 1) * self.crew.size * self.config.update_microbatch), total)
                     norm = self._step()
                 done += len(items)

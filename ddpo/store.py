@@ -27,7 +27,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +93,9 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE round ADD COLUMN reward TEXT;
     """,
+    """
+    ALTER TABLE sample ADD COLUMN shown INTEGER NOT NULL DEFAULT 1;  -- whether people are asked for a rating
+    """,
 )
 """The database's schema, step by step; a step once released is never changed. ``PRAGMA user_version`` counts the steps taken."""
 
@@ -111,6 +114,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called: the name is a folder's."""
 
 
+SAMPLE_COLUMNS = "id, round, position, prompt, seed, image, created_at, shown"
 ROUND_COLUMNS = "number, started_at, sampled_at, scored_at, updated_at, checkpointed_at, closed_at, closed_rating, reward"
 
 
@@ -128,6 +132,8 @@ class SampleRow:
     image: str
     """Path relative to the run folder."""
     created_at: float
+    shown: bool = True
+    """Whether people are asked for a rating."""
 
 
 @dataclass(frozen=True)
@@ -337,13 +343,34 @@ class RunStore:
         with self._transaction():
             self._db.execute(f"UPDATE round SET {mark}_at = ? WHERE number = ? AND {mark}_at IS NULL", (time.time(), number))
 
-    def add_samples(self, number: int, positions: Sequence[int], prompts: Sequence[str], seeds: Sequence[int], paths: Sequence[str]) -> None:
-        """Promise images that :func:`write_images` has written. A sample that exists already stays as it is."""
+    def add_samples(
+        self,
+        number: int,
+        positions: Sequence[int],
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        paths: Sequence[str],
+        shown: Container[int] | None = None,
+    ) -> None:
+        """Promise images that :func:`write_images` has written. A sample that exists already stays as it is.
+
+        Args:
+            shown: the positions that people are asked about; by default all.
+        """
         with self._transaction():
             self._db.executemany(
-                "INSERT OR IGNORE INTO sample (round, position, prompt, seed, image, created_at) VALUES (?, ?, ?, ?, ?, ?)",
-                [(number, *row, time.time()) for row in zip(positions, prompts, seeds, paths, strict=True)],
+                "INSERT OR IGNORE INTO sample (round, position, prompt, seed, image, created_at, shown) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (number, position, *row, time.time(), int(shown is None or position in shown))
+                    for position, *row in zip(positions, prompts, seeds, paths, strict=True)
+                ],
             )
+
+    def show(self, number: int, samples: Sequence[int]) -> None:
+        """Choose the samples of a round that people are asked about, by id."""
+        with self._transaction():
+            self._db.execute("UPDATE sample SET shown = 0 WHERE round = ?", (number,))
+            self._db.executemany("UPDATE sample SET shown = 1 WHERE round = ? AND id = ?", [(number, id) for id in samples])
 
     def add_scores(self, reward: str, scores: Mapping[int, Score]) -> None:
         """Scores by sample id; a value that is no number is kept as none."""
@@ -442,6 +469,13 @@ class RunStore:
         """The newest round, without reading the others: what a board that polls shows."""
         return next((RoundRow(*row) for row in self._rows(f"SELECT {ROUND_COLUMNS} FROM round ORDER BY number DESC LIMIT 1")), None)
 
+    def open_round(self) -> RoundRow | None:
+        """The round that people see: the first with something to show that is neither closed nor scored, or else the newest. (Others may be in the
+        making beside it: the board after it, or rounds without a board.)"""
+        sql = f"""SELECT {ROUND_COLUMNS} FROM round WHERE closed_at IS NULL AND scored_at IS NULL
+            AND EXISTS (SELECT 1 FROM sample WHERE sample.round = round.number AND shown) ORDER BY number LIMIT 1"""
+        return next((RoundRow(*row) for row in self._rows(sql)), None) or self.last_round()
+
     def reward_at(self, number: int) -> str:
         """What scores a round: what was said of it, or else of the latest one before it, or else in the settings."""
         sql = "SELECT reward FROM round WHERE number <= ? AND reward IS NOT NULL ORDER BY number DESC LIMIT 1"
@@ -476,12 +510,14 @@ class RunStore:
 
     def samples(self, number: int) -> list[SampleRow]:
         """A round's samples, in order of position."""
-        sql = "SELECT id, round, position, prompt, seed, image, created_at FROM sample WHERE round = ? ORDER BY position"
-        return [SampleRow(*row) for row in self._rows(sql, number)]
+        return [SampleRow(*row) for row in self._rows(f"SELECT {SAMPLE_COLUMNS} FROM sample WHERE round = ? ORDER BY position", number)]
+
+    def board(self, number: int) -> list[SampleRow]:
+        """Those of a round's samples that people are asked about, in order of position."""
+        return [row for row in self.samples(number) if row.shown]
 
     def sample(self, id: int) -> SampleRow | None:
-        sql = "SELECT id, round, position, prompt, seed, image, created_at FROM sample WHERE id = ?"
-        return next((SampleRow(*row) for row in self._rows(sql, id)), None)
+        return next((SampleRow(*row) for row in self._rows(f"SELECT {SAMPLE_COLUMNS} FROM sample WHERE id = ?", id)), None)
 
     def scores(self, number: int, reward: str) -> dict[int, Score]:
         """A round's scores by one reward, by sample id."""

@@ -42,13 +42,14 @@ import rewards
 from ddpo.config import RunConfig
 from ddpo.control import ChangeReward, Control
 from ddpo.crew import Crew
-from ddpo.engine import Engine, Source, read_image
+from ddpo.engine import Engine, Report, Source, read_image
 from ddpo.evaluate import HeldOut, held_out
 from ddpo.loss import Health
 from ddpo.objective import Weights, advantages_of, weights_of
 from ddpo.policy import Policy
 from ddpo.rollout import batches, derive_seed
 from ddpo.store import RunStore, SampleRow, sync_tree
+from ddpo.taster import Taster
 from rewards.base import RewardError, Sample, Score
 from rewards.blend import Blend, Standard, blended
 
@@ -62,6 +63,7 @@ class Trainer:
         """``source`` makes the automatic rewards."""
         self.config, self.store, self.control, self.crew = config, store, control, crew or Crew()
         self.engine = Engine(config, store.folder, policy, source, self.crew, control.report)
+        self.taster = Taster(config, store)
         self.verbs = dict(sampled=self.sample, scored=self.score, updated=self.update, checkpointed=self.checkpoint)
 
     def run(self) -> bool:
@@ -76,8 +78,7 @@ class Trainer:
             while (mark := self.store.start_round(number).next_mark) is not None:
                 started = time.monotonic()
                 self.verbs[mark](number)
-                self.store.add_metrics(number, {f"seconds_{PHASES[mark]}": time.monotonic() - started})
-                self.store.mark(number, mark)
+                self._done(number, mark, started)
             every = self.config.held_out_every
             if every and number % every == 0 and number < self.config.rounds:
                 self.measure(number)
@@ -85,21 +86,40 @@ class Trainer:
                 return False
         return True
 
+    def _done(self, number: int, mark: str, started: float) -> None:
+        self.store.add_metrics(number, {f"seconds_{PHASES[mark]}": time.monotonic() - started})
+        self.store.mark(number, mark)
+
     # --- sample -----------------------------------------------------------------------------------------------------------------
 
-    def sample(self, number: int) -> None:
+    def sample(self, number: int, report: Report | None = None) -> None:
         """Denoise the round's images, a microbatch a process at a time; what is on disk already is not sampled again."""
-        n = self.config.images_per_round
-        self.control.report("sampling", number, 0, n)
+        n, report = self.config.images_per_round, report or self.control.report
+        report("sampling", number, 0, n)
         promised = {row.position for row in self.store.samples(number)}
         missing = [b.start for b in batches(n, self.config.microbatch) if not (self.engine.part(number, b.start).exists() and promised.issuperset(b))]
         ahead = automatic(self.store.reward_wanted or self.store.reward_at(number))
+        shown = self.taster.shown(number)
         for wave in batches(len(missing), self.crew.size):
             for made in self.crew.together("sample", number=number, starts=[missing[i] for i in wave], ahead=ahead):
                 for batch in made:
-                    self.store.add_samples(number, **batch)
+                    self.store.add_samples(number, **batch, shown=shown)
             after = missing[wave.stop] if wave.stop < len(missing) else n
-            self.control.report("sampling", number, after, n)
+            report("sampling", number, after, n)
+        self.taster.choose(number)
+
+    def sample_ahead(self, number: int) -> None:
+        """While people rate a round's board, make the next one, by the model that these ratings have not reached."""
+        following = self.taster.next_board(number)
+        if not self.config.ahead or following > self.config.rounds or self.store.start_round(following).sampled_at is not None:
+            return
+        started, images = time.monotonic(), len(self.store.board(number))
+
+        def waiting(state: str, at: int, done: int, total: int) -> None:
+            self.control.report("awaiting", number, 0, images)
+
+        self.sample(following, waiting)
+        self._done(following, "sampled", started)
 
     # --- score ------------------------------------------------------------------------------------------------------------------
 
@@ -163,7 +183,7 @@ class Trainer:
     def _blend(self, number: int, reward: str, weights: Mapping[str, float]) -> None:
         """Blend the scores of its parts."""
         rows = self.store.samples(number)
-        parts = {name: self.store.scores(number, name) for name in weights}
+        parts = {name: self._said(number, name) for name in weights}
         scores = blended(weights, self._standards(weights), {name: [found[row.id] for row in rows] for name, found in parts.items()})
         self.store.add_scores(reward, {row.id: score for row, score in zip(rows, scores, strict=True)})
 
@@ -171,16 +191,18 @@ class Trainer:
         return {name: Standard.of(self.store.first_values(name)) for name in names}
 
     def _ask_people(self, number: int, rows: list[SampleRow]) -> None:
-        """Wait for people, for the whole board at once."""
-        if not rows:
-            return
-        human = rewards.load("human", collect=self.control.collect(number))
-        scores = human.score([Sample(row.id, row.prompt, read_image(self.store.folder / row.image)) for row in rows])
-        self.store.add_scores(human.name, {row.id: score for row, score in zip(rows, scores, strict=True)})
+        """Wait for people, for the whole board at once; then the model of their taste says what it makes of the round."""
+        if rows and self.taster.asks(number):
+            self.sample_ahead(number)
+            human = rewards.load("human", collect=self.control.collect(number))
+            scores = human.score([Sample(row.id, row.prompt, read_image(self.store.folder / row.image)) for row in rows])
+            self.store.add_scores(human.name, {row.id: score for row, score in zip(rows, scores, strict=True)})
+        self.taster.guess(number)
 
     def _describe_scores(self, number: int) -> None:
-        values, prompts = self._values(number)
-        known = torch.tensor([v for v in values if v is not None], dtype=torch.float64)
+        prompts = [row.prompt for row in self.store.samples(number)]
+        said = self.store.scores(number, self.store.reward_at(number)).values()  # by people themselves, whatever is guessed
+        known = torch.tensor([score.value for score in said if score.value is not None], dtype=torch.float64)
         weights = self.weights(number).values.tolist()
         idle = {p for p in prompts if not any(w != 0 for w, q in zip(weights, prompts, strict=True) if q == p)}
         metrics = dict(scored_images=float(len(known)), zero_spread_prompts=float(len(idle)))
@@ -194,8 +216,12 @@ class Trainer:
 
     def _values(self, number: int) -> tuple[list[float | None], list[str]]:
         """The round's scores and prompts, by position."""
-        rows, scores = self.store.samples(number), self.store.scores(number, self.store.reward_at(number))
+        rows, scores = self.store.samples(number), self._said(number, self.store.reward_at(number))
         return [scores[row.id].value if row.id in scores else None for row in rows], [row.prompt for row in rows]
+
+    def _said(self, number: int, name: str) -> dict[int, Score]:
+        """What a reward says of a round's samples, by id: of people's ratings, what is learned from them."""
+        return self.taster.learned(number) if name == "human" else self.store.scores(number, name)
 
     def advantages(self, number: int) -> Tensor:
         """The round's advantages, (n,)."""
@@ -231,13 +257,19 @@ class Trainer:
         """Learn from the round, and put the new weights on disk beside it."""
         self.control.report("updating", number)
         weights = self.weights(number)
-        found = self.crew.together("learn", number=number, values=weights.values.tolist(), rated=weights.rated.tolist())
+        behind = self._updates_behind(number)
+        found = self.crew.together("learn", number=number, values=weights.values.tolist(), rated=weights.rated.tolist(), stale=behind > 0)
         health, norms = Health.merged([Health(**part["health"]) for part in found]), found[0]["norms"]
         size_of = float(self.advantages(number).abs().mean())
-        self.store.add_metrics(number, health.metrics() | dict(advantage_abs_mean=size_of, updates=float(len(norms))))
+        self.store.add_metrics(number, health.metrics() | dict(advantage_abs_mean=size_of, updates=float(len(norms)), updates_behind=float(behind)))
         if norms:
             self.store.add_metrics(number, dict(grad_norm=sum(norms) / len(norms)))
         self.engine.save(self._new_state(number), number)
+
+    def _updates_behind(self, number: int) -> int:
+        """How many rounds have been learned from since a round's images were made."""
+        made = next(row.sampled_at for row in self.store.rounds() if row.number == number) or math.inf
+        return sum(row.updated_at is not None and row.updated_at > made for row in self.store.rounds() if row.number < number)
 
     # --- checkpoint -------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,214 @@
+"""The model of taste: what it knows, what it says it knows, and what it asks for."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import WhiteKernel
+
+from rewards.preference import AIM, Linear, Looks, Taste, joined, looks, more
+
+PROMPTS = [f"a {animal}" for animal in ("cat", "dog", "fox", "cow", "pig", "ant", "bee", "owl")]
+
+
+def world(n: int, seed: int, width: int = 6) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Looks of two kinds, of which tastes are a linear function of the first, and prompts."""
+    rng = np.random.default_rng(seed)
+    return dict(shape=rng.normal(size=(n, width)), noise=rng.normal(size=(n, 3 * width))), [PROMPTS[i % len(PROMPTS)] for i in range(n)]
+
+
+def liked(seen: Looks, prompts: list[str], spread: float = 0.0, seed: int = 0) -> np.ndarray:
+    """A taste for the first two columns; each prompt is liked more or less as a whole, too."""
+    rng = np.random.default_rng(seed)
+    offsets = dict(zip(PROMPTS, rng.normal(size=len(PROMPTS)), strict=True))
+    return (seen["shape"][:, 0] - seen["shape"][:, 1]) / 2 + spread * np.array([offsets[p] for p in prompts])
+
+
+def within(values: np.ndarray, prompts: list[str]) -> np.ndarray:
+    found = np.array(values, dtype=float)
+    for prompt in set(prompts):
+        rows = [i for i, p in enumerate(prompts) if p == prompt]
+        found[rows] -= found[rows].mean()
+    return found
+
+
+def picture(seed: int, tint: tuple[int, int, int] = (128, 128, 128)) -> Image.Image:
+    rng = random.Random(seed)
+    image = Image.new("RGB", (32, 48), tint)
+    image.putpixel((rng.randrange(32), rng.randrange(48)), (255, 255, 255))
+    return image
+
+
+def test_looks_are_numbers_of_the_image_alone() -> None:
+    images = [picture(i, (40 * i, 10, 200)) for i in range(5)]
+    together, alone = looks(images), [looks([image]) for image in images]
+    assert {kind: values.shape for kind, values in together.items()} == dict(whole=(5, 52), rings=(5, 36), colours=(5, 64), edges=(5, 64))
+    for kind, values in together.items():
+        assert np.isfinite(values).all()
+        np.testing.assert_allclose(values, joined(alone)[kind], atol=1e-12)
+    assert looks([]) == {}
+
+
+def test_looks_tell_left_from_right_and_warm_from_cold() -> None:
+    right = Image.new("RGB", (64, 64), "white")
+    right.paste("black", (40, 20, 60, 40))
+    left = right.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    seen = looks([left, right, Image.new("RGB", (64, 64), "orange"), Image.new("RGB", (64, 64), "blue")])
+    np.testing.assert_allclose(seen["whole"][0], seen["whole"][1], atol=1e-9)
+    assert np.abs(seen["edges"][0] - seen["edges"][1]).max() > 1
+    assert seen["whole"][2, 2] > 0.2 > -0.2 > seen["whole"][3, 2], "yellow against blue"
+
+
+def test_a_taste_is_found_among_what_is_seen_although_prompts_differ_more() -> None:
+    seen, prompts = world(96, 1)
+    opinions = np.sign(liked(seen, prompts, spread=1.5) + np.random.default_rng(2).normal(size=96) / 2)
+    taste = Taste(seen, prompts, opinions)
+    others, their = world(400, 3)
+    guess = taste.guess(others, their)
+    found = np.corrcoef(within(guess.mean, their), within(liked(others, their), their))[0, 1]
+    assert found > 0.7, "prompts that are liked as a whole must not pass for looks"
+    assert 0.25 < guess.known < 0.95
+
+
+def test_what_it_says_it_knows_is_what_it_knows() -> None:
+    """Over tastes drawn from the model's own prior, the share explained is what ``known`` says, to the error of 20 draws."""
+    said, true = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        seen, prompts = world(80, seed)
+        others, their = world(200, 1000 + seed)
+        weights = rng.normal(size=6) * 0.6
+        taste = Taste(seen, prompts, seen["shape"] @ weights + rng.normal(size=80))
+        guess = taste.guess(others, their)
+        said.append(guess.known)
+        truth = within(others["shape"] @ weights, their)
+        true.append(1 - ((within(guess.mean, their) - truth) ** 2).sum() / (truth**2).sum())
+    assert abs(np.mean(said) - np.mean(true)) < 0.12, (np.mean(said), np.mean(true))
+
+
+def test_more_ratings_are_more_knowledge_and_none_is_none() -> None:
+    seen, prompts = world(300, 5)
+    opinions = liked(seen, prompts) + np.random.default_rng(0).normal(size=300)
+    others, their = world(100, 6)
+    known = [Taste({k: v[:n] for k, v in seen.items()}, prompts[:n], opinions[:n]).guess(others, their).known for n in (16, 64, 300)]
+    assert known[0] < known[1] < known[2] and known[2] > 0.7
+    noise = Taste(seen, prompts, np.random.default_rng(9).choice([-1.0, 1.0], 300))
+    assert noise.guess(others, their).mean.std() < 0.3, "what is not known is guessed small"
+
+
+@pytest.mark.parametrize("opinions", [[1.0], [1.0, 1.0, 1.0], [-1.0, 1.0], [0.3, 0.3, 0.3, -1.0]])
+def test_few_and_equal_ratings_give_finite_answers(opinions: list[float]) -> None:
+    seen, prompts = world(len(opinions), 1)
+    taste = Taste(seen, prompts, opinions)
+    others, their = world(24, 2)
+    guess = taste.guess(others, their)
+    assert np.isfinite(guess.mean).all() and np.isfinite(guess.std).all() and 0 <= guess.known <= 1
+    assert len(taste.choose(others, their, 8, 0)) == 8
+    if len(set(opinions)) == 1:
+        assert np.allclose(guess.mean, 0.0), "equal ratings say nothing of what is better"
+
+
+def test_the_posterior_is_the_gaussian_process_of_the_library() -> None:
+    """Mean and deviation of taste and prompt together, at the fitted variances, against scikit-learn's own prediction."""
+    seen, prompts = world(60, 1)
+    opinions = liked(seen, prompts, 1.0) + np.random.default_rng(0).normal(size=60) / 2
+    taste = Taste(seen, prompts, opinions)
+    kernel = WhiteKernel(taste.noise)
+    for part in taste.parts:
+        kernel = kernel + Linear(part.first, part.last, part.variance)
+    process = GaussianProcessRegressor(kernel, alpha=1e-12, optimizer=None).fit(taste.x, opinions - taste.middle)
+    others, _ = world(30, 2)
+    x = np.concatenate([taste._columns(others), np.zeros((30, len(taste.prompts)))], 1)  # of no known prompt: taste alone
+    mean, std = process.predict(x, return_std=True)
+    guess = taste.guess(others, ["a stranger"] * 30)
+    np.testing.assert_allclose(guess.mean, mean, atol=1e-8)
+    np.testing.assert_allclose(guess.std**2 + taste.noise, std**2, atol=1e-8)
+
+
+def test_linear_kernel_gives_its_own_derivative() -> None:
+    x = np.random.default_rng(0).normal(size=(7, 5))
+    kernel = Linear(1, 4, 0.7)
+    value, gradient = kernel(x, eval_gradient=True)
+    step = 1e-6
+    numeric = (Linear(1, 4, 0.7 * np.exp(step))(x) - Linear(1, 4, 0.7 * np.exp(-step))(x)) / (2 * step)
+    np.testing.assert_allclose(gradient[..., 0], numeric, atol=1e-8)
+    np.testing.assert_allclose(np.diag(value), kernel.diag(x))
+
+
+def test_accuracy_leaves_a_pairs_own_ratings_out() -> None:
+    """Against refitting without each pair, at the same variances; and of chance it says a half."""
+    seen, prompts = world(40, 1)
+    opinions = liked(seen, prompts, 1.0) + np.random.default_rng(0).normal(size=40)
+    taste = Taste(seen, prompts, opinions)
+    right = []
+    cov = taste._of_ratings(taste.x, taste.x) + taste.noise * np.eye(40)
+    for i in range(40):
+        for j in range(40):
+            if prompts[i] == prompts[j] and opinions[i] > opinions[j]:
+                rest = [k for k in range(40) if k not in (i, j)]
+                weights = np.linalg.solve(cov[np.ix_(rest, rest)], (opinions - taste.middle)[rest])
+                right.append(float(cov[i, rest] @ weights > cov[j, rest] @ weights))
+    share, pairs = taste.accuracy()
+    assert pairs == len(right) and share == pytest.approx(np.mean(right))
+    shares = [Taste(*world(48, s), np.random.default_rng(s).choice([-1.0, 1.0], 48)).accuracy()[0] for s in range(30)]
+    assert abs(np.mean([s for s in shares if s is not None]) - 0.5) < 0.08, "leaving one out alone would come out below a half"
+    assert Taste(*world(4, 0), [1.0, 1.0, -1.0, -1.0]).accuracy() == (None, 0), "no two images of one prompt"
+
+
+def test_chosen_images_tell_more_than_random_ones() -> None:
+    """The greedy choice leaves less unknown than boards at random do, after a first board."""
+    seen, prompts = world(64, 3)
+    base, base_prompts = world(16, 4)
+    taste = Taste(base, base_prompts, liked(base, base_prompts) + np.random.default_rng(0).normal(size=16) / 2)
+
+    def left_open(rows: list[int]) -> float:
+        x = np.concatenate([taste._columns(seen), taste._marks(prompts)], 1)
+        observed = np.concatenate([taste.x, x[rows]])
+        inverse = np.linalg.inv(taste._of_ratings(observed, observed) + taste.noise * np.eye(len(observed)))
+        across = taste._of_taste(x, observed)
+        left = taste._of_taste(x, x) - across @ inverse @ across.T
+        return float(sum(np.trace(left[np.ix_(r, r)]) - left[np.ix_(r, r)].sum() / len(r) for r in rows_of(prompts)))
+
+    chosen = taste.choose(seen, prompts, 16, 0)
+    assert len(set(chosen)) == 16 and chosen == sorted(chosen)
+    rng = np.random.default_rng(0)
+    at_random = [left_open(rng.choice(64, 16, replace=False).tolist()) for _ in range(40)]
+    assert left_open(chosen) < np.mean(at_random) - np.std(at_random)
+    assert taste.choose(seen, prompts, 16, 0) == chosen, "the same data and seed choose the same board"
+    assert taste.choose(seen, prompts, 100, 0) == list(range(64))
+
+
+def rows_of(prompts: list[str]) -> list[list[int]]:
+    return [[i for i, p in enumerate(prompts) if p == prompt] for prompt in dict.fromkeys(prompts)]
+
+
+def test_a_share_of_the_board_is_drawn_at_random() -> None:
+    """Every image has a chance to be shown, whatever is known."""
+    seen, prompts = world(32, 3)
+    taste = Taste(seen, prompts, liked(seen, prompts))
+    shown = set()
+    for seed in range(60):
+        shown |= set(taste.choose(seen, prompts, 8, seed))
+    assert shown == set(range(32))
+
+
+def test_a_thousand_ratings_are_fitted_within_a_second() -> None:
+    rng = np.random.default_rng(0)
+    seen = {kind: rng.normal(size=(1000, width)) for kind, width in dict(whole=52, rings=36, colours=64, edges=64).items()}
+    prompts = [PROMPTS[i % 8] for i in range(1000)]
+    opinions = np.sign(seen["whole"][:, 0] + rng.normal(size=1000))
+    started = time.process_time()
+    taste = Taste(seen, prompts, opinions)
+    taste.guess({k: v[:64] for k, v in seen.items()}, prompts[:64])
+    assert time.process_time() - started < 4, "1 s on two free cores; processor time of all threads, with room for a busy machine"
+
+
+def test_how_many_more() -> None:
+    assert more(0.0, 50) is None and more(0.5, 0) is None
+    assert more(AIM, 80) == 0 and more(0.9, 80) == 0
+    assert more(0.25, 40) == pytest.approx(40 * 3 - 40)
