@@ -195,6 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("build/evidence"), help="folder for the runs")
     parser.add_argument("--only", nargs="+", help="names of experiments, or groups")
+    parser.add_argument("--rewards", nargs="+", choices=REWARDS, default=REWARDS, help="rewards to run, where an experiment has them")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="seeds to run")
     parser.add_argument("--report", action="store_true", help="print the tables and draw the curves of what has been measured")
     options = parser.parse_args()
@@ -209,7 +210,7 @@ def main() -> None:
     for seed in options.seeds:
         for experiment in experiments():
             for reward in experiment.rewards:
-                if options.only and not {experiment.name, *experiment.groups} & set(options.only):
+                if reward not in options.rewards or (options.only and not {experiment.name, *experiment.groups} & set(options.only)):
                     continue
                 if (experiment.name, reward, seed) in results():
                     continue
