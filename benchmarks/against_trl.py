@@ -102,7 +102,7 @@ def run_ours(folder: Path, rounds: int, seed: int, *options: str) -> tuple[list[
 
 EQUAL = dict(
     objective="ddpo-is", images_per_round=32, images_per_prompt=8, images_per_update=16, steps=10, skip_last_steps=0, step_weights="equal", eta=1.0,
-    guidance=5.0, lora_rank=4, lora_alpha=4.0, learning_rate=1e-3, advantage="history", microbatch=16, update_microbatch=16, precision="auto",
+    guidance=5.0, lora_rank=4, lora_alpha=4.0, learning_rate=1e-3, advantage="history", microbatch=32, update_microbatch=80, precision="auto",
 )  # fmt: skip
 """Ours, as TRL's side has it (both then standardise over the round until a prompt has 16 scores)."""
 

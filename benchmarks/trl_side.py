@@ -49,7 +49,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--per-prompt", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=16, help="images sampled, and trained on, at once")
+    parser.add_argument("--batch", type=int, default=16, help="images of an update")
+    parser.add_argument("--sample-batch", type=int, default=32, help="images sampled at once")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--clip-range", type=float, default=1.64 / 1024)
@@ -77,7 +78,7 @@ def main() -> None:
 
     config = DDPOConfig(
         num_epochs=options.rounds, seed=options.seed, mixed_precision=options.precision, sample_num_steps=options.steps, sample_eta=1.0,
-        sample_guidance_scale=5.0, sample_batch_size=options.batch, sample_num_batches_per_epoch=options.images // options.batch,
+        sample_guidance_scale=5.0, sample_batch_size=options.sample_batch, sample_num_batches_per_epoch=options.images // options.sample_batch,
         train_batch_size=options.batch, train_learning_rate=options.learning_rate, train_gradient_accumulation_steps=1, train_cfg=True,
         train_adv_clip_max=5.0, train_clip_range=options.clip_range, per_prompt_stat_tracking=True, save_freq=10**9,
     )  # fmt: skip

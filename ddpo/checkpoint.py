@@ -1,4 +1,7 @@
-"""The trainer's state on disk: trained weights and the optimiser's state, as safetensors with a header; never a pickle."""
+"""The trainer's state on disk: trained weights and the optimiser's state, as safetensors with a header; never a pickle.
+
+Of several processes the first one writes the weights, and each one the moments that it keeps. Any number of processes can go on from them.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from ddpo.config import SCHEMA_VERSION, RunConfig
 from ddpo.store import write_file
 
 FILE = "state.safetensors"
+MOMENTS = "moments-{rank}.safetensors"
+"""What another process than the first keeps of the optimiser's state."""
 AVERAGE = "average"
 
 
@@ -41,17 +46,27 @@ def save_state(
     Random state is none: it is derived from seeds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for name, parameter in parameters.items():
-        tensors[f"weight/{name}"] = parameter.detach()
-        for key, value in optimiser.state.get(parameter, {}).items():
-            tensors[f"{key}/{name}"] = torch.as_tensor(value)
+    tensors = {f"weight/{name}": parameter.detach() for name, parameter in parameters.items()} | _moments(parameters, optimiser)
     header = dict(version=SCHEMA_VERSION, round=number, config=asdict(config), scaler=scaler.state_dict(), base=base)
     if average is not None:
         header["averaged"] = average.optimization_step
         tensors |= {f"{AVERAGE}/{name}": tensor for name, tensor in zip(parameters, average.shadow_params, strict=True)}
-    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in header.items()}
-    write_file(folder / FILE, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata=metadata))
+    _write(folder / FILE, tensors, {key: value if isinstance(value, str) else json.dumps(value) for key, value in header.items()})
+
+
+def save_moments(folder: Path, rank: int, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+    """Write what process ``rank``, which is not the first, keeps of the optimiser's state."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / MOMENTS.format(rank=rank), _moments(parameters, optimiser), {})
+
+
+def _moments(parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    found = {name: optimiser.state.get(parameter, {}) for name, parameter in parameters.items()}
+    return {f"{key}/{name}": torch.as_tensor(value) for name, state in found.items() for key, value in state.items()}
+
+
+def _write(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    write_file(file, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata=metadata))
 
 
 def load_state(
@@ -87,15 +102,16 @@ def load_state(
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(stored.get_tensor(f"{wanted}/{name}"))
-                    state = {key: stored.get_tensor(f"{key}/{name}") for key in keys[name] if key not in ("weight", AVERAGE)}
-                    if state and optimiser is not None:
-                        optimiser.state[parameter] = {key: _placed(key, value, parameter, optimiser) for key, value in state.items()}
             if scaler is not None and (state_dict := json.loads(header.get("scaler", "{}"))):
                 scaler.load_state_dict(state_dict)
             if average is not None:
                 average.shadow_params = [stored.get_tensor(f"{AVERAGE}/{name}").to(p.device) for name, p in parameters.items()]
                 average.optimization_step = int(header["averaged"])
-            return int(header["round"])
+        if optimiser is not None:
+            optimiser.state.clear()
+            for file in (folder / FILE, *folder.glob(MOMENTS.format(rank="*"))):
+                _load_moments(file, parameters, optimiser)
+        return int(header["round"])
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read ({error}). Start a new run, or copy the folder back from a backup.") from error
 
@@ -107,6 +123,16 @@ def load_result(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
         CheckpointError: as :func:`load_state`.
     """
     load_state(folder, parameters, averaged=True)
+
+
+def _load_moments(file: Path, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+    """Take from a file what the optimiser keeps."""
+    kept = {parameter for group in optimiser.param_groups for parameter in group["params"]}
+    with safe_open(file, framework="pt") as stored:
+        for stored_name in stored.keys():  # noqa: SIM118 - not a mapping
+            key, _, name = stored_name.partition("/")
+            if key not in ("weight", AVERAGE) and (parameter := parameters[name]) in kept:
+                optimiser.state[parameter][key] = _placed(key, stored.get_tensor(stored_name), parameter, optimiser)
 
 
 def _placed(key: str, value: Tensor, parameter: nn.Parameter, optimiser: torch.optim.Optimizer) -> Any:

@@ -142,7 +142,7 @@ class RunConfig:
     passes: int = setting(1, "How many times a round's images are gone through by the optimiser.", low=1, high=100)
     microbatch: int = setting(4, "How many images are made at once: they appear that many at a time.", low=1)
     update_microbatch: int = setting(
-        16, "How many denoising steps of images the update takes through the model at once: memory, not learning.", low=1
+        64, "How many denoising steps of images the update takes through the model at once: memory, not learning.", low=1
     )
     steps: int = setting(10, "How many denoising steps make an image.", low=1, high=1000)
     skip_first_steps: int = setting(

@@ -3,8 +3,8 @@
 Data parallel: every process holds the whole model, and makes, scores and learns from its share of a round. Process 0 leads: it alone reads and
 writes the database, listens to people, waits for them, and writes checkpoints; the others do what it says (:meth:`Crew.together`,
 :meth:`Crew.follow`). What is said goes through the launcher's key-value store, where waiting is cheap and has no time limit: **nobody waits inside a
-collective while a person thinks.** Only gradients are summed by a collective, which all enter at once, and every process makes the same optimiser
-step from the sum.
+collective while a person thinks.** Only the update has collectives, which all enter at once: gradients are summed, and every process makes the
+optimiser's step from the sum for its share of the weights and sends them to the others.
 
 All processes see the same run folder; on several machines it lies on a shared file system.
 """
@@ -23,8 +23,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
+from torch.optim import AdamW, Optimizer
 
 from ddpo import launcher
+from ddpo.config import ConfigError
 
 Task = Callable[..., Any]
 """What all processes do at once: takes and returns what JSON can hold."""
@@ -57,7 +59,16 @@ class Crew:
 
     @classmethod
     def assemble(cls) -> Crew:
-        """The crew that a launcher's environment variables name (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without them one process alone."""
+        """The crew that a launcher's environment variables name (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without them one process alone.
+
+        Raises:
+            ConfigError: the launcher is to split the model.
+        """
+        if sharding := launcher.sharding():
+            raise ConfigError(
+                f"The launcher's configuration asks for {sharding}. Here every process holds the whole model, and they share out AdamW's moments "
+                "by themselves. Launch with `accelerate launch --multi_gpu`, or choose multi-GPU without it in `accelerate config`."
+            )
         if launcher.size() == 1:
             return cls()
         store, rank, size = next(rendezvous("env://"))
@@ -162,6 +173,17 @@ class Crew:
     def share(self, items: list[Any]) -> list[Any]:
         """This process's share of a list."""
         return items[self.rank :: self.size]
+
+    def optimiser(self, parameters: Iterable[nn.Parameter], **settings: Any) -> tuple[Optimizer, Optimizer]:
+        """AdamW for all parameters, and the part of it that holds this process's moments: each process keeps those of its share of the parameters,
+        makes their step, and sends them to the others (Rajbhandari et al. 2020, ZeRO stage 1, arXiv 1910.02054)."""
+        if self.size == 1:
+            whole = AdamW(parameters, **settings)
+            return whole, whole
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        shared = ZeroRedundancyOptimizer(list(parameters), optimizer_class=AdamW, **settings)
+        return shared, shared.optim
 
     def listen(self) -> None:
         """On the leader: raise what another process has failed of.

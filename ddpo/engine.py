@@ -19,13 +19,13 @@ from PIL import Image
 from torch import Tensor
 
 import rewards
-from ddpo.checkpoint import load_state, save_state
+from ddpo.checkpoint import load_state, save_moments, save_state
 from ddpo.config import ConfigError, RunConfig
 from ddpo.crew import Crew, Task
 from ddpo.objective import Lesson, Weights, make_lesson
 from ddpo.policy import Policy
 from ddpo.rollout import batches, derive_seed, rollout
-from ddpo.store import sync_tree, write_images
+from ddpo.store import write_images
 from ddpo.trajectory import Trajectory
 from rewards.base import Reward, RewardError, Sample
 from rewards.cache import Cached
@@ -62,7 +62,7 @@ class Engine:
         self.crew, self.report = crew or Crew(), report or (lambda state, number, done, total: None)
         self.crew.tasks = self.tasks
         self.parameters = policy.parameters()
-        self.optimiser = make_optimiser(config, self.parameters.values())
+        self.optimiser, self.moments = make_optimiser(config, self.parameters.values(), self.crew)
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.autocast is torch.float16)
         self.average = EMAModel(self.parameters.values(), decay=config.ema_decay, min_decay=config.ema_decay) if config.ema_decay else None
         self.checked = False
@@ -70,7 +70,7 @@ class Engine:
     @property
     def tasks(self) -> Mapping[str, Task]:
         """What the leader may ask of every process."""
-        return dict(sample=self.sample, score=self.score, ready=self.ready, free=self.free, learn=self.learn, load=self.load)
+        return dict(sample=self.sample, score=self.score, ready=self.ready, free=self.free, learn=self.learn, save=self.save, load=self.load)
 
     # --- sample -----------------------------------------------------------------------------------------------------------------
 
@@ -242,7 +242,7 @@ class Engine:
                     continue
                 items = lesson.items(group, p, generator)
                 items = items[torch.randperm(len(items), generator=generator)]
-                parts = items.split(self.config.update_microbatch)
+                parts = items.chunk(math.ceil(len(items) / self.config.update_microbatch))
                 norm = math.inf
                 while not math.isfinite(norm):  # more than once where fp16 overflows: the loss is then scaled by half as much
                     for i, part in enumerate(self.crew.share(list(parts))):
@@ -281,16 +281,20 @@ class Engine:
 
     # --- weights ----------------------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path, number: int) -> None:
-        """Write the state after a round, and the file that people take away, durably."""
-        save_state(folder, self.config, number, self.parameters, self.optimiser, self.scaler, self.average, self.policy.fingerprint)
+    def save(self, place: str, number: int) -> None:
+        """Write the state after a round, and the file that people take away, into a place named by its path in the run's folder."""
+        folder = self.folder / place
+        if not self.crew.leads:
+            if self.moments is not self.optimiser:
+                save_moments(folder, self.crew.rank, self.parameters, self.moments)
+            return
+        save_state(folder, self.config, number, self.parameters, self.moments, self.scaler, self.average, self.policy.fingerprint)
         with self.averaged():
             self.policy.save_adapter(folder)
-        sync_tree(folder)
 
     def load(self, place: str) -> None:
         """Go on from a saved state, named by its path in the run's folder."""
-        load_state(self.folder / place, self.parameters, self.optimiser, self.scaler, self.average, self.policy.fingerprint)
+        load_state(self.folder / place, self.parameters, self.moments, self.scaler, self.average, self.policy.fingerprint)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -312,15 +316,15 @@ class Engine:
         return self.folder / "rounds" / f"{number:04d}" / f"part-{start:05d}.safetensors"
 
 
-def make_optimiser(config: RunConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW with the paper's betas.
+def make_optimiser(config: RunConfig, parameters: Iterable[torch.nn.Parameter], crew: Crew) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """AdamW with the paper's betas, and the part of it that holds this process's moments. (In 8 bits every process keeps them all.)
 
     Raises:
         ConfigError: 8 bits are asked for and cannot be had.
     """
     settings: dict[str, Any] = dict(lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay, eps=1e-8)
     if config.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, **settings)
+        return crew.optimiser(parameters, **settings)
     if not torch.cuda.is_available():
         raise ConfigError("optimiser is adamw8bit, which needs an NVIDIA GPU, and PyTorch sees none. Choose adamw.")
     try:
@@ -328,7 +332,7 @@ def make_optimiser(config: RunConfig, parameters: Iterable[torch.nn.Parameter]) 
     except ImportError as error:
         raise ConfigError("optimiser is adamw8bit, which needs bitsandbytes: `pip install bitsandbytes`, or choose adamw.") from error
     optimiser: torch.optim.Optimizer = AdamW8bit(parameters, **settings)
-    return optimiser
+    return optimiser, optimiser
 
 
 def read_image(file: Path) -> Image.Image:

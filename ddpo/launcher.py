@@ -25,5 +25,11 @@ def local_size() -> int:
     return _number("LOCAL_WORLD_SIZE", 1)
 
 
+def sharding() -> str:
+    """What accelerate's configuration asks for that would split the model among the processes; empty where it does not."""
+    known = dict(ACCELERATE_USE_FSDP="FSDP", ACCELERATE_USE_DEEPSPEED="DeepSpeed", ACCELERATE_USE_MEGATRON_LM="Megatron-LM")
+    return next((name for variable, name in known.items() if os.environ.get(variable, "").lower() in ("1", "true", "yes")), "")
+
+
 def _number(name: str, default: int) -> int:
     return int(os.environ.get(name, default))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 from torch import Tensor, nn
@@ -189,6 +190,9 @@ class StableDiffusionPolicy:
         self.unet.eval()  # the adapter's new layers too
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()
+        for layer in self.unet.modules():
+            if isinstance(layer, BaseTunerLayer):
+                layer.cast_input_dtype_enabled = False  # autocast takes what comes; to float32 first and back again is for nothing
 
     @classmethod
     def load(cls, config: RunConfig) -> StableDiffusionPolicy:

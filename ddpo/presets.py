@@ -18,7 +18,7 @@ def presets() -> dict[str, Preset]:
     """All presets by name, the default first."""
     automatic = RunConfig(
         reward="jpeg_compressibility", prompts=prompt_sets()["animals"], rounds=50, images_per_round=32, images_per_prompt=8, images_per_update=32,
-        learning_rate=6e-4, microbatch=16, update_microbatch=32, eta=0.1, shared_start=True, skip_last_steps=7,
+        learning_rate=6e-4, microbatch=32, eta=0.1, shared_start=True, skip_last_steps=7,
     )  # fmt: skip
     # Answers are mostly equal where little noise tells a prompt's images apart, and a near miss is not to weigh as much as a miss.
     answered = automatic.with_changes(

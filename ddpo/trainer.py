@@ -254,17 +254,20 @@ class Trainer:
     # --- update -----------------------------------------------------------------------------------------------------------------
 
     def update(self, number: int) -> None:
-        """Learn from the round, and put the new weights on disk beside it."""
+        """Learn from the round, and put the new weights on disk beside it, durably."""
         self.control.report("updating", number)
         weights = self.weights(number)
         behind = self._updates_behind(number)
+        shutil.rmtree(self._new_state(number), ignore_errors=True)  # of processes that were killed, and may have been others
         found = self.crew.together("learn", number=number, values=weights.values.tolist(), rated=weights.rated.tolist(), stale=behind > 0)
         health, norms = Health.merged([Health(**part["health"]) for part in found]), found[0]["norms"]
         size_of = float(self.advantages(number).abs().mean())
         self.store.add_metrics(number, health.metrics() | dict(advantage_abs_mean=size_of, updates=float(len(norms)), updates_behind=float(behind)))
         if norms:
             self.store.add_metrics(number, dict(grad_norm=sum(norms) / len(norms)))
-        self.engine.save(self._new_state(number), number)
+        new = self._new_state(number)
+        self.crew.together("save", place=new.relative_to(self.store.folder).as_posix(), number=number)
+        sync_tree(new)
 
     def _updates_behind(self, number: int) -> int:
         """How many rounds have been learned from since a round's images were made."""

@@ -173,8 +173,8 @@ MUTATIONS = (
         ("                parameter.data = shadow\n", "                pass\n", AVERAGE),
         ("            self.average.step(self.parameters.values())", "            pass", AVERAGE),
         (
-            "self.optimiser, self.scaler, self.average, self.policy.fingerprint)\n\n    @",
-            "self.optimiser, self.scaler, base=self.policy.fingerprint)\n\n    @",
+            "self.moments, self.scaler, self.average, self.policy.fingerprint)\n\n    @",
+            "self.moments, self.scaler, base=self.policy.fingerprint)\n\n    @",
             AVERAGE,
         ),
         ('"start", prompt)', '"start")', SHARED),
@@ -203,7 +203,8 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/checkpoint.py",
-        ('for key in keys[name] if key not in ("weight", AVERAGE)', 'for key in keys[name] if key == "exp_avg"', RESUME),
+        ('if key not in ("weight", AVERAGE) and', 'if key == "exp_avg" and', RESUME),
+        ('(folder / FILE, *folder.glob(MOMENTS.format(rank="*")))', "(folder / FILE,)", CREW),
         ('header.get("base", base) != base', "False", "tests/test_models.py::test_another_optimiser_s_state_survives_its_checkpoint"),
     ),
     *of(

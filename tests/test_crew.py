@@ -19,9 +19,11 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from app.launch import Launcher, worker_command
+from ddpo.checkpoint import load_state
 from ddpo.config import ConfigError
 from ddpo.crew import Crew, CrewError, Dismissed
 from ddpo.loss import Health
+from ddpo.policy import StableDiffusionPolicy
 from ddpo.store import RunStore, Status
 from ddpo.worker import load_policy
 from tests.models import save_tiny_model
@@ -173,6 +175,15 @@ def test_a_device_of_one_s_own_is_refused_for_several() -> None:
         load_policy(tiny_config(Path("unused"), device="cuda:1"), Crew(0, 2, dist.HashStore()))
 
 
+@pytest.mark.parametrize("variable, name", [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")])
+def test_a_launcher_that_would_split_the_model_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, name: str) -> None:
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(ConfigError, match=f"asks for {name}.*--multi_gpu"):
+        Crew.assemble()
+    monkeypatch.setenv(variable, "false")
+    assert Crew.assemble().size == 1
+
+
 # --- processes
 
 
@@ -216,11 +227,12 @@ def until(folder: Path, process: subprocess.Popen[bytes], condition: Callable[[S
 
 
 @pytest.mark.timeout(400)
-def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("training", "learning_rate"), [("lora", 1e-3), ("full", 1e-4)])
+def test_two_processes_do_what_one_does(tmp_path: Path, training: str, learning_rate: float) -> None:
     """Two updates of one round of the tiny Stable Diffusion: weights, moments and averages as of one process but for the order of float32 sums
     (AdamW's first steps divide by the gradient's own size, which magnifies it), the same images, prompts, seeds, marks and metrics. (In later
-    rounds a pixel that rounds otherwise may change a score.)"""
-    config = tiny_config(save_tiny_model(tmp_path / "model"), learning_rate=1e-3, ema_decay=0.9, rounds=1)
+    rounds a pixel that rounds otherwise may change a score.) Each process keeps about half of the moments, and one alone can go on from both."""
+    config = tiny_config(save_tiny_model(tmp_path / "model"), learning_rate=learning_rate, ema_decay=0.9, rounds=1, training=training)
     for name in ("one", "two"):
         RunStore.create(tmp_path / name, config).close()
     assert finish(tmp_path / "one") == 0
@@ -228,8 +240,18 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
         assert result(tmp_path / "two", process) == 0, log_of(tmp_path / "two")
     one, two = outcome(tmp_path / "one"), outcome(tmp_path / "two")
     assert two["marks"] == one["marks"] and two["images"] == one["images"] and two["scores"] == one["scores"]
-    states = [load_file(tmp_path / name / "checkpoints" / "0001" / "state.safetensors") for name in ("one", "two")]
+    places = [tmp_path / name / "checkpoints" / "0001" for name in ("one", "two")]
+    states, second = [load_file(place / "state.safetensors") for place in places], load_file(places[1] / "moments-1.safetensors")
+    sizes = [sum(value.numel() for key, value in part.items() if key.startswith("exp_avg")) for part in (states[1], second)]
+    assert not states[1].keys() & second.keys() and max(sizes) < 0.6 * sum(sizes)
+    states[1] |= second
     assert states[0].keys() == states[1].keys()
+    policy = StableDiffusionPolicy.load(config)
+    optimiser = torch.optim.AdamW(policy.parameters().values())
+    assert load_state(places[1], policy.parameters(), optimiser) == 1
+    for name, parameter in policy.parameters().items():
+        for key in ("exp_avg", "exp_avg_sq", "step"):
+            assert torch.equal(optimiser.state[parameter][key], states[1][f"{key}/{name}"])
     for key, value in states[0].items():
         atol = 1e-4 * float(value.abs().max()) + 1e-15 if key.startswith("exp_avg") else 2e-5
         torch.testing.assert_close(states[1][key], value, rtol=1e-2, atol=atol, msg=key)

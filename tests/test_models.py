@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from ddpo import models
 from ddpo.checkpoint import CheckpointError, load_state, save_state
 from ddpo.config import ConfigError, RunConfig
+from ddpo.crew import Crew
 from ddpo.engine import TrainingError, make_optimiser
 from ddpo.models import ddim, encode_prompt, load_pipeline
 from ddpo.policy import StableDiffusionPolicy
@@ -209,11 +210,11 @@ def test_eight_bits_without_a_gpu_or_the_library_are_refused(monkeypatch: pytest
     config = RunConfig(optimiser="adamw8bit")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="PyTorch sees none"):
-            make_optimiser(config, [])
+            make_optimiser(config, [], Crew())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(ConfigError, match="pip install bitsandbytes"):
-        make_optimiser(config, [])
+        make_optimiser(config, [], Crew())
 
 
 def test_another_optimiser_s_state_survives_its_checkpoint(tmp_path: Path) -> None:
