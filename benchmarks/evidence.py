@@ -1,9 +1,11 @@
-"""The evidence of ``ddpo/README.md``: ``python -m benchmarks.evidence`` makes what is missing of it, ``--report`` its tables and curves.
+"""The evidence of ``ddpo/README.md``: ``python -m benchmarks.evidence`` makes what is missing of it, ``--pace`` measures the seconds, ``--report``
+makes its tables and curves.
 
 Every run is one line of ``benchmarks/evidence.jsonl``; a run that has its line is not made again, so that the whole can be interrupted at any time
 and takes as many sittings as it needs. Runs are compared at equal numbers of reward queries (images made and scored), and every run is started as a
-person would start it, by ``python -m ddpo run``. A run's results but its seconds are the same on a busy machine. What follows a ± in the tables, and
-the bands of the curves, are standard deviations over seeds (not standard errors).
+person would start it, by ``python -m ddpo run``. A run's results but its seconds are the same on a busy machine, and beside other runs; seconds are
+therefore measured apart, by ``--pace``, with nothing else running (``benchmarks/evidence-pace.jsonl``). What follows a ± in the tables, and the bands
+of the curves, are standard deviations over seeds (not standard errors).
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ from benchmarks.common import (
     panels,
     same_settings,
     save_figure,
-    seconds_of,
 )
 from ddpo.config import RunConfig
 from ddpo.store import RunStore
+from ddpo.trainer import PHASES
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
+PACES = RESULTS.with_name("evidence-pace.jsonl")
 QUERIES = 512
 SEEDS = (0, 1, 2)
 REWARDS = ("jpeg_compressibility", "jpeg_incompressibility", "aesthetic")
@@ -118,11 +121,29 @@ def is_of(line: dict[str, Any], experiment: Experiment) -> bool:
     )
 
 
-def command_of(experiment: Experiment, reward: str, seed: int) -> list[str]:
+def command_of(experiment: Experiment, reward: str, seed: int, **changes: Any) -> list[str]:
     """What ``python -m ddpo run`` is given."""
     size = experiment.options["images_per_round"]
     options = dict(reward=reward, rounds=QUERIES // size, held_out_every=max(1, 128 // size), held_out_images=48, seed=seed) | experiment.options
-    return ["--preset", "compress", *flags(options)]
+    return ["--preset", "compress", *flags(options | changes)]
+
+
+def pace(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """How long all rounds of the experiment would take: as long as the second and third one, and nothing for what is measured in between."""
+    shutil.rmtree(folder, ignore_errors=True)
+    make_run(folder, command_of(experiment, REWARDS[0], 0, rounds=3, held_out_every=0, held_out_images=0))
+    store = RunStore(folder)
+    metrics = store.metrics()
+    store.close()
+    rounds = [sum(dict(metrics[f"seconds_{phase}"])[number] or 0.0 for phase in PHASES.values()) for number in (2, 3)]
+    seconds = statistics.mean(rounds) * QUERIES / experiment.options["images_per_round"]
+    return dict(name=experiment.name, options=experiment.options, seconds=round(seconds, 1))
+
+
+def paces() -> dict[str, float]:
+    """The seconds that have been measured with the present settings, by experiment."""
+    wanted = {experiment.name: experiment.options for experiment in experiments()}
+    return {found["name"]: found["seconds"] for found in lines_of(PACES) if found["options"] == wanted.get(found["name"])}
 
 
 def measure(experiment: Experiment, reward: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -141,7 +162,7 @@ def measure(experiment: Experiment, reward: str, seed: int, folder: Path) -> dic
         held_out=[round(value or 0.0, 4) for _, value in metrics["held_out_reward"]],
         std_error=[round(value or 0.0, 4) for _, value in metrics["held_out_reward_std_error"]],
         animals_before=round(animal_accuracy(base, prompts), 3), animals_after=round(animal_accuracy(tuned, prompts), 3),
-        seconds=seconds_of(metrics), config=effective(config),
+        config=effective(config),
     )  # fmt: skip
 
 
@@ -153,10 +174,10 @@ def percent(found: dict[str, Any]) -> list[float]:
 
 def table(group: str, reward: str) -> str:
     """The group's results on a reward at the last measurement, in Markdown: mean ± standard deviation over the seeds."""
-    found = results()
+    found, seconds = results(), paces()
     lines = [
-        "| mean ± standard deviation over seeds | gain, % | animals recognised before, % | after, % | seeds | seconds of rounds |",
-        "|---|---|---|---|---|---|",
+        "| mean ± standard deviation over seeds | gain, % | animals recognised before, % | after, % | seeds | seconds | gain a minute, % |",
+        "|---|---|---|---|---|---|---|",
     ]
     for experiment in experiments():
         rows = [found[key] for seed in SEEDS if (key := (experiment.name, reward, seed)) in found]
@@ -164,8 +185,9 @@ def table(group: str, reward: str) -> str:
             continue
         gains = spread([percent(row)[-1] for row in rows])
         before, after = (spread([100 * row[f"animals_{when}"] for row in rows]) for when in ("before", "after"))
-        seconds = statistics.mean(sum(row["seconds"].values()) for row in rows)
-        lines.append(f"| {experiment.title} | {gains} | {before} | {after} | {len(rows)} | {seconds:.0f} |")
+        took = seconds.get(experiment.name)
+        speed = f"{took:.0f} | {60 * statistics.mean(percent(row)[-1] for row in rows) / took:.1f}" if took else "– | –"
+        lines.append(f"| {experiment.title} | {gains} | {before} | {after} | {len(rows)} | {speed} |")
     return "\n".join(lines)
 
 
@@ -197,6 +219,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of experiments, or groups")
     parser.add_argument("--rewards", nargs="+", choices=REWARDS, default=REWARDS, help="rewards to run, where an experiment has them")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="seeds to run")
+    parser.add_argument("--pace", action="store_true", help="measure seconds instead, of what has no others; nothing else should be running")
     parser.add_argument("--report", action="store_true", help="print the tables and draw the curves of what has been measured")
     options = parser.parse_args()
     if options.report:
@@ -205,14 +228,17 @@ def main() -> None:
                 print(f"\n{group}, {reward}\n\n{table(group, reward)}")
                 draw(group, reward, DOCS / f"evidence-{group}-{reward.removeprefix('jpeg_')}.svg")
         return
-    for experiment in experiments():
+    chosen = [each for each in experiments() if not options.only or {each.name, *each.groups} & set(options.only)]
+    for experiment in chosen:
         RunConfig(reward=REWARDS[0], **experiment.options)  # refused before anything is run
+        if options.pace and experiment.name not in paces():
+            add_line(PACES, pace(experiment, options.out / f"pace-{experiment.name}"))
+    if options.pace:
+        return
     for seed in options.seeds:
-        for experiment in experiments():
+        for experiment in chosen:
             for reward in experiment.rewards:
-                if reward not in options.rewards or (options.only and not {experiment.name, *experiment.groups} & set(options.only)):
-                    continue
-                if (experiment.name, reward, seed) in results():
+                if reward not in options.rewards or (experiment.name, reward, seed) in results():
                     continue
                 found = measure(experiment, reward, seed, options.out / f"{experiment.name}-{reward}-{seed}")
                 add_line(RESULTS, found)
