@@ -65,21 +65,32 @@ class Experiment:
         return BASE | self.changes
 
 
-GROUPS = ("objectives", "noise", "guidance", "steps", "interleaving", "adapter", "clip")
+GROUPS = ("objectives", "rwr", "noise", "guidance", "steps", "interleaving", "adapter", "clip")
 
 
 def experiments() -> list[Experiment]:
     """All settings."""
     four = dict(objective="ddpo-is", images_per_update=8)
-    rwr = dict(passes=4, images_per_update=16)
+    rwr = dict(passes=4, images_per_update=16, learning_rate=1e-4)
+    fast = rwr | dict(learning_rate=1e-3)
     quiet = dict(eta=0.1, shared_start=True)
     return [
         Experiment("ddpo-sf", GROUPS, "DDPO-SF, one update a round", {}, REWARDS),
         Experiment("ddpo-is", ("objectives", "clip"), "DDPO-IS, four updates a round", four, REWARDS),
-        Experiment("rwr", ("objectives", "interleaving"), "RWR, eight updates a round (four passes)", dict(objective="rwr", **rwr), REWARDS),
-        Experiment("rwr-sparse", ("objectives",), "RWR-sparse, the same", dict(objective="rwr-sparse", **rwr), REWARDS),
+        Experiment(
+            "rwr",
+            ("objectives", "interleaving", "rwr"),
+            "RWR, eight updates a round (four passes), learning rate 1e-4",
+            dict(objective="rwr", **rwr),
+            REWARDS,
+        ),
+        Experiment("rwr-sparse", ("objectives", "rwr"), "RWR-sparse, the same", dict(objective="rwr-sparse", **rwr), REWARDS),
         Experiment("nft", ("objectives",), "NFT, two updates a round", dict(objective="nft", images_per_update=16), REWARDS),
         Experiment("sham", ("objectives",), "DDPO-SF, scores shuffled", dict(shuffle_scores=True), REWARDS),
+        Experiment("rwr-sham", ("objectives", "rwr"), "RWR, scores shuffled", dict(objective="rwr", shuffle_scores=True, **rwr), REWARDS),
+        Experiment("rwr-unguided", ("rwr",), "RWR on the conditional branch only", dict(objective="rwr", guidance_in_training=False, **rwr)),
+        Experiment("rwr-1e-3", ("rwr",), "RWR, learning rate 1e-3", dict(objective="rwr", **fast), REWARDS[:2]),
+        Experiment("rwr-sparse-1e-3", ("rwr",), "RWR-sparse, learning rate 1e-3", dict(objective="rwr-sparse", **fast), REWARDS[:2]),
         Experiment("eta-0.3", ("noise",), "η 0.3, each image its own start", dict(eta=0.3)),
         Experiment("eta-1-shared", ("noise",), "η 1, shared start", dict(shared_start=True)),
         Experiment("eta-0.3-shared", ("noise",), "η 0.3, shared start", dict(eta=0.3, shared_start=True)),
@@ -224,7 +235,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.report:
         for group in GROUPS:
-            for reward in REWARDS if group == "objectives" else REWARDS[:1]:
+            for reward in REWARDS if group == "objectives" else REWARDS[:2] if group == "rwr" else REWARDS[:1]:
                 print(f"\n{group}, {reward}\n\n{table(group, reward)}")
                 draw(group, reward, DOCS / f"evidence-{group}-{reward.removeprefix('jpeg_')}.svg")
         return
