@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.board import apply_refusal, board_of, board_round, config_of, is_applying
+from app.board import apply_refusal, board_of, board_round, config_of, is_applying, rating_refusal
 from app.launch import Launcher, LaunchError
 from app.pages import new_run, run
 from app.pages.progress import images_of_round
@@ -77,9 +77,8 @@ def publish(runs: Runs, launcher: Launcher) -> None:
             store = runs.open(name)
             kind = config_of(store).rating if value is not None else "skip"
             sample = store.sample(int(image))
-            row = store.round(sample.round) if sample else None
-            if row and (row.closed_at is not None or row.scored_at is not None):
-                raise StoreError(f"Round {row.number} has been scored; its ratings count already.")
+            if sample and (refusal := rating_refusal(store, sample)):
+                raise StoreError(refusal)
             if not valid(kind, value):
                 raise StoreError(f"{value} is no rating in {kind}.")
             return store.add_rating(client_id or uuid.uuid4().hex, int(image), rater, kind, value)

@@ -179,5 +179,12 @@ def apply_refusal(store: RunStore, number: int) -> str:
     return ""
 
 
+def rating_refusal(store: RunStore, sample: SampleRow) -> str:
+    """Why an image takes no rating, in plain words; empty when it does."""
+    if _is_closed(store.round(sample.round)):
+        return "The ratings of this round were applied already, so it takes no more. The next round is on its way."
+    return "" if sample.shown else "This image is not on the board, so nobody is asked about it."
+
+
 def _is_closed(row: RoundRow | None) -> bool:
     return row is not None and (row.closed_at is not None or row.scored_at is not None)

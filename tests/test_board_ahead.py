@@ -103,6 +103,8 @@ def test_only_the_images_on_the_board_are_shown_counted_and_needed(client: TestC
     assert [image["id"] for image in shown["images"]] == [row.id for row in store.board(1)]
     assert [image["position"] for image in shown["images"]] == [0, 1, 2, 3], "one after another"
     assert (shown["expected"], shown["per_prompt"], shown["awaiting"]) == (4, 2, True)
+    beside = dict(client_id="beside", sample=store.samples(1)[7].id, rater="anna", kind="thumbs", value=1)
+    assert client.post("/studio/runs/toy/ratings", json=beside).status_code == 409 and not store.ratings(1)
     store.add_rating("beside", store.samples(1)[7].id, "anna", "thumbs", 1)
     assert board(client)["signal"] == {"prompts": 2, "carrying": 0, "rated": 0}, "an image beside the board counts for nothing on it"
     rate_board(client)
