@@ -1,4 +1,4 @@
-"""The few calls that other programs may make: start, stop, status, change_reward, retry, list_batch and rate."""
+"""The few calls that other programs may make: start, stop, status, change_reward, retry, list_batch, rate and apply."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.board import config_of
+from app.board import apply_refusal, board_of, board_round, config_of, is_applying, rating_refusal
 from app.launch import Launcher, LaunchError
 from app.pages import new_run, run
 from app.pages.progress import images_of_round
@@ -63,11 +63,11 @@ def publish(runs: Runs, launcher: Launcher) -> None:
         return status(name)
 
     def list_batch(name: str) -> dict[str, Any]:
-        """The images of the round that waits for ratings, or of the latest one, with their scores so far."""
+        """The images of the board that waits for ratings, or of the latest round, with their scores so far."""
         try:
             store = runs.open(name)
-            rounds = store.rounds()
-            return images_of_round(store, rounds[-1].number) if rounds else dict(round=0, images=[], summary="")
+            row = board_round(store)
+            return images_of_round(store, row.number, board_of(store, row.number)) if row else dict(round=0, images=[], summary="")
         except StoreError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -77,14 +77,25 @@ def publish(runs: Runs, launcher: Launcher) -> None:
             store = runs.open(name)
             kind = config_of(store).rating if value is not None else "skip"
             sample = store.sample(int(image))
-            row = store.round(sample.round) if sample else None
-            if row and (row.closed_at is not None or row.scored_at is not None):
-                raise StoreError(f"Round {row.number} has been scored; its ratings count already.")
+            if sample and (refusal := rating_refusal(store, sample)):
+                raise StoreError(refusal)
             if not valid(kind, value):
                 raise StoreError(f"{value} is no rating in {kind}.")
             return store.add_rating(client_id or uuid.uuid4().hex, int(image), rater, kind, value)
         except StoreError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    for call in (start, stop, status, change_reward, retry, list_batch, rate):
+    def apply(name: str, number: int) -> dict[str, Any]:
+        """Have the run learn from its ratings of a round, as Enter does on the page; returns the run's status."""
+        try:
+            store = runs.open(name)
+            if not is_applying(store, int(number)):
+                if refusal := apply_refusal(store, int(number)):
+                    raise StoreError(refusal)
+                store.add_request("apply", round=int(number))
+        except StoreError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return status(name)
+
+    for call in (start, stop, status, change_reward, retry, list_batch, rate, apply):
         gr.api(call, api_name=call.__name__, queue=False)

@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app.board import apply_refusal, board_json, board_revision
+from app.board import apply_refusal, board_json, board_revision, rating_refusal
 from app.runs import Runs
 from ddpo.store import REQUESTS, RunStore, StoreError
 from rewards.base import RewardError
@@ -32,7 +32,6 @@ ASKED = tuple(kind for kind in REQUESTS if kind != "reward")
 LARGEST_ID = 2**63 - 1
 IMAGE_FILE = re.compile(r"samples/\d{4,}/([0-9a-f]{8,64})\.png")
 IMMUTABLE = "private, max-age=31536000, immutable"
-CLOSED = "The ratings of this round were applied already, so it takes no more. The next round is on its way."
 
 T = TypeVar("T")
 Rater = Annotated[str, Query(min_length=1, max_length=MAX_NAME_CHARACTERS)]
@@ -128,9 +127,8 @@ def _save(store: RunStore, event: Any) -> dict[str, Any]:
     sample = store.sample(number) if isinstance(number, int) and not isinstance(number, bool) and 0 < number <= LARGEST_ID else None
     if sample is None or ("image" in event and event["image"] != Path(sample.image).stem):
         raise HTTPException(404, "There is no such image in this run.")
-    row = store.round(sample.round)
-    if row and (row.closed_at is not None or row.scored_at is not None):
-        raise HTTPException(409, CLOSED)
+    if refusal := rating_refusal(store, sample):
+        raise HTTPException(409, refusal)
     new = store.add_rating(client_id, sample.id, rater, kind, value, _seconds(event, "shown_at"), _seconds(event, "answered_at"))
     return {"client_id": client_id, "saved": True, "new": new}
 

@@ -21,7 +21,7 @@ def client(toy_studio: Studio):
 
 def test_start_rate_and_stop_through_the_api(client: Client, toy_studio: Studio, tmp_path: Path) -> None:
     assert set(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == {
-        "/start", "/stop", "/status", "/change_reward", "/retry", "/list_batch", "/rate",
+        "/start", "/stop", "/status", "/change_reward", "/retry", "/list_batch", "/rate", "/apply",
     }  # fmt: skip
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')

@@ -47,8 +47,9 @@ def work(store: RunStore, control: Control) -> bool:
         if not store.samples(number):
             add_images(store, number)
         control.report("sampling", number, n, n)
-        if config.rated_by_people:
-            control.wait_until_applied(number, n)
+        if config.rated_by_people and store.board(number):
+            make_ahead(store, control, number)
+            control.wait_until_applied(number, len(store.board(number)))
         scores = {row.id: Score(0.1 * (row.position % 5)) for row in store.samples(number)}
         store.add_scores(config.reward, scores)
         store.mark(number, "scored")
@@ -61,6 +62,15 @@ def work(store: RunStore, control: Control) -> bool:
         if control.stop_after_round and number < config.rounds:
             return False
     return True
+
+
+def make_ahead(store: RunStore, control: Control, number: int) -> None:
+    """The next board, while people rate this one."""
+    following = number + store.config.board_every
+    if store.config.ahead and following <= store.config.rounds:
+        control.report("awaiting", number, 0, len(store.board(number)))
+        if not store.samples(following):
+            add_images(store, following)
 
 
 if __name__ == "__main__":

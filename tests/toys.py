@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,24 @@ def filled_run(
 
 
 def add_pictures(
-    store: RunStore, number: int, positions: Sequence[int], prompts: Sequence[str], seeds: Sequence[int], images: Sequence[Image.Image]
+    store: RunStore,
+    number: int,
+    positions: Sequence[int],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    images: Sequence[Image.Image],
+    shown: Container[int] | None = None,
 ) -> None:
     """Pictures as a worker adds them: files first, then rows."""
-    store.add_samples(number, positions, prompts, seeds, write_images(store.folder, number, images))
+    store.add_samples(number, positions, prompts, seeds, write_images(store.folder, number, images), shown)
+
+
+def on_board(config: RunConfig, number: int) -> set[int] | None:
+    """The positions of a round that people are asked about, as many of each prompt; None for all."""
+    if (number - 1) % config.board_every:
+        return set()
+    of_each = config.board_images // config.prompts_per_round
+    return {i for i in range(config.images_per_round) if i % config.images_per_prompt < of_each} if of_each else None
 
 
 def add_images(store: RunStore, number: int) -> None:
@@ -80,7 +94,7 @@ def add_images(store: RunStore, number: int) -> None:
     store.start_round(number)
     drawn = [config.prompts[(number * config.prompts_per_round + i // k) % len(config.prompts)] for i in range(n)]
     seeds = [1000 * number + i for i in range(n)]
-    add_pictures(store, number, range(n), drawn, seeds, [picture(seed) for seed in seeds])
+    add_pictures(store, number, range(n), drawn, seeds, [picture(seed) for seed in seeds], on_board(config, number))
     store.mark(number, "sampled")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from app import words
 from app.pages.run import image_url
 from app.runs import Runs
 from app.widgets.kit import widget
-from ddpo.store import RunStore, StoreError
+from ddpo.store import RunStore, SampleRow, StoreError
 from rewards.human import fold
 
 Points = list[tuple[int, float | None]]
@@ -168,11 +168,11 @@ def gallery_value(store: RunStore) -> dict[str, Any]:
     return dict(run=store.name, rounds=rounds, stamp=stamp)
 
 
-def images_of_round(store: RunStore, number: int) -> dict[str, Any]:
-    """A round's images with what is known of each."""
+def images_of_round(store: RunStore, number: int, samples: Sequence[SampleRow] | None = None) -> dict[str, Any]:
+    """A round's images, by default all, with what is known of each."""
     scores, ratings = store.scores(number, store.reward_at(number)), store.latest_ratings(number)
     images: list[dict[str, Any]] = []
-    for sample in store.samples(number):
+    for sample in store.samples(number) if samples is None else samples:
         score = scores.get(sample.id) or fold(ratings.get(sample.id, ()))
         notes = [f"{key.replace('_', ' ')} {value:.4g}" for key, value in score.explanation.items() if isinstance(value, (int, float))]
         images.append(

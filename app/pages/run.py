@@ -11,7 +11,7 @@ import gradio as gr
 
 import rewards
 from app import words
-from app.board import config_of
+from app.board import board_round, config_of, is_turn, status_seen
 from app.launch import Launcher, LaunchError, kill
 from app.widgets.kit import widget
 from ddpo.config import RunConfig
@@ -40,7 +40,7 @@ def status_of(store: RunStore, launcher: Launcher) -> Status:
     status = store.status()
     if not status.alive and launcher.starting(store.folder):
         return Status("loading", status.round, pending=status.pending)
-    return status
+    return status_seen(store, status)
 
 
 def bar_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
@@ -51,6 +51,7 @@ def bar_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
     return dict(
         state=status.state, headline=headline, tone=tone, round=min(status.round, config.rounds), rounds=config.rounds,
         done=done, total=total, left=status.seconds_left, changed_at=status.changed_at, unit=unit_of(status),
+        your_turn=status.state == "awaiting" or is_turn(store, status, board_round(store)),
     )  # fmt: skip
 
 
@@ -87,9 +88,10 @@ def headline_of(store: RunStore, status: Status, launcher: Launcher) -> tuple[st
 
 
 def progress_of(store: RunStore, status: Status) -> tuple[int, int]:
-    """How much of the phase is done; while people rate, how many images are rated."""
+    """How much of the phase is done; while people rate, how many images of the board are rated."""
     if status.state == "awaiting":
-        return len(store.latest_ratings(status.round)), status.total or config_of(store).images_per_round
+        board = {row.id for row in store.board(status.round)}
+        return len(board & set(store.latest_ratings(status.round))), len(board) or status.total or config_of(store).images_per_round
     if not status.alive:
         return 0, 0
     return status.done, status.total

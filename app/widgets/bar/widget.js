@@ -30,7 +30,7 @@ function view(v) {
         h("h1", {}, "DDPO Studio")),
       select(v), state(v),
       h("span", { class: "bar-go", key: "go" },
-        v.state === "awaiting" ? h("button", { class: "s-button s-primary s-small", "data-act": "rate" }, "Rate now") : null),
+        v.your_turn ? h("button", { class: "s-button s-primary s-small", "data-act": "rate" }, "Rate now") : null),
       h("button", { class: "s-button s-ghost bar-theme", key: "theme", "data-act": "theme", title: "Light or dark", "aria-label": "Switch between light and dark" }, "◐")),
     h("div", { class: "bar-progress", key: "progress", role: "progressbar", "aria-label": "Progress of this phase",
       "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": Math.round(100 * fraction) },
@@ -45,7 +45,7 @@ function after(v) {
     url.searchParams.set("run", v.run);
     history.replaceState(history.state, "", url);
   }
-  const waiting = v.state === "awaiting" ? "● " : "";
+  const waiting = v.your_turn ? "● " : "";
   const title = v.run ? `${waiting}${v.run} · ${v.headline || ""} · DDPO Studio` : "DDPO Studio";
   if (document.title !== title) document.title = title;
 }

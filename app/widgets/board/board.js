@@ -107,7 +107,7 @@ function turnTo(before) {
   Object.assign(state, { history: [], armed: false, notice: "", applied: 0, learned: 0, current: before || isSettled(state.images[first]) ? 0 : first });
   if (before && before.run === state.board.run) {
     closeDialogs();
-    say(`Round ${state.board.round}. New images are coming.`);
+    say(`Round ${state.board.round}. ${state.images.includes(null) ? "New images are coming" : "The next images are here"}.`);
     if (holdsFocus()) focusCurrent();
   }
 }

@@ -13,7 +13,7 @@ function phaseText(board, learning) {
   if (board.state === "reward_failed") return "The reward failed; the Run page says why.";
   if (learning) return `${LEARNING[board.state] ?? "getting ready"}${board.state === "updating" && board.total ? ` ${percent(board)}` : ""}${left}`;
   if (board.state === "loading") return "Loading the model…";
-  if (board.state === "sampling") return `Making images: ${board.images.length} of ${board.expected}${left}`;
+  if (board.state === "sampling") return `Making images: ${board.made} of ${board.making}${left}`;
   if (board.state === "awaiting") return "Waiting for your ratings. Take the time you need.";
   if (board.state === "scoring") return `Scoring with ${board.reward}: ${board.done} of ${board.total}${left}`;
   if (board.state === "updating") return `Changing the model ${percent(board)}${left}`;

@@ -80,7 +80,7 @@ function chooseReward(v) {
 
 function controlsView(v) {
   return h("div", { class: "panel-controls", role: "group", "aria-label": "Steer the run", key: "controls" },
-    v.state === "awaiting" ? h("button", { class: "s-button s-primary", "data-act": "rate", key: "rate" }, "Rate images") : null,
+    v.your_turn ? h("button", { class: "s-button s-primary", "data-act": "rate", key: "rate" }, "Rate images") : null,
     v.controls.map((c) => h("button", {
       class: `s-button${c.primary ? " s-primary" : ""}${c.danger ? " s-danger" : ""}`, key: `${c.kind}`, "data-act": c.kind, disabled: !c.enabled, "aria-busy": c.pending,
     }, c.pending ? PENDING[c.kind] || c.label : c.label)));
