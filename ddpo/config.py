@@ -110,7 +110,7 @@ class RunConfig:
     rating: str = setting("thumbs", "How people rate: thumbs up or down, or one to five stars.", choices=("thumbs", "stars"))
     preference: str = setting(
         "off",
-        "A model of your taste, from all your ratings so far: `assist` scores the images you did not rate, `lead` scores all; off leaves it out.",
+        "A model of your taste, from all your ratings so far: `assist` scores the images you did not rate, `lead` all, once it surely beats chance.",
         choices=("off", "assist", "lead"),
     )
     board_images: int = setting(

@@ -173,7 +173,7 @@ def test_to_be_shown_is_neither_good_nor_bad(tmp_path: Path, monkeypatch: pytest
         advantages, rows = trainer.advantages(number).tolist(), store.samples(number)
         for prompt in config.prompts:
             for shown in (True, False):
-                own = [a for a, row in zip(advantages, rows, strict=True) if row.prompt == prompt and row.shown is shown]
+                own = [a for a, row in zip(advantages, rows, strict=True) if row.prompt == prompt and row.shown == shown]
                 assert not own or abs(np.mean(own)) < 1e-5, (number, prompt, shown)
         assert any(advantages) or dog == 1.0
 
