@@ -106,7 +106,7 @@ def ask_for_reward(folder: Path, reward: str) -> None:
     """Ask the run's next worker to score by another reward.
 
     Raises:
-        ConfigError: it names no reward.
+        ConfigError: it names no reward, or none that can score this run.
         StoreError: the folder is no run.
     """
     try:
@@ -114,8 +114,12 @@ def ask_for_reward(folder: Path, reward: str) -> None:
     except RewardError as error:
         raise ConfigError(f"reward is {reward!r}. {error}") from error
     store = RunStore(folder)
-    store.add_request("reward", reward=wanted)
-    store.close()
+    try:
+        if refusal := store.refusal(wanted):
+            raise ConfigError(refusal)
+        store.add_request("reward", reward=wanted)
+    finally:
+        store.close()
 
 
 def work(folder: Path) -> int:

@@ -110,7 +110,7 @@ class RunConfig:
     rating: str = setting("thumbs", "How people rate: thumbs up or down, or one to five stars.", choices=("thumbs", "stars"))
     preference: str = setting(
         "off",
-        "A model of your taste, from all your ratings so far: `assist` scores the images you did not rate, `lead` scores all; off leaves it out.",
+        "A model of your taste, from all your ratings so far: `assist` scores the images you did not rate, `lead` all, once it surely beats chance.",
         choices=("off", "assist", "lead"),
     )
     board_images: int = setting(
@@ -121,8 +121,8 @@ class RunConfig:
     )
     ahead: bool = setting(
         False,
-        "Make the next round's images while you rate this one: the next board is there at once, made before this round's ratings were learned; the "
-        "update corrects for that.",
+        "With ddpo-is: make the next board while you rate this one: it is there at once, made before this round's ratings, and those of the rounds "
+        "in between (board_every), were learned; the ratio corrects for that, within its clip.",
     )
     objective: str = setting(
         "ddpo-is",
@@ -261,8 +261,12 @@ class RunConfig:
                 f"images_per_round is {n} and images_per_update is {update}: {n} is not divisible by {update}. "
                 f"Choose a divisor of {n} for images_per_update."
             )
+        if self.ahead and self.objective != "ddpo-is":
+            raise ConfigError(
+                f"ahead is on, so images come from the model before the last update, and {self.objective} has no ratio that would correct for that. "
+                "Choose objective ddpo-is, or leave ahead off."
+            )
         for of_now, name in (
-            (self.objective == "ddpo-sf", "objective ddpo-sf"),
             (self.ratio == "normalised", "ratio normalised"),
             (not self.guidance_in_training, "guidance_in_training off"),
         ):
@@ -270,6 +274,16 @@ class RunConfig:
                 raise ConfigError(
                     f"ahead is on, so images come from the model before the last update; {name} learns from the present one's. Choose one."
                 )
+        if self.preference != "off" and self.advantage not in ("group", "centred"):
+            raise ConfigError(
+                f"preference is {self.preference} and advantage is {self.advantage}: a model of your taste knows what is better among the images "
+                "of one prompt only. Choose advantage group or centred, or preference off."
+            )
+        if self.preference != "off" and self.reward.startswith(rewards.BLEND) and "human" in rewards.parts(self.reward):
+            raise ConfigError(
+                f"preference is {self.preference} and reward is {self.reward!r}: what is guessed of your taste has no scale that other rewards could "
+                "be added to. Choose reward human, or a run with preference off."
+            )
         if self.board_images > n or self.board_images == 1:
             raise ConfigError(f"board_images is {self.board_images} and images_per_round is {n}. Choose 2 to {n}, or 0 for all.")
         if 0 < self.board_images < n and self.preference == "off":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from ddpo.store import RatingRow, RequestRow, RunStore, is_reward
+from ddpo.store import RatingRow, RequestRow, RunStore
 from rewards.base import RewardError, Sample
 
 POLL_SECONDS = 0.05
@@ -42,6 +42,7 @@ class Control:
         self.store, self.watcher, self.also, self.waits = store, watcher, also, waits
         self.stop_after_round = False
         self._paused = self._retry = False
+        self._failed = 0
         self._applied: set[int] = set()
         self._now: tuple[str, int, int, int] = ("loading", 0, 0, 0)
         for request in store.pending_requests():
@@ -98,11 +99,14 @@ class Control:
         return reward
 
     def _wishes(self, number: int) -> list[RequestRow]:
-        """The changes of reward that are for a round, oldest first: where people have applied their ratings of it, only what was asked after that."""
+        """The changes of reward that are for a round, oldest first. A round whose ratings people have applied is scored by these, and what is asked
+        waits for the next one, unless a reward has failed beside them: then what was asked after they applied is for this one."""
         if any(request.kind == "apply" and request.payload.get("round") == number for request in self.store.pending_requests()):
             return []
         row = self.store.round(number)
         since = row.closed_at if row and row.closed_at is not None else 0.0
+        if since and self._failed != number:
+            return []
         return [request for request in self.store.reward_requests() if request.created_at > since]
 
     def wait_for_reward(self, number: int, error: RewardError) -> None:
@@ -111,7 +115,8 @@ class Control:
         Raises:
             RewardError: the same one, where nobody is waited for.
         """
-        if not self.waits:
+        self._failed = number
+        if not self.waits and not self._wishes(number):
             raise error
         self.store.add_event("reward_failed", str(error))
         self._retry = False
@@ -124,7 +129,7 @@ class Control:
         """What :class:`rewards.human.Human` asks: wait for people, then their ratings of this round by sample id."""
 
         def collect(samples: Sequence[Sample]) -> Mapping[int, Sequence[RatingRow]]:
-            self.wait_until_applied(number, len(samples))
+            self.wait_until_applied(number, len(self.store.board(number)))
             return self.store.latest_ratings(number, up_to=self.store.close_round(number))
 
         return collect
@@ -141,7 +146,7 @@ class Control:
         for request in self.store.pending_requests():
             if request.kind == "apply" and self._is_early(request.payload.get("round")):
                 continue  # kept until its turn
-            if request.kind == "reward" and is_reward(request.payload.get("reward")):
+            if request.kind == "reward" and not self.store.refusal(request.payload.get("reward")):
                 continue  # kept until images are scored next
             self.store.add_event("answer", self._act(request), request.id)
 
@@ -167,7 +172,7 @@ class Control:
             self._retry = True
             return "trying again" if self._now[0] == "reward_failed" else "nothing to try again"
         if request.kind == "reward":
-            return f"{str(request.payload.get('reward'))[:200]!r} names no reward"
+            return self.store.refusal(request.payload.get("reward"))
         number = request.payload.get("round")
         if number != self._now[1] or self._now[0] != "awaiting":
             return f"round {number} is not waiting for ratings"

@@ -117,10 +117,7 @@ class Engine:
         return [derive_seed(self.config.seed, number, "start", prompt) for prompt in prompts]
 
     def _rollout(self, file: Path, prompts: list[str], seeds: list[int], starts: list[int] | None) -> tuple[Trajectory, list[Image.Image]]:
-        """A microbatch, from its file where only its rows are missing."""
-        if file.exists():
-            trajectory = Trajectory.load(file)
-            return trajectory, self.policy.decode(trajectory.latents[:, -1].to(self.policy.device))
+        """A microbatch, on disk. (A file whose rows are missing is of a worker that was killed, perhaps before the last update: it is made anew.)"""
         trajectory, images = rollout(self.policy, prompts, seeds, starts)
         if not bool(torch.isfinite(trajectory.latents).all()):
             raise TrainingError("The model makes images that are no numbers (NaN). Resume from an earlier round with a lower learning rate.")

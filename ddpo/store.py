@@ -36,7 +36,7 @@ from typing import Any
 from PIL import Image
 
 import rewards
-from ddpo.config import RunConfig
+from ddpo.config import ConfigError, RunConfig
 from ddpo.lock import holder
 from rewards.base import RewardError, Score
 
@@ -96,6 +96,10 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE sample ADD COLUMN shown INTEGER NOT NULL DEFAULT 1;  -- whether people are asked for a rating
     """,
+    """
+    ALTER TABLE sample ADD COLUMN updates INTEGER NOT NULL DEFAULT 0;  -- how many rounds the policy that made it had learned from
+    UPDATE sample SET updates = (SELECT count(*) FROM round WHERE updated_at < sample.created_at);
+    """,
 )
 """The database's schema, step by step; a step once released is never changed. ``PRAGMA user_version`` counts the steps taken."""
 
@@ -114,7 +118,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called: the name is a folder's."""
 
 
-SAMPLE_COLUMNS = "id, round, position, prompt, seed, image, created_at, shown"
+SAMPLE_COLUMNS = "id, round, position, prompt, seed, image, created_at, shown, updates"
 ROUND_COLUMNS = "number, started_at, sampled_at, scored_at, updated_at, checkpointed_at, closed_at, closed_rating, reward"
 
 
@@ -134,6 +138,8 @@ class SampleRow:
     created_at: float
     shown: bool = True
     """Whether people are asked for a rating."""
+    updates: int = 0
+    """How many rounds the policy that made it had learned from."""
 
 
 @dataclass(frozen=True)
@@ -351,24 +357,28 @@ class RunStore:
         seeds: Sequence[int],
         paths: Sequence[str],
         shown: Container[int] | None = None,
+        updates: int = 0,
     ) -> None:
         """Promise images that :func:`write_images` has written. A sample that exists already stays as it is.
 
         Args:
             shown: the positions that people are asked about; by default all.
+            updates: how many rounds the policy that made them had learned from.
         """
         with self._transaction():
             self._db.executemany(
-                "INSERT OR IGNORE INTO sample (round, position, prompt, seed, image, created_at, shown) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO sample (round, position, prompt, seed, image, created_at, shown, updates) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (number, position, *row, time.time(), int(shown is None or position in shown))
+                    (number, position, *row, time.time(), int(shown is None or position in shown), updates)
                     for position, *row in zip(positions, prompts, seeds, paths, strict=True)
                 ],
             )
 
     def show(self, number: int, samples: Sequence[int]) -> None:
-        """Choose the samples of a round that people are asked about, by id."""
+        """Choose the samples of a round that people are asked about, by id. A board that somebody has begun to rate stays."""
         with self._transaction():
+            if self._rows("SELECT 1 FROM rating JOIN sample ON sample.id = rating.sample WHERE round = ? LIMIT 1", number):
+                return
             self._db.execute("UPDATE sample SET shown = 0 WHERE round = ?", (number,))
             self._db.executemany("UPDATE sample SET shown = 1 WHERE round = ? AND id = ?", [(number, id) for id in samples])
 
@@ -483,7 +493,17 @@ class RunStore:
 
     def reward_requests(self) -> list[RequestRow]:
         """The changes of reward that people asked for and that are not made yet, oldest first; what names no reward is none."""
-        return [request for request in self.pending_requests() if request.kind == "reward" and is_reward(request.payload.get("reward"))]
+        return [request for request in self.pending_requests() if request.kind == "reward" and not self.refusal(request.payload.get("reward"))]
+
+    def refusal(self, reward: object) -> str:
+        """Why this cannot score the run, in plain words; nothing where it can."""
+        if not is_reward(reward):
+            return f"{str(reward)[:200]!r} names no reward"
+        try:
+            self.config.with_changes(reward=reward)
+        except ConfigError as error:
+            return str(error)
+        return ""
 
     @property
     def reward_wanted(self) -> str | None:

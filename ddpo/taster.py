@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from statistics import fmean
+
 from PIL import Image
 
 from ddpo.config import RunConfig
 from ddpo.rollout import derive_seed
 from ddpo.store import RunStore, SampleRow
 from rewards.base import Score
-from rewards.preference import Looks, Taste, joined, looks, more
+from rewards.preference import CHANCE, Looks, Taste, joined, looks, more
 
-BETTER_THAN_CHANCE = 0.55
-"""From this share of pairs guessed right on, the model of taste's own account of what it knows is believed."""
 GUESS = "preference"
 """The name of its scores beside ``human``, people's own."""
 
 
 def first_board(config: RunConfig) -> set[int]:
-    """The positions that are shown where nothing is known yet, known before the images are made: as many of each prompt as of any other."""
-    n, k = config.images_per_round, config.images_per_prompt
-    in_turn = sorted(range(n), key=lambda position: (position % k, position))
-    return set(in_turn[: config.board_images])
+    """The positions that are shown where nothing is known yet, known before the images are made: two of each prompt as far as they go, then one more
+    of each in turn. None is alone of its prompt, as one image teaches nothing (unless prompts have two and the number is odd)."""
+    n, k, count = config.images_per_round, config.images_per_prompt, config.board_images
+    in_turn = sorted(range(n), key=lambda position: (max(position % k - 1, 0), position))
+    odd = count % 2 and count < 2 * config.prompts_per_round and k > 2
+    return {*in_turn[: count - 1], 2} if odd else set(in_turn[:count])
 
 
 class Taster:
@@ -33,11 +36,11 @@ class Taster:
 
     def asks(self, number: int) -> bool:
         """Whether people are asked about a round: every so many, and while they have said nothing yet."""
-        return (number - 1) % self.config.board_every == 0 or self._taste(number - 1, []) is None
+        return (number - 1) % self.config.board_every == 0 or not self._rated(number - 1)
 
     def shown(self, number: int) -> set[int] | None:
-        """The positions of a round that people are shown, before anything else is known of its images; None for all."""
-        if not self.asks(number):
+        """The positions of a round that people are shown while its images are made; None for all. A board that will be chosen is not shown before."""
+        if not self.asks(number) or self._chooses(number):
             return set()
         return first_board(self.config) if self.config.board_images else None
 
@@ -46,13 +49,14 @@ class Taster:
         every = self.config.board_every
         return (number - 1) // every * every + every + 1
 
+    def _chooses(self, number: int) -> bool:
+        """Whether a round's board is chosen by what is known."""
+        some = self.on and 0 < self.config.board_images < self.config.images_per_round
+        return some and self.asks(number) and bool(self._rated(number - 1))
+
     def choose(self, number: int) -> None:
         """Choose the board of a round whose images are all there. Once people have rated any of it, it stays."""
-        if not self.on or not 0 < self.config.board_images < self.config.images_per_round or self.store.ratings(number):
-            return
-        if not self.asks(number):
-            return
-        if self.store.round(number - 1) is None:
+        if not self._chooses(number):
             return
         rows = self.store.samples(number)
         if (taste := self._taste(number - 1, rows)) is None:
@@ -70,33 +74,56 @@ class Taster:
         if (taste := self._taste(number, rows)) is None:
             return
         guess = taste.guess(self._looks(rows), [row.prompt for row in rows])
-        self.store.add_scores(GUESS, {row.id: Score(float(m), dict(std=float(s))) for row, m, s in zip(rows, guess.mean, guess.std, strict=True)})
-        accuracy, pairs = taste.accuracy()
+        self.store.add_scores(GUESS, {row.id: Score(float(m), dict(std=float(s))) for row, m, s in zip(rows, guess.rating, guess.std, strict=True)})
+        accuracy, least, pairs = taste.accuracy()
         rated = len(taste.opinions)
         found = dict(preference_known=guess.known, preference_ratings=float(rated), preference_pairs=float(pairs))
-        if accuracy is not None:
-            found["preference_accuracy"] = accuracy
-            if accuracy > BETTER_THAN_CHANCE and (missing := more(guess.known, rated)) is not None:
-                found["preference_more"] = float(missing)
+        if pairs:
+            found |= dict(preference_accuracy=accuracy, preference_least=least)
+        if least > CHANCE and (missing := more(guess.known, rated)) is not None:
+            found |= dict(preference_more=float(missing))
         self.store.add_metrics(number, found)
+
+    def leads(self, number: int) -> bool:
+        """Whether a round is learned from guesses alone: where they may lead, and were better than chance when they were made."""
+        least = dict(self.store.metrics().get("preference_least", [])).get(number)
+        return self.config.preference == "lead" and (least or 0.0) > CHANCE
 
     def learned(self, number: int) -> dict[int, Score]:
         """What is learned from people's ratings of a round, by sample id: their own, the guesses, or the guesses where they gave none."""
         own, guessed = self.store.scores(number, "human"), self.store.scores(number, GUESS)
         if not self.on or not guessed:
             return own
-        if self.config.preference == "lead":
+        if self.leads(number):
             return guessed
-        return guessed | {id: score for id, score in own.items() if score.value is not None}
+        return self._levelled(number, own, guessed)
 
-    def _taste(self, number: int, rows: list[SampleRow]) -> Taste | None:
-        """What the ratings of all rounds up to one say; None while there are none. ``rows`` are the images that it will be asked about."""
+    def _levelled(self, number: int, own: Mapping[int, Score], guessed: Mapping[int, Score]) -> dict[int, Score]:
+        """People's own ratings, and guesses for the other images: of each prompt raised or lowered together, to the mean of what people said of it in
+        this round. So to have been shown is neither good nor bad; what was guessed says only which of the others are better than which."""
+        said = {id: score.value for id, score in own.items() if score.value is not None}
+        found = dict(guessed) | {id: own[id] for id in said}
+        rows = self.store.samples(number)
+        for prompt in {row.prompt for row in rows}:
+            ids = [row.id for row in rows if row.prompt == prompt]
+            known, others = [said[id] for id in ids if id in said], [id for id in ids if id not in said]
+            if known and others:
+                level = fmean(known) - fmean(guessed[id].value or 0.0 for id in others)
+                found |= {id: Score((guessed[id].value or 0.0) + level, guessed[id].explanation) for id in others}
+        return found
+
+    def _rated(self, number: int) -> list[tuple[SampleRow, float]]:
+        """The images of all rounds up to one that people have an opinion of, and what it is."""
         rated: list[tuple[SampleRow, float]] = []
         for row in self.store.rounds():
             if row.number <= number:
                 said = self.store.scores(row.number, "human")
                 rated += [(each, value) for each in self.store.samples(row.number) if each.id in said and (value := said[each.id].value) is not None]
-        if not rated:
+        return rated
+
+    def _taste(self, number: int, rows: list[SampleRow]) -> Taste | None:
+        """What the ratings of all rounds up to one say; None while there are none. ``rows`` are the images that it will be asked about."""
+        if not (rated := self._rated(number)):
             return None
         seen = self._looks([row for row, _ in rated])
         others = [row for row in rows if row.id not in {each.id for each, _ in rated}]
@@ -105,10 +132,8 @@ class Taster:
 
     def _looks(self, rows: list[SampleRow]) -> Looks:
         """What is seen in images; each is looked at once."""
-        missing = [row for row in rows if row.id not in self._seen]
-        for start in range(0, len(missing), 64):
-            part = missing[start : start + 64]
-            with_pictures = [Image.open(self.store.folder / row.image) for row in part]
-            found = looks(with_pictures)
-            self._seen |= {row.id: {kind: values[i : i + 1] for kind, values in found.items()} for i, row in enumerate(part)}
+        for row in rows:
+            if row.id not in self._seen:
+                with Image.open(self.store.folder / row.image) as image:
+                    self._seen[row.id] = looks([image])
         return joined(self._seen[row.id] for row in rows)

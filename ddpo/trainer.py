@@ -23,7 +23,8 @@ What differs from the paper, and why:
   others have 1, and alone makes most of the gradient's variance (``benchmarks/NOTEBOOK.md``).
 * Images that teach nothing are not computed (:mod:`ddpo.objective`).
 * After the first images of a run, and before each round's first optimiser step, every ratio must be 1; if it is not, the run stops and says why
-  (:class:`ddpo.engine.PolicyMismatch`).
+  (:class:`ddpo.engine.PolicyMismatch`). Where images were made ahead of earlier rounds' updates (``ahead``), ratios start elsewhere, and only the
+  first of these holds.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class Trainer:
         self.config, self.store, self.control, self.crew = config, store, control, crew or Crew()
         self.engine = Engine(config, store.folder, policy, source, self.crew, control.report)
         self.taster = Taster(config, store)
+        self._seconds_ahead = 0.0
         self.verbs = dict(sampled=self.sample, scored=self.score, updated=self.update, checkpointed=self.checkpoint)
 
     def run(self) -> bool:
@@ -76,9 +78,9 @@ class Trainer:
         self.restore()
         for number in range(1, self.config.rounds + 1):
             while (mark := self.store.start_round(number).next_mark) is not None:
-                started = time.monotonic()
+                started, self._seconds_ahead = time.monotonic(), 0.0
                 self.verbs[mark](number)
-                self._done(number, mark, started)
+                self._done(number, mark, time.monotonic() - started - self._seconds_ahead)
             every = self.config.held_out_every
             if every and number % every == 0 and number < self.config.rounds:
                 self.measure(number)
@@ -86,8 +88,8 @@ class Trainer:
                 return False
         return True
 
-    def _done(self, number: int, mark: str, started: float) -> None:
-        self.store.add_metrics(number, {f"seconds_{PHASES[mark]}": time.monotonic() - started})
+    def _done(self, number: int, mark: str, seconds: float) -> None:
+        self.store.add_metrics(number, {f"seconds_{PHASES[mark]}": seconds})
         self.store.mark(number, mark)
 
     # --- sample -----------------------------------------------------------------------------------------------------------------
@@ -99,17 +101,17 @@ class Trainer:
         promised = {row.position for row in self.store.samples(number)}
         missing = [b.start for b in batches(n, self.config.microbatch) if not (self.engine.part(number, b.start).exists() and promised.issuperset(b))]
         ahead = automatic(self.store.reward_wanted or self.store.reward_at(number))
-        shown = self.taster.shown(number)
+        shown, updates = self.taster.shown(number), self._updates()
         for wave in batches(len(missing), self.crew.size):
             for made in self.crew.together("sample", number=number, starts=[missing[i] for i in wave], ahead=ahead):
                 for batch in made:
-                    self.store.add_samples(number, **batch, shown=shown)
+                    self.store.add_samples(number, **batch, shown=shown, updates=updates)
             after = missing[wave.stop] if wave.stop < len(missing) else n
             report("sampling", number, after, n)
         self.taster.choose(number)
 
     def sample_ahead(self, number: int) -> None:
-        """While people rate a round's board, make the next one, by the model that these ratings have not reached."""
+        """While people rate a round's board, make the next one, by the model that these ratings have not reached. The time is the next one's."""
         following = self.taster.next_board(number)
         if not self.config.ahead or following > self.config.rounds or self.store.start_round(following).sampled_at is not None:
             return
@@ -119,7 +121,8 @@ class Trainer:
             self.control.report("awaiting", number, 0, images)
 
         self.sample(following, waiting)
-        self._done(following, "sampled", started)
+        self._seconds_ahead = time.monotonic() - started
+        self._done(following, "sampled", self._seconds_ahead)
 
     # --- score ------------------------------------------------------------------------------------------------------------------
 
@@ -269,10 +272,13 @@ class Trainer:
         self.crew.together("save", place=new.relative_to(self.store.folder).as_posix(), number=number)
         sync_tree(new)
 
+    def _updates(self) -> int:
+        """How many rounds the present policy has learned from."""
+        return sum(row.updated_at is not None for row in self.store.rounds())
+
     def _updates_behind(self, number: int) -> int:
-        """How many rounds have been learned from since a round's images were made."""
-        made = next(row.sampled_at for row in self.store.rounds() if row.number == number) or math.inf
-        return sum(row.updated_at is not None and row.updated_at > made for row in self.store.rounds() if row.number < number)
+        """How many rounds have been learned from since the first of a round's images was made."""
+        return self._updates() - min(row.updates for row in self.store.samples(number))
 
     # --- checkpoint -------------------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ def run(folder: Path, watcher: Watcher | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     try:
-        store.set_progress("loading", _last_round(store))  # at once: what the worker before this one said is over
+        store.set_progress("loading", _present_round(store))  # at once: what the worker before this one said is over
         return _work(store, watcher)
     finally:
         store.close()
@@ -64,12 +64,12 @@ def _work(store: RunStore, watcher: Watcher | None) -> int:
         trainer.measure(number)
         return _end(store, "finished" if finished else "stopped", number, f"{'All' if finished else 'Stopped after'} {number} rounds are done.")
     except StopRun:
-        return _end(store, "stopped", number or _last_round(store), "Stopped. Resume goes on from the last finished phase.")
+        return _end(store, "stopped", number or _present_round(store), "Stopped. Resume goes on from the last finished phase.")
     except KeyboardInterrupt:
-        return _end(store, "stopped", _last_round(store), "Stopped from the keyboard. Resume goes on from the last finished phase.")
+        return _end(store, "stopped", _present_round(store), "Stopped from the keyboard. Resume goes on from the last finished phase.")
     except BaseException as error:
         traceback.print_exc()
-        _end(store, "failed", _last_round(store), explain(error))
+        _end(store, "failed", _present_round(store), explain(error))
         return 1
     finally:
         crew.dismiss()
@@ -99,8 +99,10 @@ def follows() -> bool:
     return launcher.size() > 1 and launcher.rank() > 0
 
 
-def _last_round(store: RunStore) -> int:
-    return max((row.number for row in store.rounds()), default=0)
+def _present_round(store: RunStore) -> int:
+    """The first round that is not complete, or else the last one. (A later one may have been begun: a board that is made ahead.)"""
+    rounds = store.rounds()
+    return next((row.number for row in rounds if row.next_mark), rounds[-1].number if rounds else 0)
 
 
 def _end(store: RunStore, state: str, number: int, message: str) -> int:
@@ -122,7 +124,7 @@ def build(store: RunStore, watcher: Watcher | None, crew: Crew) -> Trainer:
 
     config = store.config
     control = Control(store, watcher, crew.listen, waits=watcher is None)  # somebody at a terminal has no buttons
-    control.report("loading", _last_round(store))
+    control.report("loading", _present_round(store))
     policy = load_policy(config, crew)
     precision = str(policy.autocast or torch.float32).removeprefix("torch.")
     several = f", one of {crew.size}" if crew.size > 1 else ""

@@ -3,7 +3,7 @@
 A rating is modelled as  taste(image) + prompt + noise.  The taste is linear in what is seen (:func:`looks`), with one weight for each kind of looks;
 the prompt's own term takes up that people judge whole images, so that a prompt they like does not pass for a look they like; weights and noise are
 those that make the ratings most likely (Rasmussen & Williams 2006, sections 2.7 and 5.4; scikit-learn's Gaussian process). All answers are averages
-over what the ratings leave open, so what is not known is guessed small.
+over what the ratings leave open.
 
 As DDPO compares the images of one prompt, what counts is the taste's differences within a prompt: :meth:`Taste.known` is how much of them the ratings
 explain, and :meth:`Taste.choose` shows those images whose ratings would tell most of what is left.
@@ -12,6 +12,7 @@ explain, and :meth:`Taste.choose` shows those images whose ratings would tell mo
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Hyperparameter, Kernel, WhiteKernel
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+Rows = np.ndarray[tuple[int, ...], np.dtype[np.signedinteger[Any]]]
 Looks = Mapping[str, Array]
 """What is seen in n images: kinds of looks, each (n, width)."""
 
@@ -30,6 +32,12 @@ SIDE = 64
 """Images are looked at in this size: people judge a board's thumbnails by what is left of them."""
 ENOUGH = 256
 """Ratings from which weights and noise are found; the rest of the ratings then counts as well."""
+FOLDS = 4
+"""Into so many parts ratings are divided to find how well those of one part are guessed by what the others say of weights and noise."""
+CHANCE = 0.5
+"""The share of pairs that are guessed right by who knows nothing."""
+SURE = 1.28
+"""So many standard errors below what was found lies the truth at least, nine times of ten."""
 AT_RANDOM = 0.25
 """The share of a board that is drawn at random, so that what is known of all images does not rest on chosen ones alone."""
 AIM = 0.5
@@ -51,11 +59,13 @@ def looks(images: Sequence[Image.Image]) -> dict[str, Array]:
     edges        64    how much edge there is in a grid of 8 x 8, as logarithms
     ============ ===== ==============================================================================================
 
-    of luminance, red against green, yellow against blue, and saturation.
+    of luminance, red against green, yellow against blue, and saturation. Each image is looked at alone: beside others, sums round otherwise.
     """
-    if not images:
-        return {}
-    rgb = np.stack([np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64) for image in images]) / 255
+    return joined(_looks(image) for image in images)
+
+
+def _looks(image: Image.Image) -> dict[str, Array]:
+    rgb = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64)[None] / 255
     red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     luminance = rgb @ np.array([0.2126, 0.7152, 0.0722])
     seen = np.stack([luminance, red - green, (red + green) / 2 - blue, rgb.max(-1) - rgb.min(-1)], -1)
@@ -122,6 +132,8 @@ class Guess:
 
     mean: Array
     """The taste, (n,), in units of opinions; only differences within a prompt mean something."""
+    rating: Array
+    """What would be said of them, (n,): the taste, and how much their prompt is liked as a whole."""
     std: Array
     """How unsure that is, (n,)."""
     known: float
@@ -146,8 +158,8 @@ class Taste:
         self.middle = float(self.opinions.mean()) if len(self.opinions) else 0.0
         self._ends = np.cumsum([0, *(len(mean) for mean, _ in self.scale.values())])
         self.x = np.concatenate([self._columns(seen), self._marks(prompts)], 1)
-        self.parts, self.noise = self._fitted()
-        self._inverse = np.linalg.inv(self._of_ratings(self.x, self.x) + self.noise * np.eye(len(self.x)))
+        self.parts, self.noise = self._fitted(np.arange(len(self.x)), ENOUGH)
+        self._inverse = self._inverted(self.parts, self.noise)
         self._weights = self._inverse @ (self.opinions - self.middle)
 
     # --- fitting ----------------------------------------------------------------------------------------------------------------
@@ -160,23 +172,29 @@ class Taste:
         """One column for each rated prompt, 1 where an image is of it."""
         return np.array([[float(prompt == known) for known in self.prompts] for prompt in prompts]).reshape(len(prompts), len(self.prompts))
 
-    def _fitted(self) -> tuple[list[Linear], float]:
-        """The kinds' and the prompts' variances, and the noise's: those that make the ratings most likely."""
+    def _fitted(self, rows: Rows, enough: int) -> tuple[list[Linear], float]:
+        """The kinds' and the prompts' variances, and the noise's: those that make some of the ratings most likely, or ``enough`` of them."""
         bounds = [*zip(self._ends[:-1], self._ends[1:], strict=True), (self._ends[-1], self.x.shape[1])]
         parts = [Linear(int(first), int(last), 0.15) for first, last in bounds]
-        spread = float(self.opinions.var()) if len(self.opinions) else 0.0
-        if spread == 0.0:
+        spread = float(self.opinions[rows].var()) if len(rows) else 0.0
+        if spread < 1e-12:
             return parts, 1.0
         kernel: Kernel = WhiteKernel(0.7, (1e-3, 1e1))
         for part in parts:
             kernel = kernel + part
-        rows = np.unique(np.linspace(0, len(self.x) - 1, min(ENOUGH, len(self.x))).round().astype(int))
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(enough, len(rows))).round().astype(int))]
         process = GaussianProcessRegressor(kernel, alpha=1e-6)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a variance at its bound is an answer
             process.fit(self.x[rows], (self.opinions[rows] - self.middle) / np.sqrt(spread))
         found = np.exp(process.kernel_.theta) * spread
         return [Linear(part.first, part.last, float(variance)) for part, variance in zip(parts, found[1:], strict=True)], float(found[0])
+
+    def _inverted(self, parts: Sequence[Linear], noise: float) -> Array:
+        """The inverse covariance of the ratings, (n, n), by some variances."""
+        covariance = sum((part(self.x, self.x) for part in parts), start=noise * np.eye(len(self.x)))
+        found: Array = np.linalg.inv(covariance)
+        return found
 
     def _of_taste(self, x: Array, y: Array) -> Array:
         """Prior covariance of tastes, (n, m)."""
@@ -198,11 +216,13 @@ class Taste:
         left = prior - across @ self._inverse @ across.T
         before, after = _within(prior, prompts), _within(left, prompts)
         known = 1 - after / before if before > 0 else 0.0
-        return Guess(across @ self._weights, np.sqrt(np.maximum(np.diag(left), 0.0)), float(np.clip(known, 0.0, 1.0)))
+        rating = self.middle + self._of_ratings(x, self.x) @ self._weights
+        return Guess(across @ self._weights, rating, np.sqrt(np.maximum(np.diag(left), 0.0)), float(np.clip(known, 0.0, 1.0)))
 
     def choose(self, seen: Looks, prompts: Sequence[str], count: int, seed: int) -> list[int]:
         """Which ``count`` of n images to show, in order of position: a share at random, and each further one so that its rating would tell most of
-        how tastes differ within the prompts of all of them (the greedy A-optimal design; Chaloner & Verdinelli 1995, section 2.2)."""
+        how tastes differ within the prompts of all of them (the greedy A-optimal design; Chaloner & Verdinelli 1995, section 2.2). None is alone of
+        its prompt, where that can be."""
         n = len(prompts)
         rng = np.random.default_rng(seed)
         x = np.concatenate([self._columns(seen), self._marks(prompts)], 1)
@@ -216,7 +236,8 @@ class Taste:
         drawn = rng.permutation(n)[: round(AT_RANDOM * count)].tolist()
         while len(chosen) < min(count, n):
             told = ((centre @ taste) ** 2).sum(0) / (np.diag(rating) + self.noise)
-            told[chosen] = -1.0
+            told[~_in_company(prompts, chosen, count)] -= told.max() + 1.0
+            told[chosen] = -np.inf
             best = drawn[len(chosen)] if len(chosen) < len(drawn) else int(told.argmax())
             weight = rating[best] / (rating[best, best] + self.noise)
             taste = taste - np.outer(taste[:, best], weight)
@@ -224,21 +245,46 @@ class Taste:
             chosen.append(best)
         return sorted(chosen)
 
-    def accuracy(self) -> tuple[float | None, int]:
-        """Of how many of the pairs of one prompt's images with different opinions the better one is guessed, from all ratings but the pair's own
-        (leave-two-out; Rasmussen & Williams 2006, section 5.4.2), and how many pairs there are. Without a pair: None.
+    def accuracy(self) -> tuple[float, float, int]:
+        """The share of the pairs of one prompt's images with different opinions whose better one is guessed; what it is at least, nine times of ten;
+        and how many pairs there are. Without a pair: chance.
 
-        (Left out alone, a rating would be guessed too low for being high: what is left of its prompt is then lower.)
+        A pair is guessed from all ratings but its own (leave-two-out; Rasmussen & Williams 2006, section 5.4.2), by the variances that the ratings
+        of other prompts make likely: those that its own ones make likely have seen it. (Left out alone, a rating would be guessed too low for being
+        high: what is left of its prompt is then lower.) Pairs share their ratings: they count for half as many guesses as there are differences
+        within prompts.
         """
         prompt = self.x[:, self._ends[-1] :].argmax(1)
-        first, second = np.nonzero((prompt[:, None] == prompt[None]) & (self.opinions[:, None] > self.opinions[None] + 1e-9))
-        if not len(first):
-            return None, 0
+        right: list[float] = []
+        for fold in range(min(FOLDS, len(self.prompts))):
+            inside = prompt % FOLDS == fold
+            first, second = np.nonzero((prompt[:, None] == prompt[None]) & inside[:, None] & (self.opinions[:, None] > self.opinions[None] + 1e-9))
+            if len(first):
+                right += self._guessed(first, second, *self._fitted(np.nonzero(~inside)[0], ENOUGH // 2)).tolist()
+        if not right:
+            return CHANCE, CHANCE, 0
+        share, guesses = float(np.mean(right)), (len(self.opinions) - len(self.prompts)) / 2 + 2
+        p = (share * (guesses - 2) + 1) / guesses  # one more that is right and one that is wrong: few are never sure
+        return share, p - SURE * float(np.sqrt(p * (1 - p) / guesses)), len(right)
+
+    def _guessed(self, first: Rows, second: Rows, parts: Sequence[Linear], noise: float) -> Array:
+        """For pairs of rated images: 1 where the first is guessed to be better without the pair's own ratings, 0 where not, by some variances."""
+        inverse = self._inverted(parts, noise)
+        weights = inverse @ (self.opinions - self.middle)
         # y - guess without the pair = [C^-1]_pair^-1 [C^-1 y]_pair
-        own, other = np.diag(self._inverse)[first], np.diag(self._inverse)[second]
-        both, left, right = self._inverse[first, second], self._weights[first], self._weights[second]
+        own, other = np.diag(inverse)[first], np.diag(inverse)[second]
+        both, left, right = inverse[first, second], weights[first], weights[second]
         gap = (other * left - both * right - own * right + both * left) / (own * other - both**2)
-        return float((np.sign(self.opinions[first] - self.opinions[second] - gap) / 2 + 0.5).mean()), len(first)
+        found: Array = np.sign((self.opinions[first] - self.opinions[second] - gap).round(12)) / 2 + 0.5
+        return found
+
+
+def _in_company(prompts: Sequence[str], chosen: Sequence[int], count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Which images can come next on a board of ``count`` so that none needs to stay alone of its prompt."""
+    times = Counter(prompts[i] for i in chosen)
+    alone = sum(n == 1 for n in times.values())
+    after = np.array([alone + {0: 1, 1: -1}.get(times[prompt], 0) for prompt in prompts])
+    return after < count - len(chosen)
 
 
 def _within(covariance: Array, prompts: Sequence[str]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from PIL import Image
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import WhiteKernel
 
-from rewards.preference import AIM, Linear, Looks, Taste, joined, looks, more
+from rewards.preference import AIM, CHANCE, FOLDS, Linear, Looks, Taste, joined, looks, more
+from tests import toys
 
 PROMPTS = [f"a {animal}" for animal in ("cat", "dog", "fox", "cow", "pig", "ant", "bee", "owl")]
 
@@ -45,12 +47,13 @@ def picture(seed: int, tint: tuple[int, int, int] = (128, 128, 128)) -> Image.Im
 
 
 def test_looks_are_numbers_of_the_image_alone() -> None:
-    images = [picture(i, (40 * i, 10, 200)) for i in range(5)]
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (48, 32, 3), dtype=np.uint8)) for _ in range(5)]
     together, alone = looks(images), [looks([image]) for image in images]
     assert {kind: values.shape for kind, values in together.items()} == dict(whole=(5, 52), rings=(5, 36), colours=(5, 64), edges=(5, 64))
     for kind, values in together.items():
         assert np.isfinite(values).all()
-        np.testing.assert_allclose(values, joined(alone)[kind], atol=1e-12)
+        assert (values == joined(alone)[kind]).all(), "to the last bit, whatever it is looked at beside"
     assert looks([]) == {}
 
 
@@ -101,7 +104,7 @@ def test_more_ratings_are_more_knowledge_and_none_is_none() -> None:
     assert noise.guess(others, their).mean.std() < 0.3, "what is not known is guessed small"
 
 
-@pytest.mark.parametrize("opinions", [[1.0], [1.0, 1.0, 1.0], [-1.0, 1.0], [0.3, 0.3, 0.3, -1.0]])
+@pytest.mark.parametrize("opinions", [[1.0], [1.0, 1.0, 1.0], [1 / 3] * 12, [0.1] * 12, [-1.0, 1.0], [0.3, 0.3, 0.3, -1.0]])
 def test_few_and_equal_ratings_give_finite_answers(opinions: list[float]) -> None:
     seen, prompts = world(len(opinions), 1)
     taste = Taste(seen, prompts, opinions)
@@ -111,6 +114,7 @@ def test_few_and_equal_ratings_give_finite_answers(opinions: list[float]) -> Non
     assert len(taste.choose(others, their, 8, 0)) == 8
     if len(set(opinions)) == 1:
         assert np.allclose(guess.mean, 0.0), "equal ratings say nothing of what is better"
+        assert np.allclose(guess.rating, opinions[0]) and taste.noise == 1.0
 
 
 def test_the_posterior_is_the_gaussian_process_of_the_library() -> None:
@@ -141,23 +145,53 @@ def test_linear_kernel_gives_its_own_derivative() -> None:
 
 
 def test_accuracy_leaves_a_pairs_own_ratings_out() -> None:
-    """Against refitting without each pair, at the same variances; and of chance it says a half."""
+    """Against guesses without each pair, at the variances of other prompts' ratings; and of chance it says a half."""
     seen, prompts = world(40, 1)
     opinions = liked(seen, prompts, 1.0) + np.random.default_rng(0).normal(size=40)
     taste = Taste(seen, prompts, opinions)
     right = []
-    cov = taste._of_ratings(taste.x, taste.x) + taste.noise * np.eye(40)
+    fold = [list(taste.prompts).index(prompt) % FOLDS for prompt in prompts]
     for i in range(40):
+        parts, noise = taste._fitted(np.array([k for k in range(40) if fold[k] != fold[i]]), 1000)
+        cov = sum(part(taste.x, taste.x) for part in parts) + noise * np.eye(40)
         for j in range(40):
             if prompts[i] == prompts[j] and opinions[i] > opinions[j]:
                 rest = [k for k in range(40) if k not in (i, j)]
                 weights = np.linalg.solve(cov[np.ix_(rest, rest)], (opinions - taste.middle)[rest])
                 right.append(float(cov[i, rest] @ weights > cov[j, rest] @ weights))
-    share, pairs = taste.accuracy()
-    assert pairs == len(right) and share == pytest.approx(np.mean(right))
-    shares = [Taste(*world(48, s), np.random.default_rng(s).choice([-1.0, 1.0], 48)).accuracy()[0] for s in range(30)]
-    assert abs(np.mean([s for s in shares if s is not None]) - 0.5) < 0.08, "leaving one out alone would come out below a half"
-    assert Taste(*world(4, 0), [1.0, 1.0, -1.0, -1.0]).accuracy() == (None, 0), "no two images of one prompt"
+    share, least, pairs = taste.accuracy()
+    assert pairs == len(right) and share == pytest.approx(np.mean(right)) and least < share
+    assert Taste(*world(4, 0), [1.0, 1.0, -1.0, -1.0]).accuracy() == (0.5, 0.5, 0), "no two images of one prompt"
+
+
+@pytest.mark.parametrize(("n", "prompts"), [(16, 2), (16, 4)])
+def test_of_ratings_at_random_it_picks_a_half(n: int, prompts: int) -> None:
+    """Of pictures, whose looks go together: by variances that have seen a pair's own ratings it would pick two of three."""
+    all_seen = looks([toys.picture(i) for i in range(80)])
+    shares, sure = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        rows = rng.permutation(80)[:n]
+        seen = {kind: values[rows] for kind, values in all_seen.items()}
+        taste = Taste(seen, [PROMPTS[i % prompts] for i in range(n)], rng.choice([-1.0, 1.0], n))
+        share, least, pairs = taste.accuracy()
+        shares += [share] * bool(pairs)
+        sure.append(least > CHANCE)
+    assert abs(np.mean(shares) - 0.5) < 3 * np.std(shares) / np.sqrt(len(shares)), np.mean(shares)
+    assert np.mean(sure) < 0.25
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8, 13])
+def test_no_chosen_image_is_alone_of_its_prompt(count: int) -> None:
+    seen, prompts = world(64, 3)
+    for n in (4, 16):
+        base, base_prompts = world(n, 4)
+        taste = Taste(base, base_prompts, liked(base, base_prompts))
+        for seed in range(10):
+            times = Counter(prompts[i] for i in taste.choose(seen, prompts, count, seed))
+            assert min(times.values()) >= 2 and sum(times.values()) == count
+    taste = Taste(*world(4, 0), [1.0, 1.0, -1.0, -1.0])
+    assert len(set(taste.choose(*world(8, 1), 5, 0))) == 5, "where each prompt has one image, it is as good as another"
 
 
 def test_chosen_images_tell_more_than_random_ones() -> None:
@@ -205,6 +239,7 @@ def test_a_thousand_ratings_are_fitted_within_a_second() -> None:
     started = time.process_time()
     taste = Taste(seen, prompts, opinions)
     taste.guess({k: v[:64] for k, v in seen.items()}, prompts[:64])
+    taste.accuracy()
     assert time.process_time() - started < 4, "1 s on two free cores; processor time of all threads, with room for a busy machine"
 
 

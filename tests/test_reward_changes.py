@@ -206,7 +206,9 @@ def test_applied_ratings_are_not_taken_from_their_round_by_an_earlier_wish(tmp_p
     store.add_request("reward", reward=NAME)
     store.close_round(1)
     assert control.reward_for(1) == "human" and store.reward_wanted == NAME
-    store.add_request("reward", reward="jpeg_incompressibility")  # after they applied, as where a part of a blend fails
+    store.add_request("reward", reward="jpeg_incompressibility")
+    assert control.reward_for(1) == "human"
+    control.wait_for_reward(1, RewardError("a part of a blend has failed"))
     assert control.reward_for(1) == "jpeg_incompressibility"
     store.start_round(2)
     assert control.reward_for(2) == NAME, "the older wish"

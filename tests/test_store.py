@@ -61,6 +61,20 @@ def test_every_old_schema_is_brought_to_the_newest_and_no_further(tmp_path: Path
             assert schema(folder) == schema(tmp_path / "fresh")
 
 
+def test_images_of_older_runs_tell_how_many_updates_had_been_made(tmp_path: Path) -> None:
+    """Two made before the first update, one of them ahead; one after it."""
+    RunConfig().save(tmp_path / "config.json")
+    db = sqlite3.connect(tmp_path / "run.db")
+    db.executescript(";".join(MIGRATIONS[:3]) + "; PRAGMA user_version = 3")
+    db.execute("INSERT INTO round (number, started_at, updated_at) VALUES (1, 0, 5), (2, 3, NULL)")
+    for number, position, at in ((1, 0, 1), (2, 0, 4), (2, 1, 6)):
+        db.execute("INSERT INTO sample (round, position, prompt, seed, image, created_at) VALUES (?, ?, '', 0, '', ?)", (number, position, at))
+    db.commit()
+    db.close()
+    store = RunStore(tmp_path)
+    assert [row.updates for number in (1, 2) for row in store.samples(number)] == [0, 0, 1]
+
+
 def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a migration is none: the statement before the broken one is undone, and the version stays."""
     RunStore.create(tmp_path / "run", RunConfig()).close()
@@ -192,6 +206,13 @@ def test_samples_that_exist_stay_as_they_are(store: RunStore) -> None:
     for row in rows:
         with Image.open(store.folder / row.image) as image:
             assert image.convert("RGB").tobytes() == picture(row.seed, 8).tobytes()
+
+
+def test_a_board_stays_once_any_of_its_round_is_rated(store: RunStore) -> None:
+    store.show(1, ids(store)[:3])
+    store.add_rating("c", ids(store)[0], "anna", "thumbs", 1)
+    store.show(1, ids(store)[3:])
+    assert [row.id for row in store.board(1)] == ids(store)[:3]
 
 
 def test_numbers_that_are_none_become_none(store: RunStore) -> None:

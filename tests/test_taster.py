@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ddpo.__main__ import ask_for_reward
 from ddpo.config import ConfigError, RunConfig
 from ddpo.control import Control, StopRun
 from ddpo.store import RunStore, write_images
 from ddpo.taster import GUESS, Taster, first_board
 from ddpo.trainer import Trainer
-from tests.toys_ddpo import LinearPolicy, brightness, outcome, toy_config
+from rewards.preference import Taste
+from tests.toys_ddpo import Brightness, LinearPolicy, brightness, outcome, toy_config
 
 
 def human_config(**changes: Any) -> RunConfig:
@@ -64,14 +69,25 @@ def trained(folder: Path, config: RunConfig, until: int = 0) -> tuple[Trainer, S
     return trainer, person
 
 
-def test_the_first_board_has_as_many_of_each_prompt() -> None:
-    config = human_config()
-    assert first_board(config) == {0, 1, 2, 8, 9, 10}
-    assert first_board(human_config(board_images=16)) == set(range(16))
+@pytest.mark.parametrize(
+    ("images_per_prompt", "board_images", "wanted"),
+    [
+        (8, 6, {0, 1, 2, 8, 9, 10}),
+        (8, 16, set(range(16))),
+        (4, 2, {0, 1}),
+        (4, 4, {0, 1, 4, 5}),
+        (4, 5, {0, 1, 2, 4, 5}),
+        (4, 6, {0, 1, 4, 5, 8, 9}),
+        (4, 9, {0, 1, 2, 4, 5, 8, 9, 12, 13}),
+        (2, 4, {0, 1, 2, 3}),
+    ],
+)
+def test_the_first_board_has_two_of_a_prompt_at_least(images_per_prompt: int, board_images: int, wanted: set[int]) -> None:
+    assert first_board(human_config(images_per_prompt=images_per_prompt, board_images=board_images)) == wanted
 
 
 def test_people_rate_a_few_and_all_are_learned_from(tmp_path: Path) -> None:
-    trainer, person = trained(tmp_path / "run", human_config())
+    trainer, person = trained(tmp_path / "run", human_config(seed=1))
     store = trainer.store
     assert [len(board) for board in person.boards] == [6, 6, 6, 6] and person.boards[0] == [0, 1, 2, 8, 9, 10]
     assert person.boards[1] != person.boards[0], "the later ones are chosen"
@@ -79,7 +95,8 @@ def test_people_rate_a_few_and_all_are_learned_from(tmp_path: Path) -> None:
         said, guessed = store.scores(number, "human"), store.scores(number, GUESS)
         assert sum(score.value is not None for score in said.values()) == 6
         assert len(guessed) == 16 and all(score.value is not None and score.explanation["std"] > 0 for score in guessed.values())
-        assert trainer.taster.learned(number) == guessed
+        assert (trainer.taster.learned(number) == guessed) is trainer.taster.leads(number)
+    assert trainer.taster.leads(4) and not trainer.taster.leads(1), "six ratings are not enough to be sure"
     metrics = store.metrics()
     assert [value for _, value in metrics["preference_ratings"]] == [6, 12, 18, 24]
     assert all(value is not None and 0 <= value <= 1 for _, value in metrics["preference_known"])
@@ -92,6 +109,7 @@ def test_boards_are_made_ahead_over_the_rounds_between_them(tmp_path: Path) -> N
     assert dict(trainer.store.metrics()["updates_behind"]) == {1: 0.0, 2: 0.0, 3: 2.0, 4: 0.0, 5: 2.0}
     assert [trainer.taster.next_board(n) for n in (1, 2, 3)] == [3, 3, 5]
     assert [len(trainer.store.board(n)) for n in range(1, 6)] == [6, 0, 6, 0, 6]
+    assert person.boards[2] != sorted(first_board(trainer.config)), "the third is chosen by the ratings of the first"
 
 
 def test_people_see_the_next_board_while_rounds_without_one_are_made(tmp_path: Path) -> None:
@@ -125,7 +143,64 @@ def test_assist_keeps_peoples_own_words(tmp_path: Path) -> None:
     said, guessed, learned = trainer.store.scores(2, "human"), trainer.store.scores(2, GUESS), trainer.taster.learned(2)
     rated = {id for id, score in said.items() if score.value is not None}
     assert {id: learned[id].value for id in rated} == {id: said[id].value for id in rated}
-    assert {id: learned[id].value for id in set(learned) - rated} == {id: guessed[id].value for id in set(learned) - rated}
+    for prompt in trainer.config.prompts:
+        ids = [row.id for row in trainer.store.samples(2) if row.prompt == prompt and row.id not in rated]
+        values, guesses = ([scores[id].value or 0.0 for id in ids] for scores in (learned, guessed))
+        np.testing.assert_allclose(np.diff(values), np.diff(guesses), atol=1e-12)
+
+
+class Judge(Somebody):
+    """Says of a prompt what it is told, whatever the picture."""
+
+    said: ClassVar = {"a cat": 1.0, "a dog": 1.0}
+
+    def wait_until_applied(self, number: int, images: int) -> None:
+        for row in self.store.board(number):
+            self.store.add_rating(f"click-{row.id}", row.id, "anna", "thumbs", self.said[row.prompt])
+        self.store.close_round(number)
+
+
+@pytest.mark.parametrize("dog", [1.0, -1.0])
+@pytest.mark.parametrize("advantage", ["group", "centred"])
+def test_to_be_shown_is_neither_good_nor_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dog: float, advantage: str) -> None:
+    """Of who likes whole prompts, shown images and the others learn the same on average; of who likes everything, nothing is learned."""
+    monkeypatch.setattr(Judge, "said", {"a cat": 1.0, "a dog": dog})
+    config = human_config(preference="assist", rounds=2, advantage=advantage)
+    store = RunStore.create(tmp_path / "run", config)
+    trainer = Trainer(config, store, LinearPolicy(config), Judge(store))
+    assert trainer.run()
+    for number in (1, 2):
+        advantages, rows = trainer.advantages(number).tolist(), store.samples(number)
+        for prompt in config.prompts:
+            for shown in (True, False):
+                own = [a for a, row in zip(advantages, rows, strict=True) if row.prompt == prompt and row.shown == shown]
+                assert not own or abs(np.mean(own)) < 1e-5, (number, prompt, shown)
+        assert any(advantages) or dog == 1.0
+
+
+def test_it_does_not_lead_whom_it_does_not_know(tmp_path: Path) -> None:
+    """Who rates at random keeps their own words, as with assist, nearly always."""
+    led = []
+    for seed in range(4):
+        config = human_config(rounds=2, images_per_round=32, images_per_update=32, images_per_prompt=16, board_images=16, seed=seed)
+        store = RunStore.create(tmp_path / str(seed), config)
+        person = Somebody(store)
+        draw = random.Random(seed)
+        person.wait_until_applied = lambda number, images, person=person, draw=draw: rate_at_random(person.store, number, draw)  # type: ignore[method-assign,assignment,misc]
+        trainer = Trainer(config, store, LinearPolicy(config), person)
+        assert trainer.run()
+        led += [trainer.taster.leads(number) for number in (1, 2)]
+        least = dict(store.metrics()["preference_least"])
+        assert led[-2:] == [(least[number] or 0.0) > 0.5 for number in (1, 2)]
+        own = store.scores(2, "human")
+        assert led[-1] or all(trainer.taster.learned(2)[id] == own[id] for id in own if own[id].value is not None)
+    assert sum(led) <= 2
+
+
+def rate_at_random(store: RunStore, number: int, draw: random.Random) -> None:
+    for row in store.board(number):
+        store.add_rating(f"click-{row.id}", row.id, "anna", "thumbs", draw.choice((1.0, -1.0)))
+    store.close_round(number)
 
 
 def test_without_it_nothing_changes(tmp_path: Path) -> None:
@@ -141,6 +216,33 @@ def test_a_board_that_somebody_has_begun_stays(tmp_path: Path) -> None:
     store.add_rating("early", before[0], "anna", "thumbs", 1.0)
     for row in store.board(2):
         store.add_rating(f"changed-{row.id}", row.id, "bob", "thumbs", -1.0)
+    Taster(trainer.config, store).choose(3)
+    assert [row.id for row in store.board(3)] == before
+
+
+def test_a_board_that_will_be_chosen_is_not_shown_before(tmp_path: Path) -> None:
+    """No picture is taken from under somebody's hand: while the images are made nothing is shown, unless there is nothing to choose by."""
+    config, seen = human_config(microbatch=4, rounds=2), dict[int, set[int]]()
+    store = RunStore.create(tmp_path / "run", config)
+    person = Somebody(store)
+    person.watcher = lambda state, number, done, total: (  # type: ignore[assignment]
+        seen.setdefault(number, set()).add(len(store.board(number))) if state == "sampling" and done < total else None
+    )
+    assert Trainer(config, store, LinearPolicy(config), person).run()
+    assert seen == {1: {0, 3, 6}, 2: {0}} and [len(store.board(n)) for n in (1, 2)] == [6, 6]
+
+
+def test_a_rating_while_the_board_is_chosen_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, _ = trained(tmp_path / "run", human_config(), until=3)
+    store, chosen = trainer.store, Taste.choose
+    store.show(3, [row.id for row in store.samples(3)[:6]])
+    before = [row.id for row in store.board(3)]
+
+    def slow(self: Taste, *arguments: Any) -> list[int]:
+        RunStore(store.folder).add_rating("meanwhile", before[0], "anna", "thumbs", 1.0)
+        return chosen(self, *arguments)
+
+    monkeypatch.setattr(Taste, "choose", slow)
     Taster(trainer.config, store).choose(3)
     assert [row.id for row in store.board(3)] == before
 
@@ -183,6 +285,131 @@ def test_the_next_board_is_made_while_this_one_is_rated(tmp_path: Path) -> None:
     assert not deviation or any(value != 1.0 for value in deviation.values())
 
 
+class Killed(BaseException):
+    """kill -9."""
+
+
+class Plans(Control):
+    """Does what it is told at each report of a state, by how many there have been."""
+
+    def __init__(self, store: RunStore, state: str, plan: dict[int, Callable[[], Any]]) -> None:
+        super().__init__(store)
+        self.state, self.plan, self.count = state, plan, 0
+        self.totals: list[tuple[int, int]] = []
+
+    def report(self, state: str, number: int, done: int = 0, total: int = 0) -> None:
+        if state == self.state:
+            self.totals.append((number, total))
+            self.count += 1
+            self.plan.get(self.count, lambda: None)()
+        super().report(state, number, done, total)
+
+
+def killed() -> None:
+    raise Killed
+
+
+def plain(**changes: Any) -> RunConfig:
+    return human_config(**(dict(ahead=True, preference="off", board_images=0, rounds=3, microbatch=4) | changes))
+
+
+def rate_all(store: RunStore, number: int) -> None:
+    for i, row in enumerate(store.board(number)):
+        store.add_rating(f"c{row.id}", row.id, "anna", "thumbs", 1.0 if i % 2 else -1.0)
+    store.add_request("apply", round=number)
+
+
+def test_a_round_half_made_ahead_is_known_to_be_behind(tmp_path: Path) -> None:
+    """Killed while the next board is made, and gone on with by a reward that asks nobody: the rest of it is made by the next policy. What the dead
+    worker left without a row is made anew."""
+    config = plain()
+    store = RunStore.create(tmp_path / "run", config)
+    left = Trainer(config, store, LinearPolicy(config), Plans(store, "awaiting", {3: killed}))
+    with pytest.raises(Killed):
+        left.run()
+    assert [row.updates for row in store.samples(2)] == [0] * 8
+    half = left.engine.part(2, 8)
+    half.write_bytes(left.engine.part(2, 0).read_bytes())  # the third part, without its rows
+    store.add_request("reward", reward="jpeg_compressibility")
+    trainer = Trainer(config, store, LinearPolicy(config), Control(store, waits=False), Brightness)
+    assert trainer.run()
+    assert [row.updates for row in store.samples(2)] == [0] * 8 + [1] * 8
+    assert dict(store.metrics()["updates_behind"]) == {1: 0.0, 2: 1.0, 3: 0.0}
+
+
+def test_a_file_without_rows_of_an_earlier_policy_is_made_anew(tmp_path: Path) -> None:
+    config = plain(rounds=2)
+    store = RunStore.create(tmp_path / "run", config)
+    trainer = Trainer(config, store, LinearPolicy(config), Control(store, waits=False), Brightness)
+    store.add_request("reward", reward="jpeg_compressibility")
+    trainer.engine.sample(2, [0])
+    assert trainer.run(), "an old file would be refused, as no sample of the present policy"
+    assert dict(store.metrics()["updates_behind"]) == {1: 0.0, 2: 0.0}
+
+
+def test_a_clock_that_is_set_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [2e9]
+
+    class Clock:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(time, name)
+
+        def time(self) -> float:
+            now[0] -= 5.0
+            return now[0]
+
+    monkeypatch.setattr("ddpo.store.time", Clock())
+    trainer, _ = trained(tmp_path / "run", human_config(ahead=True, rounds=3))
+    assert dict(trainer.store.metrics()["updates_behind"]) == {1: 0.0, 2: 1.0, 3: 1.0}
+
+
+def test_a_wish_after_people_applied_waits_for_the_next_round_also_when_killed(tmp_path: Path) -> None:
+    config = plain(rounds=2)
+    store = RunStore.create(tmp_path / "run", config)
+    plan = {3: lambda: rate_all(store, 1), 4: lambda: store.add_request("reward", reward="jpeg_compressibility"), 5: killed}
+    with pytest.raises(Killed):
+        Trainer(config, store, LinearPolicy(config), Plans(store, "awaiting", plan)).run()
+    first = store.round(1)
+    assert first and first.closed_at is not None and store.scores(1, "human") == {}
+    assert Trainer(config, store, LinearPolicy(config), Control(store, waits=False), Brightness).run()
+    assert [store.reward_at(number) for number in (1, 2)] == ["human", "jpeg_compressibility"]
+
+
+def test_the_boards_size_is_what_is_waited_for_all_along(tmp_path: Path) -> None:
+    config = human_config(ahead=True, rounds=2, microbatch=4)
+    store = RunStore.create(tmp_path / "run", config)
+    plans = Plans(store, "awaiting", {6: lambda: rate_all(store, 1), 7: lambda: rate_all(store, 2)})
+    assert Trainer(config, store, LinearPolicy(config), plans).run()
+    assert plans.totals == [(1, 6)] * 6 + [(2, 6)]
+
+
+def test_the_time_of_a_board_made_ahead_is_counted_once(tmp_path: Path) -> None:
+    config = human_config(ahead=True, rounds=2)
+    store = RunStore.create(tmp_path / "run", config)
+    trainer = Trainer(config, store, LinearPolicy(config), Somebody(store))
+    sample = trainer.sample
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(2.0)
+        sample(*arguments)
+
+    trainer.sample = slow  # type: ignore[method-assign]
+    assert trainer.run()
+    seconds = store.metrics()
+    assert (dict(seconds["seconds_sampling"])[2] or 0) >= 2 > (dict(seconds["seconds_scoring"])[1] or 9)
+
+
+def test_a_blend_with_peoples_part_is_refused_in_the_middle_too(tmp_path: Path) -> None:
+    config = human_config()
+    store = RunStore.create(tmp_path / "run", config)
+    blend = "blend: 1 human, 1 jpeg_compressibility"
+    store.add_request("reward", reward=blend)
+    Control(store).report("sampling", 1)
+    assert store.pending_requests() == [] and "has no scale" in store.events()[-1].message
+    with pytest.raises(ConfigError, match="has no scale"):
+        ask_for_reward(store.folder, blend)
+
+
 def test_an_apply_for_the_next_board_waits_for_its_turn(tmp_path: Path) -> None:
     """A real control: ratings of the next board are applied while the worker still learns from this one."""
     config = human_config(ahead=True, rounds=3)
@@ -222,7 +449,13 @@ def test_an_apply_for_the_next_board_waits_for_its_turn(tmp_path: Path) -> None:
         (dict(preference="assist", board_every=2), "nobody would say"),
         (dict(board_images=17), "Choose 2 to 16"),
         (dict(board_images=1), "Choose 2 to 16"),
-        (dict(ahead=True, objective="ddpo-sf"), "ddpo-sf learns from the present"),
+        (dict(ahead=True, objective="ddpo-sf"), "ddpo-sf has no ratio"),
+        (dict(ahead=True, objective="rwr"), "rwr has no ratio"),
+        (dict(ahead=True, objective="rwr-sparse"), "rwr-sparse has no ratio"),
+        (dict(ahead=True, objective="nft"), "nft has no ratio"),
+        (dict(advantage="history"), "advantage is history"),
+        (dict(advantage="round", preference="assist"), "advantage is round"),
+        (dict(reward="blend: 1 human, 1 jpeg_compressibility"), "has no scale"),
         (dict(ahead=True, ratio="normalised"), "ratio normalised"),
         (dict(ahead=True, guidance_in_training=False), "guidance_in_training off"),
     ],

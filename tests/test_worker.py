@@ -153,6 +153,19 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_in_plain_words(tmp_path: Pat
     assert state == "failed" and words[damage] in message
 
 
+def test_an_apply_that_a_dead_worker_left_is_kept_for_the_round_that_waits(tmp_path: Path) -> None:
+    """Also where the next board was made ahead: the worker goes on with the round that is not complete."""
+    folder = create(tmp_path / "run", tmp_path / "nowhere", reward="human", ahead=True)
+    store = RunStore(folder)
+    for number in (1, 2):
+        store.start_round(number)
+        store.mark(number, "sampled")
+    store.add_request("apply", round=1)
+    assert worker.run(folder) == 1 and "does not exist" in ending(folder)[1]
+    assert [request.kind for request in store.pending_requests()] == ["apply"] and store.status().round == 1
+    store.close()
+
+
 def test_odd_prompts_go_through_a_whole_run_unharmed(tmp_path: Path, model: Path) -> None:
     """5,000 characters, emoji, markup, control characters: encoded, sampled, stored and trained on, and read back as they were."""
     n = len(ODD)
