@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -215,7 +216,7 @@ class Engine:
             stale: whether an update came between the round's images and this one; the ratio is then no longer 1 at the start.
 
         Returns:
-            The sums of this process's health, and the norms of all gradients.
+            The sums of this process's health, the norms of all gradients, and the most memory that it has taken so far, in GB.
 
         Raises:
             PolicyMismatch: the ratio is not 1 before the first step.
@@ -248,7 +249,7 @@ class Engine:
                     norm = self._step()
                 done += len(items)
                 norms.append(norm)
-        return dict(health=asdict(lesson.health), norms=norms)
+        return dict(health=asdict(lesson.health), norms=norms, memory_gb=peak_memory(self.policy.device))
 
     def _accumulate(self, lesson: Lesson, items: Tensor, count: int, check: bool) -> None:
         """Add the gradient of some (image, moment) items, (m, 2), to that of the mean over ``count`` items."""
@@ -311,6 +312,18 @@ class Engine:
     def part(self, number: int, start: int) -> Path:
         """The file of the microbatch of a round that begins at position ``start``."""
         return self.folder / "rounds" / f"{number:04d}" / f"part-{start:05d}.safetensors"
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has taken so far, in GB: tensors' where the model is on a GPU, else all of it; NaN where nobody knows."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def make_optimiser(config: RunConfig, parameters: Iterable[torch.nn.Parameter], crew: Crew) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:

@@ -265,7 +265,8 @@ class Trainer:
         found = self.crew.together("learn", number=number, values=weights.values.tolist(), rated=weights.rated.tolist(), stale=behind > 0)
         health, norms = Health.merged([Health(**part["health"]) for part in found]), found[0]["norms"]
         size_of = float(self.advantages(number).abs().mean())
-        self.store.add_metrics(number, health.metrics() | dict(advantage_abs_mean=size_of, updates=float(len(norms)), updates_behind=float(behind)))
+        metrics = dict(advantage_abs_mean=size_of, updates=float(len(norms)), updates_behind=float(behind))
+        self.store.add_metrics(number, health.metrics() | metrics | dict(memory_gb=max(part["memory_gb"] for part in found)))
         if norms:
             self.store.add_metrics(number, dict(grad_norm=sum(norms) / len(norms)))
         new = self._new_state(number)

@@ -335,3 +335,8 @@ def test_the_summary_reads_the_first_and_the_last_measurement() -> None:
         rounds=4, reward_before=-2.0, reward_after=-1.0, gain_percent=50.0, seconds=dict(sampling=1.25, checkpointing=0.1)
     )
     assert summary({})["reward_after"] is None
+
+
+def test_a_round_says_the_memory_that_it_took(tmp_path: Path) -> None:
+    """A process with torch in it takes more than 0.1 GB, and no test here more than 50; units of 1,024 or of a thousand would be far off."""
+    assert 0.1 < dict(updated(tmp_path / "run").store.metrics()["memory_gb"])[1] < 50

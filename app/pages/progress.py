@@ -57,6 +57,7 @@ CHARTS: tuple[Chart, ...] = (
         ),
         unit="s",
     ),
+    Chart("memory", "Memory, peak", "The most a process has taken so far: its GPU's, or else its own.", (("memory_gb", "peak"),), unit="GB"),
 )  # fmt: skip
 HERO = (
     "reward_mean", "reward_std", "scored_images", "held_out_reward", "held_out_reward_std_error", "held_out_base", "held_out_base_std_error",
