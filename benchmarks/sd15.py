@@ -60,7 +60,7 @@ def measure(folder: Path, model: Path, images: int, settings: dict[str, Any]) ->
     """Images a second in the second round, and the run's peak memory."""
     shutil.rmtree(folder, ignore_errors=True)
     make_run(folder, flags(dict(model=str(model), reward="jpeg_compressibility", rounds=2, images_per_round=images, images_per_prompt=4,
-                                images_per_update=images, held_out_images=0) | settings))  # fmt: skip
+                                images_per_update=images, held_out_images=0, skip_last_steps=0, eta=1.0) | settings))  # fmt: skip
     store = RunStore(folder)
     metrics = store.metrics()
     store.close()
