@@ -65,7 +65,7 @@ class Experiment:
         return BASE | self.changes
 
 
-GROUPS = ("objectives", "rwr", "noise", "guidance", "steps", "interleaving", "adapter", "clip")
+GROUPS = ("objectives", "regression", "noise", "guidance", "steps", "interleaving", "adapter", "clip")
 
 
 def experiments() -> list[Experiment]:
@@ -79,18 +79,25 @@ def experiments() -> list[Experiment]:
         Experiment("ddpo-is", ("objectives", "clip"), "DDPO-IS, four updates a round", four, REWARDS),
         Experiment(
             "rwr",
-            ("objectives", "interleaving", "rwr"),
+            ("objectives", "interleaving", "regression"),
             "RWR, eight updates a round (four passes), learning rate 1e-4",
             dict(objective="rwr", **rwr),
             REWARDS,
         ),
-        Experiment("rwr-sparse", ("objectives", "rwr"), "RWR-sparse, the same", dict(objective="rwr-sparse", **rwr), REWARDS),
+        Experiment("rwr-sparse", ("objectives", "regression"), "RWR-sparse, the same", dict(objective="rwr-sparse", **rwr), REWARDS),
         Experiment("nft", ("objectives",), "NFT, two updates a round", dict(objective="nft", images_per_update=16), REWARDS),
         Experiment("sham", ("objectives",), "DDPO-SF, scores shuffled", dict(shuffle_scores=True), REWARDS),
-        Experiment("rwr-sham", ("objectives", "rwr"), "RWR, scores shuffled", dict(objective="rwr", shuffle_scores=True, **rwr), REWARDS),
-        Experiment("rwr-unguided", ("rwr",), "RWR on the conditional branch only", dict(objective="rwr", guidance_in_training=False, **rwr)),
-        Experiment("rwr-1e-3", ("rwr",), "RWR, learning rate 1e-3", dict(objective="rwr", **fast), REWARDS[:2]),
-        Experiment("rwr-sparse-1e-3", ("rwr",), "RWR-sparse, learning rate 1e-3", dict(objective="rwr-sparse", **fast), REWARDS[:2]),
+        Experiment("rwr-sham", ("objectives", "regression"), "RWR, scores shuffled", dict(objective="rwr", shuffle_scores=True, **rwr), REWARDS),
+        Experiment(
+            "rwr-sparse-sham",
+            ("objectives", "regression"),
+            "RWR-sparse, scores shuffled",
+            dict(objective="rwr-sparse", shuffle_scores=True, **rwr),
+            REWARDS,
+        ),
+        Experiment("rwr-unguided", ("regression",), "RWR on the conditional branch only", dict(objective="rwr", guidance_in_training=False, **rwr)),
+        Experiment("rwr-1e-3", ("regression",), "RWR, learning rate 1e-3", dict(objective="rwr", **fast), REWARDS[:2]),
+        Experiment("rwr-sparse-1e-3", ("regression",), "RWR-sparse, learning rate 1e-3", dict(objective="rwr-sparse", **fast), REWARDS[:2]),
         Experiment("eta-0.3", ("noise",), "η 0.3, each image its own start", dict(eta=0.3)),
         Experiment("eta-1-shared", ("noise",), "η 1, shared start", dict(shared_start=True)),
         Experiment("eta-0.3-shared", ("noise",), "η 0.3, shared start", dict(eta=0.3, shared_start=True)),
@@ -235,7 +242,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.report:
         for group in GROUPS:
-            for reward in REWARDS if group == "objectives" else REWARDS[:2] if group == "rwr" else REWARDS[:1]:
+            for reward in REWARDS if group == "objectives" else REWARDS[:2] if group == "regression" else REWARDS[:1]:
                 print(f"\n{group}, {reward}\n\n{table(group, reward)}")
                 draw(group, reward, DOCS / f"evidence-{group}-{reward.removeprefix('jpeg_')}.svg")
         return
