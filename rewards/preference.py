@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Hyperparameter, Kernel, WhiteKernel
+from threadpoolctl import threadpool_limits
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Rows = np.ndarray[tuple[int, ...], np.dtype[np.signedinteger[Any]]]
@@ -103,6 +104,16 @@ def _rings(seen: Array, edge: Array) -> Array:
 # --- what is liked --------------------------------------------------------------------------------------------------------------
 
 
+Does = TypeVar("Does", bound=Callable[..., Any])
+
+
+def on_one_core(function: Does) -> Does:
+    """The function, with linear algebra in one thread: in hundreds of small products several threads wait for one another, beside other work forty
+    times as long as one takes."""
+    found: Does = threadpool_limits.wrap(limits=1, user_api="blas")(function)
+    return found
+
+
 class Linear(Kernel):
     """The covariance of a linear function of some columns: ``variance`` times their scalar product."""
 
@@ -143,6 +154,7 @@ class Guess:
 class Taste:
     """What some ratings say of a person's taste."""
 
+    @on_one_core
     def __init__(self, seen: Looks, prompts: Sequence[str], opinions: Sequence[float], everything: Looks | None = None) -> None:
         """
         Args:
@@ -208,6 +220,7 @@ class Taste:
 
     # --- answers ----------------------------------------------------------------------------------------------------------------
 
+    @on_one_core
     def guess(self, seen: Looks, prompts: Sequence[str]) -> Guess:
         """What is guessed of n images, from their looks and prompts."""
         x = np.concatenate([self._columns(seen), self._marks(prompts)], 1)
@@ -219,6 +232,7 @@ class Taste:
         rating = self.middle + self._of_ratings(x, self.x) @ self._weights
         return Guess(across @ self._weights, rating, np.sqrt(np.maximum(np.diag(left), 0.0)), float(np.clip(known, 0.0, 1.0)))
 
+    @on_one_core
     def choose(self, seen: Looks, prompts: Sequence[str], count: int, seed: int) -> list[int]:
         """Which ``count`` of n images to show, in order of position: a share at random, and each further one so that its rating would tell most of
         how tastes differ within the prompts of all of them (the greedy A-optimal design; Chaloner & Verdinelli 1995, section 2.2). None is alone of
@@ -245,6 +259,7 @@ class Taste:
             chosen.append(best)
         return sorted(chosen)
 
+    @on_one_core
     def accuracy(self) -> tuple[float, float, int]:
         """The share of the pairs of one prompt's images with different opinions whose better one is guessed; what it is at least, nine times of ten;
         and how many pairs there are. Without a pair: chance.
