@@ -87,11 +87,7 @@ def load_state(
     try:
         with safe_open(folder / FILE, framework="pt") as stored:
             header = stored.metadata()
-            keys: dict[str, list[str]] = {}
-            for name in stored.keys():  # noqa: SIM118 - not a mapping
-                key, _, of = name.partition("/")
-                keys.setdefault(of, []).append(key)
-            if set(keys) != set(parameters):
+            if {name.partition("/")[2] for name in stored.keys()} != set(parameters):  # noqa: SIM118 - not a mapping
                 raise CheckpointError(f"The checkpoint {folder} was made for another adapter or model than this run's.")
             if base and header.get("base", base) != base:
                 raise CheckpointError(

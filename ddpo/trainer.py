@@ -261,7 +261,8 @@ class Trainer:
         self.control.report("updating", number)
         weights = self.weights(number)
         behind = self._updates_behind(number)
-        shutil.rmtree(self._new_state(number), ignore_errors=True)  # of processes that were killed, and may have been others
+        new = self._new_state(number)
+        shutil.rmtree(new, ignore_errors=True)  # of processes that were killed, and may have been others
         found = self.crew.together("learn", number=number, values=weights.values.tolist(), rated=weights.rated.tolist(), stale=behind > 0)
         health, norms = Health.merged([Health(**part["health"]) for part in found]), found[0]["norms"]
         size_of = float(self.advantages(number).abs().mean())
@@ -269,7 +270,6 @@ class Trainer:
         self.store.add_metrics(number, health.metrics() | metrics | dict(memory_gb=max(part["memory_gb"] for part in found)))
         if norms:
             self.store.add_metrics(number, dict(grad_norm=sum(norms) / len(norms)))
-        new = self._new_state(number)
         self.crew.together("save", place=new.relative_to(self.store.folder).as_posix(), number=number)
         sync_tree(new)
 

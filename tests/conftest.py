@@ -64,6 +64,20 @@ def serve(runs: Path, **options: object) -> Iterator[Studio]:
     door.close()
 
 
+@pytest.fixture
+def client(tmp_path: Path):
+    """The studio's own routes over an empty runs folder, without pages."""
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+
+    from app.routes import build_router
+
+    app = FastAPI()
+    app.include_router(build_router(tmp_path))
+    with TestClient(app) as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 def browser():
     """A headless Chromium."""

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from gradio_client import Client
 from playwright.sync_api import Page, expect
 
 from app.launch import Launcher
 from app.pages import run
-from app.routes import build_router
 from ddpo.config import RunConfig
 from ddpo.control import Control, StopRun
 from ddpo.lock import WorkerLock
@@ -50,14 +48,6 @@ def make(tmp_path: Path) -> Iterator[Callable[..., RunStore]]:
         lock.release()
     for store in made:
         store.close()
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[TestClient]:
-    app = FastAPI()
-    app.include_router(build_router(tmp_path))
-    with TestClient(app) as found:
-        yield found
 
 
 def board(client: TestClient) -> dict[str, Any]:

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from app.routes import build_router
 from ddpo.lock import WorkerLock
 from ddpo.store import RunStore
 from tests.toys import ODD_PROMPTS, add_images, add_pictures, filled_run, picture
@@ -32,14 +30,6 @@ def worker(store: RunStore) -> Iterator[WorkerLock]:
     lock = WorkerLock(store.folder / "worker.lock")
     yield lock
     lock.release()
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[TestClient]:
-    app = FastAPI()
-    app.include_router(build_router(tmp_path))
-    with TestClient(app) as found:
-        yield found
 
 
 def event(store: RunStore, position: int = 0, number: int = 2, **changes: object) -> dict[str, object]:
