@@ -50,7 +50,9 @@ def load_pipeline(config: RunConfig) -> Pipeline:
         library.disable_progress_bar()
     source = model_source(config)
     try:
-        return LOADERS[source.kind](source, config)
+        pipeline = LOADERS[source.kind](source, config)
+        _check_channels(source.name, pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels)
+        return pipeline
     except (ConfigError, MemoryError):
         raise
     except Exception as error:
@@ -74,6 +76,10 @@ def _from_file(source: ModelSource, config: RunConfig) -> Pipeline:
     """A checkpoint in the original layout; the sizes, the tokenizer and the noise schedule come from ``model_config``."""
     with safe_open(source.name, framework="pt") as stored:
         keys = list(stored.keys())
+        if FIRST_LAYER in keys:
+            _check_channels(source.name, stored.get_slice(FIRST_LAYER).get_shape()[1])
+    if any(key.startswith("conditioner.embedders.0.model.") for key in keys):
+        raise ConfigError(f"{source.name} is XL's refiner, which finishes another model's images. Give the base model, which makes them.")
     xl = any(key.startswith("conditioner.embedders.1.") for key in keys)
     if not config.model_config and ("v_pred" in keys or any(key.startswith("cond_stage_model.model.") for key in keys)):
         raise ConfigError(
@@ -87,6 +93,19 @@ def _from_file(source: ModelSource, config: RunConfig) -> Pipeline:
         settings["config"] = str(Path(config.model_config).expanduser()) if source.pipeline else config.model_config
     pipeline: Pipeline = cls.from_single_file(source.name, **settings)
     return pipeline
+
+
+FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
+"""The denoiser's first layer in the original layout."""
+
+
+def _check_channels(name: str, taken: int, latent: int = 4) -> None:
+    """Refuse a denoiser that wants to see more than the latent."""
+    if taken != latent:
+        raise ConfigError(
+            f"{name} is not a text-to-image model: its denoiser takes {taken} channels where a latent has {latent}, as models for inpainting, "
+            "depth or editing do. Give the text-to-image model that it was made from."
+        )
 
 
 def _with_half_where_needed(name: str, pipeline: str, **settings: Any) -> Pipeline:

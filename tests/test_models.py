@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ from tests.models import save_single_file, tiny_pipeline, tiny_scheduler, tiny_x
 from tests.toys_ddpo import Brightness, outcome, tiny_config, toy_trainer
 
 FAMILIES = {
-    "sd1": lambda: tiny_pipeline(),
-    "sd2": lambda: tiny_pipeline(prediction_type="v_prediction"),
-    "xl": lambda: tiny_xl_pipeline(),
+    "sd1": tiny_pipeline,
+    "sd2": partial(tiny_pipeline, prediction_type="v_prediction"),
+    "xl": tiny_xl_pipeline,
 }
 
 
@@ -119,7 +120,7 @@ def test_the_guided_chain_is_the_pipeline_s_own(family: str) -> None:
 def test_xl_knows_the_empty_prompt_as_zeros() -> None:
     """XL's pipelines replace the empty prompt's text by zeros (force_zeros_for_empty_prompt)."""
     states, pooled = encode_prompt(tiny_xl_pipeline(), "a cat", torch.device("cpu"))
-    assert states.shape == (2, 12, 32) and pooled is not None and pooled.shape == (2, 8)
+    assert states.shape == (2, 12, 16 + 24) and pooled is not None and pooled.shape == (2, 8)
     assert bool((states[0] == 0).all()) and bool((pooled[0] == 0).all()) and bool((states[1] != 0).any())
 
 
@@ -327,20 +328,39 @@ def test_an_offline_cache_serves_a_model_and_its_absence_is_said(tmp_path: Path,
         load_pipeline(RunConfig(model="org/other"))
 
 
-def test_a_single_file_is_the_pipeline_that_it_was_made_of(tmp_path: Path) -> None:
-    """The original layout, as community checkpoints are shared: every weight of the three networks arrives, and a round trains."""
-    pipeline = tiny_pipeline(seed=3)
-    save_single_file(pipeline, tmp_path / "model.safetensors")
-    tiny_pipeline(seed=4).save_pretrained(tmp_path / "same architecture")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_single_file_is_the_pipeline_that_it_was_made_of(tmp_path: Path, family: str) -> None:
+    """The original layout, as community checkpoints are shared: every weight of every network arrives, and a round trains."""
+    pipeline = FAMILIES[family](seed=3)
+    save_single_file(pipeline, tmp_path / "model.safetensors", open_clip=family == "sd2")
+    FAMILIES[family]().save_pretrained(tmp_path / "same architecture")
     config = tiny_config(tmp_path / "model.safetensors", model_config=str(tmp_path / "same architecture"), rounds=1)
     loaded = load_pipeline(config)
-    for part in ("unet", "vae", "text_encoder"):
+    assert type(loaded) is type(pipeline)
+    assert loaded.scheduler.config.prediction_type == pipeline.scheduler.config.prediction_type
+    for part in ("unet", "vae", "text_encoder", *(["text_encoder_2"] if family == "xl" else [])):
         mine, theirs = getattr(loaded, part).state_dict(), getattr(pipeline, part).state_dict()
         assert mine.keys() == theirs.keys()
         for name, value in theirs.items():
             assert torch.equal(mine[name], value), (part, name)
             assert mine[name].dtype == torch.float32
     assert trained(tmp_path / "run", config).store.metrics()["updates"] == [(1, 2.0)]
+
+
+def test_models_that_make_no_images_of_a_text_alone_are_refused(tmp_path: Path) -> None:
+    """Inpainting models by their channels, in one file and in a folder; XL's refiner by its one encoder."""
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    save_file({first: torch.zeros(8, 9, 3, 3)}, tmp_path / "inpainting.safetensors")
+    with pytest.raises(ConfigError, match="takes 9 channels where a latent has 4"):
+        load_pipeline(RunConfig(model=str(tmp_path / "inpainting.safetensors")))
+    save_file({first: torch.zeros(8, 4, 3, 3), "conditioner.embedders.0.model.ln_final.bias": torch.zeros(1)}, tmp_path / "refiner.safetensors")
+    with pytest.raises(ConfigError, match=r"XL's refiner.*Give the base model"):
+        load_pipeline(RunConfig(model=str(tmp_path / "refiner.safetensors")))
+    pipeline = tiny_pipeline()
+    pipeline.unet = type(pipeline.unet).from_config(pipeline.unet.config, in_channels=9)
+    pipeline.save_pretrained(tmp_path / "inpainting")
+    with pytest.raises(ConfigError, match="takes 9 channels"):
+        load_pipeline(RunConfig(model=str(tmp_path / "inpainting")))
 
 
 @pytest.mark.parametrize(
