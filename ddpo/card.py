@@ -67,13 +67,15 @@ def facts(store: RunStore, number: int) -> list[tuple[str, ...]]:
     scale = config.lora_alpha or config.lora_rank
     adapter = f"LoRA, rank {config.lora_rank}, alpha {scale:g}, {config.lora_targets} layers" if config.training == "lora" else "the whole denoiser"
     stretches = [f"{public_reward(reward)} (from round {first})" for first, reward in store.reward_stretches() if first <= number]
+    updates = f"{config.updates_per_round} update{'' if config.updates_per_round == 1 else 's'} a round"
     return [
         ("base model", f"`{base_name(config)}`"),
         ("trained", adapter),
+        *([("started from", f"the LoRA `{Path(config.init_lora).name}`")] if config.init_lora else []),
         ("rounds", f"{number}, {config.images_per_round} images each"),
         ("ratings", f"{ratings:,} by {raters} {'person' if raters == 1 else 'people'}" if ratings else "none"),
         ("reward", stretches[0].rpartition(" (")[0] if len(stretches) == 1 else ", then ".join(stretches)),
-        ("objective", f"{config.objective}, learning rate {config.learning_rate:g}, {config.updates_per_round} updates a round"),
+        ("objective", f"{config.objective}, learning rate {config.learning_rate:g}, {updates}"),
         ("sampler", f"DDIM, {config.steps} steps, guidance {config.guidance:g}, η {config.eta:g}"),
         ("weights taken", "a moving average of the trained ones" if config.ema_decay else "the trained ones"),
         ("seed", str(config.seed)),
@@ -192,12 +194,14 @@ def base_name(config: RunConfig) -> str:
 
 
 def public_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings, without the folders and addresses of somebody's machines."""
+    """The settings but for the prompts, without the folders and addresses of somebody's machines."""
     changes: dict[str, Any] = dict(model=base_name(config), reward=public_reward(config.reward))
-    changes |= {name: Path(getattr(config, name)).name for name in ("model_config", "reward_vlm") if Path(getattr(config, name)).is_absolute()}
+    changes |= {
+        name: Path(getattr(config, name)).name for name in ("model_config", "reward_vlm", "init_lora") if Path(getattr(config, name)).is_absolute()
+    }
     if "://" in config.reward_vlm:
         changes["reward_vlm"] = config.reward_vlm.rpartition("#")[2]
-    return asdict(config) | changes
+    return {name: value for name, value in (asdict(config) | changes).items() if name != "prompts"}
 
 
 def _kind(config: RunConfig) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ddpo.card import data_card, model_card
 from ddpo.dataset import Row, copy_pictures, image_rows, pair_rows, raters_of, rating_rows, write_lines, write_table
+from ddpo.source import LORA_FILE
 from ddpo.store import RunStore
 
 MODELS = {
@@ -83,7 +84,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 def saved_rounds(store: RunStore) -> dict[int, Path]:
     """The rounds whose weights are there, with the folders of their checkpoints."""
     of_full = "unet/diffusion_pytorch_model.safetensors"
-    file = of_full if store.config.training == "full" else "pytorch_lora_weights.safetensors"
+    file = of_full if store.config.training == "full" else LORA_FILE
     return {number: place for number, place in store.checkpoints().items() if (place / file).exists() or any(place.glob("unet/*.index.json"))}
 
 
@@ -122,11 +123,11 @@ def write_model(store: RunStore, kind: str, folder: Path, number: int, place: Pa
         file = ""
     else:
         try:
-            adapter = lora.read_lora(place / lora.FILE)
+            adapter = lora.read_lora(place / LORA_FILE)
         except lora.LoraError as error:
             raise ExportError(str(error)) from error
         family, dtype = lora.model_family(config, adapter), np.float16 if precision == "fp16" else np.float32
-        file = lora.FILE if kind == "diffusers" else f"{store.name}-round-{number}.safetensors"
+        file = LORA_FILE if kind == "diffusers" else f"{store.name}-round-{number}.safetensors"
         if kind == "pipeline":
             family = merge(store, place, folder, strength, precision)
         elif kind == "diffusers":

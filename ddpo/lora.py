@@ -21,8 +21,6 @@ from safetensors.numpy import save_file
 from ddpo.config import ConfigError, RunConfig
 from ddpo.source import model_source
 
-FILE = "pytorch_lora_weights.safetensors"
-"""What diffusers calls a LoRA file where it is not told a name."""
 METADATA = "lora_adapter_metadata"
 
 Array = np.ndarray[Any, Any]

@@ -26,6 +26,7 @@ from ddpo.export import ExportError, export
 from ddpo.models import ddim
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.rollout import rollout
+from ddpo.source import LORA_FILE
 from ddpo.store import MARKS, RunStore
 from tests.models import RESNET_LAYOUT, UNET_LAYOUT, tiny_pipeline, tiny_xl_pipeline
 from tests.toys import picture
@@ -143,7 +144,7 @@ def original(name: str) -> str:
 
 def test_diffusers_loads_the_lora(run: Run, tmp_path: Path) -> None:
     export(run.store, "diffusers", tmp_path / "out")
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["README.md", lora.FILE]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["README.md", LORA_FILE]
     pipeline = DiffusionPipeline.from_pretrained(run.model)
     pipeline.load_lora_weights(tmp_path / "out")
     assert_same_images(run, pipeline)
@@ -153,7 +154,7 @@ def test_a_program_that_overlooks_the_metadata_gets_the_same_lora(run: Run, tmp_
     """Without metadata diffusers takes the rank for alpha, and so does ComfyUI."""
     export(run.store, "diffusers", tmp_path / "out")
     pipeline = DiffusionPipeline.from_pretrained(run.model)
-    pipeline.load_lora_weights(load_file(tmp_path / "out" / lora.FILE))
+    pipeline.load_lora_weights(load_file(tmp_path / "out" / LORA_FILE))
     assert_same_images(run, pipeline)
 
 
@@ -180,11 +181,11 @@ def test_the_whole_model_loads_by_itself(run: Run, tmp_path: Path) -> None:
 def test_strength_scales_what_was_trained_alike_in_every_layout(tmp_path: Path, strength: float) -> None:
     """Every layer's change of weight is strength times the trained one, 3 B A: alpha over rank is 6 / 2."""
     run = Run(tmp_path, "sd1")
-    trained = lora.read_lora(run.store.folder / "checkpoints" / "0001" / lora.FILE)
+    trained = lora.read_lora(run.store.folder / "checkpoints" / "0001" / LORA_FILE)
     plain = tiny_pipeline().unet.state_dict()
     for kind in ("diffusers", "kohya", "pipeline"):
         export(run.store, kind, tmp_path / kind, strength=strength)
-    again = lora.read_lora(tmp_path / "diffusers" / lora.FILE)
+    again = lora.read_lora(tmp_path / "diffusers" / LORA_FILE)
     whole = load_file(tmp_path / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors")
     hand = by_hand(tiny_pipeline(), tmp_path / "kohya" / "taste-round-1.safetensors", xl=False).unet.state_dict()
     assert again.alpha == again.rank == 2
@@ -245,7 +246,7 @@ def test_the_round_is_the_last_saved_one_or_the_one_that_is_asked_for(tmp_path: 
     run.moved(0.1)
     run.save(2)
     assert export(run.store, "diffusers", tmp_path / "last") == 2 and export(run.store, "diffusers", tmp_path / "first", 1) == 1
-    first, last = (lora.read_lora(tmp_path / name / lora.FILE).layers for name in ("first", "last"))
+    first, last = (lora.read_lora(tmp_path / name / LORA_FILE).layers for name in ("first", "last"))
     assert all((first[layer][1] != last[layer][1]).any() for layer in first)
     with pytest.raises(ExportError, match=r"Round 3 of taste has no checkpoint\. Choose one of 1, 2"):
         export(run.store, "kohya", tmp_path / "third", 3)
@@ -258,7 +259,7 @@ def test_nothing_is_written_over_and_nothing_is_left_half(tmp_path: Path) -> Non
     (tmp_path / "mine" / "poem.txt").write_text("roses")
     with pytest.raises(ExportError, match="exists already"):
         export(run.store, "diffusers", tmp_path / "mine")
-    (run.store.folder / "checkpoints" / "0001" / lora.FILE).write_bytes(b"damaged")
+    (run.store.folder / "checkpoints" / "0001" / LORA_FILE).write_bytes(b"damaged")
     with pytest.raises(ExportError, match=r"cannot be read as a LoRA.*take another round"):
         export(run.store, "kohya", tmp_path / "out")
     with pytest.raises(ExportError, match="strength is 0"):
