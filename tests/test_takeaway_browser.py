@@ -101,6 +101,19 @@ def test_the_library_leads_to_a_run_s_panel(page: Page, studio: Studio) -> None:
     expect(page.locator("#studio-run input, #studio-run textarea")).to_have_value("one")
 
 
+def test_a_finished_run_leads_to_its_panel(page: Page, studio: Studio) -> None:
+    """And one that is waiting for ratings does not: there is something else to do first."""
+    filled_run(studio.runs / "done", rounds=3).close()
+    filled_run(studio.runs / "busy", rounds=1, awaiting=True).close()
+    page.goto(f"{studio.url}/?run=done")
+    page.locator(".panel").get_by_role("button", name="Take away").click()
+    expect(page.get_by_role("heading", name="Take away")).to_be_focused()
+    expect(page.get_by_role("heading", name="Take away")).to_be_in_viewport()
+    page.goto(f"{studio.url}/?run=busy")
+    expect(page.locator(".panel")).to_be_visible()
+    expect(page.locator(".panel").get_by_role("button", name="Take away")).to_have_count(0)
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_panel_fits_its_width(page: Page, studio: Studio, width: int) -> None:
     store = filled_run(studio.runs / ("a-run-with-a-long-name-" * 3), rounds=1)

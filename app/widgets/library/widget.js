@@ -46,9 +46,7 @@ onAct(async ({ act: kind, run }, button) => {
   if (kind === "delete" && !(await ask({ title: `Delete ${run}?`, text: "Its images, ratings and checkpoints are deleted for good.", yes: "Delete", no: "Keep it" }))) return;
   if (kind === "take") {
     act({ kind: "open", run }, button);
-    openTab("Progress");
-    window.studioTakeAway = run; // a page that was never open has no panel yet, which looks for this once it has
-    return window.dispatchEvent(new CustomEvent("studio:take-away"));
+    return takeAway(run);
   }
   act({ kind, run }, button);
   if (kind === "open" || kind === "resume") openTab("Run");
