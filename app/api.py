@@ -1,4 +1,4 @@
-"""The few calls that other programs may make: start, stop, status, change_reward, retry, list_batch, rate and apply."""
+"""The few calls that other programs may make: start, stop, status, change_reward, retry, list_batch, rate, apply and export."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import Any
 import gradio as gr
 
 from app.board import apply_refusal, board_of, board_round, config_of, is_applying, rating_refusal
+from app.downloads import made
+from app.exports import ExportFailure, Exports
 from app.launch import Launcher, LaunchError
 from app.pages import new_run, run
 from app.pages.progress import images_of_round
 from app.runs import Runs
 from ddpo.config import ConfigError
+from ddpo.export import EXPORTS
 from ddpo.presets import presets
 from ddpo.store import StoreError
 from rewards.base import RewardError
 from rewards.human import valid
 
 
-def publish(runs: Runs, launcher: Launcher) -> None:
+def publish(runs: Runs, launcher: Launcher, exports: Exports) -> None:
     """Add the calls to the blocks that are being built."""
 
     def start(name: str, preset: str = "rate", settings: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -97,5 +100,15 @@ def publish(runs: Runs, launcher: Launcher) -> None:
             raise gr.Error(str(error), print_exception=False) from error
         return status(name)
 
-    for call in (start, stop, status, change_reward, retry, list_batch, rate, apply):
+    def export(name: str, kind: str = "diffusers", number: int = 0, strength: float = 1.0, names: bool = False) -> dict[str, Any]:
+        """Make a file to take away: diffusers, kohya, pipeline, ratings, pairs or imagefolder, of a round (0 is a model's last one, or all rounds of
+        data); returns where to fetch it, once, with its name and size."""
+        try:
+            if kind not in EXPORTS:
+                raise ExportFailure(f"{kind!r} is no kind of export; choose one of {', '.join(EXPORTS)}.")
+            return made(exports, runs.open(name), kind, int(number) or None, float(strength), bool(names))
+        except (StoreError, ExportFailure) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    for call in (start, stop, status, change_reward, retry, list_batch, rate, apply, export):
         gr.api(call, api_name=call.__name__, queue=False)

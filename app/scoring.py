@@ -1,7 +1,7 @@
 """Scores for the Rewards page. Networks live in a process of their own (``python -m rewards serve``), which starts with the first question and
 ends with the server, or when nobody has asked anything for a while.
 
-Beside :mod:`app.launch` this is the only code that starts or signals a process: this one belongs to the server and has no run.
+Beside :mod:`app.launch` and :mod:`app.exports` this is the only code that starts or signals a process: this one belongs to the server and has no run.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from app import look
 from app.downloads import build_downloads
+from app.exports import Exports
 from app.launch import Launcher
 from app.pictures import Pictures
 from app.routes import build_router
@@ -25,22 +26,23 @@ from app.studio import build_studio
 
 def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launcher | None = None) -> FastAPI:
     """The whole studio over a folder of runs; with ``auth``, a user name and password, nothing answers without them."""
-    opened, pictures, scoring = Runs(runs), Pictures(), Scoring()
+    opened, pictures, scoring, exports = Runs(runs), Pictures(), Scoring(), Exports()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        exports.close()
         scoring.close()
         pictures.close()
         opened.close()
 
     app = FastAPI(title="DDPO Studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(build_router(opened))
-    app.include_router(build_downloads(opened))
+    app.include_router(build_downloads(opened, exports))
     app.include_router(build_scores(opened, pictures, scoring))
     if auth is not None:
         app.add_middleware(BasicAuth, user=auth[0], password=auth[1])
-    blocks = build_studio(opened, launcher or Launcher())
+    blocks = build_studio(opened, launcher or Launcher(), exports)
     mounted: FastAPI = gr.mount_gradio_app(
         app,
         blocks,

@@ -7,8 +7,9 @@ from typing import Any
 import gradio as gr
 
 from app import api
+from app.exports import Exports
 from app.launch import Launcher, LaunchError
-from app.pages import library, new_run, progress, rate, rewards, run
+from app.pages import library, new_run, progress, rate, rewards, run, takeaway
 from app.runs import Runs
 from app.views import Views
 from app.widgets.kit import action, widget
@@ -19,7 +20,7 @@ QUIET: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility
 """For events that must not show themselves, nor wait in line behind another."""
 
 
-def build_studio(runs: Runs, launcher: Launcher) -> gr.Blocks:
+def build_studio(runs: Runs, launcher: Launcher, exports: Exports) -> gr.Blocks:
     """The Gradio blocks over a folder of runs."""
     views = Views(runs, launcher)
 
@@ -43,13 +44,14 @@ def build_studio(runs: Runs, launcher: Launcher) -> gr.Blocks:
                 board = rate.build(name)
             with gr.Tab("Progress", id="progress"):
                 charts, gallery = progress.build(round_images)
+                taken = takeaway.build()
             with gr.Tab("Rewards", id="rewards"):
                 scores = rewards.build(round_pictures)
             with gr.Tab("Library", id="library"):
                 shelf = library.build()
         timer = gr.Timer(1.0)
 
-        shown = [bar, panel, charts, gallery, scores, shelf, board, seen]
+        shown = [bar, panel, charts, gallery, taken, scores, shelf, board, seen]
 
         def load(request: gr.Request) -> list[Any]:
             asked = request.query_params.get("run") or views.first()
@@ -91,7 +93,7 @@ def build_studio(runs: Runs, launcher: Launcher) -> gr.Blocks:
             selected = which if kind in ("open", "resume") else selected
             return [selected, *views.changes(selected, told)]
 
-        api.publish(runs, launcher)  # first: its names go before those of the page's own events
+        api.publish(runs, launcher, exports)  # first: its names go before those of the page's own events
         loaded = blocks.load(load, None, [name, fresh, suggested, *shown], **QUIET)
         # In the browser, when the answer is there: by then somebody may have typed a name.
         loaded.then(None, [form.name, suggested], form.name, js="(typed, suggested) => typed || suggested", **QUIET)

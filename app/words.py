@@ -84,6 +84,7 @@ LABELS: dict[str, str] = {
     "lora_rank": "LoRA rank",
     "lora_alpha": "LoRA scale (alpha)",
     "lora_targets": "LoRA layers",
+    "init_lora": "Start from a LoRA",
     "held_out_images": "Held-out images",
     "held_out_every": "Measure held-out every … rounds",
     "shuffle_scores": "Shuffle the scores (a control)",

@@ -1,6 +1,7 @@
 """``python -m ddpo``: train without a page.
 
-``run`` makes a run folder and trains in it; ``resume`` goes on with one. The page can open both, while they run and after.
+``run`` makes a run folder and trains in it; ``resume`` goes on with one; ``export`` takes a run's model or its ratings away. The page can open
+such a run, while it goes on and after.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts
+from ddpo.export import EXPORTS, PRECISIONS, ExportError, export
 from ddpo.presets import presets
 from ddpo.source import located, located_reward, model_source
 from ddpo.store import RunStore, StoreError
@@ -24,7 +26,7 @@ from rewards.function import trust
 def parser() -> argparse.ArgumentParser:
     """The command line, with one option for each setting of :class:`RunConfig`."""
     top = argparse.ArgumentParser(prog="python -m ddpo", description="Finetune a text-to-image model by reinforcement learning, without a page.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{run,resume}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{run,resume,export}")
     run = commands.add_parser("run", help="start a new run", description="Start a new run; the last line of output is its summary as JSON.")
     run.add_argument("--out", type=Path, required=True, help="the run folder to make, for instance runs/first")
     run.add_argument("--preset", choices=presets(), help="start from these settings; the options below change single ones")
@@ -40,7 +42,20 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--trust", type=Path, action="append", default=[], metavar="FILE", help="a Python file that may run, for a reward FILE:function in it"
         )
+    add_export(commands.add_parser("export", help="take a run's model or ratings away", description="Make a folder of files for other programs."))
     return top
+
+
+def add_export(command: argparse.ArgumentParser) -> None:
+    """The options of ``export``."""
+    kinds = "; ".join(f"{name}: {what}" for name, what in EXPORTS.items())
+    command.add_argument("folder", type=Path, help="the run folder")
+    command.add_argument("--as", dest="kind", choices=EXPORTS, default="diffusers", help=f"{kinds} (default: diffusers)")
+    command.add_argument("--round", type=int, help="which round (default: the last one that is saved; for ratings, pairs and images all of them)")
+    command.add_argument("--strength", type=float, default=1.0, help="how much of what was trained is in a model (default: 1)")
+    command.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of a model's weights in the file (default: fp32)")
+    command.add_argument("--names", action="store_true", help="call raters by their names instead of a hash of them")
+    command.add_argument("--out", type=Path, required=True, help="the folder to make")
 
 
 def add_setting(section: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
@@ -142,8 +157,26 @@ def work(folder: Path) -> int:
     return code
 
 
+def take_away(options: argparse.Namespace) -> int:
+    """Export, and print what was made as JSON."""
+    store = RunStore(options.folder)
+    try:
+        number = export(store, options.kind, options.out, options.round, options.strength, options.precision, options.names)
+    finally:
+        store.close()
+    files = sum(file.is_file() for file in options.out.rglob("*"))
+    print(json.dumps({"run": str(options.folder), "round": number, "as": options.kind, "out": str(options.out), "files": files}))
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    if options.command == "export":
+        try:
+            return take_away(options)
+        except (ConfigError, StoreError, ExportError) as error:
+            print(error, file=sys.stderr)
+            return 2
     for file in options.trust:
         trust(file)
     if follows():  # one of several processes: the first one makes the folder, and leads

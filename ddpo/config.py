@@ -62,7 +62,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "skip_last_steps", "trained_fraction", "forward_draws", "rwr_beta", "rwr_quantile", "nft_advantage", "nft_mix",
     ),
     "Optimiser": ("optimiser", "learning_rate", "weight_decay", "max_grad_norm", "ema_decay"),
-    "Weights": ("training", "lora_rank", "lora_alpha", "lora_targets"),
+    "Weights": ("training", "lora_rank", "lora_alpha", "lora_targets", "init_lora"),
     "Machine": (
         "device", "precision", "microbatch", "update_microbatch", "gradient_checkpointing", "vae_tiling", "reward_device", "reward_precision",
         "reward_offload",
@@ -206,6 +206,9 @@ class RunConfig:
     lora_targets: str = setting(
         "attention", "Which layers of the denoiser get an adapter: its attention, or all its layers.", choices=("attention", "all")
     )
+    init_lora: str = setting(
+        "", "A LoRA to start from instead of none: a .safetensors file, or the folder of one, of the same rank; for diffusers or in kohya's layout."
+    )
     precision: str = setting(
         "auto",
         "The precision of the denoiser: `auto` is bf16 where the device is fast at it, else fp32; trained weights are always float32.",
@@ -310,6 +313,10 @@ class RunConfig:
             raise ConfigError(
                 f"learning_rate is {self.learning_rate:g}, which ruins a denoiser that is trained as a whole within a few steps. "
                 "Choose at most 1e-4 (the paper takes 1e-5), or training lora."
+            )
+        if self.training == "full" and self.init_lora:
+            raise ConfigError(
+                f"init_lora is {self.init_lora!r}, and training is full, which has no LoRA. Choose training lora, or leave init_lora empty."
             )
         if self.optimiser == "adamw8bit" and self.device in ("cpu", "mps"):
             raise ConfigError(f"optimiser is adamw8bit, which needs an NVIDIA GPU, and device is {self.device}. Choose adamw.")

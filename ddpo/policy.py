@@ -7,7 +7,7 @@ Its trainable part, a LoRA adapter (Hu et al. 2022, arXiv 2106.09685) or the who
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ddpo.config import ConfigError, RunConfig
 from ddpo.diffusion import Gaussian, Schedule
 from ddpo.models import Pipeline, ddim, encode_prompt, load_pipeline
+from ddpo.source import init_lora_file
 
 ADAPTER_LAYERS = {
     "attention": ["to_q", "to_k", "to_v", "to_out.0"],
@@ -157,6 +158,7 @@ class StableDiffusionPolicy:
         self.encoders = [e for e in (pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)) if e is not None]
         self.latent_shape = latent_shape(pipeline, config.resolution)
         self.fingerprint = fingerprint(self.unet)
+        start = starting_layers(pipeline, config)
         self.autocast = pick_dtype(config.precision, self.device)
         if self.autocast and config.training == "lora":
             self.unet.to(self.autocast)  # before it goes to the device, where it may not fit in float32
@@ -177,11 +179,15 @@ class StableDiffusionPolicy:
             self.unet.requires_grad_(True)
             self._base = {name: p.detach().clone().cpu() for name, p in self.unet.named_parameters()}
         else:
-            self._add_adapter(config)
+            self._add_adapter(config, start)
         self._conditions: dict[str, tuple[Tensor, Tensor | None]] = {}
 
-    def _add_adapter(self, config: RunConfig) -> None:
-        """The adapter in float32, whatever the base; its start depends on the run's seed alone."""
+    def _add_adapter(self, config: RunConfig, start: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """The adapter in float32, whatever the base; its start depends on the run's seed alone, and on the LoRA that it starts from.
+
+        Raises:
+            ConfigError: that LoRA has layers that the adapter has not.
+        """
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             layers = ADAPTER_LAYERS[config.lora_targets]
@@ -190,6 +196,15 @@ class StableDiffusionPolicy:
         self.unet.eval()  # the adapter's new layers too
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()
+        for name, (down, up) in start.items():
+            layer = self.unet.get_submodule(name)
+            if not isinstance(layer, BaseTunerLayer):
+                raise ConfigError(
+                    f"init_lora is {config.init_lora!r}, which has the layer {name}, and lora_targets is {config.lora_targets}. "
+                    "Choose lora_targets all, or another LoRA."
+                )
+            layer.lora_A["default"].weight.data.copy_(down)
+            layer.lora_B["default"].weight.data.copy_(up / layer.scaling["default"])
         for layer in self.unet.modules():
             if isinstance(layer, BaseTunerLayer):
                 layer.cast_input_dtype_enabled = False  # autocast takes what comes; to float32 first and back again is for nothing
@@ -283,6 +298,35 @@ class StableDiffusionPolicy:
         layers = get_peft_model_state_dict(self.unet)
         metadata = {"unet": self.unet.peft_config["default"]}
         self.pipeline.save_lora_weights(folder, unet_lora_layers=layers, unet_lora_adapter_metadata=_plain(metadata["unet"]))
+
+
+def starting_layers(pipeline: Pipeline, config: RunConfig) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and alpha / rank times B of the LoRA that a run starts from, float32, by the denoiser's layers, in whatever layout diffusers reads; nothing
+    where it starts from none.
+
+    Raises:
+        ConfigError: the LoRA is missing, or none of this model.
+    """
+    file = init_lora_file(config)
+    if file is None:
+        return {}
+    try:
+        with torch.random.fork_rng():
+            pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name="start", local_files_only=True)
+        layers = {name: layer for name, layer in pipeline.unet.named_modules() if isinstance(layer, BaseTunerLayer)}
+        start = {
+            name: (layer.lora_A["start"].weight.detach().clone(), layer.lora_B["start"].weight.detach() * layer.scaling["start"])
+            for name, layer in layers.items()
+            if bool(layer.lora_B["start"].weight.any())  # the others were never trained, or are not in the file
+        }
+    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+        raise ConfigError(f"init_lora is {config.init_lora!r}, which is none of {config.model}: {str(error).strip().splitlines()[-1]}") from error
+    pipeline.unload_lora_weights()
+    if not start:
+        raise ConfigError(
+            f"init_lora is {config.init_lora!r}, whose layers have other names than those of {config.model}. Take a LoRA of this model."
+        )
+    return start
 
 
 def latent_shape(pipeline: Pipeline, resolution: int) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import rewards
 from ddpo.config import ConfigError, RunConfig, is_a
@@ -83,6 +84,55 @@ def model_source(config: RunConfig) -> ModelSource:
     )
 
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers calls a LoRA file where it is not told a name."""
+LARGEST_HEADER = 100_000_000
+
+
+def init_lora_file(config: RunConfig) -> Path | None:
+    """The file of the LoRA that a run starts from, or None where it starts from none.
+
+    Raises:
+        ConfigError: it is missing, no LoRA, one that changes more than the denoiser, or one of another rank.
+    """
+    if not config.init_lora:
+        return None
+    path = Path(config.init_lora)
+    with contextlib.suppress(RuntimeError):
+        path = path.expanduser()
+    file = path / LORA_FILE if is_a(path.is_dir) else path
+    shapes = tensor_shapes(file)
+    if any(name.startswith(("text_encoder", "lora_te")) for name in shapes):
+        raise ConfigError(
+            f"init_lora is {config.init_lora!r}, which changes the text encoder as well; the denoiser alone is trained. Take another LoRA."
+        )
+    ranks = {shape[0] for name, shape in shapes.items() if shape and re.search(r"(lora_A|lora_down|lora\.down)\.weight$", name)}
+    if not ranks or any("dora_scale" in name for name in shapes):
+        raise ConfigError(
+            f"init_lora is {config.init_lora!r}, which is no plain LoRA: it has {'DoRA scales' if ranks else 'no LoRA layers'}. Take another one."
+        )
+    if ranks != {config.lora_rank}:
+        has = f"rank {min(ranks)}" if len(ranks) == 1 else f"layers of ranks {', '.join(map(str, sorted(ranks)))}"
+        advice = f"Choose lora_rank {min(ranks)}." if len(ranks) == 1 else "Take a LoRA whose layers have one rank."
+        raise ConfigError(f"init_lora is {config.init_lora!r}, which has {has}, and lora_rank is {config.lora_rank}. {advice}")
+    return file
+
+
+def tensor_shapes(file: Path) -> dict[str, list[int]]:
+    """The shapes of a .safetensors file's tensors by name, from its header alone.
+
+    Raises:
+        ConfigError: it is none, or damaged.
+    """
+    try:
+        with open(file, "rb") as stored:
+            size = int.from_bytes(stored.read(8), "little")
+            header: Any = json.loads(stored.read(size)) if 0 < size <= LARGEST_HEADER else None
+        return {name: list(about["shape"]) for name, about in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{file} cannot be read as a .safetensors file ({error}). Give a LoRA's file, or the folder of a {LORA_FILE}.") from error
+
+
 def located(config: RunConfig) -> RunConfig:
     """The same, with files and folders as absolute paths: the worker, or a page that resumes the run, may start elsewhere."""
     try:
@@ -90,7 +140,11 @@ def located(config: RunConfig) -> RunConfig:
     except rewards.RewardError as error:
         raise ConfigError(f"reward is {config.reward!r}. {error}") from error
     with contextlib.suppress(RuntimeError):
-        changes = {name: Path(value).expanduser() for name in ("model", "model_config") if (value := getattr(config, name)) not in ("", "pocket")}
+        changes = {
+            name: Path(value).expanduser()
+            for name in ("model", "model_config", "init_lora")
+            if (value := getattr(config, name)) not in ("", "pocket")
+        }
         return config.with_changes(**{name: str(path.resolve()) for name, path in changes.items() if is_a(path.exists)})
     return config
 

@@ -4,6 +4,7 @@
 
     runs/<name>/
       config.json            written once before launch
+      init_lora.safetensors  a copy of the LoRA that the run starts from, if it does
       run.db                 SQLite: WAL, synchronous=FULL, foreign keys on
       samples/0003/<sha>.png worker
       rounds/0003/           trajectory tensors, kept until the round's checkpoint exists
@@ -38,6 +39,7 @@ from PIL import Image
 import rewards
 from ddpo.config import ConfigError, RunConfig
 from ddpo.lock import holder
+from ddpo.source import init_lora_file
 from rewards.base import RewardError, Score
 
 MIGRATIONS: tuple[str, ...] = (
@@ -113,6 +115,8 @@ REQUESTS = ("pause", "resume", "apply", "stop_after_round", "stop", "reward", "r
 
 PATIENCE = 30.0
 """Seconds to wait for other processes' turns with a database."""
+
+INIT_LORA = "init_lora.safetensors"
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called: the name is a folder's."""
@@ -251,14 +255,18 @@ class RunStore:
 
         Raises:
             StoreError: a run of that name exists, the name cannot be a folder's, or the disk refuses.
+            ConfigError: the LoRA that it starts from cannot be used.
         """
         folder = Path(folder)
         if not NAME.fullmatch(folder.name):
             raise StoreError(f"{folder.name!r} cannot name a run. Use letters, digits, dots, dashes and underscores, 80 at most.")
         if (folder / "config.json").exists():
             raise StoreError(f"A run already exists in {folder}. Choose another name, or resume that run.")
+        start = init_lora_file(config)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if start is not None:
+                write_file(folder / INIT_LORA, start.read_bytes())  # a run is its folder, whatever becomes of the file elsewhere
             partial = folder / "config.json.partial"
             config.save(partial)
             _sync(partial)

@@ -19,7 +19,7 @@ import rewards
 from ddpo import launcher
 from ddpo.config import ConfigError, RunConfig
 from ddpo.lock import AlreadyRunning, WorkerLock
-from ddpo.store import RunStore, StoreError
+from ddpo.store import INIT_LORA, RunStore, StoreError
 
 if TYPE_CHECKING:
     from ddpo.crew import Crew
@@ -84,7 +84,7 @@ def follow(folder: Path) -> int:
 
     def begin() -> None:
         config = RunConfig.load(folder / "config.json")
-        Engine(config, folder, load_policy(config, crew), reward_source(config), crew)
+        Engine(config, folder, load_policy(with_own_lora(config, folder), crew), reward_source(config), crew)
 
     try:
         crew.follow(begin, explain)
@@ -125,13 +125,18 @@ def build(store: RunStore, watcher: Watcher | None, crew: Crew) -> Trainer:
     config = store.config
     control = Control(store, watcher, crew.listen, waits=watcher is None)  # somebody at a terminal has no buttons
     control.report("loading", _present_round(store))
-    policy = load_policy(config, crew)
+    policy = load_policy(with_own_lora(config, store.folder), crew)
     precision = str(policy.autocast or torch.float32).removeprefix("torch.")
     several = f", one of {crew.size}" if crew.size > 1 else ""
     store.add_event("started", f"Model {config.model} on {policy.device}, {precision}, process {os.getpid()}{several}.")
     trainer = Trainer(config, store, policy, control, reward_source(config), crew)
     trainer.ready()
     return trainer
+
+
+def with_own_lora(config: RunConfig, folder: Path) -> RunConfig:
+    """The same, with the LoRA that the run starts from, if it does, from the run's own folder."""
+    return config.with_changes(init_lora=str(folder / INIT_LORA)) if config.init_lora else config
 
 
 def load_policy(config: RunConfig, crew: Crew) -> Policy:

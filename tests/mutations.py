@@ -51,6 +51,7 @@ AVERAGE = "tests/test_trainer.py::test_the_moving_average_is_measured_and_taken_
 CREW = "tests/test_crew.py::test_two_processes_do_what_one_does"
 BLEND = "tests/test_function.py::test_a_blend_adds_standard_deviations"
 CHANGES = "tests/test_reward_changes.py::"
+EXPORT = "tests/test_export.py::"
 QUADRANTS = "test_the_four_clip_quadrants_in_value_and_gradient"
 
 MUTATIONS = (
@@ -259,6 +260,27 @@ MUTATIONS = (
     *of(
         "rewards/jpeg.py",
         ("QUALITY = 95", "QUALITY = 90", "tests/test_rewards.py::test_the_size_is_of_the_jpeg_that_pillow_writes_by_default_at_quality_95"),
+    ),
+    *of(
+        "ddpo/lora.py",
+        ("scale = lora.alpha / lora.rank * strength", "scale = strength", EXPORT + "test_a_program_that_overlooks_the_metadata_gets_the_same_lora"),
+        ("alpha = lora.alpha * strength", "alpha = lora.rank * strength", EXPORT + "test_a_kohya_file_is_read_by_diffusers_and_applied_by_hand"),
+        ("{1 + number}.{inside}", "{number}.{inside}", EXPORT + "test_the_published_xl_s_layers_have_the_names_that_its_original_has"),
+        ("int(block) * (depth + 1)", "int(block) * depth", EXPORT + "test_a_kohya_file_is_read_by_diffusers_and_applied_by_hand"),
+    ),
+    *of(
+        "ddpo/export.py",
+        ("pipeline.fuse_lora(lora_scale=strength)", "pipeline.fuse_lora()", "test_strength_scales_what_was_trained_alike_in_every_layout"),
+        ("was and was != fingerprint(pipeline.unet)", "was and was == ''", "test_a_merge_over_another_base_model_is_refused"),
+    ),
+    *of(
+        "ddpo/dataset.py",
+        ("0.5 if a == b else float(a > b)", "float(a >= b)", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
+        ("uids[int(a < b)]", "uids[int(a > b)]", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
+        ("row.closed_rating if row else None", "None", "test_every_rating_event_is_there_and_those_that_count_are_marked"),
+    ),
+    Mutation(
+        "ddpo/policy.py", 'copy_(up / layer.scaling["default"])', "copy_(up)", ("tests/test_init_lora.py::test_a_run_begins_where_the_lora_is",)
     ),
 )
 

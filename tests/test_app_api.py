@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 from conftest import Studio
 from gradio_client import Client
+from safetensors.numpy import load
 
 from ddpo.store import RunStore
+from tests.toys import add_lora, filled_run
 
 
 @pytest.fixture
@@ -21,7 +24,7 @@ def client(toy_studio: Studio):
 
 def test_start_rate_and_stop_through_the_api(client: Client, toy_studio: Studio, tmp_path: Path) -> None:
     assert set(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == {
-        "/start", "/stop", "/status", "/change_reward", "/retry", "/list_batch", "/rate", "/apply",
+        "/start", "/stop", "/status", "/change_reward", "/retry", "/list_batch", "/rate", "/apply", "/export",
     }  # fmt: skip
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
@@ -45,4 +48,19 @@ def test_start_rate_and_stop_through_the_api(client: Client, toy_studio: Studio,
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert store.status().state == "stopped" and [rating.rater for rating in store.ratings()] == ["anna"]
+    store.close()
+
+
+def test_a_script_takes_a_lora_away(client: Client, toy_studio: Studio) -> None:
+    store = filled_run(toy_studio.runs / "taste", rounds=2)
+    add_lora(store, 1)
+    file = client.predict("taste", "kohya", 1, 0.5, api_name="/export")
+    data = urllib.request.urlopen(toy_studio.url + file["url"]).read()
+    assert file["name"] == "taste-round-1.safetensors" and len(data) == file["bytes"]
+    alphas = {float(tensor) for name, tensor in load(data).items() if name.endswith(".alpha")}
+    assert alphas == {3.0}
+    with pytest.raises(Exception, match="no kind of export"):
+        client.predict("taste", "onnx", api_name="/export")
+    with pytest.raises(Exception, match=r"Round 2 of taste has no checkpoint"):
+        client.predict("taste", "kohya", 2, api_name="/export")
     store.close()

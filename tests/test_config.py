@@ -114,6 +114,7 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
         "objective",
         "guidance_in_training",
         "shared_start",
+        "init_lora",
     ]
     for each in (config, config.with_changes(objective="nft", ratio="plain", guidance_in_training=False, advantage="group", shared_start=True)):
         each.save(tmp_path / "config.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import json
 import math
 import random
 from collections.abc import Container, Sequence
@@ -118,6 +119,21 @@ def add_round(store: RunStore, number: int) -> None:
     place = store.folder / "checkpoints" / f"{number:04d}"
     place.mkdir(parents=True, exist_ok=True)
     store.add_checkpoint(number, place)
+
+
+def add_lora(store: RunStore, number: int) -> None:
+    """A small LoRA in a round's checkpoint, as a worker leaves it: rank 2, alpha 6."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    draw = np.random.default_rng(number)
+    tensors = {}
+    for layer in ("down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", "up_blocks.0.attentions.1.transformer_blocks.0.attn2.to_k"):
+        for side, shape in (("A", (2, 768)), ("B", (32, 2))):
+            tensors[f"unet.{layer}.lora_{side}.weight"] = draw.normal(size=shape).astype(np.float32)
+    settings = {"unet.r": 2, "unet.lora_alpha": 6.0, "unet.peft_type": "LORA", "unet.target_modules": ["to_k"]}
+    place = store.checkpoints()[number]
+    save_file(tensors, place / "pytorch_lora_weights.safetensors", {"format": "pt", "lora_adapter_metadata": json.dumps(settings)})
 
 
 def round_metrics(number: int, scores: list[float]) -> dict[str, float]:

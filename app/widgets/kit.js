@@ -114,6 +114,13 @@ function openTab(name) {
   }
 }
 
+// Go to a run's panel of files. A page that was never open has no panel yet, which looks for the run's name once it has.
+function takeAway(run) {
+  window.studioTakeAway = run;
+  openTab("Progress");
+  window.dispatchEvent(new CustomEvent("studio:take-away"));
+}
+
 function duration(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "";
   const s = Math.max(0, Math.round(seconds));

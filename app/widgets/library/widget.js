@@ -3,6 +3,7 @@ function actions(c, open) {
   return h("div", { class: "s-row library-actions" },
     open && h("button", { class: "s-button", "data-act": "open", "data-run": c.run }, "Open"),
     c.resumable && h("button", { class: "s-button", "data-act": "resume", "data-run": c.run }, c.state === "new" ? "Start" : "Resume"),
+    open && (c.done > 0 || c.images.length > 0) && h("button", { class: "s-button", "data-act": "take", "data-run": c.run, "aria-label": `Take away from ${c.run}` }, "Take away"),
     h("button", { class: "s-button s-ghost s-quiet-danger", "data-act": "delete", "data-run": c.run, disabled: !!c.alive, "aria-label": `Delete ${c.run}`,
       title: c.alive ? "Stop the run first" : "Delete this run and its images" }, "Delete"));
 }
@@ -43,6 +44,10 @@ function view(v) {
 onAct(async ({ act: kind, run }, button) => {
   if (kind === "first") return openTab("Run");
   if (kind === "delete" && !(await ask({ title: `Delete ${run}?`, text: "Its images, ratings and checkpoints are deleted for good.", yes: "Delete", no: "Keep it" }))) return;
+  if (kind === "take") {
+    act({ kind: "open", run }, button);
+    return takeAway(run);
+  }
   act({ kind, run }, button);
   if (kind === "open" || kind === "resume") openTab("Run");
 });

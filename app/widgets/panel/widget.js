@@ -83,7 +83,8 @@ function controlsView(v) {
     v.your_turn ? h("button", { class: "s-button s-primary", "data-act": "rate", key: "rate" }, "Rate images") : null,
     v.controls.map((c) => h("button", {
       class: `s-button${c.primary ? " s-primary" : ""}${c.danger ? " s-danger" : ""}`, key: `${c.kind}`, "data-act": c.kind, disabled: !c.enabled, "aria-busy": c.pending,
-    }, c.pending ? PENDING[c.kind] || c.label : c.label)));
+    }, c.pending ? PENDING[c.kind] || c.label : c.label)),
+    v.rounds_done && ["good", "idle"].includes(v.tone) ? h("button", { class: `s-button${v.tone === "good" ? " s-primary" : ""}`, "data-act": "take", key: "take" }, "Take away") : null);
 }
 
 function failureView(v) {
@@ -126,6 +127,7 @@ function view(v) {
 
 onAct(async ({ act: kind }, button) => {
   if (kind === "rate") return openTab("Rate");
+  if (kind === "take") return takeAway(props.value.run);
   if (kind === "reward") {
     const reward = await chooseReward(props.value);
     return reward && act({ kind, reward, run: props.value.run }, button);

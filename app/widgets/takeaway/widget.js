@@ -1,0 +1,111 @@
+// What can be taken away from the run: a choice, a round, and a download that starts when the file is made.
+const chosen = { run: null, kind: null, round: "", strength: 1, names: false };
+let told = { text: "", tone: "" }, busy = false;
+
+function choice(v) {
+  const open = v.choices.filter((c) => c.enabled);
+  return open.find((c) => c.kind === chosen.kind) || open[0] || null;
+}
+
+// Rounds of the choice, newest first; "" is the last one of a model, and all of data.
+function rounds(v, c) {
+  const found = [...(c.data ? v.made : v.saved)].reverse();
+  return c.data ? [["", "All rounds"], ...found.map((n) => [String(n), `Round ${n}`])]
+    : found.map((n, i) => [i ? String(n) : "", i ? `Round ${n}` : `Round ${n}, the latest`]);
+}
+
+function card(c, now) {
+  return h("label", { class: "preset takeaway-choice", key: c.kind, "data-off": !c.enabled },
+    h("input", { type: "radio", name: "takeaway-kind", value: c.kind, disabled: !c.enabled, checked: c === now, "aria-describedby": `takeaway-${c.kind}` }),
+    h("span", { class: "preset-title" }, c.title), h("span", { class: "preset-text", id: `takeaway-${c.kind}` }, c.text));
+}
+
+function options(v, c) {
+  return h("div", { class: "takeaway-options" },
+    h("label", { class: "takeaway-field", key: "round" }, h("span", {}, "Round"),
+      h("select", { "data-round": "" }, rounds(v, c).map(([value, name]) => h("option", { value, key: `r${value}` }, name)))),
+    c.data ? null : h("label", { class: "takeaway-field takeaway-strength", key: "strength" }, h("span", {}, "Strength"),
+      h("input", { type: "range", min: 0.1, max: 2, step: 0.1, "data-strength": "", "aria-valuetext": percent() }), h("output", {}, percent())),
+    c.people ? h("label", { class: "takeaway-names", key: "names" }, h("input", { type: "checkbox", "data-names": "" }), h("span", {}, "With the raters' names, not a code for each")) : null,
+    h("button", { class: "s-button s-primary takeaway-download", key: "download", "data-act": "download", "aria-disabled": busy, "aria-busy": busy }, busy ? "Preparing…" : "Download"));
+}
+
+function percent() { return `${Math.round(100 * chosen.strength)} %`; }
+
+function view(v) {
+  if (!v.run) return null;
+  if (v.run !== chosen.run) { Object.assign(chosen, { run: v.run, kind: null, round: "", strength: 1, names: false }); told = { text: "", tone: "" }; }
+  const c = choice(v);
+  return h("section", { class: "s-card takeaway", key: "takeaway", "aria-labelledby": "takeaway-title" },
+    h("div", { class: "takeaway-head" }, h("h2", { id: "takeaway-title", tabindex: -1 }, "Take away"),
+      h("p", { class: "s-muted" }, "The model for other programs, or your ratings. What you take carries a description of how it was made.")),
+    h("fieldset", { class: "presets", disabled: busy }, h("legend", { class: "s-visually-hidden" }, "What to take away"), v.choices.map((one) => card(one, c))),
+    c ? options(v, c) : null,
+    c ? h("p", { class: "takeaway-told", role: "status", "data-tone": told.tone }, told.text) : null);
+}
+
+function after(v) {
+  const c = v.run ? choice(v) : null;
+  for (const input of element.querySelectorAll("[name=takeaway-kind]")) input.checked = !!c && input.value === c.kind;
+  const round = element.querySelector("[data-round]"), strength = element.querySelector("[data-strength]"), names = element.querySelector("[data-names]");
+  if (round) round.value = rounds(v, c).some(([value]) => value === chosen.round) ? chosen.round : "";
+  if (strength) strength.value = chosen.strength;
+  if (names) names.checked = chosen.names;
+  arrive(v);
+}
+
+// Somebody pressed "Take away" elsewhere: go there once this run is shown and its page is open.
+function arrive(v, tries = 40) {
+  if (!window.studioTakeAway || window.studioTakeAway !== v.run) return;
+  const title = element.querySelector("h2");
+  if (title && title.offsetParent) {
+    window.studioTakeAway = null;
+    title.scrollIntoView({ block: "start" });
+    title.focus({ preventScroll: true });
+  } else if (tries) setTimeout(() => arrive(props.value || {}, tries - 1), 50);
+}
+
+function size(bytes) {
+  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
+}
+
+async function download(v) {
+  const c = choice(v), run = v.run;
+  if (busy || !c) return;
+  busy = true;
+  told = { text: c.kind === "pipeline" ? "The whole model is being put together. Leave this page open." : "The file is being made.", tone: "" };
+  redraw();
+  try {
+    const known = rounds(v, c).some(([value]) => value === chosen.round) && chosen.round;
+    const question = { kind: c.kind, round: known ? Number(known) : null, strength: c.data ? 1 : chosen.strength, names: c.people && chosen.names };
+    const answer = await fetch(`/studio/runs/${encodeURIComponent(run)}/exports`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question) });
+    const file = await answer.json().catch(() => ({}));
+    if (!answer.ok) throw new Error(file.detail || "The studio gave no answer that can be read. Try again.");
+    const link = h("a", { href: file.url, download: file.name, hidden: true });
+    document.body.append(link);
+    link.click();
+    link.remove();
+    told = { text: `${file.name} (${size(file.bytes)}) is on its way to your downloads.`, tone: "good" };
+  } catch (error) {
+    told = { text: error instanceof TypeError ? "The studio cannot be reached. Is it still running?" : error.message, tone: "bad" };
+  }
+  busy = false;
+  redraw();
+}
+
+element.addEventListener("input", (event) => {
+  const at = event.target;
+  if (at.name === "takeaway-kind") chosen.kind = at.value;
+  if (at.matches("[data-round]")) chosen.round = at.value;
+  if (at.matches("[data-strength]")) chosen.strength = Number(at.value);
+  if (at.matches("[data-names]")) chosen.names = at.checked;
+  told = { text: "", tone: "" };
+  redraw();
+});
+onAct(({ act: kind }) => { if (kind === "download") download(props.value); });
+const onTakeAway = () => {
+  if (!element.isConnected) return window.removeEventListener("studio:take-away", onTakeAway);
+  arrive(props.value || {});
+};
+window.addEventListener("studio:take-away", onTakeAway);
+show(view, after);

@@ -1,0 +1,237 @@
+"""The README that lies beside what people take away: a model card, or a data card, in the Hugging Face Hub's form. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ddpo.config import ConfigError, RunConfig
+from ddpo.dataset import Row, public_reward
+from ddpo.source import model_source
+from ddpo.store import RunStore
+
+MOST_ROUNDS = 25
+"""Rounds in the card's table at most; of more, evenly chosen ones."""
+MOST_PROMPTS = 30
+LOADING = {
+    "diffusers": 'pipeline.load_lora_weights(".")\n',
+    "kohya": 'pipeline.load_lora_weights(".", weight_name="{file}")\n',
+    "pipeline": "",
+}
+MODEL_TAGS = ("text-to-image", "diffusers", "reinforcement-learning", "ddpo", "ddpo-studio")
+
+
+def model_card(store: RunStore, number: int, kind: str, family: str, file: str, strength: float) -> str:
+    """What was trained, by which reward, from how many ratings, how it went, and how to load it."""
+    config = store.config
+    base, lora = base_name(config), kind != "pipeline"
+    head = dict(
+        base_model=base, base_model_relation="adapter" if lora else "finetune", library_name="diffusers", pipeline_tag="text-to-image",
+        tags=[*MODEL_TAGS, "stable-diffusion-xl" if family == "xl" else "stable-diffusion", *(["lora"] if lora else [])],
+    )  # fmt: skip
+    what = "A LoRA adapter for" if lora else "A whole model, finetuned from"
+    rounds = [row for row in store.rounds() if row.number <= number]
+    scaled = "" if strength == 1 else f" Its strength is set to {strength:g} times what was trained."
+    return "\n\n".join(
+        [
+            front_matter(head),
+            f"# {store.name}",
+            f"{what} `{base}`, made with DDPO Studio by reinforcement learning ([DDPO](https://arxiv.org/abs/2305.13301)): images were sampled and "
+            f"scored, and the model learned to make those that score well. This is round {number} of {config.rounds}.{scaled}",
+            "## What was trained",
+            table(("what", "value"), facts(store, number)),
+            *_held_out(store, number),
+            "## The reward, round by round",
+            table(("round", "reward", "mean", "standard deviation", "images scored"), history(store, len(rounds), number)),
+            "## How to load it",
+            *([f"In A1111, Forge or ComfyUI: put `{file}` into the folder of LoRAs (`models/Lora`, `models/loras`). "
+               f"In A1111's prompt it is `<lora:{Path(file).stem}:1>`."] if kind == "kohya" else []),
+            f"With diffusers, in the folder of this file{_where(config) if lora else ''}:",
+            f"```python\n{snippet(config, kind, family, file)}```",
+            "## Prompts",
+            _prompts(config),
+            "## All settings",
+            f"```json\n{json.dumps(public_settings(config), indent=1, ensure_ascii=False)}\n```",
+            f"The licence of the base model, `{base}`, applies to what was made from it.",
+        ]
+    ) + "\n"  # fmt: skip
+
+
+def facts(store: RunStore, number: int) -> list[tuple[str, ...]]:
+    """What was trained, in a few rows."""
+    config = store.config
+    ratings, raters = ratings_until(store, number)
+    scale = config.lora_alpha or config.lora_rank
+    adapter = f"LoRA, rank {config.lora_rank}, alpha {scale:g}, {config.lora_targets} layers" if config.training == "lora" else "the whole denoiser"
+    stretches = [f"{public_reward(reward)} (from round {first})" for first, reward in store.reward_stretches() if first <= number]
+    updates = f"{config.updates_per_round} update{'' if config.updates_per_round == 1 else 's'} a round"
+    return [
+        ("base model", f"`{base_name(config)}`"),
+        ("trained", adapter),
+        *([("started from", f"the LoRA `{Path(config.init_lora).name}`")] if config.init_lora else []),
+        ("rounds", f"{number}, {config.images_per_round} images each"),
+        ("ratings", f"{ratings:,} by {raters} {'person' if raters == 1 else 'people'}" if ratings else "none"),
+        ("reward", stretches[0].rpartition(" (")[0] if len(stretches) == 1 else ", then ".join(stretches)),
+        ("objective", f"{config.objective}, learning rate {config.learning_rate:g}, {updates}"),
+        ("sampler", f"DDIM, {config.steps} steps, guidance {config.guidance:g}, η {config.eta:g}"),
+        ("weights taken", "a moving average of the trained ones" if config.ema_decay else "the trained ones"),
+        ("seed", str(config.seed)),
+    ]
+
+
+def ratings_until(store: RunStore, number: int) -> tuple[int, int]:
+    """How many images were rated up to a round, each once a rater, and by how many people."""
+    latest = [row for row in {(r.sample, r.rater): r for n in range(1, number + 1) for r in store.ratings(n)}.values() if row.value is not None]
+    return len(latest), len({row.rater for row in latest})
+
+
+def history(store: RunStore, rounds: int, number: int) -> list[tuple[str, ...]]:
+    """The reward of each round up to one, from the first to that one."""
+    metrics = {name: dict(points) for name, points in store.metrics().items()}
+    every = -(-rounds // MOST_ROUNDS)
+    chosen = [n for n in range(1, number + 1) if n == number or (n - 1) % max(1, every) == 0]
+    columns = ("reward_mean", "reward_std", "scored_images")
+    return [(str(n), public_reward(store.reward_at(n)), *(shown(metrics.get(name, {}).get(n)) for name in columns)) for n in chosen]
+
+
+def _held_out(store: RunStore, number: int) -> list[str]:
+    """Before and after on images whose seeds were never trained on, by the reward in force; nothing where it was not measured."""
+    metrics = {name: dict(points) for name, points in store.metrics().items()}
+    since = next(first for first, _ in reversed(store.reward_stretches()) if first <= number)
+    of = "held_out_reward" if since == 1 else "held_out_base"
+    start = 0 if since == 1 else since
+    after = [n for n, value in metrics.get("held_out_reward", {}).items() if start < n <= number and value is not None]
+    if not after or metrics.get(of, {}).get(start) is None:
+        return []
+    last = max(after)
+
+    def cell(name: str, n: int) -> str:
+        return f"{shown(metrics[name].get(n))} ± {shown(metrics.get(f'{name}_std_error', {}).get(n))}"
+
+    rows = [(public_reward(store.reward_at(number)), cell(of, start), cell("held_out_reward", last))]
+    return [
+        "## Before and after",
+        f"The mean reward (± its standard error) of {store.config.held_out_images} images whose seeds were never trained on.",
+        table(("reward", "base model", f"after round {last}"), rows),
+    ]
+
+
+def snippet(config: RunConfig, kind: str, family: str, file: str) -> str:
+    """The Python that loads it and makes an image as the run did."""
+    cls = "StableDiffusionXLPipeline" if family == "xl" else "StableDiffusionPipeline"
+    source = _kind(config)
+    base = json.dumps("pocket/model" if config.model == "pocket" else base_name(config), ensure_ascii=False)
+    revision = f", revision={json.dumps(config.revision)}" if config.revision else ""
+    load = f"{cls}.from_single_file({base})" if source == "file" else f"{cls}.from_pretrained({base}{revision})"
+    if kind == "pipeline":
+        load = f'{cls}.from_pretrained(".")'
+    size = f", width={config.resolution}, height={config.resolution}" if config.resolution else ""
+    prompt = json.dumps(config.prompts[0], ensure_ascii=False)
+    return (
+        f"import torch\nfrom diffusers import DDIMScheduler, {cls}\n\npipeline = {load}\n"
+        f"pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)\n{LOADING[kind].format(file=file)}"
+        f"image = pipeline({prompt}, num_inference_steps={config.steps}, guidance_scale={config.guidance:g}, eta={config.eta:g}{size},\n"
+        f'                 generator=torch.Generator().manual_seed(0)).images[0]\nimage.save("image.png")\n'
+    )
+
+
+def data_card(store: RunStore, kind: str, rows: list[Row], named: bool) -> str:
+    """What the files of ratings, pairs or images hold, and how to read them."""
+    files, lines = DATA[kind]
+    head = dict(task_categories=["text-to-image"], tags=["ddpo-studio", "human-feedback"], pretty_name=store.name)
+    rounds = sorted({row["round"] for row in rows})
+    who = "Raters are called by their names." if named else "Raters are called by a hash of their names, which is another one in each run."
+    return "\n\n".join(
+        [
+            front_matter(head),
+            f"# {store.name}: {TITLES[kind]}",
+            f"From a run of DDPO Studio that finetuned `{base_name(store.config)}`: {len(rows):,} rows of {len(rounds)} rounds. {files}"
+            + (f" {who}" if kind != "imagefolder" else ""),
+            f"```python\n{lines}```",
+            "## Prompts",
+            _prompts(store.config),
+        ]
+    ) + "\n"  # fmt: skip
+
+
+TITLES = dict(ratings="ratings", pairs="preference pairs", imagefolder="rated images")
+DATA = {
+    "ratings": (
+        "`ratings.csv` and `ratings.jsonl` hold the same: every event in the order in which it came, `kind` thumbs (-1 or 1), stars (1 to 5), skip "
+        "or clear (an earlier rating taken back). `counts` marks each rater's last word, which the model learned from. Times are seconds since 1970.",
+        'import pandas\n\nratings = pandas.read_json("ratings.jsonl", lines=True)\n'
+        'print(ratings[ratings.counts].groupby("prompt").value.mean())\n',
+    ),
+    "pairs": (
+        "`pairs.jsonl` has Pick-a-Pic's columns, and `jpg_0` and `jpg_1` name files beside it (PNG, as they were made). Both images of a pair are of "
+        "one prompt and round and were rated by the same person; `label_0` is 1 where the first is better, 0 where the second is, and 0.5 for a tie. "
+        "Scripts of Diffusion-DPO want the images' bytes in these columns:",
+        'import json\nfrom pathlib import Path\n\nwith open("pairs.jsonl", encoding="utf-8") as lines:\n'
+        "    pairs = [json.loads(line) for line in lines]\n"
+        'for pair in pairs:\n    pair |= {side: Path(pair[side]).read_bytes() for side in ("jpg_0", "jpg_1")}\n',
+    ),
+    "imagefolder": (
+        "`metadata.jsonl` names each image's file, its prompt, `score` (what the run's reward said) and `rating` (people's, from -1 to 1, or null). "
+        '`datasets.load_dataset("imagefolder", data_dir=".")` reads it; without that library:',
+        'import json\n\nfrom PIL import Image\n\nwith open("metadata.jsonl", encoding="utf-8") as lines:\n'
+        "    rows = [json.loads(line) for line in lines]\n"
+        'best = max((row for row in rows if row["score"] is not None), key=lambda row: row["score"])\n'
+        'Image.open(best["file_name"]).save("best.png")\n',
+    ),
+}  # fmt: skip
+"""What each kind's files hold, and Python that reads them."""
+
+
+# --- words ----------------------------------------------------------------------------------------------------------------------
+
+
+def base_name(config: RunConfig) -> str:
+    """The base model: its name on the Hub, or the name of its file or folder without what leads there."""
+    return config.model if _kind(config) == "hub" else Path(config.model).name or config.model
+
+
+def public_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings but for the prompts, without the folders and addresses of somebody's machines."""
+    changes: dict[str, Any] = dict(model=base_name(config), reward=public_reward(config.reward))
+    changes |= {
+        name: Path(getattr(config, name)).name for name in ("model_config", "reward_vlm", "init_lora") if Path(getattr(config, name)).is_absolute()
+    }
+    if "://" in config.reward_vlm:
+        changes["reward_vlm"] = config.reward_vlm.rpartition("#")[2]
+    return {name: value for name, value in (asdict(config) | changes).items() if name != "prompts"}
+
+
+def _kind(config: RunConfig) -> str:
+    """Where the base model comes from: hub, file or folder; of one that is gone, what its name looks like."""
+    try:
+        return model_source(config).kind
+    except ConfigError:
+        return "file" if config.model.endswith(".safetensors") else "folder"
+
+
+def _where(config: RunConfig) -> str:
+    """What to say of a base model that is no name on the Hub."""
+    return "" if _kind(config) == "hub" else ", where the base model's name stands for the path to it"
+
+
+def _prompts(config: RunConfig) -> str:
+    shown_ones = "\n".join(f"- {json.dumps(prompt, ensure_ascii=False)}" for prompt in config.prompts[:MOST_PROMPTS])
+    more = len(config.prompts) - MOST_PROMPTS
+    return f"{shown_ones}\n\n… and {more} more." if more > 0 else shown_ones
+
+
+def front_matter(values: Mapping[str, Any]) -> str:
+    """YAML between dashes; each value as JSON, which YAML reads."""
+    return "---\n" + "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()) + "\n---"
+
+
+def table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *lines])
+
+
+def shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

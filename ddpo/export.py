@@ -1,0 +1,237 @@
+"""What people take away from a run: its model in the forms that other programs load, and its ratings. Imports torch for a whole model only."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ddpo.card import data_card, model_card
+from ddpo.dataset import Row, copy_pictures, image_rows, pair_rows, raters_of, rating_rows, write_lines, write_table
+from ddpo.source import LORA_FILE
+from ddpo.store import RunStore
+
+MODELS = {
+    "diffusers": "a LoRA for diffusers (pytorch_lora_weights.safetensors)",
+    "kohya": "a LoRA for A1111, Forge and ComfyUI (one .safetensors file)",
+    "pipeline": "the whole model as a diffusers folder, the LoRA merged in",
+}
+DATA = {
+    "ratings": "every rating, as CSV and JSON lines",
+    "pairs": "preference pairs in Pick-a-Pic's columns, with their images",
+    "imagefolder": "the images, with prompts, scores and ratings",
+}
+EXPORTS = MODELS | DATA
+"""The kinds of export, each with what it is."""
+PRECISIONS = ("fp32", "fp16")
+
+
+class ExportError(RuntimeError):
+    """This cannot be taken away; the message says why and what to do."""
+
+
+def export(
+    store: RunStore, kind: str, out: Path, number: int | None = None, strength: float = 1.0, precision: str = "fp32", names: bool = False
+) -> int | None:
+    """Make the folder ``out`` with an export and its README.md; all of it or nothing. Returns the round of a model's weights.
+
+    Args:
+        number: the round; by default the last one with a checkpoint for a model, and all rounds for data.
+        strength: how much of what was trained, for a model: 1 is all of it.
+        names: call raters by their names instead of a hash.
+
+    Raises:
+        ExportError: there is no such round, nothing to export, or the folder cannot be written.
+    """
+    if kind not in EXPORTS:
+        raise ExportError(f"{kind!r} is no kind of export; choose one of {', '.join(EXPORTS)}.")
+    if not 0 < strength <= 10:
+        raise ExportError(f"strength is {strength:g}; it must be above 0 and at most 10. 1 is what was trained.")
+    try:
+        with new_folder(out) as folder:
+            if kind in DATA:
+                write_data(store, kind, folder, number, names)
+                return number
+            number, place = checkpoint_of(store, number)
+            write_model(store, kind, folder, number, place, strength, precision)
+            return number
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written, or the run's files cannot be read: {error}.") from error
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its place when all is in it, and goes away when something fails.
+
+    Raises:
+        ExportError: there is something already.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ExportError(f"{out} exists already. Choose another name, or delete it.")
+    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def saved_rounds(store: RunStore) -> dict[int, Path]:
+    """The rounds whose weights are there, with the folders of their checkpoints."""
+    of_full = "unet/diffusion_pytorch_model.safetensors"
+    file = of_full if store.config.training == "full" else LORA_FILE
+    return {number: place for number, place in store.checkpoints().items() if (place / file).exists() or any(place.glob("unet/*.index.json"))}
+
+
+def checkpoint_of(store: RunStore, number: int | None) -> tuple[int, Path]:
+    """A round and its checkpoint's folder; by default the last one.
+
+    Raises:
+        ExportError: no round, or not this one, has a checkpoint.
+    """
+    places = saved_rounds(store)
+    if not places:
+        raise ExportError(f"No round of {store.name} is finished yet, so there are no weights to take away. Wait for its first round.")
+    number = max(places) if number is None else number
+    if number not in places:
+        raise ExportError(f"Round {number} of {store.name} has no checkpoint. Choose one of {listed(sorted(places))}, or leave out --round.")
+    return number, places[number]
+
+
+def write_model(store: RunStore, kind: str, folder: Path, number: int, place: Path, strength: float, precision: str) -> None:
+    """The weights of a round, in one of MODELS, and their card.
+
+    Raises:
+        ExportError: the run has no LoRA, or its base model is not the one that was trained.
+    """
+    import numpy as np
+
+    from ddpo import lora
+
+    config = store.config
+    if config.training == "full":
+        if kind != "pipeline":
+            raise ExportError(
+                f"{store.name} trained the whole denoiser, so there is no LoRA to take away. Choose pipeline, which is the whole model."
+            )
+        family = merge(store, place, folder, strength, precision)
+        file = ""
+    else:
+        try:
+            adapter = lora.read_lora(place / LORA_FILE)
+        except lora.LoraError as error:
+            raise ExportError(str(error)) from error
+        family, dtype = lora.model_family(config, adapter), np.float16 if precision == "fp16" else np.float32
+        file = LORA_FILE if kind == "diffusers" else f"{store.name}-round-{number}.safetensors"
+        if kind == "pipeline":
+            family = merge(store, place, folder, strength, precision)
+        elif kind == "diffusers":
+            lora.write_diffusers(adapter, folder / file, strength, dtype)
+        else:
+            told = kohya_words(store, number, strength)
+            lora.write_kohya(adapter, folder / file, family, told, strength, dtype)
+    (folder / "README.md").write_text(model_card(store, number, kind, family, file, strength), encoding="utf-8", errors="replace")
+
+
+def kohya_words(store: RunStore, number: int, strength: float) -> dict[str, str]:
+    """What a kohya file says of itself beside its numbers."""
+    from ddpo.card import base_name, ratings_until
+
+    ratings, raters = ratings_until(store, number)
+    rated = f"{ratings} ratings by {raters}" if ratings else "no ratings"
+    title = f"{store.name}, round {number}"
+    return {
+        "ss_output_name": f"{store.name}-round-{number}",
+        "ss_sd_model_name": base_name(store.config),
+        "ss_seed": str(store.config.seed),
+        "ss_learning_rate": f"{store.config.learning_rate:g}",
+        "ss_training_comment": f"DDPO Studio: {number} rounds, {rated}, strength {strength:g}",
+        "modelspec.title": title,
+        "modelspec.description": f"LoRA of {base_name(store.config)} by reinforcement learning (DDPO)",
+    }
+
+
+def merge(store: RunStore, place: Path, folder: Path, strength: float, precision: str) -> str:
+    """The whole model with what was trained in it, merged in float32, as a diffusers folder; returns its family.
+
+    Raises:
+        ExportError: the base model is another one now.
+        ConfigError: it cannot be loaded.
+    """
+    import torch
+    from diffusers import UNet2DConditionModel
+    from safetensors import safe_open
+
+    from ddpo.checkpoint import FILE
+    from ddpo.models import load_pipeline
+    from ddpo.policy import fingerprint
+
+    config = store.config
+    pipeline = load_pipeline(config)
+    with safe_open(place / FILE, framework="numpy") as stored:
+        was = stored.metadata().get("base")
+    if was and was != fingerprint(pipeline.unet):
+        raise ExportError(
+            f"The base model {config.model} is another one now than {store.name} was trained over. Put the old one back (for one from the Hub, "
+            "name its revision), or take away the LoRA."
+        )
+    if config.training == "full":
+        trained = UNet2DConditionModel.from_pretrained(place / "unet", use_safetensors=True, local_files_only=True)
+        with torch.no_grad():
+            for new, old in zip(trained.parameters(), pipeline.unet.parameters(), strict=True):
+                old.copy_(new if strength == 1 else old + strength * (new - old))
+    else:
+        pipeline.load_lora_weights(place)
+        pipeline.fuse_lora(lora_scale=strength)
+        pipeline.unload_lora_weights()
+    pipeline.to(torch.float16 if precision == "fp16" else torch.float32)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return "xl" if type(pipeline).__name__ == "StableDiffusionXLPipeline" else "sd1"
+
+
+def write_data(store: RunStore, kind: str, folder: Path, number: int | None, names: bool) -> None:
+    """Ratings, pairs or images of a round, or of all, and their card.
+
+    Raises:
+        ExportError: there is nothing of it.
+    """
+    made = [row.number for row in store.rounds() if store.samples(row.number)]
+    rounds = made if number is None else [number]
+    if number is not None and number not in made:
+        raise ExportError(f"Round {number} of {store.name} has no images. Choose one of {listed(made)}, or leave out --round.")
+    naming = raters_of(store, names)
+    rows: list[Row]
+    if kind == "ratings":
+        rows = rating_rows(store, rounds, naming)
+    elif kind == "pairs":
+        rows = pair_rows(store, rounds, naming)
+    else:
+        rows = image_rows(store, rounds)
+    if not rows:
+        raise ExportError(f"{store.name} has nothing to take away as {kind} yet: {EMPTY[kind]}")
+    if kind == "ratings":
+        write_table(rows, folder / "ratings.csv")
+    else:
+        used = {row[side] for row in rows for side in ("jpg_0", "jpg_1")} if kind == "pairs" else None
+        copy_pictures(store, rounds, folder, used)
+    write_lines(rows, folder / ("metadata.jsonl" if kind == "imagefolder" else f"{kind}.jsonl"))
+    (folder / "README.md").write_text(data_card(store, kind, rows, names), encoding="utf-8", errors="replace")
+
+
+EMPTY = dict(
+    ratings="nobody has rated an image.",
+    pairs="nobody has rated two images of one prompt and round.",
+    imagefolder="no image is made.",
+)
+
+
+def listed(numbers: list[int]) -> str:
+    """Round numbers for a message: all of a few, or the ends of many."""
+    if not numbers:
+        return "none yet"
+    return ", ".join(map(str, numbers)) if len(numbers) <= 12 else f"{numbers[0]} to {numbers[-1]}"
