@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, Page, expect
 
+import app.widgets.board
 from app.board import pairs_of
 from ddpo.config import ConfigError, RunConfig
 from ddpo.lock import WorkerLock
-from ddpo.store import RunStore, SampleRow
+from ddpo.store import RatingRow, RunStore, SampleRow
+from rewards.human import VALUES, scores
 from tests.conftest import Studio
 from tests.test_board import SKIP, UP, card, current, latest, look, press
 from tests.toys import add_images, add_pictures, filled_run, picture
@@ -243,6 +248,42 @@ def test_pairs_come_with_their_images(page: Page, open_board: OpenBoard, studio:
     store.close()
 
 
+# --- what it comes to ---------------------------------------------------------------------------------------------------------------
+
+
+def as_json(rating: tuple[str, float | None] | None) -> dict[str, object] | None:
+    return rating and dict(kind=rating[0], value=rating[1])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_board_makes_the_same_of_marks_and_verdicts_as_the_server(page: Page, seed: int) -> None:
+    """One rater's opinions, from everything that can be said at random, by the page's own functions; what nobody judged has none on both sides."""
+    draw = random.Random(seed)
+    asked = {id: f"prompt {id // 8}" for id in range(8, 24)}
+    sayings = [None, ("skip", None), *((kind, value) for kind in ("thumbs", "best", "best-worst") for value in VALUES[kind])]
+    verdicts = [None, ("skip", None), ("bad", None), *(("pairs", value) for value in VALUES["pairs"])]
+    marks = {id: draw.choice(sayings) for id in asked}
+    said = {pair: draw.choice(verdicts) for pair in combinations(range(8, 14), 2)}
+    told: dict[int, list[RatingRow]] = {}
+    for (id, other), rating in {**{(id, None): mark for id, mark in marks.items()}, **said}.items():
+        if rating:
+            told.setdefault(id, []).append(RatingRow(0, "", id, "me", *rating, None, None, 0.0, other))
+    images = [dict(id=id, prompt=asked[id], set=f"{asked[id]} {id % 8 // 4}", rating=as_json(marks[id]), others=[0, 0]) for id in asked]
+    pairs = [dict(left=a, right=b, rating=as_json(rating)) for (a, b), rating in said.items()]
+    model = (Path(app.widgets.board.__file__).parent / "model.js").read_text(encoding="utf-8")
+    found = page.evaluate(
+        f"""([images, pairs]) => {{ {model}
+            const of = new Map(images.map((image) => [image.id, image]));
+            compare(images, pairs.map(({{ left, right, rating }}) => ({{ left: of.get(left), right: of.get(right), rating }})));
+            return images.map((image) => [image.id, score(image)]);
+        }}""",
+        [images, pairs],
+    )
+    expected = {id: score.value for id, score in scores(asked, told).items()}
+    assert {id: value for id, value in found if value is not None} == pytest.approx({id: v for id, v in expected.items() if v is not None}, abs=1e-7)
+    assert any(value is not None for value in expected.values())
+
+
 # --- another mode -------------------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +307,23 @@ def test_the_mode_changes_on_the_page_and_what_was_said_stays(page: Page, open_b
     assert sum(map(len, add.values())) == 4, "two thumbs, a star and a verdict"
     page.keyboard.press("?")
     expect(page.locator("[data-ref=help]")).to_contain_text("the left one is better")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("mode", "keys", "marks"),
+    [("best", "gb", {"good", "best"}), ("best-worst", "bw", {"best", "worst"}), ("pairs", "tp", {"tie"}), ("pairs", "bp", {"bad"})],
+)
+def test_marks_have_contrast(page: Page, open_board: OpenBoard, scheme: str, mode: str, keys: str, marks: set[str]) -> None:
+    """WCAG AA, as on the other boards: 4.5 to 1."""
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    open_board(rating=mode)
+    for key in keys:
+        page.keyboard.press(key)
+        page.wait_for_timeout(300)  # colours fade over, and the next pair comes
+    ratios = page.evaluate((Path(__file__).parent / "contrast.js").read_text())
+    assert {f".badge[data-mark={mark}]" for mark in marks} | {f".rate.{mark}.on" for mark in marks} | {".mode"} <= set(ratios)
+    assert min(ratios.values()) >= 4.5, ratios
 
 
 # --- at the routes ------------------------------------------------------------------------------------------------------------------

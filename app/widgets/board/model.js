@@ -43,20 +43,35 @@ function compare(images, pairs) {
     if (new Set(named.map((image) => image.rating.value)).size < 2) continue;
     for (const image of set) if (!named.includes(image)) imply(image, 0, "middle");
   }
-  for (const [image, strength] of won(pairs)) image.statements.push(strength);
+  for (const [image, strength] of strengths(pairs)) image.statements.push(strength);
 }
 
-/** Which images won and lost: enough to tell whether pairs say anything. The server has the exact strengths (rewards/pairs.py). */
-function won(pairs) {
-  const found = new Map();
-  const add = (image, value) => found.set(image, (found.get(image) ?? 0) + value);
-  const bad = new Set();
-  for (const { left, right, rating } of pairs) {
-    if (rating?.kind === "bad") bad.add(left).add(right);
-    if (rating?.kind === "pairs") { add(left, rating.value); add(right, -rating.value); }
+/** The strengths of judged images from -1 to 1: Bradley and Terry's model with ties and a ridge, as rewards/pairs.py has it, found one image at a time. */
+function strengths(pairs) {
+  const told = pairs.filter(({ rating }) => rating?.kind === "pairs").map(({ left, right, rating }) => [left, right, rating.value]);
+  const bad = new Set(pairs.filter(({ rating }) => rating?.kind === "bad").flatMap(({ left, right }) => [left, right]));
+  const theta = new Map([...told.flatMap(([left, right]) => [left, right]), ...bad].map((image) => [image, 0]));
+  const duels = new Map([...theta.keys()].map((image) => [image, [
+    ...told.filter(([left]) => left === image).map(([, right, said]) => [right, said]),
+    ...told.filter(([, right]) => right === image).map(([left, , said]) => [left, -said]),
+    ...(bad.has(image) ? [[null, -1]] : []), // worse than an image of strength 0
+  ]]));
+  for (let sweep = 0, moved = 1; sweep < 500 && moved > 1e-10; sweep += 1) {
+    moved = 0;
+    for (const [image, against] of duels) {
+      let slope = -theta.get(image) / 4, bend = 1 / 4;
+      for (const [rival, said] of against) {
+        const d = theta.get(image) - (rival ? theta.get(rival) : 0);
+        const z = 2 * Math.cosh(d / 2) + 1;
+        slope += said / 2 - Math.sinh(d / 2) / z;
+        bend += (1 + Math.cosh(d / 2) / 2) / z ** 2;
+      }
+      const step = Math.max(-1, Math.min(1, slope / bend));
+      theta.set(image, theta.get(image) + step);
+      moved = Math.max(moved, Math.abs(step));
+    }
   }
-  for (const image of bad) add(image, -0.7);
-  return [...found].map(([image, value]) => [image, Math.tanh(value / 2)]);
+  return [...theta].map(([image, strength]) => [image, Math.tanh(strength / 2)]);
 }
 
 /** What a mark says of its image by itself, from -1 to 1, or null where it says nothing. */
@@ -97,7 +112,7 @@ function signalOf(state) {
   const all = groups(images.filter(Boolean), promptOf).map((siblings) => {
     const values = siblings.map(score).filter((value) => value !== null);
     const own = items === pairs ? pairs.filter((pair) => siblings.includes(pair.left)) : siblings;
-    const carries = new Set(values.map((value) => value.toFixed(9))).size > 1;
+    const carries = new Set(values.map((value) => value.toFixed(6))).size > 1;
     return { key: promptOf(siblings[0]), prompt: siblings[0].prompt, again: siblings[0].again, values, carries, open: own.filter((each) => !isSettled(each)).length };
   });
   const missing = images.filter((image) => !image).length;
