@@ -242,6 +242,39 @@ MUTATIONS = (
         ),
     ),
     *of(
+        "rewards/human.py",
+        ("None: -0.5}", "None: 0.0}", "test_the_best_the_good_and_those_passed_over"),
+        ("for image in images if image not in skipped}", "for image in images}", "test_the_best_the_good_and_those_passed_over"),
+        ("if set(named.values()) == {-1, 1} else set()", "if named else set()", "test_best_worst_counting"),
+    ),
+    *of(
+        "rewards/pairs.py",
+        ("slope, bend = -RIDGE * theta", "slope, bend = RIDGE * theta", "tests/test_human.py::test_strengths_are_where_the_posterior_is_largest"),
+        ("said / 2 - np.sinh", "said - np.sinh", "tests/test_human.py::test_strengths_are_where_the_posterior_is_largest"),
+        ("told = sorted(", "told = list(", "tests/test_human.py::test_a_pair_says_the_same_from_both_sides_and_in_any_order"),
+    ),
+    *of(
+        "rewards/agreement.py",
+        ("len(opinions) / (len(opinions) - 1) * ", "", "test_alpha_of_the_published_example"),
+        ("prompts[a] == prompts[b] and ", "", "test_orders_are_compared_within_a_prompt"),
+    ),
+    *of(
+        "app/again.py",
+        ("if each.id > closed[number]", "", "tests/test_raters.py::test_a_prompt_of_an_earlier_board_comes_again_unmarked"),
+    ),
+    *of(
+        "ddpo/trainer.py",
+        ("[row for row in rows if row.shown]", "list(rows)", "tests/test_control.py::test_who_was_not_asked_about_was_not_passed_over"),
+    ),
+    *of(
+        "ddpo/taster.py",
+        (
+            'not any(name.startswith("rater ") for name in self.store.choices())',
+            "True",
+            "tests/test_raters.py::test_taste_is_of_those_who_count",
+        ),
+    ),
+    *of(
         "rewards/blend.py",
         ("(value - standards[n].mean) / standards[n].std", "(value - standards[n].mean)", BLEND),
         ("if len(terms) == len(weights) else None", "", BLEND),

@@ -172,7 +172,7 @@ def test_a_rater_who_is_left_out_does_not_count_in_the_open_round(client: TestCl
         run.steer(store, IDLE, "leave_out", rater="eve")
 
 
-def test_the_model_of_taste_learns_from_those_who_count(tmp_path: Path) -> None:
+def test_taste_is_of_those_who_count(tmp_path: Path) -> None:
     """Also from rounds that were scored before, and from the very same numbers once the rater counts again. What was learned from stays written."""
     store = filled_run(tmp_path / "run", rounds=2, preference="assist")
     for row in store.samples(2):
