@@ -39,7 +39,7 @@ REWARDS: dict[str, str] = {
 RATINGS: dict[str, str] = {
     "thumbs": "Thumbs up or down",
     "stars": "One to five stars",
-    "best": "Pick the good, star the best",
+    "best": "Good ones and the best",
     "best-worst": "Best and worst",
     "pairs": "Pairs",
 }

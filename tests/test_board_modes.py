@@ -290,7 +290,7 @@ def test_the_board_makes_the_same_of_marks_and_verdicts_as_the_server(page: Page
 def test_the_mode_changes_on_the_page_and_what_was_said_stays(page: Page, open_board: OpenBoard) -> None:
     store = open_board()
     press(page, "u", "d")
-    page.get_by_label("How you rate").select_option(label="Pick the good, star the best")
+    page.get_by_label("How you rate").select_option(label="Good ones and the best")
     expect(page.locator(".board[data-mode=best]")).to_be_visible()
     expect(page.locator(".card[data-state=here]")).to_have_count(8)
     press(page, "b")
