@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.board import apply_refusal, board_of, board_round, config_of, is_applying, rating_refusal
+from app.board import apply_refusal, board_of, board_round, is_applying, rating_refusal
 from app.downloads import made
 from app.exports import ExportFailure, Exports
 from app.launch import Launcher, LaunchError
@@ -74,17 +74,18 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports) -> None:
         except StoreError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    def rate(name: str, image: int, value: float | None, rater: str = "api", client_id: str = "") -> bool:
-        """Rate an image: thumbs -1 or 1, stars 1 to 5 as the run is rated, or nothing to skip; True when it was new."""
+    def rate(name: str, image: int, value: float | None, rater: str = "api", client_id: str = "", other: int | None = None) -> bool:
+        """Rate an image as the run is rated now: thumbs -1 or 1, stars 1 to 5, best 1 (a good one) or 2 (the best), best-worst -1 or 1; or in pairs,
+        beside another one: 1 the image is better, -1 the other, 0 neither. Nothing is a skip. True when it was new."""
         try:
             store = runs.open(name)
-            kind = config_of(store).rating if value is not None else "skip"
-            sample = store.sample(int(image))
-            if sample and (refusal := rating_refusal(store, sample)):
+            kind = store.rating if value is not None else "skip"
+            sample, second = store.sample(int(image)), None if other is None else store.sample(int(other))
+            if sample and (refusal := rating_refusal(store, sample, rater, second)):
                 raise StoreError(refusal)
-            if not valid(kind, value):
-                raise StoreError(f"{value} is no rating in {kind}.")
-            return store.add_rating(client_id or uuid.uuid4().hex, int(image), rater, kind, value)
+            if not valid(kind, value, pair=other is not None):
+                raise StoreError(f"{value} is no rating of {'an image' if other is None else 'a pair'} in {kind}.")
+            return store.add_rating(client_id or uuid.uuid4().hex, int(image), rater, kind, value, other=None if other is None else int(other))
         except StoreError as error:
             raise gr.Error(str(error), print_exception=False) from error
 

@@ -8,13 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from app import words
+from app.again import repeated, said_again
+from app.raters import tired
 from ddpo.config import RunConfig
 from ddpo.store import RatingRow, RoundRow, RunStore, SampleRow, Status
 from rewards import parts
-from rewards.human import fold, opinion
+from rewards.human import VALUES, opinions, scores, set_size
 
 SERVER = secrets.token_hex(4)
 """A revision counts from the start of a server, so it carries which server counted."""
@@ -81,12 +84,21 @@ def board_json(store: RunStore, rater: str) -> dict[str, Any]:
     samples = board_of(store, number)
     closed = _is_closed(row)
     reward, rated = store.reward_at(number), is_rated(store, number)
-    ratings = store.latest_ratings(number, row.closed_rating if row else None) if row and rated else {}
-    scores = {} if rated or not row else store.scores(number, reward)
+    ratings = store.latest_ratings(number, row.closed_rating if row else None, everyone=True) if row and rated else {}
+    scored = {} if rated or not row else store.scores(number, reward)
     applying = not closed and is_applying(store, number)
     turn = is_turn(store, status, row)
-    teaches = signal(samples, ratings)
+    mode, absent = store.rating, store.left_out
+    teaches = signal(samples, {id: [each for each in said if each.rater not in absent] for id, said in ratings.items()})
+    told = {name: found for name, found in opinions(asked_of(samples), ratings).items() if name != rater and name not in absent}
     expected, per_prompt, places = _shape(store, row, samples)
+    again = repeated(store, number, rater, per_prompt) if rated and row and _is_shaped(config, row) else []
+    if again:
+        ratings = ratings | said_again(store, {sample.round for sample in again})
+        expected, places = _mixed(expected, per_prompt, places, len(again), f"{config.seed} {number} {rater}")
+    images = [*samples, *again]
+    own = {each.sample: each for said in ratings.values() for each in said if each.rater == rater and each.other is None}
+    sets = _sets(samples, 0 if row and row.sampled_at else per_prompt) + _sets(again)
     return {
         "run": store.name,
         "state": "awaiting" if turn and not applying else status.state,
@@ -101,16 +113,22 @@ def board_json(store: RunStore, rater: str) -> dict[str, Any]:
         "pending": list(status.pending),
         "reward": words.reward(reward),
         "rated_by_people": rated,
-        "rating": config.rating,
+        "rating": mode,
+        "modes": [[name, words.RATINGS[name]] for name in modes_of(config)] if rated else [],
         "expected": expected,
         "per_prompt": per_prompt,
         "made": len(store.samples(number)),
         "making": config.images_per_round,
+        "per_set": set_size(per_prompt) if mode == "best-worst" else per_prompt,
         "images": [
-            _image_json(store.name, sample, place, ratings.get(sample.id, ()), rater, scores.get(sample.id))
-            for place, sample in zip(places, samples, strict=True)
+            _image_json(store.name, sample, place, own.get(sample.id), [found[sample.id] for found in told.values() if sample.id in found])
+            | {"score": scored[sample.id].value if sample.id in scored else None, "set": group, "again": sample.round != number}
+            for sample, place, group in zip(images, places, sets, strict=True)
         ],
+        "pairs": _pairs_json(images, places, ratings, rater, f"{config.seed} {rater}") if mode == "pairs" and rated else [],
         "signal": teaches,
+        "left_out": rater in absent,
+        "tired": tired(store, rater) if turn else "",
         "awaiting": turn,
         "applying": applying,
         "can_apply": turn and not applying and status.alive and teaches["carrying"] > 0,
@@ -132,10 +150,70 @@ def _shape(store: RunStore, row: RoundRow | None, samples: Sequence[SampleRow]) 
     return len(samples), of_each.pop() if len(of_each) == 1 else k, list(range(len(samples)))
 
 
-def _image_json(run: str, sample: SampleRow, place: int, ratings: Iterable[RatingRow], rater: str, score: Any) -> dict[str, Any]:
-    """One image: the asking rater's rating, and the sum and number of the other raters' opinions."""
-    own = next((r for r in ratings if r.rater == rater), None)
-    others = [o for r in ratings if r.rater != rater and (o := opinion(r.kind, r.value)) is not None]
+def _mixed(expected: int, per_prompt: int, places: Sequence[int], more: int, seed: str) -> tuple[int, list[int]]:
+    """How many images a board has with some more, in groups as large as its own, and where all go: each group's place among the others is random."""
+    if expected % per_prompt:
+        return expected + more, [*places, *range(expected, expected + more)]
+    total = (expected + more) // per_prompt
+    free = sorted(Random(seed).sample(range(total), more // per_prompt))
+    own = [group for group in range(total) if group not in free]
+    at = [own[place // per_prompt] * per_prompt + place % per_prompt for place in places]
+    return expected + more, [*at, *(group * per_prompt + i for group in free for i in range(per_prompt))]
+
+
+def _is_shaped(config: RunConfig, row: RoundRow) -> bool:
+    """Whether it is known how many images of each prompt a board has: from the start, or where it is chosen, once all images are there."""
+    return row.sampled_at is not None or not 0 < config.board_images < config.images_per_round
+
+
+def _sets(samples: Sequence[SampleRow], coming: int = 0) -> list[str]:
+    """The set of which best and worst are named, for each image; ``coming`` is how many images of a prompt there will be, while they are made."""
+    of_prompt, found, seen = Counter(sample.prompt for sample in samples), [], Counter[str]()
+    for sample in samples:
+        size = set_size(coming or of_prompt[sample.prompt])
+        found.append(f"{sample.round} {sample.prompt} {seen[sample.prompt] // size}")
+        seen[sample.prompt] += 1
+    return found
+
+
+def _pairs_json(images: Sequence[SampleRow], places: Sequence[int], ratings: Ratings, rater: str, seed: str) -> list[dict[str, Any]]:
+    """The pairs that a rater is shown, in the order of the board, each with their verdict as seen from its left image."""
+    at = {sample.id: place for sample, place in zip(images, places, strict=True)}
+    said = {(each.sample, each.other): each for found in ratings.values() for each in found if each.rater == rater and each.other is not None}
+    found = []
+    for left, right in sorted(pairs_of(images, seed), key=lambda pair: max(at[pair[0]], at[pair[1]])):
+        verdict, turned = said.get((left, right)), said.get((right, left))
+        if turned and (verdict is None or turned.id > verdict.id):
+            verdict = replace(turned, value=None if turned.value is None else -turned.value)
+        found.append({"left": left, "right": right, "rating": {"kind": verdict.kind, "value": verdict.value} if verdict else None})
+    return found
+
+
+def pairs_of(images: Iterable[SampleRow], seed: str) -> list[tuple[int, int]]:
+    """Which pairs of images are judged, left and right: each image of a prompt beside one of those before it, drawn at random, as are the sides.
+
+    So a prompt's n images are connected by n - 1 pairs, the fewest that say something of all of them; from one image to another it takes few of them
+    (a random recursive tree: in the order of log n); and the pairs that are there stay as they are while images are still being made.
+    """
+    before: dict[tuple[int, str], list[int]] = {}
+    found = []
+    for image in images:
+        own = before.setdefault((image.round, image.prompt), [])
+        draw = Random(f"{seed} {image.id}")
+        if own:
+            left, right = draw.sample([draw.choice(own), image.id], 2)
+            found.append((left, right))
+        own.append(image.id)
+    return found
+
+
+def modes_of(config: RunConfig) -> list[str]:
+    """The modes in which a run can be rated: those that compare a prompt's images need several."""
+    return [mode for mode in VALUES if config.images_per_prompt > 1 or mode in ("thumbs", "stars")]
+
+
+def _image_json(run: str, sample: SampleRow, place: int, own: RatingRow | None, others: Sequence[float]) -> dict[str, Any]:
+    """One image: the asking rater's mark, and the sum and number of the other raters' opinions."""
     sha = Path(sample.image).stem
     return {
         "id": sample.id,
@@ -145,19 +223,30 @@ def _image_json(run: str, sample: SampleRow, place: int, ratings: Iterable[Ratin
         "prompt": sample.prompt,
         "rating": {"kind": own.kind, "value": own.value} if own else None,
         "others": [sum(others), len(others)],
-        "score": score.value if score else None,
     }
 
 
 def signal(samples: Iterable[SampleRow], ratings: Ratings) -> dict[str, Any]:
     """What the ratings teach: only differences between images of one prompt do."""
-    values: dict[str, list[float]] = {}
-    for sample in samples:
-        found = values.setdefault(sample.prompt, [])
-        if (score := fold(ratings.get(sample.id, ())).value) is not None:
-            found.append(score)
-    carrying = sum(len(set(found)) > 1 for found in values.values())
+    asked = asked_of(samples)
+    values: dict[str, list[float]] = {prompt: [] for prompt in asked.values()}
+    for id, score in scores(asked, ratings).items():
+        if score.value is not None:
+            values[asked[id]].append(score.value)
+    carrying = sum(len({round(value, 9) for value in found}) > 1 for found in values.values())
     return {"prompts": len(values), "carrying": carrying, "rated": sum(map(len, values.values()))}
+
+
+def asked_of(samples: Iterable[SampleRow]) -> dict[int, str]:
+    """What people were asked about: the prompt of each image, in the order of the board."""
+    return {sample.id: sample.prompt for sample in samples}
+
+
+def looked_at(samples: Sequence[SampleRow], ratings: Ratings) -> int:
+    """How many images somebody has an opinion of, or has skipped."""
+    known = {id for found in opinions(asked_of(samples), ratings).values() for id in found}
+    skipped = {id for each in ratings.values() for rating in each if rating.kind == "skip" for id in (rating.sample, rating.other)}
+    return sum(sample.id in known | skipped for sample in samples)
 
 
 def is_applying(store: RunStore, number: int) -> bool:
@@ -179,11 +268,24 @@ def apply_refusal(store: RunStore, number: int) -> str:
     return ""
 
 
-def rating_refusal(store: RunStore, sample: SampleRow) -> str:
-    """Why an image takes no rating, in plain words; empty when it does."""
-    if _is_closed(store.round(sample.round)):
+def rating_refusal(store: RunStore, sample: SampleRow, rater: str = "", other: SampleRow | None = None) -> str:
+    """Why an image, or with ``other`` a pair, takes no rating, in plain words; empty when it does."""
+    if other and ((other.round, other.prompt) != (sample.round, sample.prompt) or other == sample):
+        return "A pair is two images of one prompt on one board."
+    if other and not other.shown:
+        return rating_refusal(store, other, rater)
+    if _is_closed(store.round(sample.round)) and not _comes_again(store, sample, rater):
         return "The ratings of this round were applied already, so it takes no more. The next round is on its way."
     return "" if sample.shown else "This image is not on the board, so nobody is asked about it."
+
+
+def _comes_again(store: RunStore, sample: SampleRow, rater: str) -> bool:
+    """Whether a rater is shown an image of an earlier board once more, on the one that waits."""
+    row = board_round(store)
+    if row is None or row.number <= sample.round or not config_of(store).repeats or _is_closed(row) or not is_rated(store, row.number):
+        return False
+    _, per_prompt, _ = _shape(store, row, board_of(store, row.number))
+    return _is_shaped(config_of(store), row) and sample in repeated(store, row.number, rater, per_prompt)
 
 
 def _is_closed(row: RoundRow | None) -> bool:

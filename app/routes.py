@@ -20,7 +20,8 @@ from starlette.concurrency import run_in_threadpool
 
 from app.board import apply_refusal, board_json, board_revision, rating_refusal
 from app.runs import Runs
-from ddpo.store import REQUESTS, RunStore, StoreError
+from ddpo.config import ConfigError
+from ddpo.store import REQUESTS, RunStore, SampleRow, StoreError
 from rewards.base import RewardError
 from rewards.human import valid
 
@@ -66,6 +67,11 @@ def build_router(runs: Path | Runs) -> APIRouter:
     async def requests(run: str, request: Request) -> Response:
         body = await json_body(request)
         return await run_in_threadpool(_requests, all_runs, run, body)
+
+    @router.post("/choices")
+    async def choices(run: str, request: Request) -> Response:
+        body = await json_body(request)
+        return await run_in_threadpool(_choose, all_runs, run, body)
 
     return router
 
@@ -121,16 +127,34 @@ def _save(store: RunStore, event: Any) -> dict[str, Any]:
         raise HTTPException(422, "A rating is an object.")
     client_id, rater = _text(event, "client_id"), _text(event, "rater")
     kind, value = event.get("kind"), event.get("value")
-    if not isinstance(kind, str) or isinstance(value, bool) or not (value is None or _is_finite(value)) or not valid(kind, value):
-        raise HTTPException(422, "This is no rating: thumbs are -1 or 1, stars 1 to 5, skip and clear have no value.")
-    number = event.get("sample")
-    sample = store.sample(number) if isinstance(number, int) and not isinstance(number, bool) and 0 < number <= LARGEST_ID else None
-    if sample is None or ("image" in event and event["image"] != Path(sample.image).stem):
+    pair = event.get("other") is not None
+    if not isinstance(kind, str) or isinstance(value, bool) or not (value is None or _is_finite(value)) or not valid(kind, value, pair):
+        raise HTTPException(422, "This is no rating: thumbs are -1 or 1, stars 1 to 5, pairs have two images, skip and clear have no value.")
+    sample, other = _sample(store, event.get("sample")), _sample(store, event["other"]) if pair else None
+    if sample is None or (pair and other is None) or ("image" in event and event["image"] != Path(sample.image).stem):
         raise HTTPException(404, "There is no such image in this run.")
-    if refusal := rating_refusal(store, sample):
+    if refusal := rating_refusal(store, sample, rater, other):
         raise HTTPException(409, refusal)
-    new = store.add_rating(client_id, sample.id, rater, kind, value, _seconds(event, "shown_at"), _seconds(event, "answered_at"))
+    shown_at, answered_at = _seconds(event, "shown_at"), _seconds(event, "answered_at")
+    new = store.add_rating(client_id, sample.id, rater, kind, value, shown_at, answered_at, other.id if other else None)
     return {"client_id": client_id, "saved": True, "new": new}
+
+
+def _sample(store: RunStore, id: Any) -> SampleRow | None:
+    return store.sample(id) if isinstance(id, int) and not isinstance(id, bool) and 0 < id <= LARGEST_ID else None
+
+
+def _choose(runs: Runs, run: str, body: Any) -> Response:
+    """Rate in another mode from now on."""
+    store = open_run(runs, run)
+    mode = body.get("rating") if isinstance(body, dict) else None
+    if not isinstance(mode, str):
+        raise HTTPException(422, "Say in which mode to rate.")
+    try:
+        _guarded(lambda: store.choose("rating", mode))
+    except ConfigError as error:
+        raise HTTPException(422, str(error)) from error
+    return json_answer({"rating": mode})
 
 
 def _requests(runs: Runs, run: str, body: Any) -> Response:

@@ -67,7 +67,8 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports) -> gr.Blocks:
 
         def steer(selected: str, told: str, event: gr.EventData) -> list[Any]:
             asked = action(event)
-            views.attempt(selected, lambda store: run.steer(store, launcher, str(asked.get("kind")), str(asked.get("reward", ""))))
+            what = [str(asked.get(key, "")) for key in ("kind", "reward", "rater")]
+            views.attempt(selected, lambda store: run.steer(store, launcher, *what))
             return views.changes(selected, told)
 
         def choose_preset(typed: str, event: gr.EventData) -> list[Any]:

@@ -36,11 +36,18 @@ REWARDS: dict[str, str] = {
     "pickscore": "PickScore",
     "blend": "A blend of rewards",
 }
-RATINGS: dict[str, str] = {"thumbs": "Thumbs up or down", "stars": "One to five stars"}
+RATINGS: dict[str, str] = {
+    "thumbs": "Thumbs up or down",
+    "stars": "One to five stars",
+    "best": "Good ones and the best",
+    "best-worst": "Best and worst",
+    "pairs": "Pairs",
+}
 
 LABELS: dict[str, str] = {
     "reward": "What scores the images",
     "rating": "How you rate",
+    "repeats": "Prompts shown once more",
     "preference": "Model of your taste",
     "board_images": "Images shown of a round",
     "board_every": "A board every … rounds",

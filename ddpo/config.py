@@ -54,7 +54,7 @@ DEVICES = (r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", "auto, cpu, cuda, cuda:1, mps")
 """The form of a device's name, and examples."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Task": ("model", "revision", "model_config", "reward", "reward_models", "reward_vlm", "prompts", "rating", "preference", "ahead"),
+    "Task": ("model", "revision", "model_config", "reward", "reward_models", "reward_vlm", "prompts", "rating", "repeats", "preference", "ahead"),
     "Rounds": ("rounds", "images_per_round", "images_per_prompt", "board_images", "board_every", "images_per_update", "passes", "seed"),
     "Sampling": ("steps", "guidance", "eta", "shared_start", "resolution"),
     "Objective": (
@@ -107,7 +107,17 @@ class RunConfig:
         "", "What looks at images for alignment and satisfaction: a LLaVA's folder or name on the Hub, or an endpoint, http://host/v1#model."
     )
     prompts: tuple[str, ...] = setting(("a cat", "a dog", "a horse", "a fox"), "The prompts that images are made for.")
-    rating: str = setting("thumbs", "How people rate: thumbs up or down, or one to five stars.", choices=("thumbs", "stars"))
+    rating: str = setting(
+        "thumbs",
+        "How people rate at first: thumbs, one to five stars, the good ones and the best of each prompt, the best and the worst of each, or pairs.",
+        choices=("thumbs", "stars", "best", "best-worst", "pairs"),
+    )
+    repeats: int = setting(
+        0,
+        "How many prompts of an earlier board each board shows once more, unmarked: they teach nothing, and tell how far you agree with yourself.",
+        low=0,
+        high=16,
+    )
     preference: str = setting(
         "off",
         "A model of your taste, from all your ratings so far: `assist` scores the images you did not rate, `lead` all, once it surely beats chance.",
@@ -298,6 +308,11 @@ class RunConfig:
             raise ConfigError(
                 f"board_every is {self.board_every} and preference is {self.preference}: in rounds without a board nobody would say what is good. "
                 "Choose preference lead, or board_every 1."
+            )
+        if k < 2 and self.rating in ("best", "best-worst", "pairs"):
+            raise ConfigError(
+                f"images_per_prompt is 1 and rating is {self.rating}, which compares the images of one prompt. "
+                "Choose at least 2 images per prompt, or rating thumbs or stars."
             )
         if k < 2 and (self.advantage in ("group", "centred") or self.objective.startswith("rwr")):
             raise ConfigError(

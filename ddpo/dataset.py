@@ -14,7 +14,8 @@ from typing import Any
 
 import rewards
 from ddpo.store import RatingRow, RunStore, SampleRow
-from rewards.human import fold, opinion
+from rewards.base import Score
+from rewards.human import BOTH_BAD, opinions, scores
 
 Row = dict[str, Any]
 Naming = Callable[[str], str]
@@ -43,40 +44,50 @@ def rating_rows(store: RunStore, rounds: Iterable[int], naming: Naming) -> list[
             found.append(
                 dict(
                     id=row.id, round=number, image=picture_name(sample), prompt=sample.prompt, seed=sample.seed, rater=naming(row.rater),
-                    kind=row.kind, value=row.value, counts=row.id in counting, shown_at=row.shown_at, answered_at=row.answered_at,
-                    saved_at=row.created_at,
+                    kind=row.kind, value=row.value, other=picture_name(samples[row.other]) if row.other else None, counts=row.id in counting,
+                    shown_at=row.shown_at, answered_at=row.answered_at, saved_at=row.created_at,
                 )
             )  # fmt: skip
     return sorted(found, key=lambda row: row["id"])
 
 
 def pair_rows(store: RunStore, rounds: Iterable[int], naming: Naming) -> list[Row]:
-    """Every two images of one prompt and round that one person rated, with Pick-a-Pic's columns (Kirstain et al. 2023, arXiv 2305.01569): the better
-    one's label is 1 and the other's 0, and of a tie both are 0.5. ``jpg_0`` and ``jpg_1`` are the images' files."""
+    """Every two images of one prompt and round that one person judged, with Pick-a-Pic's columns (Kirstain et al. 2023, arXiv 2305.01569): the better
+    one's label is 1 and the other's 0, and of a tie (or of two bad images) both are 0.5. ``jpg_0`` and ``jpg_1`` are the images' files. A verdict on
+    a pair is taken as it is; marks, of whatever mode, by the opinions that they come to (:func:`rewards.human.opinions`)."""
     found: list[Row] = []
     for number in rounds:
-        counting, rated = _counting(store, number), dict[tuple[str, str], list[tuple[SampleRow, RatingRow]]]()
-        for sample in store.samples(number):
-            for row in counting.get(sample.id, ()):
-                if opinion(row.kind, row.value) is not None:
-                    rated.setdefault((sample.prompt, row.rater), []).append((sample, row))
+        samples, asked, counting = {sample.id: sample for sample in store.samples(number)}, store.asked(number), _counting(store, number)
+        said = [row for rows in counting.values() for row in rows]
+        told: dict[tuple[str, frozenset[int]], tuple[float, float]] = {}
+        marks = {id: [row for row in rows if row.other is None] for id, rows in counting.items()}
+        for rater, opinion in opinions(asked, marks).items():
+            for one, other in itertools.combinations(sorted(opinion), 2):
+                if asked[one] == asked[other]:
+                    own = (row.created_at for row in said if row.rater == rater and asked[row.sample] == asked[one])
+                    told[rater, frozenset((one, other))] = (opinion[one] - opinion[other], max(own))
+        for row in said:
+            if row.other is not None:
+                sign = 1 if row.sample < row.other else -1
+                told[row.rater, frozenset((row.sample, row.other))] = (sign * (row.value or 0.0) if row.kind != BOTH_BAD else 0.0, row.created_at)
         model = f"{store.name}, round {number}"
-        for (_, rater), images in rated.items():
-            for one, other in itertools.combinations(images, 2):
-                found.append(_pair(one, other) | dict(user_id=naming(rater), ranking_id=len(found), model_0=model, model_1=model, round=number))
+        for (rater, pair), (better, at) in told.items():
+            first, second = (samples[id] for id in sorted(pair))
+            found.append(
+                _pair(first, second, better)
+                | dict(created_at=at, user_id=naming(rater), ranking_id=len(found), model_0=model, model_1=model, round=number)
+            )
     of_prompt = Counter(row["caption"] for row in found)
     return [row | dict(num_example_per_prompt=of_prompt[row["caption"]]) for row in found]
 
 
-def _pair(one: tuple[SampleRow, RatingRow], other: tuple[SampleRow, RatingRow]) -> Row:
-    """One comparison: two images of a prompt with the same person's ratings."""
-    a, b = (opinion(row.kind, row.value) or 0.0 for _, row in (one, other))
-    label = 0.5 if a == b else float(a > b)
-    uids = [Path(sample.image).stem for sample, _ in (one, other)]
+def _pair(one: SampleRow, other: SampleRow, better: float) -> Row:
+    """One comparison of two images of a prompt; ``better`` is above 0 where the first one won, and 0 for a tie."""
+    label = 0.5 if better == 0 else float(better > 0)
+    uids = [Path(sample.image).stem for sample in (one, other)]
     return dict(
-        caption=one[0].prompt, jpg_0=picture_name(one[0]), jpg_1=picture_name(other[0]), label_0=label, label_1=1 - label, has_label=True,
-        are_different=uids[0] != uids[1], image_0_uid=uids[0], image_1_uid=uids[1], best_image_uid="tie" if a == b else uids[int(a < b)],
-        created_at=max(one[1].created_at, other[1].created_at),
+        caption=one.prompt, jpg_0=picture_name(one), jpg_1=picture_name(other), label_0=label, label_1=1 - label, has_label=True,
+        are_different=uids[0] != uids[1], image_0_uid=uids[0], image_1_uid=uids[1], best_image_uid="tie" if better == 0 else uids[int(better < 0)],
     )  # fmt: skip
 
 
@@ -84,9 +95,9 @@ def image_rows(store: RunStore, rounds: Iterable[int]) -> list[Row]:
     """Every image with its prompt, what the round's reward said of it, and people's mean rating from -1 to 1 (None where nobody rated)."""
     found = []
     for number in rounds:
-        scores, counting = store.scores(number, store.reward_at(number)), _counting(store, number)
+        scored, said = store.scores(number, store.reward_at(number)), scores(store.asked(number), _counting(store, number))
         for sample in store.samples(number):
-            score, rated = scores.get(sample.id), fold(counting.get(sample.id, ()))
+            score, rated = scored.get(sample.id), said.get(sample.id, Score(None))
             found.append(
                 dict(
                     file_name=picture_name(sample), prompt=sample.prompt, score=score.value if score else None, rating=rated.value,

@@ -11,9 +11,9 @@
       checkpoints/0003/      adapter, optimiser state, header
       worker.log, worker.lock
 
-One table, one writer. The worker writes round, sample, score, metric, checkpoint, event, progress; the app writes rating and request.
-A row is a promise: what it names is on disk before it. Ratings are events that are never changed: the latest of a rater on a
-sample counts.
+One table, one writer. The worker writes round, sample, score, metric, checkpoint, event, progress; the app writes rating, request
+and choice. A row is a promise: what it names is on disk before it. Ratings are events that are never changed: the latest of a rater on a
+sample, or on a pair of samples, counts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +102,12 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE sample ADD COLUMN updates INTEGER NOT NULL DEFAULT 0;  -- how many rounds the policy that made it had learned from
     UPDATE sample SET updates = (SELECT count(*) FROM round WHERE updated_at < sample.created_at);
     """,
+    """
+    ALTER TABLE rating ADD COLUMN other INTEGER REFERENCES sample(id);  -- the second image of a pair
+    CREATE TABLE choice (
+        id INTEGER PRIMARY KEY, created_at REAL NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL  -- of each name the latest holds
+    ) STRICT;
+    """,
 )
 """The database's schema, step by step; a step once released is never changed. ``PRAGMA user_version`` counts the steps taken."""
 
@@ -159,6 +165,10 @@ class RatingRow:
     shown_at: float | None
     answered_at: float | None
     created_at: float
+    other: int | None = None
+    """The second image of a pair."""
+    round: int = 0
+    """Of which round the image is."""
 
 
 @dataclass(frozen=True)
@@ -342,6 +352,13 @@ class RunStore:
         with self._lock:
             return f"{self._db.execute('PRAGMA data_version').fetchone()[0]}.{self._db.total_changes}"
 
+    @property
+    def said(self) -> tuple[int, ...]:
+        """Changes whenever somebody rates, settles something, or closes a round."""
+        sql = """SELECT (SELECT coalesce(max(id), 0) FROM rating), (SELECT coalesce(max(id), 0) FROM choice),
+            (SELECT count(*) FROM round WHERE closed_at IS NOT NULL)"""
+        return tuple(self._rows(sql)[0])
+
     # --- worker: rounds and samples ---------------------------------------------------------------------------------------------
 
     def start_round(self, number: int) -> RoundRow:
@@ -439,7 +456,7 @@ class RunStore:
         with self._transaction():
             self._db.execute("INSERT INTO event (created_at, kind, message, request) VALUES (?, ?, ?, ?)", (time.time(), kind, message, request))
 
-    # --- app: ratings and requests ----------------------------------------------------------------------------------------------
+    # --- app: ratings, requests and choices -------------------------------------------------------------------------------------
 
     def add_rating(
         self,
@@ -450,8 +467,12 @@ class RunStore:
         value: float | None,
         shown_at: float | None = None,
         answered_at: float | None = None,
+        other: int | None = None,
     ) -> bool:
         """Append a rating event; on disk when this returns. A repeat of a ``client_id`` changes nothing and returns False.
+
+        Args:
+            other: the second image, where the rating is of a pair.
 
         Raises:
             StoreError: there is no such sample.
@@ -459,13 +480,14 @@ class RunStore:
         try:
             with self._transaction():
                 cursor = self._db.execute(
-                    """INSERT INTO rating (client_id, sample, rater, kind, value, shown_at, answered_at, created_at)
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (client_id) DO NOTHING""",
-                    (client_id, sample, rater, kind, value, shown_at, answered_at, time.time()),
+                    """INSERT INTO rating (client_id, sample, rater, kind, value, shown_at, answered_at, created_at, other)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (client_id) DO NOTHING""",
+                    (client_id, sample, rater, kind, value, shown_at, answered_at, time.time(), other),
                 )
                 return cursor.rowcount == 1
         except (sqlite3.IntegrityError, OverflowError) as error:
-            raise StoreError(f"There is no image {sample} in run {self.name}.") from error
+            also = "" if other is None else f" or {other}"
+            raise StoreError(f"There is no image {sample}{also} in run {self.name}.") from error
 
     def add_request(self, kind: str, **payload: Any) -> int:
         """Ask the worker for something; it answers with an event."""
@@ -475,7 +497,32 @@ class RunStore:
             cursor = self._db.execute("INSERT INTO request (created_at, kind, payload) VALUES (?, ?, ?)", (time.time(), kind, json.dumps(payload)))
             return int(cursor.lastrowid or 0)
 
+    def choose(self, name: str, value: str) -> None:
+        """Settle something for the run from now on: ``rating``, the mode in which people rate, or ``rater NAME``, whether a rater counts.
+
+        Raises:
+            ConfigError: the run cannot be rated in that mode.
+        """
+        if name == "rating":
+            self.config.with_changes(rating=value)
+        with self._transaction():
+            self._db.execute("INSERT INTO choice (created_at, name, value) VALUES (?, ?, ?)", (time.time(), name, value))
+
     # --- readers ----------------------------------------------------------------------------------------------------------------
+
+    def choices(self) -> dict[str, str]:
+        """What people settled, by name: the latest of each."""
+        return {str(name): str(value) for name, value in self._rows("SELECT name, value FROM choice ORDER BY id")}
+
+    @property
+    def rating(self) -> str:
+        """The mode in which people rate now: what they chose on the Rate page, or else what the settings say."""
+        return self.choices().get("rating") or self.config.rating
+
+    @property
+    def left_out(self) -> set[str]:
+        """The raters whose ratings do not count."""
+        return {name.removeprefix("rater ") for name, value in self.choices().items() if name.startswith("rater ") and value == "out"}
 
     def rounds(self) -> list[RoundRow]:
         return [RoundRow(*row) for row in self._rows(f"SELECT {ROUND_COLUMNS} FROM round ORDER BY number")]
@@ -544,6 +591,10 @@ class RunStore:
         """Those of a round's samples that people are asked about, in order of position."""
         return [row for row in self.samples(number) if row.shown]
 
+    def asked(self, number: int) -> dict[int, str]:
+        """What people are asked about in a round: the prompt of each sample of the board, by id, in order of position."""
+        return {row.id: row.prompt for row in self.board(number)}
+
     def sample(self, id: int) -> SampleRow | None:
         return next((SampleRow(*row) for row in self._rows(f"SELECT {SAMPLE_COLUMNS} FROM sample WHERE id = ?", id)), None)
 
@@ -563,19 +614,16 @@ class RunStore:
 
     def ratings(self, number: int | None = None, up_to: int | None = None) -> list[RatingRow]:
         """All rating events, oldest first; of one round, and up to an id, if these are given."""
-        sql = """SELECT rating.id, client_id, sample, rater, kind, value, shown_at, answered_at, rating.created_at
+        sql = """SELECT rating.id, client_id, sample, rater, kind, value, shown_at, answered_at, rating.created_at, other, round
             FROM rating JOIN sample ON sample.id = rating.sample
             WHERE (?1 IS NULL OR round = ?1) AND (?2 IS NULL OR rating.id <= ?2) ORDER BY rating.id"""
         return [RatingRow(*row) for row in self._rows(sql, number, up_to)]
 
-    def latest_ratings(self, number: int, up_to: int | None = None) -> dict[int, list[RatingRow]]:
-        """Each rater's latest event on each sample of a round, by sample id; what was cleared is left out."""
-        latest = {(r.sample, r.rater): r for r in self.ratings(number, up_to)}
-        found: dict[int, list[RatingRow]] = {}
-        for row in latest.values():
-            if row.kind != "clear":
-                found.setdefault(row.sample, []).append(row)
-        return found
+    def latest_ratings(self, number: int, up_to: int | None = None, everyone: bool = False) -> dict[int, list[RatingRow]]:
+        """Each rater's latest event on each sample and each pair of a round, by sample id, those of a pair by its first; what was cleared is left
+        out, and so are raters who do not count, unless ``everyone`` is asked for."""
+        absent = set() if everyone else self.left_out
+        return latest(row for row in self.ratings(number, up_to) if row.rater not in absent)
 
     def metrics(self) -> dict[str, list[tuple[int, float | None]]]:
         """Every metric's (round, value) points, in order of rounds."""
@@ -622,6 +670,15 @@ class RunStore:
                 return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
         except FileNotFoundError:
             return ""
+
+
+def latest(ratings: Iterable[RatingRow]) -> dict[int, list[RatingRow]]:
+    """Each rater's latest of some events on each sample and each pair, by sample id, those of a pair by its first; what was cleared is left out."""
+    found: dict[int, list[RatingRow]] = {}
+    for row in {(r.rater, frozenset((r.sample, r.other))): r for r in ratings}.values():
+        if row.kind != "clear":
+            found.setdefault(row.sample, []).append(row)
+    return found
 
 
 # --- files ----------------------------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from PIL import Image
 
 from ddpo.config import RunConfig
 from ddpo.rollout import derive_seed
-from ddpo.store import RunStore, SampleRow
+from ddpo.store import RoundRow, RunStore, SampleRow
 from rewards.base import Score
+from rewards.human import scores
 from rewards.preference import CHANCE, Looks, Taste, joined, looks, more
 
 GUESS = "preference"
@@ -117,9 +118,16 @@ class Taster:
         rated: list[tuple[SampleRow, float]] = []
         for row in self.store.rounds():
             if row.number <= number:
-                said = self.store.scores(row.number, "human")
+                said = self._said(row)
                 rated += [(each, value) for each in self.store.samples(row.number) if each.id in said and (value := said[each.id].value) is not None]
         return rated
+
+    def _said(self, row: RoundRow) -> dict[int, Score]:
+        """What people said of a round, by sample id: as it was written down, or where a rater was ever left out, folded anew from those who count."""
+        said = self.store.scores(row.number, "human")
+        if not said or not any(name.startswith("rater ") for name in self.store.choices()):
+            return said
+        return scores(self.store.asked(row.number), self.store.latest_ratings(row.number, row.closed_rating))
 
     def _taste(self, number: int, rows: list[SampleRow]) -> Taste | None:
         """What the ratings of all rounds up to one say; None while there are none. ``rows`` are the images that it will be asked about."""

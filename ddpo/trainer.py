@@ -198,8 +198,10 @@ class Trainer:
         if rows and self.taster.asks(number):
             self.sample_ahead(number)
             human = rewards.load("human", collect=self.control.collect(number))
-            scores = human.score([Sample(row.id, row.prompt, read_image(self.store.folder / row.image)) for row in rows])
-            self.store.add_scores(human.name, {row.id: score for row, score in zip(rows, scores, strict=True)})
+            board = [row for row in rows if row.shown]
+            scores = human.score([Sample(row.id, row.prompt, read_image(self.store.folder / row.image)) for row in board])
+            said = {row.id: score for row, score in zip(board, scores, strict=True)}
+            self.store.add_scores(human.name, {row.id: said.get(row.id, Score(None)) for row in rows})
         self.taster.guess(number)
 
     def _describe_scores(self, number: int) -> None:

@@ -45,7 +45,7 @@ REWARDS: dict[str, Card] = {
         asks="People rate the images in the browser.",
         unit="opinion",
         range="−1 to 1",
-        source="thumbs count −1 or 1, stars −1 to 1; the mean over an image's raters; a skipped or unrated image has none",
+        source="thumbs −1 or 1, stars −1 to 1, picks, best–worst counts, pairs by Bradley–Terry; the mean over raters; none where nobody judged",
         fooled_by="your own changing mind",
     ),
     "jpeg_compressibility": Card(

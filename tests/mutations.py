@@ -243,6 +243,39 @@ MUTATIONS = (
         ),
     ),
     *of(
+        "rewards/human.py",
+        ("None: -0.5}", "None: 0.0}", "test_the_best_the_good_and_those_passed_over"),
+        ("for image in images if image not in skipped}", "for image in images}", "test_the_best_the_good_and_those_passed_over"),
+        ("if set(named.values()) == {-1, 1} else set()", "if named else set()", "test_best_worst_counting"),
+    ),
+    *of(
+        "rewards/pairs.py",
+        ("slope, bend = -RIDGE * theta", "slope, bend = RIDGE * theta", "tests/test_human.py::test_strengths_are_where_the_posterior_is_largest"),
+        ("said / 2 - np.sinh", "said - np.sinh", "tests/test_human.py::test_strengths_are_where_the_posterior_is_largest"),
+        ("told = sorted(", "told = list(", "tests/test_human.py::test_a_pair_says_the_same_from_both_sides_and_in_any_order"),
+    ),
+    *of(
+        "rewards/agreement.py",
+        ("len(opinions) / (len(opinions) - 1) * ", "", "test_alpha_of_the_published_example"),
+        ("prompts[a] == prompts[b] and ", "", "test_orders_are_compared_within_a_prompt"),
+    ),
+    *of(
+        "app/again.py",
+        ("if each.id > closed[number]", "", "tests/test_raters.py::test_a_prompt_of_an_earlier_board_comes_again_unmarked"),
+    ),
+    *of(
+        "ddpo/trainer.py",
+        ("[row for row in rows if row.shown]", "list(rows)", "tests/test_control.py::test_who_was_not_asked_about_was_not_passed_over"),
+    ),
+    *of(
+        "ddpo/taster.py",
+        (
+            'not any(name.startswith("rater ") for name in self.store.choices())',
+            "True",
+            "tests/test_raters.py::test_taste_is_of_those_who_count",
+        ),
+    ),
+    *of(
         "rewards/blend.py",
         ("(value - standards[n].mean) / standards[n].std", "(value - standards[n].mean)", BLEND),
         ("if len(terms) == len(weights) else None", "", BLEND),
@@ -275,8 +308,8 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/dataset.py",
-        ("0.5 if a == b else float(a > b)", "float(a >= b)", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
-        ("uids[int(a < b)]", "uids[int(a > b)]", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
+        ("0.5 if better == 0 else float(better > 0)", "float(better >= 0)", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
+        ("uids[int(better < 0)]", "uids[int(better > 0)]", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
         ("row.closed_rating if row else None", "None", "test_every_rating_event_is_there_and_those_that_count_are_marked"),
     ),
     Mutation(

@@ -150,3 +150,31 @@ def test_people_s_scores_reach_the_trainer_by_image(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path / "run", toy_config(reward="human"))
     spread_scores(trainer)
     assert trainer.advantages(1).sign().tolist() == [1, -1, -1, -1, -1, 1, -1, 0]
+
+
+def test_verdicts_on_pairs_reach_the_trainer_by_image(tmp_path: Path) -> None:
+    """In a round of which people see some images only: the two that won, the two that lost, and the others, which nobody was asked about."""
+    store = waiting_round(tmp_path)
+    rows = store.samples(1)
+    store.show(1, [row.id for row in rows if row.position in (0, 1, 4, 5)])
+    store.add_rating("one", rows[1].id, "anna", "pairs", -1, other=rows[0].id)
+    store.add_rating("two", rows[4].id, "anna", "pairs", 1, other=rows[5].id)
+    store.close_round(1)
+    store.close()
+    trainer = toy_trainer(tmp_path / "run", toy_config(reward="human"))
+    spread_scores(trainer)
+    assert trainer.advantages(1).sign().tolist() == [1, -1, 0, 0, 1, -1, 0, 0]
+
+
+def test_who_was_not_asked_about_was_not_passed_over(tmp_path: Path) -> None:
+    """One image is starred: of its prompt's others, those on the board were passed over, those beside it were not."""
+    store = waiting_round(tmp_path)
+    rows = store.samples(1)
+    store.show(1, [row.id for row in rows if row.position in (0, 1)])
+    store.add_rating("one", rows[1].id, "anna", "best", 2)
+    store.close_round(1)
+    store.close()
+    trainer = toy_trainer(tmp_path / "run", toy_config(reward="human"))
+    spread_scores(trainer)
+    scores = trainer.store.scores(1, "human")
+    assert [scores[row.id].value for row in rows[:4]] == [-0.5, 1.0, None, None]

@@ -86,6 +86,36 @@ def test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s(tmp_path: Path
     store.close()
 
 
+def test_pairs_and_picks_are_pairs_too(tmp_path: Path) -> None:
+    """Verdicts on pairs are taken as they are, whatever side an image stood on, and instead of what marks say of the same two; picks set the best
+    above the good and these above what was passed over; two bad images are a tie."""
+    config = RunConfig(prompts=("a cat",), images_per_round=4, images_per_update=4, rating="pairs")
+    store = RunStore.create(tmp_path / "run", config)
+    store.start_round(1)
+    add_pictures(store, 1, range(4), ["a cat"] * 4, range(4), [picture(seed) for seed in range(4)])
+    store.mark(1, "sampled")
+    for at, (one, other, kind, value) in enumerate([(2, 1, "pairs", 1), (2, 3, "pairs", 0), (4, 3, "bad", None)]):
+        store.add_rating(f"pair-{at}", one, "anna", kind, value, other=other)
+    for at, (sample, value) in enumerate([(1, 2), (2, 1)]):
+        store.add_rating(f"pick-{at}", sample, "ben", "best", value)
+    store.add_rating("verdict", 1, "ben", "pairs", -1, other=2)
+    store.close_round(1)
+    _, rows = taken(tmp_path, "pairs", store, names=True)
+    found = {(row["user_id"], row["jpg_0"][-5], row["jpg_1"][-5]): row["label_0"] for row in rows}
+    assert found == {
+        ("anna", "0", "1"): 0.0, ("anna", "1", "2"): 0.5, ("anna", "2", "3"): 0.5,
+        ("ben", "0", "1"): 0.0, ("ben", "0", "2"): 1.0, ("ben", "0", "3"): 1.0, ("ben", "1", "2"): 1.0,
+        ("ben", "1", "3"): 1.0, ("ben", "2", "3"): 0.5,
+    }  # fmt: skip
+    _, rows = taken(tmp_path, "ratings", store, names=True)
+    assert [(row["kind"], row["other"]) for row in rows[:3]] == [
+        ("pairs", "images/0001-000.png"), ("pairs", "images/0001-002.png"), ("bad", "images/0001-002.png")
+    ]  # fmt: skip
+    _, rows = taken(tmp_path, "imagefolder", store)
+    assert rows[1]["rating"] > rows[0]["rating"] and rows[0]["raters"] == 2
+    store.close()
+
+
 def test_images_carry_prompt_score_and_mean_rating(tmp_path: Path) -> None:
     store = rated_run(tmp_path / "run", prompt=ODD_PROMPTS[3])
     out, rows = taken(tmp_path, "imagefolder", store)

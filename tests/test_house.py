@@ -16,7 +16,7 @@ OURS = ("app", "ddpo", "rewards", "pocket", "tests", "benchmarks")
 LIGHT = ("ddpo.config", "ddpo.source", "ddpo.store", "ddpo.lock", "ddpo.presets", "ddpo.export")
 HEAVY = ("torch", "diffusers", "transformers", "peft", "safetensors", "accelerate")
 MAY_IMPORT = {
-    "app": ("app", "rewards", "rewards.base", "rewards.human", "rewards.function", *LIGHT),
+    "app": ("app", "rewards", "rewards.base", "rewards.human", "rewards.agreement", "rewards.function", *LIGHT),
     "ddpo": ("ddpo", "rewards"),
     "rewards": ("rewards",),
 }

@@ -53,6 +53,7 @@ class Event:
     kind: str
     value: float | None
     rater: str
+    other: int | None = None
 
 
 @pytest.mark.parametrize(

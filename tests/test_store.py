@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ddpo.config import RunConfig
+from ddpo.config import ConfigError, RunConfig
 from ddpo.store import MIGRATIONS, RunStore, StoreError, finite, runs_in
 from rewards.base import Score
 from tests.toys import add_pictures, picture
@@ -173,6 +173,47 @@ def test_closing_a_round_fixes_which_ratings_count(store: RunStore) -> None:
     assert store.close_round(1) == closed
     counted = store.latest_ratings(1, up_to=closed)
     assert {s: [r.value for r in rows] for s, rows in counted.items()} == {one: [1.0]} and len(store.ratings(1)) == 3
+
+
+def test_the_latest_of_each_rater_on_a_pair_counts_whatever_its_sides(store: RunStore) -> None:
+    """A pair and each of its images have verdicts of their own."""
+    one, two, three = ids(store)[:3]
+    events = [
+        ("anna", one, two, "pairs", 1), ("anna", one, None, "thumbs", 1), ("anna", two, one, "pairs", 1), ("bob", one, two, "bad", None),
+        ("anna", one, three, "pairs", 0), ("anna", three, one, "clear", None),
+    ]  # fmt: skip
+    for n, (rater, sample, other, kind, value) in enumerate(events):
+        assert store.add_rating(f"c{n}", sample, rater, kind, value, other=other)
+        assert not store.add_rating(f"c{n}", three, rater, "skip", None), "the same click"
+    latest = {(r.rater, r.sample, r.other, r.kind, r.value) for rows in store.latest_ratings(1).values() for r in rows}
+    assert latest == {("anna", one, None, "thumbs", 1), ("anna", two, one, "pairs", 1), ("bob", one, two, "bad", None)}
+    with pytest.raises(StoreError, match=f"no image {one} or 999"):
+        store.add_rating("none", one, "anna", "pairs", 1, other=999)
+
+
+def test_choices_hold_until_the_next_and_leave_the_settings(store: RunStore) -> None:
+    assert store.rating == "thumbs" and store.left_out == set()
+    said = store.said
+    store.choose("rating", "pairs")
+    store.choose("rater out of here", "out")
+    store.choose("rater bob", "out")
+    store.choose("rater bob", "in")
+    assert store.rating == "pairs" and store.left_out == {"out of here"} and store.said != said
+    again = RunStore(store.folder)
+    assert again.rating == "pairs" and again.config.rating == "thumbs"
+    again.close()
+    with pytest.raises(ConfigError, match="rating is 'love'"):
+        store.choose("rating", "love")
+    assert store.rating == "pairs"
+
+
+def test_a_rater_who_is_left_out_is_left_out_of_the_latest(store: RunStore) -> None:
+    one = ids(store)[0]
+    for rater in ("anna", "bob"):
+        store.add_rating(rater, one, rater, "thumbs", 1)
+    store.choose("rater bob", "out")
+    assert [r.rater for r in store.latest_ratings(1)[one]] == ["anna"]
+    assert [r.rater for r in store.latest_ratings(1, everyone=True)[one]] == ["anna", "bob"] and len(store.ratings(1)) == 2
 
 
 def test_ratings_are_of_their_round(store: RunStore) -> None:

@@ -14,7 +14,8 @@ from app.pages.run import image_url
 from app.runs import Runs
 from app.widgets.kit import widget
 from ddpo.store import RunStore, SampleRow, StoreError
-from rewards.human import fold
+from rewards.base import Score
+from rewards.human import scores
 
 Points = list[tuple[int, float | None]]
 Metrics = dict[str, Points]
@@ -171,17 +172,18 @@ def gallery_value(store: RunStore) -> dict[str, Any]:
 
 def images_of_round(store: RunStore, number: int, samples: Sequence[SampleRow] | None = None) -> dict[str, Any]:
     """A round's images, by default all, with what is known of each."""
-    scores, ratings = store.scores(number, store.reward_at(number)), store.latest_ratings(number)
+    known, row = store.scores(number, store.reward_at(number)), store.round(number)
+    said = scores(store.asked(number), store.latest_ratings(number, row.closed_rating if row else None))
     images: list[dict[str, Any]] = []
     for sample in store.samples(number) if samples is None else samples:
-        score = scores.get(sample.id) or fold(ratings.get(sample.id, ()))
+        score = known.get(sample.id) or said.get(sample.id, Score(None))
         notes = [f"{key.replace('_', ' ')} {value:.4g}" for key, value in score.explanation.items() if isinstance(value, (int, float))]
         images.append(
             dict(id=sample.id, url=image_url(store, sample), prompt=sample.prompt, seed=sample.seed, score=score.value, note=", ".join(notes))
         )
-    known = [image["score"] for image in images if image["score"] is not None]
-    mean = sum(known) / len(known) if known else None
-    return dict(round=number, images=images, summary=f"{words.count(len(images), 'image')}, {len(known)} scored, mean {words.number(mean)}")
+    values = [image["score"] for image in images if image["score"] is not None]
+    mean = sum(values) / len(values) if values else None
+    return dict(round=number, images=images, summary=f"{words.count(len(images), 'image')}, {len(values)} scored, mean {words.number(mean)}")
 
 
 def answer_round(runs: Runs, question: object) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import gradio as gr
 
 import rewards
 from app import words
-from app.board import board_round, config_of, is_turn, status_seen
+from app.board import board_round, config_of, is_turn, looked_at, status_seen
 from app.launch import Launcher, LaunchError, kill
+from app.raters import raters_value
 from app.widgets.kit import widget
 from ddpo.config import RunConfig
 from ddpo.source import located_reward
@@ -71,7 +72,7 @@ def panel_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
         failure=failure_of(store, status, launcher),
         controls=controls(status, stop_overdue(store, status)),
         time=time_split(rounds),
-        facts=facts(config, reward), images=strip(store, rounds),
+        raters=raters_value(store), facts=facts(config, reward), images=strip(store, rounds),
         events=[dict(id=e.id, at=e.created_at, kind=e.kind, text=e.message) for e in reversed(events[-EVENTS_SHOWN:])],
         log=store.log_tail(40),
         rewards=choices(rewards.parts(wanted)), weights=rewards.parts(wanted), blend=wanted.startswith(rewards.BLEND),
@@ -90,8 +91,8 @@ def headline_of(store: RunStore, status: Status, launcher: Launcher) -> tuple[st
 def progress_of(store: RunStore, status: Status) -> tuple[int, int]:
     """How much of the phase is done; while people rate, how many images of the board are rated."""
     if status.state == "awaiting":
-        board = {row.id for row in store.board(status.round)}
-        return len(board & set(store.latest_ratings(status.round))), len(board) or status.total or config_of(store).images_per_round
+        board = store.board(status.round)
+        return looked_at(board, store.latest_ratings(status.round)), len(board) or status.total or config_of(store).images_per_round
     if not status.alive:
         return 0, 0
     return status.done, status.total
@@ -218,11 +219,12 @@ def image_url(store: RunStore, sample: SampleRow) -> str:
 # --- what is done ---------------------------------------------------------------------------------------------------------------
 
 
-def steer(store: RunStore, launcher: Launcher, kind: str, reward: str = "") -> str | None:
+def steer(store: RunStore, launcher: Launcher, kind: str, reward: str = "", rater: str = "") -> str | None:
     """Do what a button says; returns a sentence when there is something to add.
 
     Args:
         reward: what shall score from now on, where ``kind`` is reward.
+        rater: who shall not count from now on, where ``kind`` is leave_out, or count again, where it is count.
 
     Raises:
         LaunchError: the process could not be started or ended.
@@ -232,6 +234,11 @@ def steer(store: RunStore, launcher: Launcher, kind: str, reward: str = "") -> s
     if kind == "reward":
         store.add_request("reward", reward=located_reward(reward))
         return None if status.alive else "It scores once you press Resume."
+    if kind in ("leave_out", "count"):
+        if all(rater != each["name"] for each in raters_value(store)["raters"]):
+            raise LaunchError(f"Nobody called {rater[:80]!r} rated this run.")
+        store.choose(f"rater {rater}", "out" if kind == "leave_out" else "in")
+        return None
     if kind == "launch":
         launcher.start(store.folder)
     elif kind == "kill":

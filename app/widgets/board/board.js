@@ -10,7 +10,7 @@ const SLOW = 1500;
 
 const state = {
   run: null, prefix: "", rater: storage.get(RATER) || "me",
-  board: null, images: [], cards: [], groups: [], shape: "", current: 0,
+  board: null, images: [], pairs: [], cards: [], groups: [], shape: "", current: 0,
   history: [], shown: new Map(), touched: new Map(), clock: 0, // clock counts what happened here, to tell old answers from new
   armed: false, applied: 0, appliedAt: 0, learned: 0, pressed: -1,
   reachable: true, gone: "", notice: "", visible: false, timer: 0, asking: false, again: false,
@@ -20,7 +20,9 @@ const listen = (target, type, heard, options = {}) => target.addEventListener(ty
 const say = (text) => { refs.live.textContent = ""; requestAnimationFrame(() => setText(refs.live, text)); };
 const address = (what) => `${state.prefix}/studio/runs/${encodeURIComponent(state.run)}/${what}`;
 const isOpen = () => Boolean(state.board && state.board.rated_by_people && !state.board.closed && !state.board.applying && state.applied !== state.board.round);
-const signalNow = () => signalOf(state.images, state.board.expected, state.board.per_prompt);
+const signalNow = () => signalOf(state);
+const isPairs = () => Boolean(state.board?.rated_by_people && state.board.rating === "pairs");
+const COMPARES = ["best", "best-worst", "pairs"];
 
 // --- asking the server ----------------------------------------------------------------------------------------------------------
 
@@ -28,7 +30,7 @@ const signalNow = () => signalOf(state.images, state.board.expected, state.board
 function select(value) {
   const run = value?.run ?? null;
   if (run === state.run && state.prefix === (value?.url_prefix ?? "")) return;
-  Object.assign(state, { run, prefix: value?.url_prefix ?? "", board: null, gone: "", applied: 0, current: 0, history: [], images: [] });
+  Object.assign(state, { run, prefix: value?.url_prefix ?? "", board: null, gone: "", applied: 0, current: 0, history: [], images: [], pairs: [] });
   closeDialogs();
   state.shape = "";
   paint();
@@ -78,7 +80,7 @@ function reached(yes) {
 
 function lose(status) {
   state.gone = status === 404 ? "This run is not there any more. Choose another." : "You are signed out. Sign in again; your ratings wait here.";
-  Object.assign(state, { board: null, images: [], shape: "" });
+  Object.assign(state, { board: null, images: [], pairs: [], shape: "" });
   paint();
 }
 
@@ -86,25 +88,33 @@ function lose(status) {
 function take(board, asked) {
   const before = state.board;
   const fresh = !before || before.round !== board.round;
-  const here = new Map(state.images.filter(Boolean).map((image) => [image.id, image.rating]));
-  const waiting = new Map(outbox.entries().filter((each) => each.run === board.run && each.event.rater === board.rater).map((each) => [each.event.sample, each.event]));
+  const here = new Map([...state.images, ...state.pairs].filter(Boolean).map((item) => [item.key, item.rating]));
+  const waiting = new Map(outbox.entries().filter((each) => each.run === board.run && each.event.rater === board.rater).map((each) => [keyOf(each.event), each.event]));
   const images = Array.from({ length: board.expected }, () => null);
-  for (const image of board.images) {
-    if (waiting.has(image.id)) image.rating = ratingOf(waiting.get(image.id));
-    else if ((state.touched.get(image.id) ?? -1) > asked && here.has(image.id)) image.rating = here.get(image.id);
-    images[image.position] = image;
+  const known = new Map(board.images.map((image) => [image.id, image]));
+  const pairs = board.pairs.map(({ left, right, rating }) => ({ key: keyOf({ sample: left, other: right }), left: known.get(left), right: known.get(right), rating }));
+  for (const image of board.images) images[image.position] = Object.assign(image, { key: keyOf({ sample: image.id }) });
+  for (const item of [...board.images, ...pairs]) {
+    if (waiting.has(item.key)) item.rating = ratingOf(waiting.get(item.key));
+    else if ((state.touched.get(item.key) ?? -1) > asked && here.has(item.key)) item.rating = here.get(item.key);
   }
+  compare(images, pairs);
+  const turned = before && before.rating !== board.rating;
+  const at = pairs.findIndex((pair) => pair.key === state.pairs[state.current]?.key);
   if (state.applied && (board.closed || board.applying || (state.appliedAt && asked >= state.appliedAt))) state.applied = 0;
-  Object.assign(state, { board, images, gone: "" });
+  Object.assign(state, { board, images, pairs, gone: "" });
+  const items = itemsOf(state);
   if (fresh) turnTo(before);
-  else if (before.rater !== board.rater) state.current = nextOpen(images, images.length - 1);
+  else if (turned || before.rater !== board.rater) Object.assign(state, { history: [], armed: false, current: nextOpen(items, items.length - 1) });
+  else if (isPairs() && at >= 0) state.current = at; // pairs may come in before it while images are made
   paint();
 }
 
 /** A new round, or the first look at one: begin at the first image without a rating. */
 function turnTo(before) {
-  const first = nextOpen(state.images, state.images.length - 1);
-  Object.assign(state, { history: [], armed: false, notice: "", applied: 0, learned: 0, current: before || isSettled(state.images[first]) ? 0 : first });
+  const items = itemsOf(state);
+  const first = nextOpen(items, items.length - 1);
+  Object.assign(state, { history: [], armed: false, notice: "", applied: 0, learned: 0, current: before || isSettled(items[first]) ? 0 : first });
   if (before && before.run === state.board.run) {
     closeDialogs();
     say(`Round ${state.board.round}. ${state.images.includes(null) ? "New images are coming" : "The next images are here"}.`);
@@ -114,37 +124,43 @@ function turnTo(before) {
 
 const ratingOf = (event) => (event.kind === "clear" ? null : { kind: event.kind, value: event.value });
 
+/** What an event is about: an image, or a pair of them. */
+const keyOf = ({ sample, other }) => (other ? `${sample}-${other}` : `${sample}`);
+
 // --- rating ---------------------------------------------------------------------------------------------------------------------
 
-/** Give an image a rating (null takes it back), here at once and on the server right after. */
-function put(index, rating) {
-  const image = state.images[index];
-  image.rating = rating;
+/** Give an image or a pair a rating (null takes it back), here at once and on the server right after. */
+function put(item, rating) {
+  const image = item.left ?? item;
+  item.rating = rating;
   Object.assign(state, { armed: false, notice: "" });
-  state.touched.set(image.id, ++state.clock);
+  state.touched.set(item.key, ++state.clock);
   outbox.add(address("ratings"), state.run, {
-    client_id: newId(), sample: image.id, image: image.image, rater: state.rater, kind: rating?.kind ?? "clear", value: rating?.value ?? null,
-    shown_at: state.shown.get(image.id) ?? null, answered_at: Date.now() / 1000,
+    client_id: newId(), sample: image.id, image: image.image, ...(item.right ? { other: item.right.id } : {}),
+    rater: state.rater, kind: rating?.kind ?? "clear", value: rating?.value ?? null, shown_at: state.shown.get(item.key) ?? null, answered_at: Date.now() / 1000,
   });
-  paintRating(index);
+  paintRating(itemsOf(state).indexOf(item));
 }
 
 function acknowledged(entry, result) {
-  state.touched.set(entry.event.sample, ++state.clock);
+  state.touched.set(keyOf(entry.event), ++state.clock);
   if (result.status === 200 || entry.run !== state.run) return;
   say(result.status === 409 ? "Too late: the ratings of this round were applied already." : "A rating was refused by the server.");
-  state.touched.delete(entry.event.sample);
+  state.touched.delete(keyOf(entry.event));
   if (state.board) state.board.revision = ""; // ask for everything again
   refresh();
 }
 
-/** Can this image be rated now: is the round open, and the picture on the page? Says why not. */
+/** Can this image or pair be rated now: is the round open, and the picture on the page? Says why not. */
 function ratable(index) {
   if (!isOpen()) return false;
-  if (state.images[index] && ["here", "lost"].includes(state.cards[index].dataset.state)) return true;
-  say(`Image ${index + 1} is still to come.`);
+  const cards = isPairs() ? state.cards : [state.cards[index]];
+  if (itemsOf(state)[index] && cards.every((card) => ["here", "lost"].includes(card.dataset.state))) return true;
+  say(`${isPairs() ? "The pair" : `Image ${index + 1}`} is still to come.`);
   return false;
 }
+
+const named = (index) => `${isPairs() ? "Pair" : "Image"} ${index + 1}`;
 
 function same(a, b) {
   return a === b || Boolean(a && b && a.kind === b.kind && a.value === b.value);
@@ -152,23 +168,26 @@ function same(a, b) {
 
 function rate(index, rating, advance) {
   if (!ratable(index)) return;
-  const before = state.images[index].rating;
+  const items = itemsOf(state);
+  const before = items[index].rating;
   if (!same(before, rating)) {
-    state.history.push({ id: state.images[index].id, before });
-    put(index, rating);
+    const changes = [...(isPairs() ? [] : given(state.images, items[index], rating)), [items[index], rating]];
+    state.history.push(changes.map(([item]) => ({ key: item.key, before: item.rating })));
+    for (const [item, now] of changes) put(item, now);
   }
   const left = signalNow().open;
-  say(`Image ${index + 1} ${inWords(rating)}. ${left ? `${left} left` : "All rated. Press Enter to apply"}.`);
-  goTo(advance ? nextOpen(state.images, index) : index);
+  say(`${named(index)} ${inWords(rating, isPairs() ? "pair" : "")}. ${left ? `${left} left` : "All rated. Press Enter to apply"}.`);
+  goTo(advance ? nextOpen(items, index) : index);
 }
 
 function undo() {
   if (!isOpen()) return;
-  const last = state.history.pop();
-  const index = last ? state.images.findIndex((image) => image?.id === last.id) : -1;
-  if (index < 0) return say("Nothing to undo.");
-  put(index, last.before);
-  say(`Undone: image ${index + 1} ${inWords(last.before)}.`);
+  const items = itemsOf(state);
+  const last = (state.history.pop() ?? []).map(({ key, before }) => [items.findIndex((item) => item?.key === key), before]).filter(([index]) => index >= 0);
+  if (!last.length) return say("Nothing to undo.");
+  for (const [index, before] of [...last].reverse()) put(items[index], before);
+  const [index, before] = last.at(-1);
+  say(`Undone: ${named(index).toLowerCase()} ${inWords(before, isPairs() ? "pair" : "")}.`);
   goTo(index);
 }
 
@@ -203,9 +222,11 @@ async function requestApply(number) {
   refresh();
 }
 
+const post = (where, content) =>
+  fetch(address(where), { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) }).catch(() => null);
+
 async function request(kind, payload = {}) {
-  const body = JSON.stringify({ kind, payload });
-  const answer = await fetch(address("requests"), { method: "POST", headers: { "Content-Type": "application/json" }, body }).catch(() => null);
+  const answer = await post("requests", { kind, payload });
   if (!answer) throw new Error("The server does not answer. Try again in a moment.");
   if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).detail ?? "The server refused.");
 }
@@ -216,7 +237,7 @@ async function request(kind, payload = {}) {
 const holdsFocus = () => state.visible && (document.activeElement === document.body || root.contains(document.activeElement)) && document.activeElement !== refs.rater;
 
 function focusCurrent() {
-  const card = state.cards[state.current];
+  const card = isPairs() ? state.groups[0] : state.cards[state.current];
   if (!card || refs.zoom.open || refs.help.open) return;
   card.focus({ preventScroll: true });
   card.scrollIntoView({ block: "nearest", inline: "nearest" });
@@ -224,14 +245,23 @@ function focusCurrent() {
 
 function goTo(index) {
   state.current = index;
+  if (isPairs()) turnPair();
   paintCurrent();
   if (refs.zoom.open) paintLarge();
   else focusCurrent();
 }
 
+/** Show the pair that is the current one now. */
+function turnPair() {
+  paintCards();
+  paintGroups(signalNow());
+  noteSide();
+}
+
 /** In the grid the arrows go by sight; in the large view they go through the images in order. */
 function move(key) {
   if (!state.cards.length) return;
+  if (isPairs()) return goTo(Math.min(state.pairs.length - 1, Math.max(0, state.current + (key === "ArrowLeft" ? -1 : 1))));
   if (!refs.zoom.open) return goTo(neighbour(state.cards, state.current, key));
   const step = key === "ArrowLeft" || key === "ArrowUp" ? -1 : 1;
   const next = state.current + step;
@@ -240,6 +270,7 @@ function move(key) {
 
 function toggleZoom() {
   if (refs.zoom.open) return refs.zoom.close();
+  if (isPairs()) return; // its pictures are large
   if (!state.images[state.current]) return say("This image is still to come.");
   paintLarge();
   openDialog(refs.zoom);
@@ -255,7 +286,17 @@ function closeDialogs() {
   for (const dialog of [refs.zoom, refs.help]) if (dialog.open) dialog.close();
 }
 
-const rated = (value) => ({ kind: state.board.rating, value });
+const rated = (value) => (value === "bad" ? { kind: "bad", value: null } : { kind: state.board.rating, value });
+
+/** Rate in another mode from now on; what was said before stays. */
+async function changeMode() {
+  const mode = refs.mode.value;
+  refs.mode.blur();
+  const answer = await post("choices", { rating: mode });
+  if (!answer?.ok) say("The mode was not changed. Try again in a moment.");
+  await refresh();
+  focusCurrent();
+}
 
 const ACTS = {
   move: ({ key }) => move(key),
@@ -286,6 +327,7 @@ function onClick(event) {
   if (event.target === refs.zoom || event.target === refs.help) return closeDialogs(); // beside the window
   if (!card || !state.board) return;
   const index = Number(card.dataset.index);
+  if (isPairs()) return event.target.closest(".frame") && rate(state.current, rated(index ? -1 : 1), true);
   const again = state.pressed === index && event.target.closest(".frame"); // it was the current one before the press
   goTo(index);
   if (again) toggleZoom();
@@ -294,9 +336,9 @@ function onClick(event) {
 /** A button of a card rates that card; pressed again, it takes the rating back. In the large view the next image follows. */
 function clickRate(button, card) {
   const index = card ? Number(card.dataset.index) : state.current;
-  const wish = rated(Number(button.dataset.rate));
+  const wish = rated(button.dataset.rate === "bad" ? "bad" : Number(button.dataset.rate));
   const held = card && same(state.images[index]?.rating ?? null, wish);
-  if (state.images[index]) rate(index, held ? null : wish, !card);
+  if (itemsOf(state)[index]) rate(index, held ? null : wish, !card);
 }
 
 function renameRater() {
@@ -332,8 +374,9 @@ function begin() {
     state.pressed = state.current;
     if (event.target.closest("button")) event.preventDefault(); // keeps the focus on the card
   });
-  listen(root, "focusin", (event) => { const card = event.target.closest(".card"); if (card && Number(card.dataset.index) !== state.current) goTo(Number(card.dataset.index)); });
+  listen(root, "focusin", (event) => { const card = event.target.closest(".card"); if (card && !isPairs() && Number(card.dataset.index) !== state.current) goTo(Number(card.dataset.index)); });
   listen(refs.rater, "change", renameRater);
+  listen(refs.mode, "change", changeMode);
   listen(refs.rater, "keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); refs.rater.blur(); focusCurrent(); } });
   listen(refs.zoom, "close", focusCurrent);
   listen(refs.help, "close", focusCurrent);

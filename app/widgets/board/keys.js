@@ -3,6 +3,22 @@
 const MOVES = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"];
 const TYPING = "input, textarea, select, [contenteditable]:not([contenteditable=false]), [role=textbox], [role=combobox], [role=slider]";
 
+/** What is said by a letter, and by a digit, in each mode of rating. */
+const LETTERS = {
+  thumbs: { u: 1, d: -1 },
+  stars: {},
+  best: { g: 1, b: 2 },
+  "best-worst": { b: 1, w: -1 },
+  pairs: { ArrowLeft: 1, ArrowRight: -1, ArrowUp: 0, ArrowDown: "bad", t: 0, b: "bad" },
+};
+const DIGITS = {
+  thumbs: { 1: -1, 2: 1 },
+  stars: { 1: 1, 2: 2, 3: 3, 4: 4, 5: 5 },
+  best: { 1: 1, 2: 2 },
+  "best-worst": { 1: -1, 2: 1 },
+  pairs: { 1: 1, 2: -1 },
+};
+
 /** The digit of a key, wherever a keyboard layout puts it. */
 function digitOf(event) {
   if (/^[0-9]$/.test(event.key)) return Number(event.key);
@@ -11,21 +27,23 @@ function digitOf(event) {
 }
 
 function meaning(event, mode) {
-  if (MOVES.includes(event.key)) return event.shiftKey ? null : { act: "move", key: event.key };
   if (event.key === "?") return { act: "help" };
   const digit = digitOf(event);
   if (digit !== null) return meaningOfDigit(digit, mode);
   if (event.shiftKey) return null;
-  const act = { " ": "skip", Enter: "apply", z: "undo", f: "zoom", Escape: "close" }[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-  if (act) return { act };
-  const thumb = { u: 1, d: -1 }[event.key.toLowerCase()];
-  return thumb && mode === "thumbs" ? { act: "rate", value: thumb } : null;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const value = LETTERS[mode]?.[key];
+  if (value !== undefined) return { act: "rate", value };
+  if (MOVES.includes(key)) return { act: "move", key };
+  if (mode === "pairs" && ["p", "n", "f"].includes(key)) return { p: { act: "left" }, n: { act: "right" } }[key] ?? null;
+  const act = { " ": "skip", Enter: "apply", z: "undo", f: "zoom", Escape: "close" }[key];
+  return act ? { act } : null;
 }
 
 function meaningOfDigit(digit, mode) {
   if (digit === 0) return { act: "clear" };
-  if (mode === "stars") return digit <= 5 ? { act: "rate", value: digit } : null;
-  return digit <= 2 ? { act: "rate", value: digit === 1 ? -1 : 1 } : null;
+  const value = DIGITS[mode]?.[digit];
+  return value === undefined ? null : { act: "rate", value };
 }
 
 /** Is the key meant for something else: a text field, or a button that Space and Enter press? */

@@ -6,6 +6,7 @@ const HEAD = 44; // a group's prompt and its padding
 const FOOT = 52; // a card's buttons
 const SMALLEST = 124;
 const LARGEST = 300;
+const PAIR = 620; // an image of a pair
 
 /** How many groups go side by side, and how many cards within each, for `count` images in groups of `size`. */
 function arrange(width, height, count, size) {
@@ -18,6 +19,12 @@ function arrange(width, height, count, size) {
     }
   }
   return best ?? { across: 1, columns: Math.min(size, 2), side: Math.floor((width - FRAME - GAP) / 2) };
+}
+
+/** The two cards of a pair, side by side, as large as the window allows. */
+function besides(width, height) {
+  const wide = Math.floor((width - FRAME - GAP) / 2);
+  return { across: 1, columns: 2, side: Math.max(SMALLEST, Math.min(wide, PAIR, height - HEAD - FRAME - FOOT - GAP)) };
 }
 
 /** One way to lay the cards out: as large as the width allows, and as the height allows where that leaves them large enough. */

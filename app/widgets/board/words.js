@@ -32,7 +32,8 @@ function phaseShare(board) {
 /** A line above the images, for states that need a word. */
 function noticeText(board) {
   const state = stateText(board);
-  if (board.rated_by_people) return state;
+  const absent = "Your ratings do not count in this run: somebody has left you out, on the Run page.";
+  if (board.rated_by_people) return [state, board.left_out ? absent : ""].filter(Boolean).join(" ");
   return `${state} This run is scored by ${board.reward}, so there is nothing to rate: watch the images change.`.trim();
 }
 
@@ -47,10 +48,11 @@ function stateText(board) {
   return board.state === "paused" ? "The run is paused." : "";
 }
 
-function countsText(signal, expected) {
-  if (!signal.rated && !signal.skipped) return `${count(expected, "image")} to rate`;
+function countsText(signal, mode) {
+  const [noun, done] = mode === "pairs" ? ["pair", " judged"] : ["image", " rated"];
+  if (!signal.rated && !signal.skipped) return signal.items ? `${count(signal.items, noun)} to ${mode === "pairs" ? "judge" : "rate"}` : "";
   const skipped = signal.skipped ? `, ${signal.skipped} skipped` : "";
-  return `${signal.rated} of ${expected} rated${skipped}; ${signal.carrying} of ${count(signal.total, "prompt")} ${signal.carrying === 1 ? "carries" : "carry"} signal`;
+  return `${signal.rated} of ${signal.items}${done}${skipped}; ${signal.carrying} of ${count(signal.total, "prompt")} ${signal.carrying === 1 ? "carries" : "carry"} signal`;
 }
 
 /** Prompts that teach nothing although every image of theirs was looked at. */
@@ -61,14 +63,23 @@ function flatText(signal) {
   return `Without signal: ${named}${flat.length > 3 ? ` and ${flat.length - 3} more` : ""}.`;
 }
 
+/** What to do in the modes that compare the images of a prompt. */
+const HINTS = {
+  best: "Pick the good ones, and star the best one of each prompt.",
+  "best-worst": "Name the best and the worst of each set.",
+  pairs: "Which one is better? ← left · → right · ↑ equally good · ↓ both bad",
+};
+
 function hintText(board, signal) {
   const flat = flatText(signal);
   if (signal.open || signal.missing) {
+    if (board.tired) return board.tired;
     if (flat) return flat;
+    if (HINTS[board.rating]) return HINTS[board.rating];
     if (!signal.carrying) return "Only differences between images of one prompt teach: rate some up and some down.";
     return board.rating === "stars" ? "1 poor · 3 fair · 5 excellent" : "More ratings teach more.";
   }
-  if (!signal.carrying) return `Nothing to learn from yet: rate two images of one prompt differently. ${flat}`;
+  if (!signal.teaching) return `Nothing to learn from yet: rate two images of one prompt differently. ${flat}`;
   return whyNotApply(board, signal) || flat || "All rated. Press Enter and it learns from them.";
 }
 
@@ -80,7 +91,7 @@ function whyNotApply(board, signal) {
   if (!board.alive) return "The run is not running: start it on the Run page.";
   if (signal.missing > 0) return `${count(signal.missing, "image")} still to come.`;
   if (!board.awaiting) return "The round is not ready yet.";
-  if (!signal.carrying) return "Nothing to learn from yet: rate two images of one prompt differently.";
+  if (!signal.teaching) return "Nothing to learn from yet: rate two images of one prompt differently.";
   return "";
 }
 

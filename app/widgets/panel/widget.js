@@ -101,6 +101,19 @@ function timeView(v) {
     h("ul", { class: "panel-legend" }, v.time.map((t, i) => h("li", {}, h("i", { "data-c": i }), h("span", {}, t.label), h("b", {}, duration(t.seconds))))));
 }
 
+function ratersView(v) {
+  const { raters, agreement } = v.raters;
+  if (!raters.length) return null;
+  const line = (r) => [words(r.ratings, "rating"), r.seconds !== null && `${r.seconds} s each`,
+    r.pairs && `agrees with themselves on ${Math.round(100 * r.same)} % of ${words(r.pairs, "pair")} shown again`].filter(Boolean).join(" · ");
+  return h("section", { class: "panel-part", key: "raters" }, h("h3", {}, "Raters"),
+    h("ul", { class: "panel-raters" }, raters.map((r) => h("li", { key: `rater-${r.name}`, "data-out": !r.counts },
+      h("div", {}, h("b", {}, short(r.name, 40)), h("span", {}, line(r)), r.tired ? h("span", { class: "panel-tired" }, r.tired) : null),
+      h("button", { class: "s-button", role: "switch", "aria-checked": String(r.counts), "data-act": r.counts ? "leave_out" : "count", "data-rater": r.name,
+        title: r.counts ? "Leave this rater out: the open round and the model of taste are worked out without them" : "Count this rater again" }, r.counts ? "Counts" : "Left out")))),
+    agreement ? h("p", { class: "s-muted" }, `${agreement}.`) : null);
+}
+
 function historyView(v) {
   return h("section", { class: "panel-part", key: "history" }, h("h3", {}, "History"),
     v.events.length ? h("ol", { class: "panel-events", tabindex: 0, "aria-label": "History, newest first" }, v.events.map((e) =>
@@ -119,13 +132,13 @@ function view(v) {
       v.images.length ? h("div", { class: "panel-strip", key: "strip" }, v.images.map((i) =>
         h("img", { src: i.url, alt: short(i.prompt), title: short(i.prompt, 300), key: i.url, width: 64, height: 64 }))) : null),
     h("div", { class: "panel-grid" },
-      h("section", { class: "s-card", key: "left" }, timeView(v),
+      h("section", { class: "s-card", key: "left" }, ratersView(v), timeView(v),
         h("section", { class: "panel-part", key: "facts" }, h("h3", {}, "Settings"), h("dl", { class: "panel-facts" }, v.facts.map(([k, t]) => [h("dt", {}, k), h("dd", {}, t)])))),
       h("section", { class: "s-card", key: "right" }, historyView(v),
         v.log ? h("details", { class: "panel-log", key: "log" }, h("summary", {}, "Worker's log"), h("pre", { tabindex: 0 }, v.log)) : null)));
 }
 
-onAct(async ({ act: kind }, button) => {
+onAct(async ({ act: kind, rater }, button) => {
   if (kind === "rate") return openTab("Rate");
   if (kind === "take") return takeAway(props.value.run);
   if (kind === "reward") {
@@ -133,7 +146,7 @@ onAct(async ({ act: kind }, button) => {
     return reward && act({ kind, reward, run: props.value.run }, button);
   }
   if (QUESTIONS[kind] && !(await ask(QUESTIONS[kind]))) return;
-  act({ kind, run: props.value.run }, button);
+  act({ kind, run: props.value.run, ...(rater === undefined ? {} : { rater }) }, button);
 });
 show(view);
 everySecond(() => { if (props.value?.left) redraw(); });

@@ -1,0 +1,101 @@
+"""Who rated a run: how much, how fast, and how far they agree with themselves and with one another. Pure reads of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from statistics import median
+from typing import Any
+
+from app import words
+from ddpo.store import RatingRow, RunStore, latest
+from rewards.agreement import alpha, same_order
+from rewards.human import opinions
+
+LATELY = 30
+"""So many acts are somebody's last ones, for a hint that they may be tired."""
+PAUSE = 120.0
+"""Seconds after which somebody was away rather than looking."""
+TOGETHER = 0.05
+"""Seconds within which two events are one act: a new best makes the former one a good one."""
+
+
+def raters_value(store: RunStore) -> dict[str, Any]:
+    """Everybody who rated a run, in order of appearance, and how far they agree; made anew when something was said or settled."""
+    return _value(store, store.said)
+
+
+def tired(store: RunStore, rater: str) -> str:
+    """A hint for a rater who may be tired; nothing for all others."""
+    return next((each["tired"] for each in raters_value(store)["raters"] if each["name"] == rater), "")
+
+
+@lru_cache(maxsize=64)
+def _value(store: RunStore, _said: tuple[int, ...]) -> dict[str, Any]:
+    by_rater: dict[str, list[RatingRow]] = {}
+    by_round: dict[int, list[RatingRow]] = {}
+    for event in store.ratings():
+        by_rater.setdefault(event.rater, []).append(event)
+        by_round.setdefault(event.round, []).append(event)
+    closed = {row.number: row.closed_rating for row in store.rounds()}
+    absent = store.left_out
+    again: dict[str, list[tuple[int, float, int]]] = {}
+    told: dict[str, dict[int, float]] = {}
+    for number, events in by_round.items():
+        until = closed[number]
+        first, late = [e for e in events if until is None or e.id <= until], [e for e in events if until is not None and e.id > until]
+        if late or len(by_rater) > 1:
+            asked = store.asked(number)
+            before = opinions(asked, latest(first))
+            for rater, found in before.items():
+                told.setdefault(rater, {}).update(found)
+            for rater, after in opinions(asked, latest(late)).items():
+                same, pairs = same_order(before.get(rater, {}), after, asked)
+                again.setdefault(rater, []).append((max(e.id for e in late if e.rater == rater), same, pairs))
+    agreement, images = alpha(found for name, found in told.items() if name not in absent)
+    raters = [_rater(name, events, [each for each in again.get(name, ()) if each[2]], name not in absent) for name, events in by_rater.items()]
+    text = f"Agreement between raters: {words.number(agreement)} (Krippendorff’s α; 1 is full, 0 is chance), from {words.count(images, 'image')}"
+    return dict(raters=raters, agreement=text if agreement is not None else "")
+
+
+def _rater(name: str, events: Sequence[RatingRow], again: Sequence[tuple[int, float, int]], counts: bool) -> dict[str, Any]:
+    """One line of the list. ``again`` is what was shown once more: the last event's id, pairs put in the same order, and all pairs."""
+    seconds = seconds_of(events)
+    pairs = sum(each[2] for each in again)
+    return dict(
+        name=name, ratings=sum(event.kind != "clear" for event in events), seconds=round(median(seconds), 1) if seconds else None,
+        same=round(_share(again), 3) if pairs else None, pairs=pairs, counts=counts, tired=_tired(events, again),
+    )  # fmt: skip
+
+
+def seconds_of(events: Sequence[RatingRow]) -> list[float]:
+    """How long each of a rater's acts took: since the one before it, or since the image was there, whichever came later."""
+    found, before = [], 0.0
+    for event in events:
+        if event.answered_at is None:
+            continue
+        took = event.answered_at - max(before, event.shown_at or before)
+        if TOGETHER < took < PAUSE and (before or event.shown_at):
+            found.append(took)
+        before = event.answered_at
+    return found
+
+
+def _tired(events: Sequence[RatingRow], again: Sequence[tuple[int, float, int]]) -> str:
+    """Whether the last acts were much quicker than those before, and where images were shown again, less in agreement; in plain words."""
+    seconds = seconds_of(events)
+    if len(seconds) < 2 * LATELY:
+        return ""
+    share = median(seconds[-LATELY:]) / median(seconds[:-LATELY])
+    if share > 0.5:
+        return ""
+    since = events[-LATELY].id
+    lately, earlier = ([each for each in again if (each[0] >= since) == late] for late in (True, False))
+    less = bool(lately and earlier) and _share(lately) < _share(earlier)
+    quick = "half" if share > 0.4 else "a third" if share > 0.28 else "a quarter or less"
+    also = ", and agree less with what was said before" if less else ""
+    return f"The last {LATELY} ratings took {quick} of the time of those before{also}. A break may help."
+
+
+def _share(again: Sequence[tuple[int, float, int]]) -> float:
+    return sum(same for _, same, _ in again) / sum(pairs for _, _, pairs in again)
