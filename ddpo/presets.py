@@ -28,12 +28,12 @@ def presets() -> dict[str, Preset]:
         "rate": Preset(
             "Rate by hand",
             "Thumbs up or down on 16 images a round: steer colours, backgrounds or composition with your own eyes.",
-            RunConfig(),
+            RunConfig(microbatch=8),
         ),
         "rate-stars": Preset(
             "Rate with stars",
             "One to five stars on 16 images a round: slower than thumbs, and each rating says more.",
-            RunConfig(rating="stars"),
+            RunConfig(rating="stars", microbatch=8),
         ),
         "compress": Preset(
             "Compressible images",
