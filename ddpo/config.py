@@ -152,7 +152,7 @@ class RunConfig:
     )
     images_per_update: int = setting(16, "How many images one optimiser step learns from.", low=1)
     passes: int = setting(1, "How many times a round's images are gone through by the optimiser.", low=1, high=100)
-    microbatch: int = setting(4, "How many images are made at once: they appear that many at a time.", low=1)
+    microbatch: int = setting(8, "How many images are made at once: they appear that many at a time.", low=1)
     update_microbatch: int = setting(
         64, "How many denoising steps of images the update takes through the model at once: memory, not learning.", low=1
     )

@@ -28,12 +28,12 @@ def presets() -> dict[str, Preset]:
         "rate": Preset(
             "Rate by hand",
             "Thumbs up or down on 16 images a round: steer colours, backgrounds or composition with your own eyes.",
-            RunConfig(microbatch=8),
+            RunConfig(),
         ),
         "rate-stars": Preset(
             "Rate with stars",
             "One to five stars on 16 images a round: slower than thumbs, and each rating says more.",
-            RunConfig(rating="stars", microbatch=8),
+            RunConfig(rating="stars"),
         ),
         "compress": Preset(
             "Compressible images",
