@@ -52,6 +52,7 @@ CREW = "tests/test_crew.py::test_two_processes_do_what_one_does"
 BLEND = "tests/test_function.py::test_a_blend_adds_standard_deviations"
 CHANGES = "tests/test_reward_changes.py::"
 EXPORT = "tests/test_export.py::"
+CHART = "tests/test_chart_browser.py::"
 QUADRANTS = "test_the_four_clip_quadrants_in_value_and_gradient"
 
 MUTATIONS = (
@@ -311,6 +312,19 @@ MUTATIONS = (
         ("0.5 if better == 0 else float(better > 0)", "float(better >= 0)", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
         ("uids[int(better < 0)]", "uids[int(better > 0)]", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
         ("row.closed_rating if row else None", "None", "test_every_rating_event_is_there_and_those_that_count_are_marked"),
+    ),
+    *of(
+        "app/curves.py",
+        ("(min(known), max(known))", "(min(known),)", "test_a_long_run_keeps_its_jumps_its_gaps_and_its_end"),
+        ("if value is None][:1]", "if value is None][:0]", "test_a_long_run_keeps_its_jumps_its_gaps_and_its_end"),
+        ("point[0] // width", "(points[-1][0] - point[0]) // width", "test_a_line_that_grows_keeps_what_it_has_shown"),
+        ('name.startswith("seconds_")', 'name == "seconds_sampling"', "test_the_clock_adds_up_images_scored_and_seconds_of_work"),
+    ),
+    *of(
+        "app/widgets/chart/numbers.js",
+        ("(dd * v - d * dv) / spread", "v / w", CHART + "test_smoothing_does_not_lag_bend_or_fill_gaps"),
+        ("if (low < 0) return 0;", "if (low < 0) return rows[0][at];", CHART + "test_rounds_lie_where_their_cost_says"),
+        ("x - sorted[low] <= sorted[high] - x", "x - sorted[low] > sorted[high] - x", CHART + "test_rounds_lie_where_their_cost_says"),
     ),
     Mutation(
         "ddpo/policy.py", 'copy_(up / layer.scaling["default"])', "copy_(up)", ("tests/test_init_lora.py::test_a_run_begins_where_the_lora_is",)
