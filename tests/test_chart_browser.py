@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Studio
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 from toys import filled_run
 
 from app.pages.run import image_url
@@ -317,3 +317,16 @@ def test_several_runs_fit_their_width(page: Page, two_runs: Studio, width: int) 
     right = "(e) => e.getBoundingClientRect().right"
     sticking = f"charts => [...charts.querySelectorAll('.chart *')].filter((e) => ({right})(e) > ({right})(e.closest('.chart')) + 1).length"
     assert page.locator(".charts").evaluate(sticking) == 0
+
+
+def test_a_finger_reads_a_round_and_what_it_has_read_stays(browser: Browser, two_runs: Studio) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 860}, has_touch=True)
+    page = context.new_page()
+    open_charts(page, two_runs, "slow")
+    norm = chart(page, "Gradient norm")
+    norm.locator(".chart-plot").scroll_into_view_if_needed()
+    norm.locator(".chart-plot").tap(position={"x": 60, "y": 60})
+    expect(norm.locator(".chart-reading")).to_contain_text("Round 1:")
+    norm.get_by_role("button", name="Show round 1 in the gallery").tap()
+    expect(page.locator("#studio-gallery")).to_contain_text("Round 1: 8 images")
+    context.close()

@@ -107,7 +107,7 @@ function figure(chart) {
     items.length ? h("ul", { class: "chart-legend" }, items.map((item) => h("li", {},
       h("button", { "data-act": "hide", "data-name": nameOf(chart, item.text), "aria-pressed": String(!item.hidden), title: item.hidden ? "Show" : "Hide" }, sample(item), item.text)))) : null,
     h("div", { class: "chart-plot", "data-chart": chart.key, "data-own": "", tabindex: 0, role: "img", "aria-label": summary(of) }),
-    h("p", { class: "chart-reading", "data-own": "", "aria-live": "polite", style: `--runs: ${of.runs.length}` }),
+    h("p", { class: "chart-reading", "data-own": "", "aria-live": "polite", style: `--runs: ${of.runs.length}`, "data-long": String(of.runs.length === 1 && chart.series.length > 1) }),
     h("div", { class: "chart-foot" },
       h("details", { class: "chart-table" }, h("summary", {}, "As a table"), h("div", { class: "chart-scroll", tabindex: 0, role: "region", "aria-label": `${chart.title}, as a table`, "data-own": "" })),
       h("div", { class: "chart-tools" },
@@ -264,14 +264,16 @@ element.addEventListener("input", (event) => {
   if (target.matches("[data-compare]")) compare(target.value);
 });
 element.addEventListener("toggle", (event) => { if (event.target.matches(".chart-table")) fillTable(event.target); }, true);
-element.addEventListener("pointermove", (event) => {
+function readUnder(event) {
   const plot = event.target.closest?.(".chart-plot"), of = plot && drawn.get(plot.dataset.chart);
   if (!of) return event.target.closest?.(".chart")?.dataset.chart === over ? null : read(null); // within the chart: on the way to its images
   if (!plot.layout || !of.stops.length) return read(null);
   const x = event.clientX - plot.getBoundingClientRect().left, l = plot.layout, span = l.x(l.last) - l.x(l.first);
   const asked = span ? l.first + ((x - l.x(l.first)) / span) * (l.last - l.first) : l.first;
   read(nearest(of.stops, Math.min(l.last, Math.max(l.first, asked))), of.chart.key);
-});
+}
+element.addEventListener("pointermove", readUnder);
+element.addEventListener("pointerdown", readUnder); // a finger that taps does not move
 element.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") read(null); });
 element.addEventListener("focusout", (event) => { if (!event.relatedTarget?.closest?.(".chart") || event.relatedTarget.closest(".chart").dataset.chart !== over) read(null); });
 element.addEventListener("click", (event) => { if (event.target.closest(".chart-plot") && roundRead()) showGallery(roundRead(), false); });
