@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import Any
 
+from ddpo.figure import extremes
+
 Points = list[tuple[int, float | None]]
 Metrics = dict[str, Points]
 
@@ -44,7 +46,7 @@ def thin(charts: list[dict[str, Any]], limit: int = MAX_POINTS) -> bool:
             continue
         rounds = sorted({number for series in long for number, _ in series["points"]})
         width = -(-len(rounds) // max(1, most // (2 * len(long))))
-        kept = {rounds[-1]}.union(*(_extremes(series["points"], width) for series in long))
+        kept = {rounds[-1]}.union(*(extremes(series["points"], width) for series in long))
         for series in (*long, *([chart["counts"]] if "counts" in chart else [])):
             for part in ("points", "band", "error"):
                 if series.get(part):
@@ -55,16 +57,3 @@ def thin(charts: list[dict[str, Any]], limit: int = MAX_POINTS) -> bool:
 def _columns(chart: dict[str, Any]) -> list[list[Any]]:
     found = [series.get(part) for series in chart["series"] for part in ("points", "band", "error")]
     return [column for column in (*found, chart.get("counts", {}).get("points")) if column]
-
-
-def _extremes(points: Points, width: int) -> set[int]:
-    """The rounds of the lowest and the highest value, and of the first gap, in each stretch of ``width`` rounds."""
-    stretches: dict[int, Points] = {}
-    for point in points:
-        stretches.setdefault(point[0] // width, []).append(point)
-    found = set()
-    for stretch in stretches.values():
-        known = [(value, number) for number, value in stretch if value is not None]
-        found |= {number for _, number in (min(known), max(known))} if known else set()
-        found |= set([number for number, value in stretch if value is None][:1])
-    return found

@@ -52,6 +52,8 @@ CREW = "tests/test_crew.py::test_two_processes_do_what_one_does"
 BLEND = "tests/test_function.py::test_a_blend_adds_standard_deviations"
 CHANGES = "tests/test_reward_changes.py::"
 EXPORT = "tests/test_export.py::"
+CURVES = "tests/test_curves.py::"
+REPORT = "tests/test_report.py::"
 CHART = "tests/test_chart_browser.py::"
 QUADRANTS = "test_the_four_clip_quadrants_in_value_and_gradient"
 
@@ -314,10 +316,28 @@ MUTATIONS = (
         ("row.closed_rating if row else None", "None", "test_every_rating_event_is_there_and_those_that_count_are_marked"),
     ),
     *of(
+        "ddpo/figure.py",
+        ("(min(known), max(known))", "(min(known),)", CURVES + "test_a_long_run_keeps_its_jumps_its_gaps_and_its_end"),
+        ("if value is None][:1]", "if value is None][:0]", CURVES + "test_a_long_run_keeps_its_jumps_its_gaps_and_its_end"),
+        ("point[0] // width", "(points[-1][0] - point[0]) // width", CURVES + "test_a_line_that_grows_keeps_what_it_has_shown"),
+    ),
+    *of(
+        "ddpo/report.py",
+        ("if point[0] <= number]", "if point[0] <= number + 1]", "test_a_report_up_to_a_round_knows_nothing_of_later_ones"),
+        ("if first <= max(1, number))", "if first < max(1, number))", "test_a_report_up_to_a_round_knows_nothing_of_later_ones"),
+        ("config, base=True, count=count)", "config, base=False, count=count)", EXPORT + "test_a_report_s_pictures_are_the_run_s_held_out_ones"),
+        ("naming(rater), f", "rater, f", "test_raters_are_coded_unless_they_are_named_and_their_agreement_is_told"),
+    ),
+    *of(
+        "ddpo/markup.py",
+        (
+            'html.escape(UNPRINTABLE.sub("\\ufffd", value))',
+            "html.escape(value)",
+            REPORT + "test_odd_prompts_gaps_and_files_that_are_gone_break_nothing",
+        ),
+    ),
+    *of(
         "app/curves.py",
-        ("(min(known), max(known))", "(min(known),)", "test_a_long_run_keeps_its_jumps_its_gaps_and_its_end"),
-        ("if value is None][:1]", "if value is None][:0]", "test_a_long_run_keeps_its_jumps_its_gaps_and_its_end"),
-        ("point[0] // width", "(points[-1][0] - point[0]) // width", "test_a_line_that_grows_keeps_what_it_has_shown"),
         ('name.startswith("seconds_")', 'name == "seconds_sampling"', "test_the_clock_adds_up_images_scored_and_seconds_of_work"),
     ),
     *of(
