@@ -27,6 +27,12 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports) -> gr.Blocks:
     def round_images(question: dict[str, Any]) -> dict[str, Any]:
         return progress.answer_round(runs, question)
 
+    def round_strip(question: dict[str, Any]) -> dict[str, Any]:
+        return progress.answer_strip(runs, question)
+
+    def run_curves(question: dict[str, Any]) -> dict[str, Any]:
+        return progress.answer_curves(runs, question)
+
     def round_pictures(question: dict[str, Any]) -> dict[str, Any]:
         return rewards.round_pictures(runs, question)
 
@@ -43,7 +49,7 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports) -> gr.Blocks:
             with gr.Tab("Rate", id="rate"):
                 board = rate.build(name)
             with gr.Tab("Progress", id="progress"):
-                charts, gallery = progress.build(round_images)
+                charts, gallery = progress.build(round_images, round_strip, run_curves)
                 taken = takeaway.build()
             with gr.Tab("Rewards", id="rewards"):
                 scores = rewards.build(round_pictures)

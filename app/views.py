@@ -85,7 +85,7 @@ class Views:
             bar |= run.bar_value(store, self.launcher)
             panel = run.panel_value(store, self.launcher)
             gallery = progress.gallery_value(store)
-            shown = dict(charts=progress.charts_value(store), gallery=gallery, takeaway=takeaway.takeaway_value(store))
+            shown = dict(charts=progress.charts_value(store) | dict(runs=names), gallery=gallery, takeaway=takeaway.takeaway_value(store))
             shown |= dict(rewards=rewards.page_value(gallery))
             return dict(bar=bar, panel=panel, **shown, **common)
         except UNREADABLE as error:

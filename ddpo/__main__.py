@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts
-from ddpo.export import EXPORTS, PRECISIONS, ExportError, export
-from ddpo.presets import presets
+from ddpo.export import EXPORTS, PICTURES, PRECISIONS, ExportError, export
+from ddpo.presets import preset_of, presets
 from ddpo.source import located, located_reward, model_source
 from ddpo.store import RunStore, StoreError
 from ddpo.worker import follow, follows, leave
@@ -42,7 +42,11 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--trust", type=Path, action="append", default=[], metavar="FILE", help="a Python file that may run, for a reward FILE:function in it"
         )
-    add_export(commands.add_parser("export", help="take a run's model or ratings away", description="Make a folder of files for other programs."))
+    add_export(
+        commands.add_parser(
+            "export", help="take a run's model, its ratings or a report away", description="Make a folder of files for other programs."
+        )
+    )
     return top
 
 
@@ -51,9 +55,17 @@ def add_export(command: argparse.ArgumentParser) -> None:
     kinds = "; ".join(f"{name}: {what}" for name, what in EXPORTS.items())
     command.add_argument("folder", type=Path, help="the run folder")
     command.add_argument("--as", dest="kind", choices=EXPORTS, default="diffusers", help=f"{kinds} (default: diffusers)")
-    command.add_argument("--round", type=int, help="which round (default: the last one that is saved; for ratings, pairs and images all of them)")
+    command.add_argument(
+        "--round", type=int, help="which round (default: the last one that is saved; for ratings, pairs, images and a report all of them)"
+    )
     command.add_argument("--strength", type=float, default=1.0, help="how much of what was trained is in a model (default: 1)")
     command.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of a model's weights in the file (default: fp32)")
+    command.add_argument(
+        "--pictures",
+        type=int,
+        default=PICTURES,
+        help=f"how many pictures before and after a report has; 0 spares loading the model (default: {PICTURES})",
+    )
     command.add_argument("--names", action="store_true", help="call raters by their names instead of a hash of them")
     command.add_argument("--out", type=Path, required=True, help="the folder to make")
 
@@ -90,7 +102,7 @@ def config_from(options: argparse.Namespace) -> RunConfig:
     changes: dict[str, Any] = {f.name: v for f in dataclasses.fields(RunConfig) if (v := getattr(options, f.name)) is not None}
     if "prompts" in changes:
         changes["prompts"] = prompts_from(changes["prompts"])
-    name = options.preset or next((n for n, p in presets().items() if p.config.reward == changes.get("reward", "human")), "rate")
+    name = options.preset or preset_of(changes.get("reward", "human"))
     return located(presets()[name].config.with_changes(**changes))
 
 
@@ -161,7 +173,7 @@ def take_away(options: argparse.Namespace) -> int:
     """Export, and print what was made as JSON."""
     store = RunStore(options.folder)
     try:
-        number = export(store, options.kind, options.out, options.round, options.strength, options.precision, options.names)
+        number = export(store, options.kind, options.out, options.round, options.strength, options.precision, options.names, options.pictures)
     finally:
         store.close()
     files = sum(file.is_file() for file in options.out.rglob("*"))

@@ -57,6 +57,9 @@ KEPT_ENDS = FORWARD + "test_kept_passes_end_with_the_weights_they_are_of"
 MOSTLY_UNRATED = FORWARD + "test_of_a_microbatch_that_is_mostly_unrated_the_rest_is_computed_anew"
 NO_PASS = FORWARD + "test_the_first_step_makes_no_pass_of_its_own"
 QUARTER = FORWARD + "test_no_more_passes_are_kept_than_a_quarter_of_the_free_memory_holds"
+CURVES = "tests/test_curves.py::"
+REPORT = "tests/test_report.py::"
+CHART = "tests/test_chart_browser.py::"
 QUADRANTS = "test_the_four_clip_quadrants_in_value_and_gradient"
 
 MUTATIONS = (
@@ -334,6 +337,37 @@ MUTATIONS = (
         ("0.5 if better == 0 else float(better > 0)", "float(better >= 0)", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
         ("uids[int(better < 0)]", "uids[int(better > 0)]", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
         ("row.closed_rating if row else None", "None", "test_every_rating_event_is_there_and_those_that_count_are_marked"),
+    ),
+    *of(
+        "ddpo/figure.py",
+        ("(min(known), max(known))", "(min(known),)", CURVES + "test_a_long_run_keeps_its_jumps_its_gaps_and_its_end"),
+        ("if value is None][:1]", "if value is None][:0]", CURVES + "test_a_long_run_keeps_its_jumps_its_gaps_and_its_end"),
+        ("point[0] // width", "(points[-1][0] - point[0]) // width", CURVES + "test_a_line_that_grows_keeps_what_it_has_shown"),
+    ),
+    *of(
+        "ddpo/report.py",
+        ("if point[0] <= number]", "if point[0] <= number + 1]", "test_a_report_up_to_a_round_knows_nothing_of_later_ones"),
+        ("if first <= max(1, number))", "if first < max(1, number))", "test_a_report_up_to_a_round_knows_nothing_of_later_ones"),
+        ("config, base=True, count=count)", "config, base=False, count=count)", EXPORT + "test_a_report_s_pictures_are_the_run_s_held_out_ones"),
+        ("naming(rater), f", "rater, f", "test_raters_are_coded_unless_they_are_named_and_their_agreement_is_told"),
+    ),
+    *of(
+        "ddpo/markup.py",
+        (
+            'html.escape(UNPRINTABLE.sub("\\ufffd", value))',
+            "html.escape(value)",
+            REPORT + "test_odd_prompts_gaps_and_files_that_are_gone_break_nothing",
+        ),
+    ),
+    *of(
+        "app/curves.py",
+        ('name.startswith("seconds_")', 'name == "seconds_sampling"', "test_the_clock_adds_up_images_scored_and_seconds_of_work"),
+    ),
+    *of(
+        "app/widgets/chart/numbers.js",
+        ("(dd * v - d * dv) / spread", "v / w", CHART + "test_smoothing_does_not_lag_bend_or_fill_gaps"),
+        ("if (low < 0) return 0;", "if (low < 0) return rows[0][at];", CHART + "test_rounds_lie_where_their_cost_says"),
+        ("x - sorted[low] <= sorted[high] - x", "x - sorted[low] > sorted[high] - x", CHART + "test_rounds_lie_where_their_cost_says"),
     ),
     Mutation(
         "ddpo/policy.py", 'copy_(up / layer.scaling["default"])', "copy_(up)", ("tests/test_init_lora.py::test_a_run_begins_where_the_lora_is",)

@@ -11,6 +11,7 @@ import pytest
 from toys import ODD_PROMPTS, add_images, filled_run
 
 from app import words
+from app.curves import MAX_POINTS
 from app.launch import Launcher
 from app.pages import library, new_run, progress, run
 from app.runs import Runs
@@ -226,7 +227,7 @@ def test_long_runs_are_thinned_and_keep_their_end(runs: Runs) -> None:
         store._db.execute("INSERT INTO metric VALUES (?, 'reward_mean', ?)", (number, number / 3000))
         store._db.execute("INSERT INTO metric VALUES (?, 'reward_std', 0.1)", (number,))
     series = progress.charts_value(store)["charts"][0]["series"][0]
-    assert len(series["points"]) + len(series["band"]) <= progress.MAX_POINTS + 2
+    assert len(series["points"]) + len(series["band"]) <= MAX_POINTS + 2
     assert series["points"][-1][0] == 3000
 
 

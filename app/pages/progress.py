@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,18 +11,17 @@ import gradio as gr
 
 import rewards
 from app import words
+from app.curves import Metrics, Points, clock, thin
 from app.pages.run import image_url
 from app.runs import Runs
 from app.widgets.kit import widget
+from ddpo.config import ConfigError
 from ddpo.store import RunStore, SampleRow, StoreError
 from rewards.base import Score
 from rewards.human import scores
 
-Points = list[tuple[int, float | None]]
-Metrics = dict[str, Points]
-
-MAX_POINTS = 3000
-"""How many points go to the browser at most, over all charts."""
+STRIP = 8
+"""How many images of a round stand beside its values."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,12 @@ HERO = (
 )  # fmt: skip
 
 
-def build(round_images: Callable[[dict[str, Any]], dict[str, Any]]) -> tuple[gr.HTML, gr.HTML]:
-    """The charts and the gallery; the gallery asks ``round_images`` for the round that a person chose."""
-    return widget("chart"), widget("gallery", server_functions=[round_images])
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def build(round_images: Answer, round_strip: Answer, run_curves: Answer) -> tuple[gr.HTML, gr.HTML]:
+    """The charts and the gallery. They ask for all images of a round or a strip of them, and for the curves of a run to draw beside this one."""
+    return widget("chart", server_functions=[round_strip, run_curves]), widget("gallery", server_functions=[round_images])
 
 
 # --- charts ---------------------------------------------------------------------------------------------------------------------
@@ -83,10 +86,22 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     stretches = store.reward_stretches()
     charts = heroes(metrics, stretches)
     charts += [line_chart(chart, metrics) for chart in (*CHARTS, *unknown) if any(metric in metrics for metric, _ in chart.lines)]
-    thin(charts)
+    thinned = thin(charts)
     marks = [dict(round=number, text=f"From round {number}: {words.reward(reward)}") for number, reward in stretches[1:]]
     charts = [chart | dict(marks=marks) for chart in charts]
-    return dict(run=store.name, charts=charts, csv=f"/studio/runs/{store.name}/metrics.csv")
+    return dict(run=store.name, charts=charts, clock=clock(metrics), thinned=thinned, csv=f"/studio/runs/{store.name}/metrics.csv")
+
+
+def answer_curves(runs: Runs, question: object) -> dict[str, Any]:
+    """The charts of another run, to draw beside the selected one's: ``{"run", "stamp"}`` with the stamp of what is known of it already, answered
+    with a new stamp and the charts, or with the stamp alone where nothing is new; of what is no run, without charts."""
+    asked = question if isinstance(question, dict) else {}
+    try:
+        store = runs.open(asked.get("run", ""))
+        stamp = store.revision
+        return dict(stamp=stamp) if asked.get("stamp") == stamp else dict(stamp=stamp, value=charts_value(store))
+    except (StoreError, ConfigError, sqlite3.Error):
+        return dict(stamp="", value=dict(run=None, charts=[]))
 
 
 def title_of(metric: str) -> str:
@@ -140,20 +155,6 @@ def around(points: Points, spread: dict[int, float | None]) -> list[tuple[int, f
     return [(x, y - s, y + s) for x, y in points if y is not None and (s := spread.get(x)) is not None]
 
 
-def thin(charts: list[dict[str, Any]], limit: int = MAX_POINTS) -> None:
-    """Leave out rounds evenly where there are more points than a browser should draw; the last round stays."""
-    everything = [series for chart in charts for series in (*chart["series"], *([chart["counts"]] if "counts" in chart else []))]
-    total = sum(len(series["points"]) + len(series.get("band") or ()) for series in everything)
-    every = -(-total // limit)
-    if every <= 1:
-        return
-    for series in everything:
-        last = series["points"][-1][0] if series["points"] else 0
-        for part in ("points", "band", "error"):
-            if series.get(part):
-                series[part] = [row for row in series[part] if row[0] % every == 0 or row[0] == last]
-
-
 # --- gallery --------------------------------------------------------------------------------------------------------------------
 
 
@@ -189,7 +190,21 @@ def images_of_round(store: RunStore, number: int, samples: Sequence[SampleRow] |
 def answer_round(runs: Runs, question: object) -> dict[str, Any]:
     """The gallery's question ``{"run", "round"}``, answered; anything else gets an empty round."""
     try:
-        asked = question if isinstance(question, dict) else {}
-        return images_of_round(runs.open(asked.get("run", "")), int(asked.get("round", 0)))
+        return images_of_round(*_asked(runs, question))
     except (StoreError, TypeError, ValueError):
         return dict(round=0, images=[], summary="")
+
+
+def answer_strip(runs: Runs, question: object) -> dict[str, Any]:
+    """The same question, answered with a few of the round's images, evenly chosen."""
+    try:
+        store, number = _asked(runs, question)
+        samples = store.samples(number)
+        return dict(images=[image_url(store, sample) for sample in samples[:: max(1, -(-len(samples) // STRIP))]])
+    except (StoreError, TypeError, ValueError):
+        return dict(images=[])
+
+
+def _asked(runs: Runs, question: object) -> tuple[RunStore, int]:
+    asked = question if isinstance(question, dict) else {}
+    return runs.open(asked.get("run", "")), int(asked.get("round", 0))
