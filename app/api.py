@@ -1,4 +1,4 @@
-"""The few calls that other programs may make: start, stop, status, change_reward, retry, list_batch, rate, apply and export."""
+"""The few calls that other programs may make: start, stop, status, change_reward, retry, list_batch, rate, apply, export and compare."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 import gradio as gr
 
 from app.board import apply_refusal, board_of, board_round, is_applying, rating_refusal
+from app.comparing import Comparing
+from app.comparisons import ComparisonError, compared, values_of
 from app.downloads import made
 from app.exports import ExportFailure, Exports
 from app.launch import Launcher, LaunchError
 from app.pages import new_run, run
 from app.pages.progress import images_of_round
 from app.runs import Runs
+from app.scoring import Scoring
 from ddpo.config import ConfigError
 from ddpo.export import EXPORTS
 from ddpo.presets import presets
@@ -22,7 +25,7 @@ from rewards.base import RewardError
 from rewards.human import valid
 
 
-def publish(runs: Runs, launcher: Launcher, exports: Exports) -> None:
+def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Comparing, scoring: Scoring) -> None:
     """Add the calls to the blocks that are being built."""
 
     def start(name: str, preset: str = "rate", settings: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -111,5 +114,17 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports) -> None:
         except (StoreError, ExportFailure) as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    for call in (start, stop, status, change_reward, retry, list_batch, rate, apply, export):
+    def compare(
+        a: dict[str, Any], b: dict[str, Any], prompts: list[str], seeds: list[int], rewards: list[str] | None = None, beside: bool = False
+    ) -> list[dict[str, Any]]:
+        """The same prompts and seeds by two sides {"run", "round" (0 is the base model), "lora" (a file instead of a round), "strength"}; of each
+        pair its prompt and seed, and of either side the file, where to fetch it, and its values by automatic rewards. With beside, while a run is at
+        work, too, which slows it down."""
+        try:
+            pairs = compared(runs, comparing, dict(sides=[a, b], prompts=prompts, seeds=seeds, beside=beside))
+            return values_of(comparing, scoring, pairs, rewards or [])
+        except ComparisonError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    for call in (start, stop, status, change_reward, retry, list_batch, rate, apply, export, compare):
         gr.api(call, api_name=call.__name__, queue=False)

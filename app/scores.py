@@ -5,12 +5,14 @@ Pictures come as ``application/octet-stream`` and questions as ``application/jso
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from app.comparing import Comparing
 from app.pages.rewards import MOST_PICTURES, failure_value, needed, notes
 from app.pictures import LARGEST_BYTES, PictureError, Pictures
 from app.routes import IMAGE_FILE, IMMUTABLE, LARGEST_ID, body_of, json_answer, json_body
@@ -24,8 +26,9 @@ LONGEST_PROMPT = 10_000
 DEVICES = ("auto", "cpu")
 
 
-def build_scores(runs: Runs, pictures: Pictures, scoring: Scoring) -> APIRouter:
-    """The routes under ``/studio/rewards``."""
+def build_scores(runs: Runs, pictures: Pictures, scoring: Scoring, comparing: Comparing | None = None) -> APIRouter:
+    """The routes under ``/studio/rewards``; pictures that are compared (:mod:`app.comparing`) are scored, too."""
+    places = Places(runs, pictures, comparing)
     router = APIRouter(prefix="/studio/rewards")
 
     @router.post("/pictures")
@@ -44,7 +47,7 @@ def build_scores(runs: Runs, pictures: Pictures, scoring: Scoring) -> APIRouter:
     @router.post("/scores")
     async def scores(request: Request) -> Response:
         body = await json_body(request)
-        return await run_in_threadpool(lambda: json_answer(_scores(runs, pictures, scoring, body)))
+        return await run_in_threadpool(lambda: json_answer(_scores(places, scoring, body)))
 
     @router.post("/steer")
     async def steer(request: Request) -> Response:
@@ -63,10 +66,19 @@ def _add(pictures: Pictures, data: bytes) -> Response:
         raise HTTPException(503, f"The picture cannot be kept: {error.strerror or error}.") from error
 
 
-def _scores(runs: Runs, pictures: Pictures, scoring: Scoring, body: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Places:
+    """Where pictures are: in runs, brought by people, or made to be compared."""
+
+    runs: Runs
+    pictures: Pictures
+    comparing: Comparing | None
+
+
+def _scores(places: Places, scoring: Scoring, body: Any) -> dict[str, Any]:
     """What is known of each picture by each reward; what is not known is scored from now on, and the page asks again."""
     names, prompt, items = _question(body)
-    found = [_found(runs, pictures, item, prompt) for item in items]
+    found = [_found(places, item, prompt) for item in items]
     present = [each for each in found if each is not None]
     answers: dict[str, Any] = {}
     settings = {name: _setting(name, body) for name in names}
@@ -141,16 +153,20 @@ def _setting(name: str, body: dict[str, Any]) -> Setting:
     return Setting(name, body["models"], body["device"], vlm, version(name))
 
 
-def _found(runs: Runs, pictures: Pictures, item: Any, prompt: str) -> tuple[Path, str] | None:
-    """A picture's file and its prompt: of a run's sample its own unless ``typed``; None where the picture is gone."""
+def _found(places: Places, item: Any, prompt: str) -> tuple[Path, str] | None:
+    """A picture's file and its prompt: of a run's sample its own unless ``typed``, of one that was made the one that is given with it; None where the
+    picture is gone."""
     if not isinstance(item, dict):
         raise HTTPException(422, "A picture is an object.")
     if "picture" in item:
-        path = pictures.path(str(item["picture"]))
+        path = places.pictures.path(str(item["picture"]))
         return (path, prompt) if path else None
+    if "made" in item and places.comparing is not None:
+        path = places.comparing.path(str(item["made"]))
+        return (path, str(item.get("prompt", ""))[:LONGEST_PROMPT]) if path else None
     number = item.get("sample")
     try:
-        store = runs.open(str(item.get("run")))
+        store = places.runs.open(str(item.get("run")))
         sample = store.sample(number) if isinstance(number, int) and 0 < number <= LARGEST_ID else None
     except StoreError:
         return None

@@ -1,7 +1,8 @@
 """Scores for the Rewards page. Networks live in a process of their own (``python -m rewards serve``), which starts with the first question and
 ends with the server, or when nobody has asked anything for a while.
 
-Beside :mod:`app.launch` and :mod:`app.exports` this is the only code that starts or signals a process: this one belongs to the server and has no run.
+Beside :mod:`app.launch` and :mod:`app.exports` this is the only code that starts or signals a process: :class:`Desk`, which belongs to the server and
+has no run, serves :mod:`app.comparing`, too.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ class DeskError(RuntimeError):
 
 
 class Desk:
-    """The process that scores. One question at a time."""
+    """A process that answers questions. One at a time."""
 
-    def __init__(self, command: Sequence[str] = COMMAND) -> None:
-        self.command = tuple(command)
+    def __init__(self, command: Sequence[str] = COMMAND, name: str = "The process that scores", advice: str = "choose smaller networks") -> None:
+        """``name`` and ``advice`` are for people: what it is, and what to do when it takes too much memory."""
+        self.command, self.name, self.advice = tuple(command), name, advice
         self.starts = 0
         """How often it was started: networks are loaded anew after each."""
         self._process: subprocess.Popen[str] | None = None
@@ -100,7 +102,7 @@ class Desk:
                 text=True, encoding="utf-8",
             )  # fmt: skip
         except OSError as error:
-            raise DeskError(f"The process that scores cannot be started: {error}.") from error
+            raise DeskError(f"{self.name} cannot be started: {error}.") from error
         self.starts += 1
 
     def close(self) -> None:
@@ -119,12 +121,12 @@ class Desk:
 
     def _last_words(self, process: subprocess.Popen[str]) -> str:
         if self._said is None or self._said.closed:
-            return "The process that scores was ended."
+            return f"{self.name} was ended."
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").strip().splitlines()
         if process.returncode == -9 or not lines:
-            return "The process that scores was ended, perhaps for want of memory. Close other programs or choose smaller networks, then retry."
-        return f"The process that scores ended: {lines[-1]}"
+            return f"{self.name} was ended, perhaps for want of memory. Close other programs or {self.advice}, then retry."
+        return f"{self.name} ended: {lines[-1]}"
 
 
 @dataclass(frozen=True)

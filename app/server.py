@@ -13,6 +13,8 @@ import gradio as gr
 from fastapi import FastAPI
 
 from app import look
+from app.comparing import Comparing
+from app.comparisons import at_work, build_comparisons
 from app.downloads import build_downloads
 from app.exports import Exports
 from app.launch import Launcher
@@ -26,12 +28,14 @@ from app.studio import build_studio
 
 def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launcher | None = None) -> FastAPI:
     """The whole studio over a folder of runs; with ``auth``, a user name and password, nothing answers without them."""
-    opened, pictures, scoring, exports = Runs(runs), Pictures(), Scoring(), Exports()
+    opened, pictures, scoring, exports, launcher = Runs(runs), Pictures(), Scoring(), Exports(), launcher or Launcher()
+    comparing = Comparing(runs, lambda: at_work(opened, launcher))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         exports.close()
+        comparing.close()
         scoring.close()
         pictures.close()
         opened.close()
@@ -39,10 +43,11 @@ def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launch
     app = FastAPI(title="DDPO Studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(build_router(opened))
     app.include_router(build_downloads(opened, exports))
-    app.include_router(build_scores(opened, pictures, scoring))
+    app.include_router(build_scores(opened, pictures, scoring, comparing))
+    app.include_router(build_comparisons(opened, comparing))
     if auth is not None:
         app.add_middleware(BasicAuth, user=auth[0], password=auth[1])
-    blocks = build_studio(opened, launcher or Launcher(), exports)
+    blocks = build_studio(opened, launcher, exports, comparing, scoring)
     mounted: FastAPI = gr.mount_gradio_app(
         app,
         blocks,

@@ -7,10 +7,12 @@ from typing import Any
 import gradio as gr
 
 from app import api
+from app.comparing import Comparing
 from app.exports import Exports
 from app.launch import Launcher, LaunchError
-from app.pages import library, new_run, progress, rate, rewards, run, takeaway
+from app.pages import compare, library, new_run, progress, rate, rewards, run, takeaway
 from app.runs import Runs
+from app.scoring import Scoring
 from app.views import Views
 from app.widgets.kit import action, widget
 from ddpo.config import ConfigError
@@ -20,7 +22,7 @@ QUIET: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility
 """For events that must not show themselves, nor wait in line behind another."""
 
 
-def build_studio(runs: Runs, launcher: Launcher, exports: Exports) -> gr.Blocks:
+def build_studio(runs: Runs, launcher: Launcher, exports: Exports, comparing: Comparing, scoring: Scoring) -> gr.Blocks:
     """The Gradio blocks over a folder of runs."""
     views = Views(runs, launcher)
 
@@ -35,6 +37,9 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports) -> gr.Blocks:
 
     def round_pictures(question: dict[str, Any]) -> dict[str, Any]:
         return rewards.round_pictures(runs, question)
+
+    def prompts_of(question: dict[str, Any]) -> dict[str, Any]:
+        return compare.prompts_of(runs, question)
 
     with gr.Blocks(title="DDPO Studio", fill_width=True, analytics_enabled=False) as blocks:
         name = gr.Textbox(visible="hidden", elem_id="studio-run", label="Selected run")
@@ -51,13 +56,15 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports) -> gr.Blocks:
             with gr.Tab("Progress", id="progress"):
                 charts, gallery = progress.build(round_images, round_strip, run_curves)
                 taken = takeaway.build()
+            with gr.Tab("Compare", id="compare"):
+                pairs = compare.build(prompts_of)
             with gr.Tab("Rewards", id="rewards"):
                 scores = rewards.build(round_pictures)
             with gr.Tab("Library", id="library"):
                 shelf = library.build()
         timer = gr.Timer(1.0)
 
-        shown = [bar, panel, charts, gallery, taken, scores, shelf, board, seen]
+        shown = [bar, panel, charts, gallery, taken, pairs, scores, shelf, board, seen]
 
         def load(request: gr.Request) -> list[Any]:
             asked = request.query_params.get("run") or views.first()
@@ -100,7 +107,7 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports) -> gr.Blocks:
             selected = which if kind in ("open", "resume") else selected
             return [selected, *views.changes(selected, told)]
 
-        api.publish(runs, launcher, exports)  # first: its names go before those of the page's own events
+        api.publish(runs, launcher, exports, comparing, scoring)  # first: its names go before those of the page's own events
         loaded = blocks.load(load, None, [name, fresh, suggested, *shown], **QUIET)
         # In the browser, when the answer is there: by then somebody may have typed a name.
         loaded.then(None, [form.name, suggested], form.name, js="(typed, suggested) => typed || suggested", **QUIET)

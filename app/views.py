@@ -17,13 +17,13 @@ from typing import Any
 import gradio as gr
 
 from app.launch import Launcher
-from app.pages import library, progress, rate, rewards, run, takeaway
+from app.pages import compare, library, progress, rate, rewards, run, takeaway
 from app.runs import Runs
 from ddpo.config import ConfigError
 from ddpo.store import RunStore, StoreError
 from rewards.base import RewardError
 
-NAMES = ("bar", "panel", "charts", "gallery", "takeaway", "rewards", "library", "board")
+NAMES = ("bar", "panel", "charts", "gallery", "takeaway", "compare", "rewards", "library", "board")
 """The values, in the order in which :meth:`Views.changes` gives them; what was seen comes last."""
 
 UNREADABLE = (StoreError, ConfigError, RewardError, sqlite3.Error, OSError, TypeError, ValueError, LookupError)
@@ -38,7 +38,7 @@ class Views:
     def __init__(self, runs: Runs, launcher: Launcher) -> None:
         self.runs, self.launcher = runs, launcher
         self._server = secrets.token_hex(4)  # revisions count from a server's start
-        self._cards: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._cards: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {}
 
     def changes(self, name: str | None, seen: str | None) -> list[Any]:
         """The values that differ from what was seen, skips for the others, and last what is seen then."""
@@ -69,14 +69,16 @@ class Views:
     def first(self) -> str | None:
         """The run that a page shows when it is asked for none: the newest that can be read."""
         names = self.runs.names()
-        return next((name for name in names if self._card(name)["kind"] == "run"), next(iter(names), None))
+        return next((name for name in names if self._card(name)[0]["kind"] == "run"), next(iter(names), None))
 
     def values(self, name: str | None) -> dict[str, Any]:
         """Every value of the page."""
         names = self.runs.names()
-        cards = [self._card(each) for each in names]
+        known = [self._card(each) for each in names]
+        cards, comparable = [card for card, _ in known], [choice for _, choice in known if choice]
         bar: dict[str, Any] = dict(runs=names, run=name)
         common = dict(library=dict(run=name, cards=cards), board=rate.board_value(name if name in names else None))
+        common |= dict(compare=compare.page_value(name if name in names else None, comparable))
         empty = dict(charts=dict(run=None), gallery=dict(run=None), takeaway=dict(run=None), rewards=rewards.page_value(dict(run=None)))
         if name not in names:
             return dict(bar=bar, panel=dict(kind="missing", text=f"There is no run called {name}.") if name else dict(kind="none"), **empty, **common)
@@ -91,18 +93,19 @@ class Views:
         except UNREADABLE as error:
             return dict(bar=bar, panel=dict(kind="broken", text=_reason(error)), **empty, **common)
 
-    def _card(self, name: str) -> dict[str, Any]:
-        """A run's card in the library, made anew when the run has changed."""
+    def _card(self, name: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """A run's card in the library, and what can be compared of it; made anew when the run has changed."""
         token = self._run_token(name)
         known = self._cards.get(name)
         if known and known[0] == token:
-            return known[1]
+            return known[1:]
         try:
-            card = library.card(self.runs.open(name), self.launcher)
+            store = self.runs.open(name)
+            card, choice = library.card(store, self.launcher), compare.choice(store)
         except UNREADABLE as error:
-            card = library.unreadable(name, error)
-        self._cards[name] = (token, card)
-        return card
+            card, choice = library.unreadable(name, error), None
+        self._cards[name] = (token, card, choice)
+        return card, choice
 
     def attempt(self, name: str, work: Callable[[RunStore], str | None]) -> None:
         """Do something to a run; a refusal, or what there is to say, appears as a message on the page."""

@@ -273,13 +273,30 @@ class StableDiffusionPolicy:
             self.unet.enable_adapters()
 
     @contextmanager
-    def _swapped(self) -> Iterator[None]:
-        """The base weights in the place of the trained ones, and back. They are copied to the device each time."""
+    def scaled(self, strength: float) -> Iterator[None]:
+        """Within this context only that share of what was trained is there: base + strength (trained - base)."""
+        if self._base and strength != 1:
+            with self._swapped(strength):
+                yield
+            return
+        layers = {layer: layer.scaling["default"] for layer in self.unet.modules() if isinstance(layer, BaseTunerLayer)}
+        try:
+            for layer, scale in layers.items():
+                layer.scaling["default"] = scale * strength
+            yield
+        finally:
+            for layer, scale in layers.items():
+                layer.scaling["default"] = scale
+
+    @contextmanager
+    def _swapped(self, strength: float = 0.0) -> Iterator[None]:
+        """The base weights, moved towards the trained ones by that share, in their place, and back. They are copied to the device each time."""
         parameters = self.parameters()
         trained = {name: p.data for name, p in parameters.items()}
         try:
             for name, p in parameters.items():
-                p.data = self._base[name].to(self.device)
+                base = self._base[name].to(self.device)
+                p.data = torch.lerp(base, trained[name], strength) if strength else base
             yield
         finally:
             for name, p in parameters.items():

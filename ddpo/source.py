@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,16 +98,13 @@ def init_lora_file(config: RunConfig) -> Path | None:
     """
     if not config.init_lora:
         return None
-    path = Path(config.init_lora)
-    with contextlib.suppress(RuntimeError):
-        path = path.expanduser()
-    file = path / LORA_FILE if is_a(path.is_dir) else path
+    file = lora_file(config.init_lora)
     shapes = tensor_shapes(file)
     if any(name.startswith(("text_encoder", "lora_te")) for name in shapes):
         raise ConfigError(
             f"init_lora is {config.init_lora!r}, which changes the text encoder as well; the denoiser alone is trained. Take another LoRA."
         )
-    ranks = {shape[0] for name, shape in shapes.items() if shape and re.search(r"(lora_A|lora_down|lora\.down)\.weight$", name)}
+    ranks = lora_ranks(shapes)
     if not ranks or any("dora_scale" in name for name in shapes):
         raise ConfigError(
             f"init_lora is {config.init_lora!r}, which is no plain LoRA: it has {'DoRA scales' if ranks else 'no LoRA layers'}. Take another one."
@@ -116,6 +114,19 @@ def init_lora_file(config: RunConfig) -> Path | None:
         advice = f"Choose lora_rank {min(ranks)}." if len(ranks) == 1 else "Take a LoRA whose layers have one rank."
         raise ConfigError(f"init_lora is {config.init_lora!r}, which has {has}, and lora_rank is {config.lora_rank}. {advice}")
     return file
+
+
+def lora_file(lora: str) -> Path:
+    """The file that a LoRA's setting names: itself, or the one in that folder."""
+    path = Path(lora)
+    with contextlib.suppress(RuntimeError):
+        path = path.expanduser()
+    return path / LORA_FILE if is_a(path.is_dir) else path
+
+
+def lora_ranks(shapes: Mapping[str, Sequence[int]]) -> set[int]:
+    """The ranks of a LoRA's layers, by the shapes of its tensors, in diffusers' or kohya's layout."""
+    return {shape[0] for name, shape in shapes.items() if shape and re.search(r"(lora_A|lora_down|lora\.down)\.weight$", name)}
 
 
 def tensor_shapes(file: Path) -> dict[str, list[int]]:

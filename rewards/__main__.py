@@ -92,7 +92,7 @@ def quiet_stdout() -> TextIO:
     return ours
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End this process when the one that started it is gone, even in the middle of an answer."""
     while os.getppid() == parent:
         time.sleep(1)
@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
             return list_rewards(out)
         if options.command == "score":
             return score_files(options, out)
-        threading.Thread(target=_end_with, args=(os.getppid(),), name="end with the parent", daemon=True).start()
+        threading.Thread(target=end_with, args=(os.getppid(),), name="end with the parent", daemon=True).start()
         if hasattr(os, "nice"):
             os.nice(10)  # a training run goes first, and so does the page
         for answer in serve(sys.stdin):

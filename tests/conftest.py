@@ -19,6 +19,7 @@ BROWSER_ARGUMENTS = [
     "--disable-dev-shm-usage", "--no-first-run", "--disable-domain-reliability",
 ]  # fmt: skip
 TOY_WORKER = (sys.executable, "-m", "tests.toy_worker")
+TOY_COMPARE = (sys.executable, "-m", "tests.toy_compare")
 LOCAL = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:")
 
 
@@ -113,11 +114,14 @@ def serious(message) -> bool:
 
 
 @pytest.fixture
-def toy_studio(tmp_path: Path) -> Iterator[Studio]:
-    """A studio over an empty runs folder, whose workers have no model (:mod:`tests.toy_worker`); they are ended with the test."""
+def toy_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
+    """A studio over an empty runs folder, whose workers, and what makes pictures to compare, have no model (:mod:`tests.toy_worker`,
+    :mod:`tests.toy_compare`); they are ended with the test."""
+    from app import comparing
     from app.launch import Launcher, kill
     from ddpo.store import RunStore
 
+    monkeypatch.setattr(comparing, "COMMAND", TOY_COMPARE)
     yield from serve(tmp_path / "runs", launcher=Launcher(TOY_WORKER))
     for config in (tmp_path / "runs").glob("*/config.json"):
         kill(RunStore(config.parent))

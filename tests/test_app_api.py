@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 from conftest import Studio
 from gradio_client import Client
+from PIL import Image
 from safetensors.numpy import load
 
+from ddpo.lock import WorkerLock
 from ddpo.store import RunStore
-from tests.toys import add_lora, filled_run
+from rewards.jpeg import size_kb
+from tests.toys import add_lora, comparable_run, filled_run
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def client(toy_studio: Studio):
 
 def test_start_rate_and_stop_through_the_api(client: Client, toy_studio: Studio, tmp_path: Path) -> None:
     assert set(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == {
-        "/start", "/stop", "/status", "/change_reward", "/retry", "/list_batch", "/rate", "/apply", "/export",
+        "/start", "/stop", "/status", "/change_reward", "/retry", "/list_batch", "/rate", "/apply", "/export", "/compare",
     }  # fmt: skip
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
@@ -63,4 +66,27 @@ def test_a_script_takes_a_lora_away(client: Client, toy_studio: Studio) -> None:
         client.predict("taste", "onnx", api_name="/export")
     with pytest.raises(Exception, match=r"Round 2 of taste has no checkpoint"):
         client.predict("taste", "kohya", 2, api_name="/export")
+    store.close()
+
+
+def test_a_script_compares(client: Client, toy_studio: Studio) -> None:
+    """Base against the latest round: files and values of both sides, and what cannot be is an error in words."""
+    store = comparable_run(toy_studio.runs / "taste")
+    base, latest = dict(run="taste"), dict(run="taste", round=2, strength=0.5)
+    pairs = client.predict(base, latest, ["a cat"], [1, 2], ["jpeg_compressibility"], api_name="/compare")
+    assert [(pair["prompt"], pair["seed"]) for pair in pairs] == [("a cat", 1), ("a cat", 2)]
+    for side in (side for pair in pairs for side in (pair["a"], pair["b"])):
+        with Image.open(side["file"]) as image:
+            assert side["values"] == {"jpeg_compressibility": -size_kb(image)}
+        assert urllib.request.urlopen(toy_studio.url + side["url"]).read() == Path(side["file"]).read_bytes()
+    assert len({side["file"] for pair in pairs for side in (pair["a"], pair["b"])}) == 4
+    for a, rewards, says in ((dict(run="taste", round=9), [], "has no weights"), (base, ["human"], "scores no pictures by itself")):
+        with pytest.raises(Exception, match=says):
+            client.predict(a, latest, ["a cat"], [1], rewards, api_name="/compare")
+    lock = WorkerLock(store.folder / "worker.lock")
+    store.set_progress("updating", 1)
+    with pytest.raises(Exception, match="taste is at work"):
+        client.predict(base, latest, ["a dog"], [1], api_name="/compare")
+    assert len(client.predict(base, latest, ["a dog"], [1], None, True, api_name="/compare")) == 1
+    lock.release()
     store.close()

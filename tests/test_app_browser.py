@@ -264,7 +264,7 @@ def test_odd_prompts_are_text_everywhere(page: Page, studio: Studio) -> None:
     store.close()
     open_studio(page, studio, "odd")
     expect(page.get_by_role("alert").filter(has_text="<script>")).to_be_visible()
-    for tab in ("Rate", "Progress", "Rewards", "Library"):
+    for tab in ("Rate", "Progress", "Compare", "Rewards", "Library"):
         page.get_by_role("tab", name=tab, exact=True).click()
         page.wait_for_timeout(300)
     page.get_by_role("tab", name="Progress", exact=True).click()
@@ -286,7 +286,7 @@ def test_nothing_sticks_out_at_any_width_and_the_theme_follows_the_system(page: 
     page.set_viewport_size({"width": width, "height": 900})
     page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
     open_studio(page, studio)
-    for tab in ("Run", "Rate", "Progress", "Rewards", "Library"):
+    for tab in ("Run", "Rate", "Progress", "Compare", "Rewards", "Library"):
         page.get_by_role("tab", name=tab, exact=True).click()
         page.wait_for_timeout(400)
         assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0, tab

@@ -121,6 +121,13 @@ function takeAway(run) {
   window.dispatchEvent(new CustomEvent("studio:take-away"));
 }
 
+// Go to the comparison of a run's base model with what it was after a round.
+function compareWith(run, round) {
+  window.studioCompare = { run, round };
+  openTab("Compare");
+  window.dispatchEvent(new CustomEvent("studio:compare"));
+}
+
 function duration(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "";
   const s = Math.max(0, Math.round(seconds));

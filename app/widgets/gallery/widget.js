@@ -42,7 +42,8 @@ function tools(v) {
       h("label", { class: "gallery-round" }, h("span", {}, `Round ${state.round}`),
         h("input", { type: "range", "data-own": "", min: 0, max: v.rounds.length - 1, "aria-label": "Round", "aria-valuetext": `Round ${state.round}` })),
       h("button", { class: "s-button s-small", "data-act": "step", "data-by": 1, disabled: at >= v.rounds.length - 1, "aria-label": "Later round" }, "›"),
-      h("button", { class: "s-button s-small s-ghost", "data-act": "latest", disabled: state.follow }, "Latest")),
+      h("button", { class: "s-button s-small s-ghost", "data-act": "latest", disabled: state.follow }, "Latest"),
+      h("button", { class: "s-button s-small s-ghost", "data-act": "compare", title: "The base model and this round, side by side" }, "Compare")),
     h("label", { class: "gallery-order" }, h("span", {}, "Order"),
       h("select", { "data-order": "" }, [["made", "as made"], ["best", "best first"], ["worst", "worst first"]].map(([value, name]) => h("option", { value }, name)))));
 }
@@ -110,6 +111,7 @@ element.addEventListener("input", (event) => {
 onAct((data) => {
   const rounds = props.value.rounds;
   if (data.act === "zoom") zoom(data.id);
+  if (data.act === "compare") compareWith(props.value.run, state.round);
   if (data.act === "latest") go(rounds[rounds.length - 1]);
   if (data.act === "step") go(rounds[rounds.indexOf(state.round) + Number(data.by)] ?? state.round);
 });

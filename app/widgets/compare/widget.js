@@ -1,0 +1,576 @@
+// Two sides, the same prompts, the same noise: a grid of pairs, and one pair large.
+const POLL_MS = 600, TYPING_MS = 900, SLIDING_MS = 350, ROWS = 8, KEPT = "studio-compare", AT_ONCE = 64;
+const SEEDS = [1, 2, 3, 4, 6, 8];
+const kept = () => ({ sides: null, of: null, set: "run", own: [], typed: "", count: 3, first: 1, rewards: null, going: false, beside: false, mode: 1 });
+const state = { ...kept(), rows: ROWS, prompts: [], promptsOf: "", live: "", at: [0, 0], made: new Map(), last: new Map(), values: new Map(),
+  failures: ["", ""], scoring: {}, now: null, busy: null, differ: "", trouble: "" };
+let paint = () => {}, timer = null, pause = null, asking = false, scoringNow = false, large = null;
+
+// --- what is remembered until the tab is closed ---
+
+function keep() {
+  try { sessionStorage.setItem(KEPT, JSON.stringify(Object.fromEntries(Object.keys(kept()).map((key) => [key, state[key]])))); } catch { /* private windows */ }
+}
+
+function recall() {
+  try {
+    const known = JSON.parse(sessionStorage.getItem(KEPT) || "{}");
+    for (const key of Object.keys(kept())) if (key in known) state[key] = known[key];
+    state.live = state.typed;
+  } catch { /* nothing kept */ }
+}
+
+// --- sides ---
+
+const runOf = (name) => (props.value.runs || []).find((r) => r.run === name);
+const isBase = (side) => !side.round && !side.lora && side.lora !== null;
+// Base against the latest round of the selected run, or of the newest one that has a round; kept until a person chooses, or another run is selected.
+function fill(v) {
+  const gone = state.sides?.some((side) => !runOf(side.run));
+  if (state.sides && !gone && (state.of === v.run || !runOf(v.run)?.rounds.length)) return;
+  const home = runOf(v.run)?.rounds.length ? runOf(v.run) : v.runs.find((r) => r.rounds.length) || runOf(v.run) || v.runs[0];
+  if (!home) return void (state.sides = null);
+  against(home.run, home.rounds.at(-1) || 0);
+  state.of = v.run;
+}
+
+function against(run, round) {
+  state.sides = [{ run, round: 0, lora: "", strength: 1 }, { run, round, lora: "", strength: 1 }];
+  Object.assign(state, { of: run, failures: ["", ""], rows: ROWS, set: "run", rewards: null });
+}
+
+const nameOf = (side) => (side.round ? `round ${side.round}` : side.lora || side.lora === null ? "LoRA file" : "base model");
+function titleOf(i) {
+  const [a, b] = state.sides, side = state.sides[i];
+  const told = [a.run !== b.run && side.run, nameOf(side), !isBase(side) && side.strength !== 1 && `${Math.round(100 * side.strength)} %`].filter(Boolean).join(", ");
+  return told[0].toUpperCase() + told.slice(1);
+}
+const cards = () => (props.value.cards || []).filter((c) => !c.networks || !home()?.pocket || c.pocket);
+const home = () => runOf(state.sides?.[1].run);
+function chosen() {
+  const wanted = state.rewards || home()?.rewards || [];
+  const found = cards().filter((c) => wanted.includes(c.name));
+  return found.length || state.rewards ? found : cards().filter((c) => c.name === "image_statistics");
+}
+
+// --- the grid ---
+
+const seeds = () => Array.from({ length: state.count }, (_, i) => state.first + i);
+// Rows from top to bottom: what is being typed, what was typed, and the run's or a set's prompts.
+function rows() {
+  const own = state.own.map((prompt) => ({ prompt, key: `own ${prompt}`, own: true }));
+  const typed = state.live.trim();
+  const set = state.prompts.filter((p) => !state.own.includes(p)).slice(0, state.rows).map((prompt) => ({ prompt, key: `set ${prompt}` }));
+  return [{ prompt: typed, key: "live", live: true }, ...own, ...set];
+}
+const side = (i) => JSON.stringify({ ...state.sides[i], lora: state.sides[i].lora || "" });
+const cell = (i, prompt, seed) => `${side(i)} ${seed} ${prompt}`;
+const key = (i, prompt, seed) => state.made.get(cell(i, prompt, seed));
+// The picture to show: the present one, or, while that is made, the one before it.
+function shown(i, prompt, seed) {
+  const place = `${i} ${seed} ${prompt}`, present = key(i, prompt, seed);
+  if (present) state.last.set(place, present);
+  return { key: present || state.last.get(place), old: !present };
+}
+const ready = () => state.sides?.every((s) => s.lora !== null) && !state.failures.some(Boolean);
+function missing() {
+  if (!state.sides) return [];
+  return rows().filter((r) => r.prompt).flatMap((r) => seeds().filter((s) => [0, 1].some((i) => !key(i, r.prompt, s))).map((s) => [r.prompt, s]));
+}
+
+async function post(path, body) {
+  const answer = await fetch(`/studio/${path}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  const read = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(read.detail || `The server answered ${answer.status}.`);
+  return read;
+}
+
+// Ask for what is missing, and again until all is there. While a pair is large, it alone is asked for.
+async function ask() {
+  clearTimeout(timer);
+  timer = null;
+  if (asking || pause || !state.sides || !element.isConnected || !open() || state.sides.some((s) => s.lora === null)) return;
+  const lacks = missing();
+  if (!lacks.length) return score();
+  const alone = large && lacks.find(([prompt, seed]) => prompt === large.prompt && seed === large.seed);
+  const prompts = alone ? [alone[0]] : [...new Set(lacks.map(([prompt]) => prompt))], wanted = alone ? [alone[1]] : seeds();
+  const sides = [side(0), side(1)], make = state.going && (!state.busy || state.beside);
+  asking = true;
+  try {
+    const answer = await post("compare/pictures", { sides: sides.map((s) => JSON.parse(s)), prompts, seeds: wanted, make, beside: state.beside });
+    answer.grid.forEach((row, r) => row.forEach((pair, c) => pair.forEach((found, i) => {
+      if (found) state.made.set(`${sides[i]} ${wanted[c]} ${prompts[r]}`, found);
+    })));
+    if (sides.every((s, i) => s === side(i))) state.failures = answer.failures;
+    Object.assign(state, { now: answer.now, busy: answer.busy, differ: answer.differ, trouble: "" });
+  } catch (error) {
+    state.trouble = error instanceof TypeError ? "The server does not answer. It is asked again." : error.message;
+  }
+  asking = false;
+  draw();
+  const more = missing().length && ready();
+  if (more) timer = setTimeout(ask, state.going ? POLL_MS : 4 * POLL_MS);
+  score();
+}
+
+// --- values ---
+
+const networks = () => (home()?.pocket ? "pocket" : "published");
+const value = (name, picture) => state.values.get(`${networks()} ${name} ${picture}`);
+async function score() {
+  if (scoringNow || !state.sides || !element.isConnected) return;
+  const there = rows().filter((r) => r.prompt).flatMap((r) => seeds().flatMap((s) => [0, 1].map((i) => ({ made: key(i, r.prompt, s), prompt: r.prompt })))).filter((p) => p.made);
+  const names = chosen().map((c) => c.name).filter((name) => !state.scoring[name]);
+  const lacks = there.filter((p) => names.some((name) => !value(name, p.made))).slice(0, AT_ONCE);
+  if (!lacks.length) return;
+  scoringNow = true;
+  const models = networks();
+  try {
+    const answer = await post("rewards/scores", { rewards: names, prompt: "", items: lacks, models, device: "auto", vlm: "" });
+    for (const name of names) {
+      const { values, failure } = answer.scores[name];
+      if (failure) state.scoring[name] = failure.text;
+      values.forEach((found, at) => { if (found) state.values.set(`${models} ${name} ${lacks[at].made}`, found); });
+    }
+    for (const at of answer.gone) for (const [place, made] of state.made) if (made === lacks[at].made) state.made.delete(place);
+  } catch { /* asked again with the next drawing */ }
+  scoringNow = false;
+  draw();
+  setTimeout(score, POLL_MS);
+}
+
+function figure(number) {
+  if (number === null || number === undefined) return "–";
+  return new Intl.NumberFormat("en", { maximumSignificantDigits: Math.abs(number) >= 1000 ? 5 : 3 }).format(number).replace("-", "−");
+}
+
+// Each reward's name between what it says of A and of B.
+function valuesView(a, b) {
+  return h("dl", { class: "cmp-values" }, chosen().map((c) => {
+    const [x, y] = [a, b].map((picture) => (picture ? value(c.name, picture)?.value : undefined));
+    const both = [x, y].every((n) => n !== null && n !== undefined);
+    const one = (n, wins) => h("dd", { "data-better": both && wins }, n === undefined ? "·" : figure(n));
+    return h("div", { key: c.name, title: `${c.title}, ${c.unit}: A ${figure(x)}, B ${figure(y)}` }, one(x, x > y), h("dt", {}, c.title.replace(/ \(.*/, "")), one(y, y > x));
+  }));
+}
+
+// --- the page: what is compared ---
+
+function sideView(i, v) {
+  const s = state.sides[i], run = runOf(s.run), what = s.lora || s.lora === null ? "lora" : String(s.round || 0);
+  const option = (value, text) => h("option", { value, key: value }, text);
+  return h("fieldset", { class: "cmp-side", key: `side${i}` }, h("legend", {}, h("b", { class: "cmp-letter" }, "AB"[i])),
+    h("div", { class: "cmp-choose" },
+      v.runs.length > 1 ? h("select", { "data-side": i, "data-run": "", "aria-label": `Run of ${"AB"[i]}` }, v.runs.map((r) => option(r.run, r.run))) : null,
+      h("select", { "data-side": i, "data-what": "", "aria-label": `Model ${"AB"[i]}`, "data-now": what },
+        option("0", "Base model"), [...run.rounds].reverse().map((n, at) => option(String(n), at ? `Round ${n}` : `Round ${n}, the latest`)), option("lora", "A LoRA file…"))),
+    s.lora || s.lora === null ? h("label", { class: "cmp-field", key: "file" }, h("span", {}, "File"),
+      h("input", { type: "text", "data-side": i, "data-lora": "", "data-own": "", placeholder: "/path/to/lora.safetensors", spellcheck: "false", autocomplete: "off" })) : null,
+    strengthView(i), h("p", { class: "cmp-failure", role: "alert", key: "failure" }, state.failures[i]));
+}
+
+function strengthView(i) {
+  const s = state.sides[i], off = isBase(s), percent = `${Math.round(100 * s.strength)} %`;
+  return h("label", { class: "cmp-field cmp-strength", key: `strength${i}`, "data-off": off }, h("span", {}, "Strength"),
+    h("input", { type: "range", min: 0, max: props.value.strongest, step: 0.05, "data-side": i, "data-strength": "", disabled: off, "aria-label": `Strength of ${"AB"[i]}`, "aria-valuetext": percent }),
+    h("output", {}, off ? "–" : percent));
+}
+
+function asksView(v) {
+  const option = (value, text) => h("option", { value, key: value }, text);
+  return h("div", { class: "cmp-asks" },
+    h("label", { class: "cmp-field" }, h("span", {}, "Prompts"), h("select", { "data-set": "" }, option("run", "Those of the run"), v.sets.map((name) => option(name, `Set: ${name.replaceAll("_", " ")}`)))),
+    h("label", { class: "cmp-field" }, h("span", {}, "Pairs a prompt"), h("select", { "data-count": "" }, SEEDS.map((n) => option(n, String(n))))),
+    h("button", { class: "s-button s-small", "data-act": "noise", title: "Other seeds, the same for both sides" }, "Other noise"),
+    h("details", { class: "cmp-rewards", key: "rewards" }, h("summary", {}, `Rewards: ${chosen().map((c) => c.title.replace(/ \(.*/, "")).join(", ") || "none"}`),
+      h("div", { class: "cmp-chips" }, cards().map((c) => h("label", { class: "rw-chip", key: c.name, title: c.asks },
+        h("input", { type: "checkbox", "data-reward": c.name }), h("span", {}, c.title))))));
+}
+
+function status() {
+  const n = missing().length;
+  if (state.trouble) return state.trouble;
+  if (!n) return `${rows().filter((r) => r.prompt).length * state.count} pairs.`;
+  if (state.failures.some(Boolean)) return "Some pictures cannot be made.";
+  if (!state.going) return `${n} ${n === 1 ? "pair is" : "pairs are"} not made yet.`;
+  if (state.busy && !state.beside) return "Waiting for the run.";
+  const total = rows().filter((r) => r.prompt).length * state.count;
+  return state.now?.loading ? "Loading the model…" : `Making pictures: ${total - n} of ${total} pairs are there.`;
+}
+
+function toolsView() {
+  const n = missing().length, waits = n > 0 && ready(), works = waits && state.going && !(state.busy && !state.beside);
+  return h("div", { class: "cmp-tools" },
+    h("p", { class: "s-muted rw-status", "data-busy": works }, h("span", { role: "status" }, status())),
+    h("div", { class: "s-row" },
+      state.going ? h("button", { class: "s-button s-small s-ghost", "data-act": "stop", key: "stop", disabled: !waits }, "Stop")
+        : h("button", { class: "s-button s-primary s-small", "data-act": "go", key: "go", disabled: !waits }, "Make the pictures")));
+}
+
+function busyView() {
+  if (!state.going || !state.busy || state.beside || !missing().length || !ready()) return null;
+  return h("div", { class: "s-note s-inline cmp-busy", key: "busy", role: "alert" },
+    h("span", {}, h("b", {}, state.busy), " is at work. Pictures that are made now slow it down, and take memory beside it."),
+    h("button", { class: "s-button s-small", "data-act": "beside" }, "Make them anyway"));
+}
+
+function pictureView(i, r, seed) {
+  const { key: found, old } = r.prompt ? shown(i, r.prompt, seed) : {};
+  return found ? h("img", { src: `/studio/compare/picture/${found}`, alt: "", key: `i${i}`, "data-old": old, width: 128, height: 128, draggable: "false", decoding: "async" })
+    : h("span", { class: "cmp-gap", key: `i${i}`, "data-free": !r.prompt, "data-waits": Boolean(r.prompt && state.going && ready() && (!state.busy || state.beside)) });
+}
+
+function cellView(r, at, seed, c) {
+  const [a, b] = [0, 1].map((i) => (r.prompt ? key(i, r.prompt, seed) : undefined));
+  return h("td", { key: `s${c}`, role: "gridcell", class: "cmp-cell", "data-cell": `${at} ${c}`, tabindex: state.at[0] === at && state.at[1] === c ? 0 : -1,
+    "aria-label": r.prompt ? `${short(r.prompt, 80)}, seed ${seed}: ${a && b ? "Enter enlarges" : "not made yet"}` : "Type a prompt first" },
+    h("div", { class: "cmp-pair" }, pictureView(0, r, seed), pictureView(1, r, seed)), valuesView(a, b));
+}
+
+function rowView(r, at) {
+  const head = r.live ? h("textarea", { "data-typed": "", "data-own": "", rows: 3, maxlength: 10000, placeholder: "Type a prompt of your own", "aria-label": "A prompt of your own", "aria-describedby": "cmp-hint" })
+    : h("p", { title: short(r.prompt, 600) }, short(r.prompt, 300));
+  const after = r.live ? h("small", { class: "s-muted", id: "cmp-hint" }, state.typed.trim() ? "Enter keeps it" : "Its row is made as you pause")
+    : r.own ? h("button", { class: "rw-remove", "data-act": "remove", "data-prompt": r.prompt, "aria-label": `Remove ${short(r.prompt, 60)}` }, "Remove") : null;
+  return h("tr", { key: r.key, role: "row" }, h("th", { scope: "row", role: "rowheader", class: "cmp-prompt" }, head, after), seeds().map((seed, c) => cellView(r, at, seed, c)));
+}
+
+function gridView() {
+  const head = (seed) => h("th", { scope: "col", role: "columnheader", key: `h${seed}` }, h("div", { class: "cmp-heads" }, [0, 1].map((i) => h("span", {}, h("b", { class: "cmp-letter" }, "AB"[i]), ` ${titleOf(i)}`))),
+    h("small", {}, `seed ${seed}`));
+  return h("div", { class: "s-card cmp-box" }, h("div", { class: "cmp-scroll" },
+    h("table", { class: "cmp-table", role: "grid", "aria-label": "Pairs of pictures: arrows move, Enter enlarges", style: `--pairs: ${state.count}; --lines: ${chosen().length}` },
+      h("thead", {}, h("tr", { role: "row" }, h("th", { scope: "col", role: "columnheader", class: "cmp-prompt" }, "Prompt"), seeds().map(head))),
+      h("tbody", {}, rows().map(rowView)))));
+}
+
+function view(v) {
+  if (!v.runs) return waiting();
+  if (!v.runs.length) return h("section", { class: "s-card panel-empty" }, h("h2", {}, "Nothing to compare yet"), h("p", {}, "Start a run; after its first round the base model and what it has become stand side by side here."));
+  fill(v);
+  const more = state.prompts.filter((p) => !state.own.includes(p)).length > state.rows;
+  return h("div", { class: "cmp" },
+    h("div", { class: "cmp-head" }, h("h2", {}, "Compare"), h("p", { class: "s-muted" }, "Two models, the same prompts, the same noise: what differs is what was learned.")),
+    h("section", { class: "s-card cmp-controls", "aria-label": "What to compare" },
+      h("div", { class: "cmp-sides" }, sideView(0, v), h("button", { class: "s-button s-small cmp-swap", "data-act": "swap", "aria-label": "Swap A and B", title: "Swap A and B" }, "⇄"), sideView(1, v)),
+      asksView(v), h("p", { class: "cmp-differ s-muted", key: "differ" }, side(0) === side(1) ? "A and B are the same model. Choose another one." : state.differ)),
+    busyView(), toolsView(), Object.values(state.scoring).length ? h("p", { class: "s-note s-inline", "data-tone": "bad", key: "scoring" }, Object.entries(state.scoring).map(([name, text]) => `${name}: ${text} `)) : null,
+    gridView(), more ? h("button", { class: "s-button cmp-more", "data-act": "more", key: "more" }, "More prompts") : null);
+}
+
+function after(v) {
+  if (!v.runs?.length || !state.sides) return;
+  const put = (node, value) => { if (node && document.activeElement !== node && node.value !== String(value)) node.value = value; };
+  for (const node of [element, large?.dialog].filter(Boolean).flatMap((each) => [...each.querySelectorAll("[data-side]")])) {
+    const s = state.sides[Number(node.dataset.side)];
+    if ("run" in node.dataset) put(node, s.run);
+    if ("what" in node.dataset) node.value = s.lora || s.lora === null ? "lora" : String(s.round || 0);
+    if ("lora" in node.dataset) put(node, s.lora || "");
+    if ("strength" in node.dataset) put(node, s.strength);
+  }
+  put(element.querySelector("[data-set]"), state.set);
+  put(element.querySelector("[data-count]"), state.count);
+  put(element.querySelector("[data-typed]"), state.typed);
+  for (const node of element.querySelectorAll("[data-reward]")) node.checked = chosen().some((c) => c.name === node.dataset.reward);
+  loadPrompts();
+  arrive(v);
+  if (!timer) ask();
+}
+
+async function loadPrompts() {
+  const run = state.sides[1].run, wanted = JSON.stringify([state.set, state.set === "run" ? run : ""]);
+  if (state.promptsOf === wanted) return;
+  state.promptsOf = wanted;
+  const answer = await server.prompts_of({ run, set: state.set });
+  if (state.promptsOf !== wanted) return;
+  state.prompts = answer.prompts;
+  draw();
+}
+
+// Somebody pressed "Compare" elsewhere: show that pair of models, and begin.
+function arrive(v) {
+  const wanted = window.studioCompare;
+  if (!wanted || !runOf(wanted.run) || !open()) return;
+  window.studioCompare = null;
+  const rounds = runOf(wanted.run).rounds;
+  against(wanted.run, rounds.filter((n) => n <= wanted.round).at(-1) || rounds.at(-1) || 0);
+  state.going = true;
+  go();
+}
+
+// --- one pair, large ---
+
+const MODES = ["Slider", "Flicker", "Side by side", "Difference"];
+
+function enlarge(at, c) {
+  const r = rows()[at], seed = seeds()[c];
+  if (!r?.prompt || ![0, 1].some((i) => shown(i, r.prompt, seed).key)) return;
+  const dialog = h("dialog", { class: "s-dialog cmp-large", "aria-label": "One pair, large", tabindex: -1 });
+  large = { dialog, row: r.key, prompt: r.prompt, seed, wipe: 50, held: false, zoom: 1, x: 0, y: 0, gain: 4 };
+  state.at = [at, c];
+  wire(dialog);
+  document.body.append(dialog);
+  drawLarge();
+  dialog.showModal();
+  dialog.focus(); // not its first button
+}
+
+function step(rowsBy, seedsBy) {
+  const list = rows(), all = seeds();
+  let at = list.findIndex((r) => r.key === large.row), c = all.indexOf(large.seed);
+  do { at += rowsBy; } while (list[at] && !list[at].prompt && rowsBy);
+  c += seedsBy;
+  if (!list[at] || all[c] === undefined) return;
+  Object.assign(large, { row: list[at].key, prompt: list[at].prompt, seed: all[c] });
+  state.at = [at, c];
+  draw();
+  ask();
+}
+
+function stageView() {
+  const image = (i, more) => {
+    const { key: found, old } = shown(i, large.prompt, large.seed);
+    return found ? h("img", { src: `/studio/compare/picture/${found}`, alt: `${"AB"[i]}: ${titleOf(i)}`, "data-old": old, draggable: "false", ...more }) : h("span", { class: "cmp-gap", "data-waits": true, ...more });
+  };
+  const tag = (i, place) => h("b", { class: "cmp-letter cmp-tag", "data-place": place, key: `t${place}` }, "AB"[i]);
+  if (state.mode === 1) return h("div", { class: "cmp-stage", key: "wipe", "data-wipe": "", style: `--at: ${large.wipe}%` }, image(0, { key: "a" }), image(1, { key: "b", class: "cmp-over" }), h("i", { class: "cmp-line" }), tag(0, "left"), tag(1, "right"));
+  if (state.mode === 2) return h("div", { class: "cmp-stage", key: "flicker", "data-hold": "" }, image(0, { key: "a" }), image(1, { key: "b", hidden: !large.held }), tag(large.held ? 1 : 0, "left"));
+  if (state.mode === 3) return h("div", { class: "cmp-both", key: "both", style: `--z: ${large.zoom}; --x: ${large.x}px; --y: ${large.y}px` }, [0, 1].map((i) =>
+    h("div", { class: "cmp-stage", key: `p${i}`, "data-pan": "", "data-sharp": large.zoom > 2 }, image(i, { key: "i" }), tag(i, "left"))));
+  return h("div", { class: "cmp-stage", key: "difference" }, h("canvas", { "data-difference": "", "data-own": "", role: "img", "aria-label": "Where the two differ" }));
+}
+
+function handleView() {
+  if (state.mode === 1) return h("label", { class: "cmp-handle", key: "h1" }, h("span", {}, "A"), h("input", { type: "range", min: 0, max: 100, "data-own": "", "data-at": "", "aria-label": "How much of A is shown" }), h("span", {}, "B"));
+  if (state.mode === 2) return h("p", { class: "cmp-handle s-muted", key: "h2" }, "Hold Space, or press on the picture, to see B.");
+  if (state.mode === 3) return h("p", { class: "cmp-handle s-muted", key: "h3" }, "The wheel, + and − zoom both; drag to move; 0 is the whole picture.");
+  return h("p", { class: "cmp-handle s-muted", key: "h4" }, h("span", { "data-mean": "", "data-own": "", role: "status" }), h("label", {}, " Brightened ", h("input", { type: "range", min: 1, max: 16, "data-gain": "", "data-own": "", "aria-label": "How much differences are brightened" })));
+}
+
+function drawLarge() {
+  if (!large) return;
+  const [a, b] = [0, 1].map((i) => key(i, large.prompt, large.seed));
+  morphChildren(large.dialog, [
+    h("div", { class: "cmp-bar" },
+      h("div", { class: "rw-switch", role: "group", "aria-label": "How to look" }, MODES.map((name, i) => h("button", { class: "cmp-mode", "data-mode": i + 1, "aria-pressed": String(state.mode === i + 1), key: name }, name, h("kbd", {}, String(i + 1))))),
+      h("div", { class: "s-row" }, h("button", { class: "s-button s-small", "data-go": "-1", "aria-label": "Previous pair" }, "‹"), h("button", { class: "s-button s-small", "data-go": "1", "aria-label": "Next pair" }, "›"),
+        h("button", { class: "s-button s-small", "data-go": "0" }, "Close"))),
+    stageView(), handleView(),
+    h("div", { class: "cmp-told" }, h("p", { class: "cmp-names" }, h("span", {}, h("b", { class: "cmp-letter" }, "A"), ` ${titleOf(0)}`), h("span", {}, h("b", { class: "cmp-letter" }, "B"), ` ${titleOf(1)}`)), valuesView(a, b)),
+    h("div", { class: "cmp-strengths" }, [0, 1].map((i) => (isBase(state.sides[i]) ? null : strengthView(i)))),
+    h("p", { class: "cmp-caption" }, short(large.prompt, 400), h("small", { class: "s-muted" }, ` seed ${large.seed}`)),
+  ]);
+  const range = large.dialog.querySelector("[data-at]"), gain = large.dialog.querySelector("[data-gain]");
+  if (range) range.value = large.wipe;
+  if (gain) gain.value = large.gain;
+  if (state.mode === 4) drawDifference();
+}
+
+const images = new Map();
+function loaded(picture) {
+  if (!images.has(picture)) images.set(picture, new Promise((done, fail) => {
+    const image = new Image();
+    image.onload = () => done(image);
+    image.onerror = fail;
+    image.src = `/studio/compare/picture/${picture}`;
+  }));
+  return images.get(picture);
+}
+
+async function drawDifference() {
+  const pictures = [0, 1].map((i) => shown(i, large.prompt, large.seed).key);
+  if (!pictures.every(Boolean)) return;
+  const both = await Promise.all(pictures.map(loaded)).catch(() => null), canvas = large?.dialog.querySelector("[data-difference]");
+  if (!both || !canvas) return;
+  const width = Math.max(...both.map((i) => i.naturalWidth)), height = Math.max(...both.map((i) => i.naturalHeight));
+  const pixels = both.map((image) => {
+    const context = Object.assign(document.createElement("canvas"), { width, height }).getContext("2d");
+    context.drawImage(image, 0, 0, width, height);
+    return context.getImageData(0, 0, width, height);
+  });
+  const [a, b] = pixels.map((p) => p.data), out = new ImageData(width, height);
+  let sum = 0;
+  for (let i = 0; i < a.length; i += 1) {
+    const by = Math.abs(a[i] - b[i]);
+    if (i % 4 < 3) sum += by;
+    out.data[i] = i % 4 === 3 ? 255 : by * large.gain;
+  }
+  Object.assign(canvas, { width, height }).getContext("2d").putImageData(out, 0, 0);
+  const mean = large.dialog.querySelector("[data-mean]"), text = `Mean difference ${((100 * sum) / (255 * width * height * 3)).toFixed(1)} %.`;
+  if (mean && mean.textContent !== text) mean.textContent = text;
+}
+
+function wire(dialog) {
+  const changed = () => drawLarge();
+  dialog.addEventListener("click", (event) => {
+    const { mode, go: by } = event.target.closest("button")?.dataset || {};
+    if (event.target === dialog || by === "0") dialog.close();
+    else if (mode) { state.mode = Number(mode); keep(); changed(); } else if (by) next(Number(by));
+  });
+  const next = (by) => {
+    const c = seeds().indexOf(large.seed) + by;
+    if (seeds()[c] !== undefined) step(0, by);
+    else step(by, -by * (state.count - 1));
+  };
+  const zoom = (by) => {
+    large.zoom = Math.min(16, Math.max(1, large.zoom * by));
+    if (large.zoom === 1) Object.assign(large, { x: 0, y: 0 });
+    changed();
+  };
+  dialog.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    const slides = event.target.matches("[data-strength], [data-gain]"), arrow = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+    if ("1234".includes(event.key)) { state.mode = Number(event.key); keep(); changed(); } else if (event.key === " " && state.mode === 2) { large.held = true; changed(); } else if (arrow && !(slides && arrow[1])) {
+      if (state.mode === 1 && arrow[1]) { large.wipe = Math.min(100, Math.max(0, large.wipe + arrow[1] * (event.shiftKey ? 10 : 2))); changed(); } else step(...arrow);
+    } else if (state.mode === 3 && "+=".includes(event.key)) zoom(1.5);
+    else if (state.mode === 3 && event.key === "-") zoom(1 / 1.5);
+    else if (state.mode === 3 && event.key === "0") zoom(0);
+    else return;
+    event.preventDefault();
+  });
+  dialog.addEventListener("keyup", (event) => { if (event.key === " " && state.mode === 2) { event.preventDefault(); large.held = false; changed(); } });
+  let held = null;
+  dialog.addEventListener("pointerdown", (event) => {
+    const stage = event.target.closest("[data-wipe], [data-hold], [data-pan]");
+    if (!stage) return;
+    event.preventDefault();
+    stage.setPointerCapture(event.pointerId);
+    held = { stage, x: event.clientX - large.x, y: event.clientY - large.y };
+    if ("hold" in stage.dataset) { large.held = true; changed(); } else move(event);
+  });
+  const move = (event) => {
+    if (!held) return;
+    const box = held.stage.getBoundingClientRect();
+    if ("wipe" in held.stage.dataset) large.wipe = Math.round(Math.min(100, Math.max(0, (100 * (event.clientX - box.left)) / box.width)));
+    else if ("pan" in held.stage.dataset && large.zoom > 1) Object.assign(large, { x: event.clientX - held.x, y: event.clientY - held.y });
+    else return;
+    changed();
+  };
+  dialog.addEventListener("pointermove", move);
+  for (const kind of ["pointerup", "pointercancel"]) dialog.addEventListener(kind, () => { if (held && "hold" in held.stage.dataset) { large.held = false; changed(); } held = null; });
+  dialog.addEventListener("wheel", (event) => { if (event.target.closest("[data-pan]")) { event.preventDefault(); zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2); } }, { passive: false });
+  dialog.addEventListener("input", ({ target }) => {
+    if (target.matches("[data-at]")) { large.wipe = Number(target.value); changed(); } else if (target.matches("[data-gain]")) { large.gain = Number(target.value); changed(); } else if (target.matches("[data-strength]")) strength(target);
+  });
+  dialog.addEventListener("close", () => {
+    state.at = [rows().findIndex((r) => r.key === large.row), seeds().indexOf(large.seed)]; // the browser has gone back to where it began
+    dialog.remove();
+    large = null;
+    draw();
+    focusCell();
+    ask();
+  });
+}
+
+// --- what people do ---
+
+function go() { keep(); clearTimeout(timer); timer = null; draw(); }
+function restart() { state.failures = ["", ""]; go(); }
+
+function strength(node) {
+  state.sides[Number(node.dataset.side)].strength = Number(node.value);
+  later(SLIDING_MS);
+}
+
+// Draw now, and ask when nothing has been said for a while.
+function later(ms, then = () => {}) {
+  clearTimeout(pause);
+  pause = setTimeout(() => { pause = null; then(); restart(); }, ms);
+  draw();
+}
+
+function focusCell() {
+  element.querySelector(`[data-cell="${state.at.join(" ")}"]`)?.focus({ preventScroll: false });
+}
+
+function pin() {
+  const prompt = state.typed.trim();
+  if (!prompt) return;
+  clearTimeout(pause);
+  pause = null;
+  if (!state.own.includes(prompt)) state.own = [prompt, ...state.own];
+  Object.assign(state, { typed: "", live: "", going: true });
+  element.querySelector("[data-typed]").value = "";
+  go();
+}
+
+const DEEDS = {
+  go: () => { state.going = true; go(); },
+  stop: () => { state.going = false; post("compare/stop", {}).catch(() => {}); go(); },
+  beside: () => { state.beside = true; go(); },
+  more: () => { state.rows += ROWS; go(); },
+  noise: () => { state.first += state.count; state.last.clear(); go(); },
+  swap: () => { state.sides.reverse(); state.last.clear(); restart(); },
+  remove: ({ prompt }) => { state.own = state.own.filter((p) => p !== prompt); go(); element.querySelector("[data-typed]").focus(); },
+};
+onAct((data) => DEEDS[data.act]?.(data));
+
+element.addEventListener("click", ({ target }) => {
+  const place = target.closest("[data-cell]");
+  if (place) enlarge(...place.dataset.cell.split(" ").map(Number));
+});
+element.addEventListener("focusin", ({ target }) => {
+  if (!target.matches("[data-cell]")) return;
+  state.at = target.dataset.cell.split(" ").map(Number);
+  draw();
+});
+element.addEventListener("keydown", (event) => {
+  if (event.isComposing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.matches("[data-typed]")) {
+    if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); pin(); }
+    return;
+  }
+  if (!event.target.matches("[data-cell]")) return;
+  const [at, c] = state.at, to = { ArrowLeft: [at, c - 1], ArrowRight: [at, c + 1], ArrowUp: [at - 1, c], ArrowDown: [at + 1, c], Home: [at, 0], End: [at, state.count - 1] }[event.key];
+  if (to) {
+    event.preventDefault();
+    if (!rows()[to[0]] || seeds()[to[1]] === undefined) return;
+    state.at = to;
+    draw();
+    focusCell();
+  } else if (event.key === "Enter" || event.key === " ") {
+    event.preventDefault();
+    enlarge(at, c);
+  }
+});
+element.addEventListener("input", ({ target }) => {
+  if (target.matches("[data-strength]")) return strength(target);
+  if (!target.matches("[data-typed]")) return;
+  state.typed = target.value;
+  later(TYPING_MS, () => { state.live = state.typed; if (state.live.trim()) state.going = true; });
+});
+element.addEventListener("change", ({ target }) => {
+  const data = target.dataset, s = state.sides?.[Number(data.side)];
+  if ("run" in data) Object.assign(s, { run: target.value, round: Math.min(s.round, runOf(target.value).rounds.at(-1) || 0) });
+  else if ("what" in data) Object.assign(s, target.value === "lora" ? { round: 0, lora: null } : { round: Number(target.value), lora: "" });
+  else if ("lora" in data) s.lora = target.value.trim() || null;
+  else if ("set" in data) Object.assign(state, { set: target.value, rows: ROWS });
+  else if ("count" in data) state.count = Number(target.value);
+  else if ("reward" in data) {
+    const names = chosen().map((c) => c.name);
+    state.rewards = target.checked ? [...names, data.reward] : names.filter((name) => name !== data.reward);
+    state.scoring = {};
+  } else return;
+  if ("side" in data) state.last.clear();
+  restart();
+});
+
+const open = () => element.isConnected && element.offsetParent !== null;
+const onCompare = () => {
+  if (!element.isConnected) return window.removeEventListener("studio:compare", onCompare);
+  draw();
+};
+window.addEventListener("studio:compare", onCompare);
+
+// The page, and what is large, as things are now.
+function draw() {
+  paint();
+  drawLarge();
+}
+
+recall();
+show(view, after);
+paint = redraw;
+redraw = () => { if (open()) draw(); }; // nobody sees a hidden tab; it is drawn when it is shown
+draw();
+new IntersectionObserver((seen) => { if (seen.some((each) => each.isIntersecting)) draw(); }).observe(element);

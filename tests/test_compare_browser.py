@@ -1,0 +1,190 @@
+"""The Compare page in a real browser; pictures come from a process without a model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Studio
+from playwright.sync_api import Locator, Page, expect
+
+from ddpo.lock import WorkerLock
+from tests.toys import ODD_PROMPTS, comparable_run
+
+PIXEL = "(canvas) => [...canvas.getContext('2d').getImageData(5, 5, 1, 1).data]"
+
+
+def open_compare(page: Page, studio: Studio, run: str = "taste") -> Locator:
+    page.goto(f"{studio.url}/?run={run}")
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    expect(page.get_by_role("grid")).to_be_visible()
+    return page.locator("#studio-compare")
+
+
+def make(board: Locator) -> None:
+    board.get_by_role("button", name="Make the pictures").click()
+    expect(board.locator(".cmp-tools [role=status]")).to_have_text(re.compile(r"^\d+ pairs\.$"))
+
+
+def sources(pair: Locator) -> list[str]:
+    return [str(image.get_attribute("src")) for image in pair.locator("img").all()]
+
+
+def test_the_keyboard_moves_through_the_grid_and_looks_at_a_pair_in_four_ways(page: Page, toy_studio: Studio) -> None:
+    comparable_run(toy_studio.runs / "taste", prompts=("a cat", "a dog")).close()
+    board = open_compare(page, toy_studio)
+    expect(board.get_by_label("Model A")).to_have_value("0")
+    expect(board.get_by_label("Model B")).to_have_value("2")
+    expect(board.locator(".cmp-tools [role=status]")).to_have_text("6 pairs are not made yet.")
+    make(board)
+    cell = board.get_by_role("gridcell", name="a cat, seed 1")
+    cell.focus()
+    for key, name in (
+        ("ArrowRight", "a cat, seed 2"),
+        ("ArrowDown", "a dog, seed 2"),
+        ("End", "a dog, seed 3"),
+        ("ArrowRight", "a dog, seed 3"),
+        ("ArrowLeft", "a dog, seed 2"),
+    ):
+        page.keyboard.press(key)
+        expect(board.get_by_role("gridcell", name=name)).to_be_focused()
+    first, second = sources(board.get_by_role("gridcell", name="a dog, seed 2"))
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="One pair, large")
+    expect(dialog.get_by_role("button", name="Slider")).to_have_attribute("aria-pressed", "true")
+
+    over = dialog.get_by_role("img", name="B: Round 2")
+    assert sources(dialog) == [first, second]
+    page.keyboard.press("Shift+ArrowLeft")
+    expect(dialog.get_by_label("How much of A is shown")).to_have_value("40")
+    assert over.evaluate("image => getComputedStyle(image).clipPath") == "inset(0px 0px 0px 40%)"
+    box = dialog.locator("[data-wipe]").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 30)
+    page.mouse.up()
+    expect(dialog.get_by_label("How much of A is shown")).to_have_value("80")
+
+    page.keyboard.press("2")
+    expect(over).to_be_hidden()
+    page.keyboard.down(" ")
+    expect(over).to_be_visible()
+    page.keyboard.up(" ")
+    expect(over).to_be_hidden()
+
+    page.keyboard.press("3")
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    both = dialog.locator(".cmp-both img")
+    page.mouse.move(*centre(both.first))
+    page.mouse.down()
+    page.mouse.move(*(at + 20 for at in centre(dialog.locator(".cmp-both"))))
+    page.mouse.up()
+    moved = both.evaluate_all("images => images.map((image) => getComputedStyle(image).transform)")
+    assert moved[0] == moved[1] and moved[0].startswith("matrix(2.25, 0, 0, 2.25, ") and not moved[0].endswith("0, 0)")
+    page.keyboard.press("0")
+    assert set(both.evaluate_all("images => images.map((image) => getComputedStyle(image).transform)")) == {"matrix(1, 0, 0, 1, 0, 0)"}
+
+    page.keyboard.press("4")
+    expect(dialog.locator("[data-mean]")).to_have_text(re.compile(r"Mean difference \d+\.\d %\."))
+    canvas = dialog.get_by_role("img", name="Where the two differ")
+    bright = canvas.evaluate(PIXEL)
+    dialog.get_by_label("How much differences are brightened").fill("1")
+    page.wait_for_function(
+        "(before) => { const c = document.querySelector('[data-difference]'); return c.getContext('2d').getImageData(5, 5, 1, 1).data[0] < before; }",
+        arg=bright[0],
+    )
+
+    page.keyboard.press("ArrowUp")
+    expect(dialog.locator(".cmp-caption")).to_have_text("a cat seed 2")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(board.get_by_role("gridcell", name="a cat, seed 2")).to_be_focused()
+
+
+def centre(place: Locator) -> tuple[float, float]:
+    box = place.bounding_box()
+    assert box
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_a_strength_and_a_typed_prompt_are_made_after_a_pause_without_a_jump(page: Page, toy_studio: Studio) -> None:
+    """The side that was moved is remade, the other is not; the row of what is typed comes where its text is; both stay after a reload."""
+    comparable_run(toy_studio.runs / "taste", prompts=("a cat",), reward="jpeg_compressibility").close()
+    board = open_compare(page, toy_studio)
+    make(board)
+    cell = board.get_by_role("gridcell", name="a cat, seed 1")
+    expect(cell.locator(".cmp-values dd[data-better]")).to_have_count(1)
+    before = sources(cell)
+    slider = board.get_by_role("slider", name="Strength of B")
+    slider.focus()
+    for _ in range(4):
+        slider.press("ArrowLeft")
+    expect(board.locator(".cmp-strength output").nth(1)).to_have_text("80 %")
+    expect(cell.locator("img").nth(1)).not_to_have_attribute("src", before[1])
+    assert sources(cell)[0] == before[0]
+    expect(board.get_by_role("columnheader", name=re.compile("Round 2, 80 %")).first).to_be_visible()
+
+    place = board.get_by_role("gridcell", name="a cat, seed 1").bounding_box()
+    board.get_by_label("A prompt of your own").fill("a fox on the moon")
+    row = board.get_by_role("row", name=re.compile("A prompt of your own|fox")).first
+    expect(row.locator("img")).to_have_count(6)
+    assert cell.bounding_box() == place
+    page.keyboard.press("Enter")
+    expect(board.get_by_label("A prompt of your own")).to_have_value("")
+    expect(board.get_by_role("gridcell", name="a fox on the moon, seed 1").locator("img")).to_have_count(2)
+    page.reload()
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    expect(board.get_by_role("gridcell", name="a fox on the moon, seed 1").locator("img")).to_have_count(2)
+    board.get_by_role("button", name="Remove a fox on the moon").click()
+    expect(board.get_by_role("gridcell", name="a fox on the moon, seed 1")).to_have_count(0)
+
+
+def test_progress_leads_to_base_against_the_round_and_a_lora_is_refused_in_words(page: Page, toy_studio: Studio, tmp_path: Path) -> None:
+    comparable_run(toy_studio.runs / "other").close()
+    comparable_run(toy_studio.runs / "taste", prompts=ODD_PROMPTS).close()
+    page.on("dialog", lambda dialog: pytest.fail(f"a prompt ran: {dialog.message}"))
+    page.goto(f"{toy_studio.url}/?run=taste")
+    page.get_by_role("tab", name="Progress", exact=True).click()
+    page.locator(".gallery").get_by_role("button", name="Compare").click()
+    board = page.locator("#studio-compare")
+    expect(board.get_by_label("Model B")).to_have_value("2")
+    expect(board.locator(".cmp-tools [role=status]")).to_have_text("21 pairs.")
+    assert "broken" not in page.title()
+    board.get_by_label("Run of A").select_option("other")
+    board.get_by_label("Model A").select_option("lora")
+    board.get_by_label("File").fill("/nowhere/at.all")
+    board.get_by_label("File").press("Enter")
+    expect(board.get_by_role("alert").filter(has_text="cannot be read as a .safetensors file")).to_be_visible()
+    board.get_by_label("Model A").select_option("1")
+    expect(board.locator(".cmp-tools [role=status]")).to_have_text("21 pairs.")
+    expect(board.get_by_role("columnheader", name=re.compile("Other, round 1.*Taste, round 2")).first).to_be_visible()
+
+
+def test_beside_a_run_at_work_the_page_asks_first(page: Page, toy_studio: Studio) -> None:
+    store = comparable_run(toy_studio.runs / "taste", prompts=("a cat",))
+    lock = WorkerLock(store.folder / "worker.lock")
+    store.set_progress("updating", 3)
+    board = open_compare(page, toy_studio)
+    board.get_by_role("button", name="Make the pictures").click()
+    expect(board.get_by_role("alert").filter(has_text="taste is at work")).to_be_visible()
+    assert board.locator("img").count() == 0
+    board.get_by_role("button", name="Make them anyway").click()
+    expect(board.locator(".cmp-tools [role=status]")).to_have_text("3 pairs.")
+    lock.release()
+    store.close()
+
+
+def test_the_page_and_a_large_pair_fit_a_narrow_screen(page: Page, toy_studio: Studio) -> None:
+    comparable_run(toy_studio.runs / ("a-run-with-a-long-name-" * 3)[:-1], prompts=("a cat", "long " * 200)).close()
+    page.set_viewport_size({"width": 390, "height": 800})
+    board = open_compare(page, toy_studio, ("a-run-with-a-long-name-" * 3)[:-1])
+    make(board)
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    board.get_by_role("gridcell", name="a cat, seed 1").click()
+    dialog = page.get_by_role("dialog", name="One pair, large")
+    for mode in ("Slider", "Flicker", "Side by side", "Difference"):
+        dialog.get_by_role("button", name=mode).click()
+        assert dialog.evaluate("node => node.scrollWidth <= node.clientWidth"), mode
