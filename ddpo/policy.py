@@ -287,7 +287,7 @@ class StableDiffusionPolicy:
         try:
             self.autocast = None
             for parameter in frozen:
-                parameter.data = parameter.data.float()
+                parameter.data = parameter.data.to(torch.float32)
             yield
         finally:
             for parameter in frozen:

@@ -203,6 +203,8 @@ def test_a_watched_run_has_its_series_and_its_pictures(tmp_path: Path) -> None:
     assert kl[0] == 0 and kl == sorted(kl) and kl[-1] > 0
     probes = trainer.store.probes()
     first, last = ([row.found["jpeg_compressibility"] or 0.0 for row in probes if row.round == n] for n in (0, 5))
+    _, images = rollout(LinearPolicy(trainer.config), [row.prompt for row in probes[:8]], [row.seed for row in probes[:8]])
+    assert first == [score.value for score in Brightness().score([Sample(0, "", image) for image in images])]
     assert dict(metrics["moved_jpeg_compressibility"])[5] == pytest.approx((np.mean(last) - np.mean(first)) / np.std(first))
     assert [row.round for row in probes] == [n for n in (0, 2, 4, 5) for _ in range(8)]
     assert len({(row.position, row.prompt, row.seed) for row in probes}) == 8

@@ -47,7 +47,7 @@ WATCHED: tuple[Chart, ...] = (
         (("watched_diversity", "share of the base model's"),),
     ),
     Chart(
-        "artefacts", "Signs of damage", "Watched pictures, in standard deviations of the base model's. Beyond 1 it shows.",
+        "artefacts", "Signs of damage", "Watched pictures, in the base model's standard deviations. Beyond 1 it shows.",
         (("moved_noise", "noise"), ("moved_flatness", "flat places"), ("moved_clipping", "clipped colours")),
     ),
     Chart(
@@ -120,7 +120,7 @@ def panel_chart(metrics: Metrics, reward: str) -> Chart:
     own = "blend" if reward.startswith(rewards.BLEND) else reward
     lines = [(f"moved_{name}", words.reward(name) + (" (optimised)" if name == own else "")) for name in sorted(names, key=lambda name: name != own)]
     return Chart(
-        "panel", "Other rewards", "Watched pictures, in standard deviations of the base model's. Where one rises and the others fall, it is gamed.",
+        "panel", "Other rewards", "Watched pictures, in the base model's standard deviations. One rises, the others fall: it is gamed.",
         tuple(lines), used=tuple(name for name in metrics if name.startswith("watched_")),
     )  # fmt: skip
 
