@@ -292,12 +292,12 @@ def test_pictures_are_spread_over_the_prompts(monkeypatch: pytest.MonkeyPatch) -
     )
     config, prompts = asked(["--preset", "count"]), prompt_sets()["counting"]
 
-    def drawn(about: int) -> list[str]:
+    def made(about: int) -> list[str]:
         return tasks.pictures(None, config, prompts, about, True)[0]  # type: ignore[arg-type]
 
-    assert len(drawn(45)) == len(set(drawn(45))) == 45 and drawn(45) == drawn(45)
-    assert min(Counter(prompt.split()[0] for prompt in drawn(45)).values()) > 8
-    assert drawn(90) == list(prompts) and Counter(drawn(270)) == dict.fromkeys(prompts, 2)
+    assert len(made(45)) == len(set(made(45))) == 45 and made(45) == made(45)
+    assert min(Counter(prompt.split()[0] for prompt in made(45)).values()) > 8
+    assert made(90) == list(prompts) and Counter(made(270)) == dict.fromkeys(prompts, 2)
     assert drawn(prompts[:16], 16) == list(prompts[:16]) and len({prompt.split()[1] for prompt in drawn(prompts, 16)}) > 10
 
 
