@@ -11,8 +11,8 @@
       checkpoints/0003/      adapter, optimiser state, header
       worker.log, worker.lock
 
-One table, one writer. The worker writes round, sample, score, metric, checkpoint, event, progress; the app writes rating, request
-and choice. A row is a promise: what it names is on disk before it. Ratings are events that are never changed: the latest of a rater on a
+One table, one writer. The worker writes round, sample, score, metric, probe, checkpoint, event, progress; the app writes rating,
+request and choice. A row is a promise: what it names is on disk before it. Ratings are events that are never changed: the latest of a rater on a
 sample, or on a pair of samples, counts.
 """
 
@@ -108,6 +108,16 @@ MIGRATIONS: tuple[str, ...] = (
         id INTEGER PRIMARY KEY, created_at REAL NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL  -- of each name the latest holds
     ) STRICT;
     """,
+    """
+    CREATE TABLE probe (
+        id INTEGER PRIMARY KEY,
+        round INTEGER NOT NULL,  -- 0 is the base model
+        position INTEGER NOT NULL, kind TEXT NOT NULL, prompt TEXT NOT NULL, seed INTEGER NOT NULL, image TEXT NOT NULL,
+        found TEXT NOT NULL,  -- what was measured of the picture, by name
+        created_at REAL NOT NULL,
+        UNIQUE (round, position)
+    ) STRICT;
+    """,
 )
 """The database's schema, step by step; a step once released is never changed. ``PRAGMA user_version`` counts the steps taken."""
 
@@ -188,6 +198,24 @@ class RoundRow:
     def next_mark(self) -> str | None:
         """The first phase whose mark is missing, or None when the round is complete."""
         return next((mark for mark in MARKS if getattr(self, f"{mark}_at") is None), None)
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """A picture that is watched and never trained on, and what was measured of it (:mod:`ddpo.monitor`)."""
+
+    id: int
+    round: int
+    """After which round it was made; 0 is the base model."""
+    position: int
+    """The same position is the same prompt and seed in every round."""
+    kind: str
+    """``trained``, or the prompt set that the prompt is of."""
+    prompt: str
+    seed: int
+    image: str
+    """Path relative to the run folder."""
+    found: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -421,6 +449,26 @@ class RunStore:
                 "INSERT OR REPLACE INTO metric (round, name, value) VALUES (?, ?, ?)", [(number, k, finite(v)) for k, v in metrics.items()]
             )
 
+    def add_probes(
+        self,
+        number: int,
+        kinds: Sequence[str],
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        paths: Sequence[str],
+        found: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """The watched pictures after a round, by position, which :func:`write_images` has written; what is there of that round is replaced."""
+        rows = enumerate(zip(kinds, prompts, seeds, paths, found, strict=True))
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO probe (round, position, kind, prompt, seed, image, found, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (number, position, kind, prompt, seed, path, json.dumps({name: finite(value) for name, value in each.items()}), time.time())
+                    for position, (kind, prompt, seed, path, each) in rows
+                ],
+            )
+
     def add_checkpoint(self, number: int, path: Path) -> None:
         with self._transaction():
             row = (number, path.relative_to(self.folder).as_posix(), time.time())
@@ -631,6 +679,16 @@ class RunStore:
         for number, name, value in self._rows("SELECT round, name, value FROM metric ORDER BY round"):
             found.setdefault(name, []).append((number, value))
         return found
+
+    def probes(self, number: int | None = None) -> list[ProbeRow]:
+        """The watched pictures in order of rounds and positions, of one round if that is given."""
+        sql = """SELECT id, round, position, kind, prompt, seed, image, found FROM probe
+            WHERE ?1 IS NULL OR round = ?1 ORDER BY round, position"""
+        return [ProbeRow(*(*row[:7], json.loads(row[7]))) for row in self._rows(sql, number)]
+
+    def probe(self, id: int) -> ProbeRow | None:
+        sql = "SELECT id, round, position, kind, prompt, seed, image, found FROM probe WHERE id = ?"
+        return next((ProbeRow(*(*row[:7], json.loads(row[7]))) for row in self._rows(sql, id)), None)
 
     def checkpoints(self) -> dict[int, Path]:
         return {number: self.folder / path for number, path in self._rows("SELECT round, path FROM checkpoint ORDER BY round")}

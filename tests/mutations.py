@@ -369,6 +369,22 @@ MUTATIONS = (
         ("if (low < 0) return 0;", "if (low < 0) return rows[0][at];", CHART + "test_rounds_lie_where_their_cost_says"),
         ("x - sorted[low] <= sorted[high] - x", "x - sorted[low] > sorted[high] - x", CHART + "test_rounds_lie_where_their_cost_says"),
     ),
+    *of(
+        "ddpo/monitor.py",
+        ("energy[frequency > 0.25]", "energy[frequency < 0.25]", "test_noise_is_the_energy_above_half_of_nyquist"),
+        ("apart = 0.5 * torch", "apart = torch", "test_pictures_of_a_prompt_are_apart_by_half_their_squared_distance"),
+        ("with policy.base() if number == 0 else", "with", "test_a_watched_run_has_its_series_and_its_pictures"),
+        (", self.engine.averaged():", ":", "test_the_moving_average_is_what_is_watched"),
+        ("            self._complete_base(reward)\n", "", "test_another_reward_is_compared_with_the_base_s_pictures_too"),
+        ("max(spread, LEAST_SPREAD)", "spread", "test_metrics_are_means_moves_and_groups"),
+        ("    with policy.exact():\n", "    with policy.base():\n", "test_kl_is_the_closed_formula_whatever_the_batch"),
+    ),
+    Mutation(
+        "ddpo/policy.py",
+        "parameter.data = parameter.data.to(autocast)",
+        "pass",
+        ("tests/test_monitor.py::test_kl_in_half_precision_is_that_of_float32_and_leaves_every_bit",),
+    ),
     Mutation(
         "ddpo/policy.py", 'copy_(up / layer.scaling["default"])', "copy_(up)", ("tests/test_init_lora.py::test_a_run_begins_where_the_lora_is",)
     ),

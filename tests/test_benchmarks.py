@@ -15,13 +15,14 @@ from torch import Tensor
 
 import rewards
 from benchmarks import evidence, four_prompts, tasks, universal_guidance
-from benchmarks.common import add_line, asked, effective, flags, kl_to_base, make_run, mean_and_error, same_settings, share_error, short_hash, spread
+from benchmarks.common import add_line, asked, effective, flags, kl_to_base, make_run, mean_and_error, same_settings, share_error, short_hash
 from benchmarks.four_prompts import SETTINGS, SINGLES, is_green, is_night
 from benchmarks.tasks import TASKS, fooling, groups, measured, says_all, was_shown
 from benchmarks.universal_guidance import Guidance, aesthetic_of_pixels, guided_latents, guided_noise, pixels_of, renoised
 from ddpo.__main__ import config_from, parser
 from ddpo.config import prompt_sets
 from ddpo.diffusion import Schedule
+from ddpo.monitor import drawn
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.presets import presets
 from ddpo.rollout import rollout
@@ -291,13 +292,13 @@ def test_pictures_are_spread_over_the_prompts(monkeypatch: pytest.MonkeyPatch) -
     )
     config, prompts = asked(["--preset", "count"]), prompt_sets()["counting"]
 
-    def drawn(about: int) -> list[str]:
+    def made(about: int) -> list[str]:
         return tasks.pictures(None, config, prompts, about, True)[0]  # type: ignore[arg-type]
 
-    assert len(drawn(45)) == len(set(drawn(45))) == 45 and drawn(45) == drawn(45)
-    assert min(Counter(prompt.split()[0] for prompt in drawn(45)).values()) > 8
-    assert drawn(90) == list(prompts) and Counter(drawn(270)) == dict.fromkeys(prompts, 2)
-    assert spread(prompts[:16], 16) == list(prompts[:16]) and len({prompt.split()[1] for prompt in spread(prompts, 16)}) > 10
+    assert len(made(45)) == len(set(made(45))) == 45 and made(45) == made(45)
+    assert min(Counter(prompt.split()[0] for prompt in made(45)).values()) > 8
+    assert made(90) == list(prompts) and Counter(made(270)) == dict.fromkeys(prompts, 2)
+    assert drawn(prompts[:16], 16) == list(prompts[:16]) and len({prompt.split()[1] for prompt in drawn(prompts, 16)}) > 10
 
 
 def test_a_contact_sheet_shows_no_prompt_twice(tmp_path: Path) -> None:
@@ -436,4 +437,4 @@ def test_the_distance_is_taken_on_a_draw_of_the_prompts() -> None:
 
     heard, prompts = list[str](), ("a cat", "a dog", "a fox", "a cow", "a hen", "a pig")
     kl_to_base(Listening(toy_config(prompts=prompts)), prompts, 4)
-    assert set(heard) == set(spread(prompts, 4)) != set(prompts[:4])
+    assert set(heard) == set(drawn(prompts, 4)) != set(prompts[:4])
