@@ -111,7 +111,7 @@ def effective(config: RunConfig) -> dict[str, Any]:
     """All settings of a run as ``config.json`` holds them, but for those that are no part of what is compared: its seed, its device, and how much
     goes through the model at once."""
     found: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    return {name: value for name, value in found.items() if name not in ("seed", "device", "microbatch", "update_microbatch")}
+    return {name: value for name, value in found.items() if name not in ("seed", "device", "microbatch", "update_microbatch", "reuse_forward")}
 
 
 def same_settings(line: Mapping[str, Any], config: RunConfig) -> bool:
