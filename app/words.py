@@ -133,3 +133,9 @@ def number(value: float | None) -> str:
 def count(n: int, one: str, many: str | None = None) -> str:
     """``3 images``, ``1 image``."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def short(text: str, limit: int) -> str:
+    """A text in one line, with its end left out where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"

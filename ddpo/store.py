@@ -651,6 +651,15 @@ class RunStore:
         sql = "SELECT sample, value, explanation FROM score JOIN sample ON sample.id = score.sample WHERE round = ? AND reward = ?"
         return {sample: Score(value, json.loads(explanation)) for sample, value, explanation in self._rows(sql, number, reward)}
 
+    def prompt_means(self, reward: str) -> dict[str, list[tuple[int, float]]]:
+        """The (round, mean score by a reward) points of each prompt, of the rounds that have images of it with a score."""
+        sql = """SELECT prompt, round, avg(value) FROM score JOIN sample ON sample.id = score.sample
+            WHERE reward = ? AND value IS NOT NULL GROUP BY prompt, round ORDER BY round"""
+        found: dict[str, list[tuple[int, float]]] = {}
+        for prompt, number, mean in self._rows(sql, reward):
+            found.setdefault(prompt, []).append((number, mean))
+        return found
+
     def score_history(self, reward: str, before: int) -> dict[str, list[float]]:
         """The scores of all rounds before one, by prompt, in the order of rounds and positions."""
         sql = """SELECT prompt, value FROM score JOIN sample ON sample.id = score.sample

@@ -244,6 +244,20 @@ def test_long_runs_are_thinned_and_keep_their_end(runs: Runs) -> None:
     assert series["points"][-1][0] == 3000
 
 
+def test_few_prompts_have_a_line_each_of_their_own_means(runs: Runs) -> None:
+    """By hand: the mean of a prompt's scores of a round; images nobody rated count for nothing; many prompts have no lines."""
+    store = filled_run(runs.folder / "a", rounds=2, prompts=("a cat", "a dog"))
+    chart = next(chart for chart in progress.charts_value(store)["charts"] if chart["key"] == "prompts")
+    assert chart["title"] == "Your ratings, by prompt" and [line["label"] for line in chart["series"]] == ["a cat", "a dog"]
+    cats = [store.scores(2, "human")[sample.id].value for sample in store.samples(2) if sample.prompt == "a cat"]
+    assert chart["series"][0]["points"][1] == (2, pytest.approx(sum(filter(None, cats)) / len(cats)))
+    first, *others = (sample.id for sample in store.samples(2) if sample.prompt == "a cat")
+    store.add_scores("human", {first: Score(-0.25), **dict.fromkeys(others, Score(None))})
+    assert store.prompt_means("human")["a cat"][1] == (2, -0.25)
+    many = filled_run(runs.folder / "b", rounds=1, prompts=tuple("abcdefghi"))
+    assert "prompts" not in {chart["key"] for chart in progress.charts_value(many)["charts"]}
+
+
 def test_a_run_without_metrics_has_no_charts_but_images(runs: Runs) -> None:
     store = filled_run(runs.folder / "a", rounds=0)
     assert progress.charts_value(store)["charts"] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import gradio as gr
@@ -20,6 +21,8 @@ from ddpo.store import RunStore, SampleRow, StoreError
 from rewards.base import Score
 from rewards.human import scores
 
+MOST_PROMPTS = 8
+"""How many prompts a chart has a line each for at most."""
 STRIP = 8
 """How many images of a round stand beside its values."""
 
@@ -108,7 +111,7 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     watched = [panel_chart(metrics, stretches[-1][1]), *WATCHED]
     known = {name for chart in (*watched, *CHARTS) for name in (*chart.used, *(metric for metric, _ in chart.lines))} | {*HERO, "updates"}
     unknown = [Chart(name, title_of(name), "", ((name, title_of(name)),)) for name in sorted(metrics) if name not in known]
-    charts = heroes(metrics, stretches)
+    charts = heroes(metrics, stretches) + by_prompt(store, stretches[-1][1])
     charts += [line_chart(chart, metrics) for chart in (*watched, *CHARTS, *unknown) if any(metric in metrics for metric, _ in chart.lines)]
     thinned = thin(charts)
     marks = [dict(round=number, text=f"From round {number}: {words.reward(reward)}") for number, reward in stretches[1:]]
@@ -175,6 +178,23 @@ def hero(metrics: Metrics, reward: str, rated: bool) -> dict[str, Any]:
         hint="Mean and spread (± one standard deviation) of each round's images" + (", from −1 to 1." if reward == "human" else f".{untrained}"),
         wide=True, series=series, counts=dict(label="images rated" if rated else "images scored", points=metrics.get("scored_images", [])),
     )  # fmt: skip
+
+
+def by_prompt(store: RunStore, reward: str) -> list[dict[str, Any]]:
+    """The present reward by prompt, where the prompts are few enough to tell their lines apart."""
+    prompts = dict.fromkeys(store.config.prompts)
+    if not 1 < len(prompts) <= MOST_PROMPTS:
+        return []
+    means = _prompt_means(store, reward, tuple(row.number for row in store.rounds() if row.scored_at is not None))
+    series = [dict(label=words.short(prompt, 40), points=means[prompt]) for prompt in prompts if prompt in means]
+    hint = "The mean of each round's images of a prompt: one that falls while others rise is what the model gives up."
+    return [dict(key="prompts", title=f"{words.reward(reward)}, by prompt", hint=hint, series=series)] if series else []
+
+
+@lru_cache(maxsize=32)
+def _prompt_means(store: RunStore, reward: str, _scored: tuple[int, ...]) -> dict[str, list[tuple[int, float]]]:
+    """Made anew when a round was scored."""
+    return store.prompt_means(reward)
 
 
 def line_chart(chart: Chart, metrics: Metrics) -> dict[str, Any]:
