@@ -39,6 +39,7 @@ PARITY = "test_step_and_sample_equal_diffusers_at_every_timestep"
 RESUME = "tests/test_trainer.py::test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run"
 GRADIENT = "tests/test_trainer.py::test_the_update_ascends_the_score_function_gradient"
 OBJECTIVE = "tests/test_objective.py::"
+COMPARE = "tests/test_compare.py::"
 KL = OBJECTIVE + "test_the_kl_penalty_is_the_steps_exact_kl_in_nats_over_the_dimensions"
 FORWARD_KL = OBJECTIVE + "test_the_forward_kl_penalty_is_the_squared_distance_of_the_predictions"
 DRAWS = OBJECTIVE + "test_draws_follow_from_the_seed_and_differ_between_rounds_passes_and_images"
@@ -384,6 +385,49 @@ MUTATIONS = (
         "parameter.data = parameter.data.to(autocast)",
         "pass",
         ("tests/test_monitor.py::test_kl_in_half_precision_is_that_of_float32_and_leaves_every_bit",),
+    ),
+    *of(
+        "ddpo/policy.py",
+        (
+            'layer.scaling["default"] = scale * strength',
+            'layer.scaling["default"] = strength',
+            COMPARE + "test_a_strength_is_that_share_of_what_was_trained",
+        ),
+        ("torch.lerp(base, trained[name], strength)", "trained[name] * strength", COMPARE + "test_a_strength_is_that_share_of_what_was_trained"),
+    ),
+    *of(
+        "ddpo/compare.py",
+        (
+            "base=self._policy.fingerprint, averaged=True",
+            "base=self._policy.fingerprint",
+            "test_with_a_moving_average_a_round_is_what_is_measured_and_taken_away",
+        ),
+        ("and self._weights != weights:", "and self._weights is None:", "test_new_weights_under_an_old_name_are_seen"),
+        (
+            "with policy.base() if state.is_base else",
+            "with policy.base() if not state.round else",
+            "test_a_lora_file_of_either_layout_is_a_state_over_the_run_s_base",
+        ),
+        ("(self._adapter != adapter and not state.is_base)", "False", "test_another_run_s_round_is_loaded_by_its_own_settings"),
+    ),
+    *of(
+        "ddpo/states.py",
+        (
+            "self.identity(config), round(self.strength, 4)]",
+            "self.identity(config)]",
+            COMPARE + "test_a_picture_s_name_changes_with_what_determines_it_and_with_nothing_else",
+        ),
+        (
+            "for name in OF_BASE}, base_files(config)]",
+            "for name in OF_BASE}]",
+            COMPARE + "test_a_picture_s_name_changes_with_what_determines_it_and_with_nothing_else",
+        ),
+    ),
+    *of(
+        "app/comparing.py",
+        ("if free or beside]", "]", "test_beside_a_run_at_work_nothing_is_made_unless_somebody_said_so"),
+        ("(now, beside)) | {p: w", "(now, beside)) or {p: w", "test_what_was_asked_for_last_is_made_first"),
+        ("if error and stops == self._stops:", "if error:", "test_stop_gives_up_what_is_wanted_at_once"),
     ),
     Mutation(
         "ddpo/policy.py", 'copy_(up / layer.scaling["default"])', "copy_(up)", ("tests/test_init_lora.py::test_a_run_begins_where_the_lora_is",)

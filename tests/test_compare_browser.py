@@ -187,4 +187,4 @@ def test_the_page_and_a_large_pair_fit_a_narrow_screen(page: Page, toy_studio: S
     dialog = page.get_by_role("dialog", name="One pair, large")
     for mode in ("Slider", "Flicker", "Side by side", "Difference"):
         dialog.get_by_role("button", name=mode).click()
-        assert dialog.evaluate("node => node.scrollWidth <= node.clientWidth"), mode
+        assert dialog.evaluate("node => node.scrollWidth <= node.clientWidth && node.getBoundingClientRect().right <= innerWidth"), mode

@@ -45,8 +45,10 @@ def until(said: Callable[[], bool], seconds: float = 60.0) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[RunStore]:
-    """A run of two rounds, whose log of questions is ``log``."""
-    found = comparable_run(tmp_path / "runs" / "taste")
+    """A run of two rounds, over a model of which there is no more than its name."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    found = comparable_run(tmp_path / "runs" / "taste", model=str(tmp_path / "model"))
     yield found
     found.close()
 
@@ -286,7 +288,7 @@ def test_pictures_that_were_made_are_scored_as_any_others(web: TestClient, compa
 
 
 def test_runs_that_sample_differently_are_told_apart(store: RunStore, tmp_path: Path) -> None:
-    other = comparable_run(tmp_path / "runs" / "other", steps=20, eta=0.5)
+    other = comparable_run(tmp_path / "runs" / "other", model=store.config.model, steps=20, eta=0.5)
     told = told_differences([State(store.folder), State(other.folder, 1)])
     assert told == "A and B are also made differently: denoising steps 10 and 20, sampler noise (eta) 1.0 and 0.5."
     other.close()
@@ -296,7 +298,7 @@ def test_runs_that_sample_differently_are_told_apart(store: RunStore, tmp_path: 
 
 
 def test_the_page_offers_the_rounds_whose_weights_are_there(store: RunStore, tmp_path: Path) -> None:
-    assert compare.choice(store) == dict(run="taste", rounds=[1, 2], pocket=True, full=False, rewards=[])
+    assert compare.choice(store) == dict(run="taste", rounds=[1, 2], pocket=False, full=False, rewards=[])
     auto = filled_run(tmp_path / "auto", rounds=1, reward="blend: 1 human, 1 aesthetic")
     assert compare.choice(auto)["rounds"] == [] and compare.choice(auto)["rewards"] == ["aesthetic"]
     value = compare.page_value("taste", [compare.choice(store)])

@@ -224,11 +224,11 @@ function cellView(r, at, seed, c) {
   const [a, b] = [0, 1].map((i) => (r.prompt ? key(i, r.prompt, seed) : undefined));
   return h("td", { key: `s${c}`, role: "gridcell", class: "cmp-cell", "data-cell": `${at} ${c}`, tabindex: state.at[0] === at && state.at[1] === c ? 0 : -1,
     "aria-label": r.prompt ? `${short(r.prompt, 80)}, seed ${seed}: ${a && b ? "Enter enlarges" : "not made yet"}` : "Type a prompt first" },
-    h("div", { class: "cmp-pair" }, pictureView(0, r, seed), pictureView(1, r, seed)), valuesView(a, b));
+    h("div", { class: "cmp-pair" }, pictureView(0, r, seed), pictureView(1, r, seed)), r.prompt ? valuesView(a, b) : h("dl", { class: "cmp-values" }));
 }
 
 function rowView(r, at) {
-  const head = r.live ? h("textarea", { "data-typed": "", "data-own": "", rows: 3, maxlength: 10000, placeholder: "Type a prompt of your own", "aria-label": "A prompt of your own", "aria-describedby": "cmp-hint" })
+  const head = r.live ? h("textarea", { "data-typed": "", "data-own": "", rows: 3, maxlength: 10000, placeholder: "Your own prompt", "aria-label": "A prompt of your own", "aria-describedby": "cmp-hint" })
     : h("p", { title: short(r.prompt, 600) }, short(r.prompt, 300));
   const after = r.live ? h("small", { class: "s-muted", id: "cmp-hint" }, state.typed.trim() ? "Enter keeps it" : "Its row is made as you pause")
     : r.own ? h("button", { class: "rw-remove", "data-act": "remove", "data-prompt": r.prompt, "aria-label": `Remove ${short(r.prompt, 60)}` }, "Remove") : null;
@@ -343,7 +343,8 @@ function stageView() {
 function handleView() {
   if (state.mode === 1) return h("label", { class: "cmp-handle", key: "h1" }, h("span", {}, "A"), h("input", { type: "range", min: 0, max: 100, "data-own": "", "data-at": "", "aria-label": "How much of A is shown" }), h("span", {}, "B"));
   if (state.mode === 2) return h("p", { class: "cmp-handle s-muted", key: "h2" }, "Hold Space, or press on the picture, to see B.");
-  if (state.mode === 3) return h("p", { class: "cmp-handle s-muted", key: "h3" }, "The wheel, + and − zoom both; drag to move; 0 is the whole picture.");
+  if (state.mode === 3) return h("div", { class: "cmp-handle s-muted", key: "h3" }, h("button", { class: "s-button s-small", "data-zoom": 1 / 1.5, "aria-label": "Zoom out" }, "−"),
+    h("button", { class: "s-button s-small", "data-zoom": 1.5, "aria-label": "Zoom in" }, "+"), h("span", {}, "Both zoom and move together: wheel, drag, keys + − 0."));
   return h("p", { class: "cmp-handle s-muted", key: "h4" }, h("span", { "data-mean": "", "data-own": "", role: "status" }), h("label", {}, " Brightened ", h("input", { type: "range", min: 1, max: 16, "data-gain": "", "data-own": "", "aria-label": "How much differences are brightened" })));
 }
 
@@ -403,9 +404,10 @@ async function drawDifference() {
 function wire(dialog) {
   const changed = () => drawLarge();
   dialog.addEventListener("click", (event) => {
-    const { mode, go: by } = event.target.closest("button")?.dataset || {};
+    const { mode, go: by, zoom: factor } = event.target.closest("button")?.dataset || {};
     if (event.target === dialog || by === "0") dialog.close();
-    else if (mode) { state.mode = Number(mode); keep(); changed(); } else if (by) next(Number(by));
+    else if (mode) { state.mode = Number(mode); keep(); changed(); } else if (factor) zoom(Number(factor));
+    else if (by) next(Number(by));
   });
   const next = (by) => {
     const c = seeds().indexOf(large.seed) + by;
