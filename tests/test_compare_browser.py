@@ -199,7 +199,7 @@ def test_a_blind_test_from_begin_to_end_by_keyboard(page: Page, toy_studio: Stud
     board.get_by_role("button", name="Blind test").click()
     board.get_by_label("Your name").fill("Anna")
     board.get_by_label("Pairs").select_option("10")
-    expect(board).to_contain_text("one side has to win 9 of 10")
+    expect(board).to_contain_text("it takes 9 wins of 10")
     board.get_by_role("button", name="Begin").click()
     status = board.get_by_role("status")
     expect(status).to_have_text("Pair 1 of 10")

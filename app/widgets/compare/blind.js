@@ -116,7 +116,7 @@ function setupView() {
         h("label", { class: "cmp-field" }, h("span", {}, "Pairs"), h("select", { "data-pairs": "" }, Object.keys(ENOUGH).map((n) => h("option", { value: n, key: n }, n)))),
         h("label", { class: "cmp-field" }, h("span", {}, "Your name"), h("input", { type: "text", "data-rater": "", "data-own": "", maxlength: 40, autocomplete: "off" })),
         h("button", { class: "s-button s-primary", "data-act": "begin", disabled: !prompts || side(0) === side(1) }, "Begin")),
-      h("p", { class: "s-muted" }, `${trial.count} pairs of ${prompts === 1 ? "one prompt" : `${prompts} prompts`}, with noise that nobody has seen. If every pair is decided, one side has to win ${ENOUGH[trial.count]} of ${trial.count} to be surely better.`), troubleView()),
+      h("p", { class: "s-muted" }, `${trial.count} pairs of ${prompts === 1 ? "one prompt" : `${prompts} prompts`}, with noise that nobody has seen. If every pair is decided, it takes ${ENOUGH[trial.count]} wins of ${trial.count} to be more than chance.`), troubleView()),
     trial.tests.length ? h("div", { class: "s-card blind-tests", key: "tests" }, h("h3", {}, "Earlier tests"), h("ul", {}, trial.tests.map((t) => h("li", { key: t.id },
       h("span", {}, `${clock(t.created_at)}, ${t.total} pairs`, t.titles ? `: ${t.titles.join(" and ")}` : ""),
       h("button", { class: "s-button s-small", "data-act": "test", "data-id": t.id }, t.done === t.total ? "Result" : t.done ? `Go on at ${t.done + 1} of ${t.total}` : "Judge it"))))) : null,
