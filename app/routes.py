@@ -125,7 +125,7 @@ def _save(store: RunStore, event: Any) -> dict[str, Any]:
     """Write a rating event; it is on disk when this returns."""
     if not isinstance(event, dict):
         raise HTTPException(422, "A rating is an object.")
-    client_id, rater = _text(event, "client_id"), _text(event, "rater")
+    client_id, rater = text_of(event, "client_id"), text_of(event, "rater")
     kind, value = event.get("kind"), event.get("value")
     pair = event.get("other") is not None
     if not isinstance(kind, str) or isinstance(value, bool) or not (value is None or _is_finite(value)) or not valid(kind, value, pair):
@@ -135,7 +135,7 @@ def _save(store: RunStore, event: Any) -> dict[str, Any]:
         raise HTTPException(404, "There is no such image in this run.")
     if refusal := rating_refusal(store, sample, rater, other):
         raise HTTPException(409, refusal)
-    shown_at, answered_at = _seconds(event, "shown_at"), _seconds(event, "answered_at")
+    shown_at, answered_at = seconds_of(event, "shown_at"), seconds_of(event, "answered_at")
     new = store.add_rating(client_id, sample.id, rater, kind, value, shown_at, answered_at, other.id if other else None)
     return {"client_id": client_id, "saved": True, "new": new}
 
@@ -221,14 +221,14 @@ def json_answer(content: Any) -> Response:
     return Response(json.dumps(content, allow_nan=False), media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
-def _text(event: dict[str, Any], key: str) -> str:
+def text_of(event: dict[str, Any], key: str) -> str:
     text = event.get(key)
     if not isinstance(text, str) or not 0 < len(text) <= MAX_NAME_CHARACTERS or not text.isprintable():
         raise HTTPException(422, f"{key} is a text of 1 to {MAX_NAME_CHARACTERS} characters.")
     return text
 
 
-def _seconds(event: dict[str, Any], key: str) -> float | None:
+def seconds_of(event: dict[str, Any], key: str) -> float | None:
     """Seconds since the epoch, or None where the browser does not know."""
     value = event.get(key)
     if value is None:

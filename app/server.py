@@ -13,6 +13,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from app import look
+from app.blind import BlindTests
 from app.comparing import Comparing
 from app.comparisons import at_work, build_comparisons
 from app.downloads import build_downloads
@@ -24,6 +25,7 @@ from app.runs import Runs
 from app.scores import build_scores
 from app.scoring import Scoring
 from app.studio import build_studio
+from app.trials import build_trials
 
 
 def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launcher | None = None) -> FastAPI:
@@ -45,6 +47,7 @@ def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launch
     app.include_router(build_downloads(opened, exports))
     app.include_router(build_scores(opened, pictures, scoring, comparing))
     app.include_router(build_comparisons(opened, comparing))
+    app.include_router(build_trials(opened, BlindTests(runs, comparing)))
     if auth is not None:
         app.add_middleware(BasicAuth, user=auth[0], password=auth[1])
     blocks = build_studio(opened, launcher, exports, comparing, scoring)

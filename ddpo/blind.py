@@ -1,8 +1,8 @@
 """What a blind test of two models says: pure functions of verdicts. Imports no torch.
 
-A pair is *decided* where one picture was called better. Ties, and pairs of which both are bad, say nothing about which model is better: the win rate, its
-interval and the sign test are over decided pairs, and how many were not is told beside them. Where several people judged a pair, it goes to the model
-that more of them called better, and is undecided where as many called either so: people who judge the same pictures are no independent trials.
+A pair is *decided* where one picture was called better. Ties, and pairs of which both are bad, say nothing about which model is better: the win rate,
+its interval and the sign test are over decided pairs, and how many were not is told beside them. Where several people judged a pair, it goes to the
+model that more of them called better, and is undecided where as many called either so: people who judge the same pictures are no independent trials.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ def wilson(wins: int, n: int, z: float = Z95) -> tuple[float, float]:
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """The two-sided p-value of the exact sign test: 2 P(X ≤ min(wins, losses)) for X binomial of n = wins + losses and 1/2, at most 1. Ties are left out
-    before (Dixon and Mood 1946, "The statistical sign test")."""
+    """The two-sided p-value of the exact sign test: 2 P(X ≤ min(wins, losses)) for X binomial of n = wins + losses and 1/2, at most 1. Ties are left
+    out before (Dixon and Mood 1946, "The statistical sign test")."""
     n, fewer = wins + losses, min(wins, losses)
-    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
+    as_far: int = 2 * sum(math.comb(n, k) for k in range(fewer + 1))
+    return min(1.0, as_far / (1 << n))
 
 
 def outcome(verdicts: Iterable[str]) -> Outcome:
@@ -75,8 +76,8 @@ def outcome(verdicts: Iterable[str]) -> Outcome:
 
 
 def together(verdicts: Iterable[Mapping[int, str]]) -> dict[int, str]:
-    """Several people's verdicts of pairs as one of each pair: of more who called A better and who called B better; else bad where more called both bad
-    than did not, else a tie."""
+    """Several people's verdicts of pairs as one of each pair: the side that more of them called better; where as many called either so, bad if most
+    called both bad, else a tie."""
     said: dict[int, list[str]] = {}
     for mine in verdicts:
         for pair, verdict in mine.items():

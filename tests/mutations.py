@@ -40,6 +40,7 @@ RESUME = "tests/test_trainer.py::test_stopped_at_any_safe_point_and_resumed_equa
 GRADIENT = "tests/test_trainer.py::test_the_update_ascends_the_score_function_gradient"
 OBJECTIVE = "tests/test_objective.py::"
 COMPARE = "tests/test_compare.py::"
+BLIND = "tests/test_blind_tests.py::"
 KL = OBJECTIVE + "test_the_kl_penalty_is_the_steps_exact_kl_in_nats_over_the_dimensions"
 FORWARD_KL = OBJECTIVE + "test_the_forward_kl_penalty_is_the_squared_distance_of_the_predictions"
 DRAWS = OBJECTIVE + "test_draws_follow_from_the_seed_and_differ_between_rounds_passes_and_images"
@@ -428,6 +429,36 @@ MUTATIONS = (
         ("if free or beside]", "]", "test_beside_a_run_at_work_nothing_is_made_unless_somebody_said_so"),
         ("(now, beside)) | {p: w", "(now, beside)) or {p: w", "test_what_was_asked_for_last_is_made_first"),
         ("if error and stops == self._stops:", "if error:", "test_stop_gives_up_what_is_wanted_at_once"),
+    ),
+    *of(
+        "ddpo/blind.py",
+        ("(share + z**2 / (2 * n)) / shrink", "share", "test_the_interval_s_ends_are_the_roots_of_the_score_equation"),
+        ("z**2 / (4 * n**2)", "z**2 / (4 * n)", "test_the_interval_s_ends_are_the_roots_of_the_score_equation"),
+        ("as_far: int = 2 * sum", "as_far: int = sum", "test_known_p_values"),
+        ("range(fewer + 1)", "range(fewer)", "test_known_p_values"),
+        ("return self.b / self.decided", "return self.b / (self.decided + self.tie)", "test_ties_and_bad_pairs_are_counted_and_left_out_of_the_rate"),
+        ("if 2 * bad > len(said)", "if bad", "test_several_people_s_verdicts_are_one_of_each_pair"),
+    ),
+    *of(
+        "app/blind.py",
+        ('"ba"["ab".index(self.left)]', "self.left", BLIND + "test_the_pictures_of_a_pair_stand_where_the_verdict_says"),
+        (
+            'if plan.left(rater, order[place]) == "a" else',
+            'if plan.left(rater, place) == "a" else',
+            BLIND + "test_the_pictures_of_a_pair_stand_where_the_verdict_says",
+        ),
+        (
+            "if any(each.client_id == client_id",
+            "if False and any(each.client_id == client_id",
+            BLIND + "test_a_test_goes_on_where_it_stopped_and_an_answer_counts_once",
+        ),
+        ("if len(answers) == len(plan.pairs)}", "}", BLIND + "test_the_result_counts_pairs_not_people"),
+        ('!= b"\\n":', '== b"":', BLIND + "test_a_line_is_added_after_what_a_crash_left"),
+        (
+            "titles = list(plan.titles) if done == len(plan.pairs) else None",
+            "titles = list(plan.titles)",
+            BLIND + "test_what_a_rater_sees_before_the_end_tells_nothing_of_the_sides",
+        ),
     ),
     Mutation(
         "ddpo/policy.py", 'copy_(up / layer.scaling["default"])', "copy_(up)", ("tests/test_init_lora.py::test_a_run_begins_where_the_lora_is",)

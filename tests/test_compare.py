@@ -134,13 +134,15 @@ def test_a_lora_file_of_either_layout_is_a_state_over_the_run_s_base(run: Run, t
 
 
 def test_another_run_s_round_is_loaded_by_its_own_settings(run: Run, tmp_path: Path) -> None:
-    """An attention LoRA of more steps beside one of all layers: each is its own run's; the settings that differ are told."""
-    other = Run(tmp_path, "sd1", name="other", lora_targets="attention", steps=5)
+    """An attention LoRA, and one of more steps, beside one of all layers: each is its own run's; the settings that differ are told."""
+    other, longer = Run(tmp_path, "sd1", name="other", lora_targets="attention"), Run(tmp_path, "sd1", name="longer", steps=5)
     warm = Warm()
-    for each in (run, other, run):
+    for each in (run, other, longer, run):
         assert same(made(State(each.store.folder, 1), warm), own(each.policy))
-    assert differences(State(run.store.folder, 1), State(other.store.folder)) == {"steps": (4, 5)}
-    other.store.close()
+    assert differences(State(run.store.folder, 1), State(other.store.folder)) == {}
+    assert differences(State(run.store.folder, 1), State(longer.store.folder)) == {"steps": (4, 5)}
+    for each in (other, longer):
+        each.store.close()
 
 
 def test_a_picture_s_name_changes_with_what_determines_it_and_with_nothing_else(run: Run) -> None:

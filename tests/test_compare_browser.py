@@ -9,6 +9,8 @@ import pytest
 from conftest import Studio
 from playwright.sync_api import Locator, Page, expect
 
+from app.blind import BlindTests
+from app.comparing import Comparing
 from ddpo.lock import WorkerLock
 from tests.toys import ODD_PROMPTS, comparable_run
 
@@ -188,3 +190,58 @@ def test_the_page_and_a_large_pair_fit_a_narrow_screen(page: Page, toy_studio: S
     for mode in ("Slider", "Flicker", "Side by side", "Difference"):
         dialog.get_by_role("button", name=mode).click()
         assert dialog.evaluate("node => node.scrollWidth <= node.clientWidth && node.getBoundingClientRect().right <= innerWidth"), mode
+
+
+def test_a_blind_test_from_begin_to_end_by_keyboard(page: Page, toy_studio: Studio) -> None:
+    """Ten pairs of which the rater always prefers B, whom only the test knows; interrupted by a reload; no answer before it is on disk."""
+    store = comparable_run(toy_studio.runs / "taste", prompts=("a cat", "a dog"))
+    board = open_compare(page, toy_studio)
+    board.get_by_role("button", name="Blind test").click()
+    board.get_by_label("Your name").fill("Anna")
+    board.get_by_label("Pairs").select_option("10")
+    expect(board).to_contain_text("it takes 9 wins of 10")
+    board.get_by_role("button", name="Begin").click()
+    status = board.get_by_role("status")
+    expect(status).to_have_text("Pair 1 of 10")
+    tests = BlindTests(toy_studio.runs, Comparing(toy_studio.runs, lambda: None))
+    plan = tests.plan(tests.listed("Anna")[0]["id"])
+    for at, pair in enumerate(plan.order("Anna")):
+        expect(status).to_have_text(f"Pair {at + 1} of 10")
+        text = page.content()
+        assert "Round 2" not in board.inner_text() and not any(key in text for p in plan.pairs for key in p.keys)
+        left = board.get_by_role("img", name="The left picture")
+        assert left.evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
+        shown = plan.pairs[pair].files["ab".index(plan.left("Anna", pair))]
+        assert str(left.get_attribute("src")).endswith(shown)
+        if at == 3:
+            page.reload()
+            page.get_by_role("tab", name="Compare", exact=True).click()
+            expect(status).to_have_text("Pair 4 of 10")
+            page.keyboard.press("z")
+            expect(status).to_have_text("Pair 3 of 10")
+            page.keyboard.press("ArrowUp")
+            expect(status).to_have_text("Pair 4 of 10")
+        if at == 4:
+            page.route("**/answers", lambda route: route.abort())
+        page.keyboard.press("ArrowDown" if at == 9 else "ArrowLeft" if plan.left("Anna", pair) == "b" else "ArrowRight")
+        if at == 4:
+            expect(board.get_by_role("alert").filter(has_text="Not saved yet")).to_be_visible()
+            assert len(tests.said(plan)["Anna"]) == 4
+            page.unroute("**/answers")
+    expect(board.get_by_role("heading", name="Result of the blind test")).to_be_visible()
+    assert [each.verdict for each in tests.said(plan)["Anna"].values()].count("b") == 8
+    expect(status).to_contain_text("Round 2 is better: it won 8 of 8 decided pairs.")
+    expect(status).to_contain_text("95 % interval 68 % to 100 % · two-sided sign test p = 0.008")
+    expect(status).to_contain_text("1 equal, 1 both bad")
+    expect(board.get_by_role("table", name="Prompt").get_by_role("row")).to_have_count(3)
+    expect(board.locator(".blind-pairs img")).to_have_count(20)
+    board.get_by_role("button", name="Back to the grid").click()
+    expect(board.get_by_role("grid")).to_be_visible()
+    board.get_by_role("button", name="Blind test").click()
+    expect(board).to_contain_text("base model and round 2")
+    board.get_by_label("Your name").fill("Ben")
+    board.get_by_label("Your name").press("Enter")
+    expect(board.get_by_role("button", name="Judge it")).to_be_visible()
+    expect(board.locator(".blind-tests")).not_to_contain_text("round 2")
+    tests.comparing.close()
+    store.close()

@@ -1,0 +1,308 @@
+"""Blind tests: pairs chosen ahead, judged without knowing which picture is whose, and revealed to each rater at their end.
+
+::
+
+    runs/.blind/<id>/  plan.json      written once: the two sides, the pairs, the names of their pictures' files, and a secret
+                       pictures/      <random name>.png
+                       answers.jsonl  one event a line, on disk before it is acknowledged; of a rater's answers to a pair the latest counts
+
+Which picture is on the left, and the order of the pairs, follow from the secret and the rater's name. What is whose does not leave the server before
+the rater's end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from app.comparing import Comparing, Picture
+from ddpo.blind import Outcome, outcome, sign_test, together
+from ddpo.states import State
+from ddpo.store import write_file
+
+FOLDER = ".blind"
+ID = re.compile(r"[0-9a-f]{16}")
+TOKEN = re.compile(r"[0-9a-f]{32}")
+ANSWERS = ("left", "right", "tie", "bad")
+MOST_PAIRS = 200
+SCHEMA_VERSION = 1
+
+
+class BlindError(ValueError):
+    """This cannot be done; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and a seed, what the two pictures are called among those that are kept, and the names of their files in the test; A's first."""
+
+    prompt: str
+    seed: int
+    keys: tuple[str, str]
+    files: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a test is; never changed."""
+
+    id: str
+    created_at: float
+    secret: str
+    sides: tuple[State, State]
+    titles: tuple[str, str]
+    pairs: tuple[Pair, ...]
+
+    def order(self, rater: str) -> list[int]:
+        """In which order a rater sees the pairs."""
+        places = list(range(len(self.pairs)))
+        random.Random(f"{self.secret}/{rater}").shuffle(places)
+        return places
+
+    def left(self, rater: str, pair: int) -> str:
+        """Which side's picture of a pair a rater sees on the left: a or b."""
+        return "ab"[hashlib.sha256(f"{self.secret}/{rater}/{pair}".encode()).digest()[0] % 2]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a rater said of a pair."""
+
+    rater: str
+    pair: int
+    answer: str
+    left: str
+    client_id: str
+    shown_at: float | None
+    answered_at: float | None
+    saved_at: float
+
+    @property
+    def verdict(self) -> str:
+        """a or b is better, tie, or bad."""
+        if self.answer in ("tie", "bad"):
+            return self.answer
+        return self.left if self.answer == "left" else "ba"["ab".index(self.left)]
+
+
+class BlindTests:
+    """The blind tests of a folder of runs."""
+
+    def __init__(self, runs: Path, comparing: Comparing) -> None:
+        self.runs, self.folder, self.comparing = Path(runs), Path(runs) / FOLDER, comparing
+        self._plans: dict[str, Plan] = {}
+        self._lock = threading.Lock()
+
+    # --- tests ------------------------------------------------------------------------------------------------------------------
+
+    def create(self, sides: tuple[State, State], titles: tuple[str, str], prompts: Sequence[str], count: int) -> Plan:
+        """A new test of ``count`` pairs: the prompts in turn, with seeds that nobody has seen. Its pictures are still to be made.
+
+        Raises:
+            BlindError: both sides are the same, or it has no pair, or too many.
+            StateError: a side is not there.
+        """
+        if not 1 <= count <= MOST_PAIRS or not prompts:
+            raise BlindError(f"A blind test has 1 to {MOST_PAIRS} pairs, and at least one prompt.")
+        if sides[0].fixes() == sides[1].fixes():
+            raise BlindError("A and B are the same model, so there is nothing to tell apart. Choose another one.")
+        mixed, first = random.Random(secrets.randbits(64)).sample(list(prompts), len(prompts)), secrets.randbelow(2**31)
+        chosen = [(mixed[i % len(mixed)], first + i // len(mixed)) for i in range(count)]
+        both = [Picture.all_of(side, [prompt for prompt, _ in chosen], [seed for _, seed in chosen]) for side in sides]
+        pairs = [Pair(a.prompt, a.seed, (a.key, b.key), (secrets.token_hex(16), secrets.token_hex(16))) for a, b in zip(*both, strict=True)]
+        plan = Plan(secrets.token_hex(8), time.time(), secrets.token_hex(32), sides, titles, tuple(pairs))
+        (self.folder / plan.id / "pictures").mkdir(parents=True)
+        told = asdict(plan) | dict(version=SCHEMA_VERSION, sides=[asdict(side) | dict(run=side.run.name) for side in sides])
+        write_file(self.folder / plan.id / "plan.json", json.dumps(told, indent=1).encode())
+        return plan
+
+    def plan(self, id: str) -> Plan:
+        """A test's plan.
+
+        Raises:
+            BlindError: there is no such test, or it cannot be read.
+        """
+        if id not in self._plans:
+            file = self.folder / id / "plan.json"
+            if not ID.fullmatch(id) or not file.is_file():
+                raise BlindError("There is no such blind test.")
+            try:
+                self._plans[id] = self._read(file)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise BlindError(
+                    f"The blind test {id} cannot be read ({error}). Copy its folder back from a backup, or start another one."
+                ) from error
+        return self._plans[id]
+
+    def _read(self, file: Path) -> Plan:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        first, second = (State(self.runs / side["run"], side["round"], side["lora"], side["strength"]) for side in told["sides"])
+        pairs = tuple(Pair(each["prompt"], each["seed"], tuple(each["keys"]), tuple(each["files"])) for each in told["pairs"])
+        return Plan(told["id"], told["created_at"], told["secret"], (first, second), tuple(told["titles"]), pairs)
+
+    def listed(self, rater: str) -> list[dict[str, Any]]:
+        """All tests, newest first, with how far a rater is; what they compare only where the rater is at the end."""
+        found = []
+        for file in self.folder.glob("*/plan.json"):
+            try:
+                plan = self.plan(file.parent.name)
+            except BlindError:
+                continue
+            done = len(self.said(plan).get(rater, {}))
+            titles = list(plan.titles) if done == len(plan.pairs) else None
+            found.append(dict(id=plan.id, created_at=plan.created_at, total=len(plan.pairs), done=done, titles=titles))
+        return sorted(found, key=lambda each: -each["created_at"])
+
+    # --- pictures ---------------------------------------------------------------------------------------------------------------
+
+    def file(self, id: str, name: str) -> Path | None:
+        """A picture's file, or None where there is none."""
+        path = self.folder / id / "pictures" / f"{name}.png"
+        return path if ID.fullmatch(id) and TOKEN.fullmatch(name) and path.is_file() else None
+
+    def make(self, plan: Plan, beside: bool = False) -> tuple[int, str]:
+        """Have the test's pictures made; ask again until they are. How many pairs are there, and why no others will be.
+
+        Args:
+            beside: make them while a run is at work, too.
+        """
+        wanted, there = list[tuple[Picture, str]](), 0
+        for pair in plan.pairs:
+            lacking = [
+                (Picture(side, pair.prompt, pair.seed, key), name)
+                for side, key, name in zip(plan.sides, pair.keys, pair.files, strict=True)
+                if not self.file(plan.id, name)
+            ]
+            wanted += [(picture, name) for picture, name in lacking if not self._take(plan, picture.key, name)]
+            there += not lacking
+        failures = self.comparing.ask([picture for picture, _ in wanted], beside)[1] if wanted else {}
+        return there, " ".join(dict.fromkeys(failures.values()))
+
+    def _take(self, plan: Plan, key: str, name: str) -> bool:
+        """Copy a picture that is made into the test, under its name there."""
+        path = self.comparing.path(key)
+        if path is None:
+            return False
+        write_file(self.folder / plan.id / "pictures" / f"{name}.png", path.read_bytes())
+        return True
+
+    # --- answers ----------------------------------------------------------------------------------------------------------------
+
+    def answers(self, plan: Plan) -> list[Answer]:
+        """All answers as they came. A line that a crash cut off is none: it was never acknowledged."""
+        file = self.folder / plan.id / "answers.jsonl"
+        found = []
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+            try:
+                found.append(Answer(**json.loads(line)))
+            except (ValueError, TypeError):
+                continue
+        return found
+
+    def said(self, plan: Plan) -> dict[str, dict[int, Answer]]:
+        """Each rater's latest answer to each pair."""
+        latest: dict[str, dict[int, Answer]] = {}
+        for each in self.answers(plan):
+            latest.setdefault(each.rater, {})[each.pair] = each
+        return latest
+
+    def answer(
+        self, plan: Plan, rater: str, at: int, answer: str, client_id: str, shown_at: float | None = None, answered_at: float | None = None
+    ) -> bool:
+        """Save what a rater says of the pair at a place of their order; on disk when this returns. False where this answer was saved before.
+
+        Raises:
+            BlindError: there is no such pair or answer, an earlier pair has none yet, or the test is over for this rater.
+        """
+        if answer not in ANSWERS or not 0 <= at < len(plan.pairs):
+            raise BlindError(f"An answer is one of {', '.join(ANSWERS)}, to one of {len(plan.pairs)} pairs.")
+        with self._lock:
+            if any(each.client_id == client_id for each in self.answers(plan)):
+                return False
+            mine = self.said(plan).get(rater, {})
+            if len(mine) == len(plan.pairs):
+                raise BlindError("You have judged all pairs of this test, and what they are is revealed.")
+            if at > len(mine):
+                raise BlindError("An earlier pair is not judged yet.")
+            pair = plan.order(rater)[at]
+            event = Answer(rater, pair, answer, plan.left(rater, pair), client_id, shown_at, answered_at, time.time())
+            append_line(self.folder / plan.id / "answers.jsonl", json.dumps(asdict(event)))
+            return True
+
+    # --- what a rater sees ------------------------------------------------------------------------------------------------------
+
+    def view(self, plan: Plan, rater: str, at: int | None = None) -> dict[str, Any]:
+        """The pair to be judged next, or that at an earlier place; nothing in it says whose a picture is. At the end, the result."""
+        done, order = len(self.said(plan).get(rater, {})), plan.order(rater)
+        found: dict[str, Any] = dict(id=plan.id, total=len(order), done=done)
+        if done == len(order):
+            return found | dict(result=self.result(plan))
+        place = done if at is None or not 0 <= at < done else at
+        return found | dict(pair=self._shown(plan, rater, order, place), next=self._shown(plan, rater, order, place + 1))
+
+    def _shown(self, plan: Plan, rater: str, order: Sequence[int], place: int) -> dict[str, Any] | None:
+        if place >= len(order):
+            return None
+        pair = plan.pairs[order[place]]
+        first, second = (self.url(plan, name) for name in pair.files)
+        left, right = (first, second) if plan.left(rater, order[place]) == "a" else (second, first)
+        return dict(at=place, prompt=pair.prompt, left=left, right=right)
+
+    def url(self, plan: Plan, name: str) -> str:
+        return f"/studio/blind/{plan.id}/picture/{name}"
+
+    def result(self, plan: Plan) -> dict[str, Any]:
+        """What the raters who are at their end said, taken together."""
+        said = self.said(plan)
+        done = {rater: answers for rater, answers in said.items() if len(answers) == len(plan.pairs)}
+        verdicts = {rater: {pair: each.verdict for pair, each in answers.items()} for rater, answers in done.items()}
+        common = together(verdicts.values())
+        sides = [each.answer for answers in done.values() for each in answers.values()]
+        left, right = sides.count("left"), sides.count("right")
+        prompts = dict.fromkeys(pair.prompt for pair in plan.pairs)
+        return dict(
+            titles=list(plan.titles),
+            total=told(outcome(common.values())),
+            raters=[dict(name=rater, **told(outcome(mine.values()))) for rater, mine in verdicts.items()],
+            waiting=[rater for rater in said if rater not in done],
+            left=dict(left=left, right=right, p_value=sign_test(left, right)),
+            prompts=[
+                dict(prompt=prompt, **told(outcome(common[i] for i in common if plan.pairs[i].prompt == prompt))) for prompt in prompts
+            ],
+            pairs=[
+                dict(prompt=pair.prompt, seed=pair.seed, a=self.url(plan, pair.files[0]), b=self.url(plan, pair.files[1]), verdict=common.get(i))
+                for i, pair in enumerate(plan.pairs)
+            ],
+        )  # fmt: skip
+
+
+def told(found: Outcome) -> dict[str, Any]:
+    """An outcome with what it says, as plain values."""
+    return asdict(found) | dict(decided=found.decided, win_rate=found.win_rate, interval=found.interval, p_value=found.p_value)
+
+
+def append_line(file: Path, line: str) -> None:
+    """Add a line to a file, durably; one that a crash cut off before stays a line of its own."""
+    new = not file.exists()
+    with open(file, "ab+") as stored:
+        if stored.seek(0, os.SEEK_END):
+            stored.seek(-1, os.SEEK_END)
+            if stored.read(1) != b"\n":
+                stored.write(b"\n")
+        stored.write(line.encode() + b"\n")
+        stored.flush()
+        os.fsync(stored.fileno())
+    if new and os.name != "nt":  # the file's name, too
+        folder = os.open(file.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)

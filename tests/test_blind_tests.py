@@ -1,0 +1,218 @@
+"""Blind tests on disk and through their routes: chosen ahead, sides drawn for each rater, every answer durable, nothing told before the end."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from app.blind import BlindError, BlindTests, Plan, append_line
+from app.comparing import Comparing
+from app.runs import Runs
+from app.scoring import Desk
+from app.trials import build_trials
+from ddpo.blind import sign_test, wilson
+from ddpo.states import State
+from ddpo.store import RunStore
+from tests.toys import comparable_run
+
+PROMPTS = ["a cat", "a dog", "a fox"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[RunStore]:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    found = comparable_run(tmp_path / "runs" / "taste", model=str(tmp_path / "model"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def tests(store: RunStore) -> Iterator[BlindTests]:
+    comparing = Comparing(store.folder.parent, lambda: None, Desk((sys.executable, "-m", "tests.toy_compare")))
+    yield BlindTests(store.folder.parent, comparing)
+    comparing.close()
+
+
+def begun(tests: BlindTests, store: RunStore, count: int = 6) -> Plan:
+    plan = tests.create((State(store.folder), State(store.folder, 2)), ("base model", "round 2"), PROMPTS, count)
+    made(tests, plan)
+    return plan
+
+
+def made(tests: BlindTests, plan: Plan) -> None:
+    deadline = time.monotonic() + 60
+    while tests.make(plan)[0] < len(plan.pairs):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def judged(tests: BlindTests, plan: Plan, rater: str, verdicts: dict[int, str]) -> None:
+    """A rater's whole test; verdicts by pair: a, b, tie or bad."""
+    for at, pair in enumerate(plan.order(rater)):
+        said = verdicts[pair]
+        answer = said if said in ("tie", "bad") else "left" if plan.left(rater, pair) == said else "right"
+        assert tests.answer(plan, rater, at, answer, f"{rater}-{at}")
+
+
+def test_pairs_are_chosen_ahead_and_their_files_tell_nothing(tests: BlindTests, store: RunStore) -> None:
+    """As many pairs of each prompt as of any other, with seeds of their own; names are random; the plan is read back as it was written."""
+    plan = begun(tests, store)
+    assert sorted(pair.prompt for pair in plan.pairs) == sorted(PROMPTS * 2) and len({(p.prompt, p.seed) for p in plan.pairs}) == 6
+    names = {name for pair in plan.pairs for name in pair.files}
+    assert len(names) == 12 and not names & {key for pair in plan.pairs for key in pair.keys}
+    assert {path.stem for path in (tests.folder / plan.id / "pictures").iterdir()} == names
+    assert BlindTests(store.folder.parent, tests.comparing).plan(plan.id) == plan
+    for pair in plan.pairs:
+        for key, name in zip(pair.keys, pair.files, strict=True):
+            file, kept = tests.file(plan.id, name), tests.comparing.path(key)
+            assert file and kept and file.read_bytes() == kept.read_bytes()
+
+
+def test_sides_and_order_are_drawn_for_each_rater(tests: BlindTests, store: RunStore) -> None:
+    """Over 200 pairs a side is on the left half of the time (4 standard deviations: 72 to 128), and independently for two raters."""
+    plan = tests.create((State(store.folder), State(store.folder, 2)), ("base model", "round 2"), PROMPTS, 200)
+    anna, ben = ([plan.left(rater, pair) for pair in range(200)] for rater in ("anna", "ben"))
+    assert 72 < anna.count("a") < 128 and 72 < ben.count("a") < 128 and 72 < sum(a == b for a, b in zip(anna, ben, strict=True)) < 128
+    assert plan.order("anna") != plan.order("ben") and sorted(plan.order("anna")) == list(range(200))
+    assert anna == [plan.left("anna", pair) for pair in range(200)]
+
+
+def test_what_a_rater_sees_before_the_end_tells_nothing_of_the_sides(tests: BlindTests, store: RunStore) -> None:
+    plan = begun(tests, store)
+    for at in range(6):
+        seen = json.dumps(tests.view(plan, "anna")) + json.dumps(tests.listed("anna"))
+        for word in ("base model", "round", "taste", plan.secret, "verdict", *(key for pair in plan.pairs for key in pair.keys)):
+            assert word not in seen
+        tests.answer(plan, "anna", at, "left", f"{at}")
+    assert tests.view(plan, "anna")["result"]["titles"] == ["base model", "round 2"]
+    assert tests.listed("anna")[0]["titles"] and tests.listed("ben")[0]["titles"] is None
+
+
+def test_the_pictures_of_a_pair_stand_where_the_verdict_says(tests: BlindTests, store: RunStore) -> None:
+    """Left means the picture that was shown on the left, whoever's it is."""
+    plan, draw = begun(tests, store), random.Random(0)
+    better = {}
+    for _ in range(6):
+        shown = tests.view(plan, "anna")["pair"]
+        answer = draw.choice(("left", "right"))
+        better[shown["prompt"], shown[answer]] = True
+        tests.answer(plan, "anna", shown["at"], answer, str(shown["at"]))
+    for pair in tests.view(plan, "anna")["result"]["pairs"]:
+        assert (pair["prompt"], pair[pair["verdict"]]) in better
+
+
+def test_a_test_goes_on_where_it_stopped_and_an_answer_counts_once(tests: BlindTests, store: RunStore) -> None:
+    """A line that a crash cut off is no answer, and does not spoil the next one; an answer that was given once more replaces the first."""
+    plan = begun(tests, store)
+    assert tests.answer(plan, "anna", 0, "left", "first") and not tests.answer(plan, "anna", 0, "left", "first")
+    file = tests.folder / plan.id / "answers.jsonl"
+    with open(file, "ab") as stored:
+        stored.write(b'{"rater": "anna", "pair"')
+    again = BlindTests(store.folder.parent, tests.comparing)
+    plan = again.plan(plan.id)
+    assert again.view(plan, "anna")["pair"]["at"] == 1
+    again.answer(plan, "anna", 1, "tie", "second")
+    assert again.view(plan, "anna", at=0)["pair"]["at"] == 0
+    again.answer(plan, "anna", 0, "bad", "third")
+    assert [each.answer for each in again.said(plan)["anna"].values()] == ["bad", "tie"] and again.view(plan, "anna")["done"] == 2
+    for at, answer, says in ((4, "left", "not judged yet"), (2, "better", "An answer is one of"), (6, "left", "An answer is one of")):
+        with pytest.raises(BlindError, match=says):
+            again.answer(plan, "anna", at, answer, f"{at}{answer}")
+    for at in range(2, 6):
+        again.answer(plan, "anna", at, "tie", f"{at}")
+    with pytest.raises(BlindError, match="is revealed"):
+        again.answer(plan, "anna", 0, "left", "too late")
+
+
+def test_the_result_counts_pairs_not_people(tests: BlindTests, store: RunStore) -> None:
+    """Two raters, and one who has not finished and does not count."""
+    plan = begun(tests, store)
+    judged(tests, plan, "anna", {0: "b", 1: "b", 2: "b", 3: "a", 4: "tie", 5: "bad"})
+    judged(tests, plan, "ben", {0: "b", 1: "b", 2: "b", 3: "b", 4: "b", 5: "bad"})
+    tests.answer(plan, "cleo", 0, "left", "one")
+    result = tests.result(plan)
+    assert {key: result["total"][key] for key in ("a", "b", "tie", "bad", "decided")} == dict(a=0, b=4, tie=1, bad=1, decided=4)
+    assert result["total"]["win_rate"] == 1.0 and result["total"]["interval"] == wilson(4, 4) and result["total"]["p_value"] == sign_test(4, 0)
+    assert [(each["name"], each["a"], each["b"]) for each in result["raters"]] == [("anna", 1, 3), ("ben", 0, 5)]
+    assert result["waiting"] == ["cleo"]
+    assert result["left"]["left"] + result["left"]["right"] == 9 and result["left"]["p_value"] == sign_test(
+        result["left"]["left"], result["left"]["right"]
+    )
+    assert sum(each["a"] + each["b"] + each["tie"] + each["bad"] for each in result["prompts"]) == 6
+    assert [each["verdict"] for each in result["pairs"]] == ["b", "b", "b", "tie", "b", "bad"]
+
+
+def test_a_line_is_added_after_what_a_crash_left(tmp_path: Path) -> None:
+    file = tmp_path / "lines"
+    for line in ("one", "two"):
+        append_line(file, line)
+    file.write_bytes(file.read_bytes() + b"half")
+    append_line(file, "three")
+    assert file.read_text() == "one\ntwo\nhalf\nthree\n"
+
+
+# --- routes ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def web(store: RunStore, tests: BlindTests) -> Iterator[TestClient]:
+    runs, app = Runs(store.folder.parent), FastAPI()
+    app.include_router(build_trials(runs, tests))
+    with TestClient(app) as found:
+        yield found
+    runs.close()
+
+
+def wish(**changes: Any) -> dict[str, Any]:
+    return dict(sides=[dict(run="taste"), dict(run="taste", round=2)], prompts=PROMPTS, pairs=3) | changes
+
+
+def test_a_test_through_the_routes(web: TestClient, tests: BlindTests) -> None:
+    """Begun, made, judged and revealed; a page of another site cannot ask; an answer that comes twice is saved once."""
+    id = web.post("/studio/blind", json=wish()).json()["id"]
+    deadline = time.monotonic() + 60
+    while "pair" not in (view := web.post(f"/studio/blind/{id}", json=dict(rater="anna")).json()):
+        assert time.monotonic() < deadline and view["total"] == 3 and view["failure"] == ""
+        time.sleep(0.02)
+    assert web.get("/studio/blind", params=dict(rater="anna")).json()["tests"][0]["done"] == 0
+    for at in range(3):
+        assert web.get(view["pair"]["left"]).headers["content-type"] == "image/png"
+        answer = dict(rater="anna", at=at, answer="left", client_id=f"c{at}", shown_at=1.0, answered_at=2.0)
+        said = web.post(f"/studio/blind/{id}/answers", json=answer).json()
+        assert said["new"] is True and len(tests.answers(tests.plan(id))) == at + 1
+        if at < 2:
+            assert web.post(f"/studio/blind/{id}/answers", json=answer).json()["new"] is False
+        view = said["view"]
+    assert view["result"]["titles"] == ["base model", "round 2"] and view["result"]["left"]["left"] == 3
+    assert web.post(f"/studio/blind/{id}/answers", content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
+    for path in (f"/studio/blind/{id}/picture/..%2Fplan", f"/studio/blind/{id}/picture/{'0' * 32}", "/studio/blind/..%2F..%2Ftaste/picture/x"):
+        assert web.get(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(sides=[dict(run="taste"), dict(run="taste")]), "the same model"),
+        (dict(sides=[dict(run="taste"), dict(run="taste", round=2, strength=0)]), "the same model"),
+        (dict(sides=[dict(run="taste"), dict(run="taste", round=9)]), "has no weights"),
+        (dict(sides=[dict(run="gone"), dict(run="taste")]), "There is no run gone"),
+        (dict(pairs=0), "1 to 200 pairs"),
+        (dict(pairs=201), "1 to 200 pairs"),
+        (dict(pairs="3"), "how many pairs"),
+        (dict(prompts=[]), "at least one prompt"),
+    ],
+)
+def test_what_can_be_no_test_is_refused_in_words(web: TestClient, tests: BlindTests, changes: dict[str, Any], says: str) -> None:
+    answer = web.post("/studio/blind", json=wish(**changes))
+    assert answer.status_code == 422 and says in answer.json()["detail"] and not list(tests.folder.glob("*"))
+    assert web.post("/studio/blind/0123456789abcdef", json=dict(rater="anna")).status_code == 422
