@@ -87,6 +87,8 @@ def run_ours(folder: Path, rounds: int, seed: int, *options: str) -> tuple[list[
         seed,
         "--held-out-images",
         0,
+        "--watch-every",
+        0,
         *options,
     ]
     started = time.time()

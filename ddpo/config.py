@@ -69,7 +69,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "device", "precision", "microbatch", "update_microbatch", "reuse_forward", "gradient_checkpointing", "vae_tiling", "reward_device",
         "reward_precision", "reward_offload",
     ),
-    "Measuring": ("watch_every", "watch_images", "watch_rewards", "held_out_images", "held_out_every", "shuffle_scores"),
+    "Measuring": ("watch_every", "watch_images", "watch_rewards", "on_alarm", "held_out_images", "held_out_every", "shuffle_scores"),
 }  # fmt: skip
 """The settings by what they are about: the sections of the command line's help and of the Run page."""
 
@@ -256,6 +256,11 @@ class RunConfig:
     )
     watch_rewards: str = setting(
         "", "Further rewards that are asked about the watched pictures, such as `clip_score, pickscore`; those that cost next to nothing always are."
+    )
+    on_alarm: str = setting(
+        "continue",
+        "What to do when what is watched goes wrong: say so and continue, pause (the model stays loaded), or stop after the round.",
+        choices=("continue", "pause", "stop"),
     )
     shuffle_scores: bool = setting(False, "A control: scores are shuffled among the images, so that nothing can be learned.")
     seed: int = setting(0, "The seed of everything random in the run.", low=0, high=2**31 - 1)

@@ -13,7 +13,7 @@ clipping  share of colour values that are at an end of their range
 
 The rewards are the one that is optimised, and others that are not and cost next to nothing: closed formulas, and networks where they are the
 pocket's (a large one only where the setting ``watch_rewards`` names it). Every picture has its twin of the base model, by the same prompt and seed:
-so what has moved is known from few pictures.
+so what has moved is known from few pictures. What goes wrong, :mod:`ddpo.alarms` says.
 
 Watching changes nothing: it draws from no generator that is not its own, and leaves the weights as they are. It is done by the process that leads.
 """
@@ -24,7 +24,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import fmean, pstdev
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from PIL import Image
 from torch import Tensor
 
 import rewards
+from ddpo.alarms import Alarm, alarm_at, series_of, spread_of_base
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.engine import Engine, read_image
 from ddpo.policy import Policy
@@ -54,10 +55,6 @@ OTHERS = {
 TRAINED = "trained"
 KL_SHARE = 8
 """The distance from the base model is measured on one in so many pictures."""
-SHARES = ("noise", "flatness", "clipping")
-"""What an image's pixels say by themselves, each a share."""
-LEAST_SPREAD = 0.01
-"""A share that hardly differs among the base model's pictures is compared with this spread."""
 NEAR = 4.0
 """Grey levels of 255 by which neighbours in a flat place differ at most."""
 SIDE = 32
@@ -177,9 +174,8 @@ def metrics_of(now: Sequence[ProbeRow], base: Sequence[ProbeRow], reward: str) -
         if name == "diversity":
             found[f"watched_{key}"] = mean / first if first else None
             continue
-        spread = pstdev([value for row in base if (value := row.found.get(name)) is not None])
-        spread = max(spread, LEAST_SPREAD) if name in SHARES else spread
-        found[f"moved_{key}"] = (mean - first) / spread if spread > 1e-9 else None
+        spread = spread_of_base(name, [value for row in base if (value := row.found.get(name)) is not None])
+        found[f"moved_{key}"] = (mean - first) / spread if spread else None
     groups = dict.fromkeys(row.kind for row in now)
     if len(groups) > 1:
         found |= {f"reward_on_{kind}": mean_of(row.found.get(reward) for row in now if row.kind == kind) for kind in groups}
@@ -225,6 +221,11 @@ class Monitor:
         self.store.add_metrics(number, metrics_of(now, base, reward) | dict(seconds_watching=seconds))
         if self.config.reward_offload:
             self.engine.free()
+
+    def alarm(self, number: int) -> Alarm | None:
+        """What is wrong after a watched round, if anything is."""
+        series = series_of(self.store.probes())
+        return alarm_at(series, number, {at: self.store.reward_at(at) for at in series})
 
     def _make(self, number: int, reward: str, report: Callable[[int, int], None]) -> None:
         """The pictures of the base model (0) or of the present policy, measured, on disk."""

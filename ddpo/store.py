@@ -5,6 +5,7 @@
     runs/<name>/
       config.json            written once before launch
       init_lora.safetensors  a copy of the LoRA that the run starts from, if it does
+      parent/                of a run that goes on from another one's round: a copy of that checkpoint, and parent.json, which names it
       run.db                 SQLite: WAL, synchronous=FULL, foreign keys on
       samples/0003/<sha>.png worker
       rounds/0003/           trajectory tensors, kept until the round's checkpoint exists
@@ -133,6 +134,8 @@ PATIENCE = 30.0
 """Seconds to wait for other processes' turns with a database."""
 
 INIT_LORA = "init_lora.safetensors"
+PARENT = "parent"
+"""The folder of what a run goes on from, where that is another run's round."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called: the name is a folder's."""
@@ -288,8 +291,11 @@ class RunStore:
         self._migrate()
 
     @classmethod
-    def create(cls, folder: Path, config: RunConfig) -> RunStore:
+    def create(cls, folder: Path, config: RunConfig, parent: tuple[RunStore, int] | None = None) -> RunStore:
         """Make a run folder; its configuration is never written again.
+
+        Args:
+            parent: the run and the round whose state it goes on from, if it does.
 
         Raises:
             StoreError: a run of that name exists, the name cannot be a folder's, or the disk refuses.
@@ -305,6 +311,8 @@ class RunStore:
             folder.mkdir(parents=True, exist_ok=True)
             if start is not None:
                 write_file(folder / INIT_LORA, start.read_bytes())  # a run is its folder, whatever becomes of the file elsewhere
+            if parent is not None:
+                _copy_state(*parent, folder / PARENT)
             partial = folder / "config.json.partial"
             config.save(partial)
             _sync(partial)
@@ -326,6 +334,15 @@ class RunStore:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def parent(self) -> tuple[str, int] | None:
+        """The run and the round that this one goes on from, if it does."""
+        try:
+            found = json.loads((self.folder / PARENT / "parent.json").read_text(encoding="utf-8"))
+            return str(found["run"]), int(found["round"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     # --- plumbing ---------------------------------------------------------------------------------------------------------------
 
@@ -546,7 +563,8 @@ class RunStore:
             return int(cursor.lastrowid or 0)
 
     def choose(self, name: str, value: str) -> None:
-        """Settle something for the run from now on: ``rating``, the mode in which people rate, or ``rater NAME``, whether a rater counts.
+        """Settle something for the run from now on: ``rating``, the mode in which people rate; ``rater NAME``, whether a rater counts; or ``alarm``,
+        the round up to which people were told what goes wrong.
 
         Raises:
             ConfigError: the run cannot be rated in that mode.
@@ -801,6 +819,16 @@ def write_file(file: Path, data: bytes) -> None:
     partial.write_bytes(data)
     _sync(partial)
     partial.replace(file)
+
+
+def _copy_state(store: RunStore, number: int, folder: Path) -> None:
+    """Copy the state after a run's round, and say whose it is."""
+    folder.mkdir(exist_ok=True)
+    for file in sorted(store.checkpoints()[number].glob("*.safetensors")):
+        if file.name.startswith(("state", "moments")):
+            write_file(folder / file.name, file.read_bytes())
+    write_file(folder / "parent.json", json.dumps(dict(run=store.name, round=number)).encode())
+    sync_tree(folder)
 
 
 def sync_tree(folder: Path) -> None:

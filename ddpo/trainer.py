@@ -50,7 +50,7 @@ from ddpo.monitor import Monitor
 from ddpo.objective import Weights, advantages_of, weights_of
 from ddpo.policy import Policy
 from ddpo.rollout import batches, derive_seed
-from ddpo.store import RunStore, SampleRow, sync_tree
+from ddpo.store import PARENT, RunStore, SampleRow, sync_tree
 from ddpo.taster import Taster
 from rewards.base import RewardError, Sample, Score
 from rewards.blend import Blend, Standard, blended
@@ -310,6 +310,8 @@ class Trainer:
         """Take the weights of the last update that is on disk."""
         done = [row for row in self.store.rounds() if row.updated_at is not None]
         if not done:
+            if self.store.parent is not None:
+                self.crew.together("load", place=PARENT)
             return
         number = done[-1].number
         new, place = self._new_state(number), self.store.folder / "checkpoints" / f"{number:04d}"
@@ -352,6 +354,14 @@ class Trainer:
 
         self.monitor.watch(number, report)
         self._seconds_ahead += time.monotonic() - started
+        alarm = self.monitor.alarm(number)
+        if alarm is not None and alarm.began == number:  # once, however long it lasts
+            self.store.add_event("alarm", alarm.text)
+            if self.config.on_alarm == "stop":
+                self.control.stop_after_round = True
+            elif self.config.on_alarm == "pause":
+                self.control.pause()
+                report(0, 0)
 
     def _people_rate(self, number: int) -> bool:
         """Whether people will be asked about a round, which leaves time for other work."""

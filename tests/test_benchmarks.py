@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import rewards
-from benchmarks import evidence, four_prompts, tasks, universal_guidance
+from benchmarks import alarms, evidence, four_prompts, tasks, universal_guidance
 from benchmarks.common import add_line, asked, effective, flags, kl_to_base, make_run, mean_and_error, same_settings, share_error, short_hash
 from benchmarks.four_prompts import SETTINGS, SINGLES, is_green, is_night
 from benchmarks.tasks import TASKS, fooling, groups, measured, says_all, was_shown
@@ -379,6 +379,29 @@ def test_renoising_undoes_a_step(policy: StableDiffusionPolicy) -> None:
         spread = renoised(schedule, i, (1 - schedule.alpha_prev[i]).sqrt() * ones, torch.zeros(1)) ** 2 + renoised(schedule, i, 0 * ones, ones) ** 2
         assert float(mean) == pytest.approx(float(schedule.alpha[i].sqrt()), rel=1e-4)
         assert float(spread) == pytest.approx(float(1 - schedule.alpha[i]), rel=1e-4)
+
+
+# --- alarms -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_alarm_is_judged_by_the_judge_s_animals_and_gold() -> None:
+    """Animals fall by more than ten points at 15; gold is best at 10. An alarm at 15 is in time, one at 20 late, one at 5 false; what the best round
+    keeps is a share of the gain, or of the value."""
+    judged = dict(rounds=[0, 5, 10, 15, 20], animals=[0.9, 0.9, 0.85, 0.7, 0.2], gold=[4.0, 5.0, 6.0, 5.0, 4.5])
+    found = [
+        alarms.verdict(on=[at >= first for at in judged["rounds"]], best=best, **judged) for first, best in ((15, 10), (20, 15), (5, 0), (99, 20))
+    ]
+    assert [(f["alarm"], f["lost"], f["in_time"], f["false"]) for f in found] == [
+        (15, 15, True, False), (20, 15, False, False), (5, 15, True, True), (None, 15, False, False),
+    ]  # fmt: skip
+    assert [(f["kept"], f["kept_value"]) for f in found] == [
+        (1, 1),
+        (0.5, pytest.approx(5 / 6, abs=1e-4)),
+        (0, pytest.approx(4 / 6, abs=1e-4)),
+        (0.25, 0.75),
+    ]
+    assert "In time: 2 of 4" in alarms.report([dict(preset="compress", seed=0) | f for f in found])
+    assert set(alarms.PRESETS) == set(alarms.FACTS) == {"compress", "incompress", "aesthetic", "align", "count"}
 
 
 # --- distance ---------------------------------------------------------------------------------------------------------------------

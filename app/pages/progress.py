@@ -115,6 +115,8 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     charts += [line_chart(chart, metrics) for chart in (*watched, *CHARTS, *unknown) if any(metric in metrics for metric, _ in chart.lines)]
     thinned = thin(charts)
     marks = [dict(round=number, text=f"From round {number}: {words.reward(reward)}") for number, reward in stretches[1:]]
+    if store.parent:
+        marks = [dict(round=1, text="Goes on from {}, round {}".format(*store.parent)), *marks]
     charts = [chart | dict(marks=marks) for chart in charts]
     return dict(run=store.name, charts=charts, clock=clock(metrics), thinned=thinned, csv=f"/studio/runs/{store.name}/metrics.csv")
 
