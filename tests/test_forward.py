@@ -120,14 +120,14 @@ def test_images_are_made_in_the_order_in_which_they_are_learned_from(tmp_path: P
 
 
 def test_kept_passes_end_with_the_weights_they_are_of(tmp_path: Path) -> None:
-    """After an optimiser step none is left, nor after a round that nobody rated."""
-    rated = scored(tmp_path / "rated", toy_config(**reusing(rounds=1, images_per_update=8)))
-    kept, steps = rated.engine.kept, list[int]()
-    assert len(kept._kept) == 4
-    inner = rated.engine._step
-    rated.engine._step = lambda: (inner(), steps.append(len(kept._kept)))[0]  # type: ignore[method-assign, func-returns-value]
-    rated.update(1)
-    assert steps == [0, 0]
+    """After an optimiser step none is left, those of a microbatch that nobody rated neither; nor after a round that nobody rated."""
+    half = scored(tmp_path / "half", toy_config(**reusing(rounds=1)), Choosy(unrated=range(1, 9)))
+    kept, steps = half.engine.kept, list[int]()
+    assert len(kept._kept) == 8
+    inner = half.engine._step
+    half.engine._step = lambda: (inner(), steps.append(len(kept._kept)))[0]  # type: ignore[method-assign, func-returns-value]
+    half.update(1)
+    assert steps == [0]
     nobody = scored(tmp_path / "nobody", toy_config(**reusing(rounds=1)), Choosy(unrated=range(100)))
     assert nobody.engine.kept._kept
     nobody.update(1)
