@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from app import words
 from app.comparing import Comparing, Picture
 from app.launch import Launcher
+from app.loras import LoraFileError, keep_lora
 from app.routes import IMMUTABLE, json_answer, json_body
 from app.runs import Runs
 from app.scoring import Cell, Scoring, Setting
@@ -42,6 +43,17 @@ def build_comparisons(runs: Runs, comparing: Comparing) -> APIRouter:
     async def pictures(request: WebRequest) -> Response:
         body = await json_body(request)
         return await run_in_threadpool(_pictures, runs, comparing, body)
+
+    @router.post("/loras")
+    async def bring(request: WebRequest, name: str = "") -> Response:
+        if request.headers.get("content-type", "") != "application/octet-stream":
+            raise HTTPException(415, "Send application/octet-stream.")
+        try:
+            return json_answer(dict(lora=str(await keep_lora(comparing.folder, name, request.stream()))))
+        except LoraFileError as error:
+            raise HTTPException(422, str(error)) from error
+        except OSError as error:
+            raise HTTPException(503, f"The file cannot be kept: {error.strerror or error}.") from error
 
     @router.post("/stop")
     async def stop(request: WebRequest) -> Response:

@@ -145,7 +145,9 @@ def test_a_strength_and_a_typed_prompt_are_made_after_a_pause_without_a_jump(pag
 
 
 def test_progress_leads_to_base_against_the_round_and_a_lora_is_refused_in_words(page: Page, toy_studio: Studio, tmp_path: Path) -> None:
-    comparable_run(toy_studio.runs / "other").close()
+    other = comparable_run(toy_studio.runs / "other")
+    place = other.checkpoints()[1]
+    other.close()
     comparable_run(toy_studio.runs / "taste", prompts=ODD_PROMPTS).close()
     page.on("dialog", lambda dialog: pytest.fail(f"a prompt ran: {dialog.message}"))
     page.goto(f"{toy_studio.url}/?run=taste")
@@ -157,9 +159,14 @@ def test_progress_leads_to_base_against_the_round_and_a_lora_is_refused_in_words
     assert "broken" not in page.title()
     board.get_by_label("Run of A").select_option("other")
     board.get_by_label("Model A").select_option("lora")
-    board.get_by_label("File").fill("/nowhere/at.all")
-    board.get_by_label("File").press("Enter")
+    board.get_by_label("Path of the LoRA of A").fill("/nowhere/at.all")
+    board.get_by_label("Path of the LoRA of A").press("Enter")
     expect(board.get_by_role("alert").filter(has_text="cannot be read as a .safetensors file")).to_be_visible()
+    board.get_by_label("LoRA file of A").set_input_files({"name": "mine.safetensors", "mimeType": "", "buffer": b"no LoRA"})
+    expect(board.get_by_role("alert").filter(has_text="This is no .safetensors file")).to_be_visible()
+    board.get_by_label("LoRA file of A").set_input_files(place / "pytorch_lora_weights.safetensors")
+    expect(board.locator(".cmp-tools [role=status]")).to_have_text("21 pairs.")
+    expect(board.get_by_role("columnheader", name=re.compile("Other, LoRA file")).first).to_be_visible()
     board.get_by_label("Model A").select_option("1")
     expect(board.locator(".cmp-tools [role=status]")).to_have_text("21 pairs.")
     expect(board.get_by_role("columnheader", name=re.compile("Other, round 1.*Taste, round 2")).first).to_be_visible()

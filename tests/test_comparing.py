@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
+from safetensors.numpy import save
 
 from app import comparing as module
 from app.comparing import Comparing, Picture
@@ -285,6 +287,21 @@ def test_pictures_that_were_made_are_scored_as_any_others(web: TestClient, compa
         assert path
         with Image.open(path) as image:
             assert value["value"] == -size_kb(image)
+
+
+def test_a_lora_file_is_brought_once_and_what_is_none_leaves_nothing(web: TestClient, store: RunStore, comparing: Comparing) -> None:
+    data = (store.checkpoints()[1] / "pytorch_lora_weights.safetensors").read_bytes()
+    octets = {"content-type": "application/octet-stream"}
+    first = web.post("/studio/compare/loras", params=dict(name="../../my lora!.safetensors"), content=data, headers=octets).json()["lora"]
+    again = web.post("/studio/compare/loras", params=dict(name="../../my lora!.safetensors"), content=data, headers=octets).json()["lora"]
+    assert first == again and Path(first).read_bytes() == data and Path(first).name == "my-lora.safetensors"
+    assert Path(first).is_relative_to(comparing.folder.resolve())
+    until(lambda: all(pair[1] for row in asked(web, sides=[dict(run="taste"), dict(run="taste", lora=first)]).json()["grid"] for pair in row))
+    for odd, says in ((b"", "no .safetensors file"), (data[:100], "no .safetensors file"), (save({"x": np.ones(1)}), "no LoRA layers")):
+        answer = web.post("/studio/compare/loras", params=dict(name="odd"), content=odd, headers=octets)
+        assert answer.status_code == 422 and says in answer.json()["detail"]
+    assert [path.name for path in (comparing.folder / "loras").rglob("*") if path.is_file()] == ["my-lora.safetensors"]
+    assert web.post("/studio/compare/loras", content=data, headers={"content-type": "text/plain"}).status_code == 415
 
 
 def test_runs_that_sample_differently_are_told_apart(store: RunStore, tmp_path: Path) -> None:

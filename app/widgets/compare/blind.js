@@ -100,7 +100,7 @@ async function say(answer) {
 
 function blindView() {
   const { view } = trial, { id } = state.blind;
-  const inside = !id ? setupView() : !view ? h("p", { class: "s-muted" }, trial.trouble || "Loading…") : view.result ? resultView(view) : view.pair ? judgeView(view) : makingView(view);
+  const inside = !id ? setupView() : !view ? [h("p", { class: "s-muted", key: "wait", role: "status" }, trial.trouble || "Loading…"), leaveView("Back to the grid")] : view.result ? resultView(view) : view.pair ? judgeView(view) : makingView(view);
   return h("section", { class: "blind", key: "blind", tabindex: -1, "aria-label": "Blind test" }, inside);
 }
 

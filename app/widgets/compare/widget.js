@@ -1,5 +1,5 @@
 // Two sides, the same prompts, the same noise: a grid of pairs, and one pair large.
-const POLL_MS = 600, TYPING_MS = 900, SLIDING_MS = 350, ROWS = 8, KEPT = "studio-compare", AT_ONCE = 64;
+const POLL_MS = 600, TYPING_MS = 900, SLIDING_MS = 350, ROWS = 8, KEPT = "studio-compare", AT_ONCE = 64, MOST_PAIRS = 256;
 const SEEDS = [1, 2, 3, 4, 6, 8];
 const kept = () => ({ sides: null, of: null, set: "run", own: [], typed: "", count: 3, first: 1, rewards: null, going: false, beside: false, mode: 1, blind: null });
 const state = { ...kept(), rows: ROWS, prompts: [], promptsOf: "", live: "", at: [0, 0], made: new Map(), last: new Map(), values: new Map(),
@@ -92,8 +92,9 @@ async function ask() {
   if (state.blind || asking || pause || !state.sides || !element.isConnected || !open() || state.sides.some((s) => s.lora === null)) return;
   const lacks = missing();
   if (!lacks.length) return score();
+  const at_once = Math.floor(MOST_PAIRS / state.count);
   const alone = large && lacks.find(([prompt, seed]) => prompt === large.prompt && seed === large.seed);
-  const prompts = alone ? [alone[0]] : [...new Set(lacks.map(([prompt]) => prompt))], wanted = alone ? [alone[1]] : seeds();
+  const prompts = alone ? [alone[0]] : [...new Set(lacks.map(([prompt]) => prompt))].slice(0, at_once), wanted = alone ? [alone[1]] : seeds();
   const sides = [side(0), side(1)], make = state.going && (!state.busy || state.beside);
   asking = true;
   try {
@@ -164,9 +165,12 @@ function sideView(i, v) {
       v.runs.length > 1 ? h("select", { "data-side": i, "data-run": "", "aria-label": `Run of ${"AB"[i]}` }, v.runs.map((r) => option(r.run, r.run))) : null,
       h("select", { "data-side": i, "data-what": "", "aria-label": `Model ${"AB"[i]}`, "data-now": what },
         option("0", "Base model"), [...run.rounds].reverse().map((n, at) => option(String(n), at ? `Round ${n}` : `Round ${n}, the latest`)), option("lora", "A LoRA file…"))),
-    s.lora || s.lora === null ? h("label", { class: "cmp-field", key: "file" }, h("span", {}, "File"),
-      h("input", { type: "text", "data-side": i, "data-lora": "", "data-own": "", placeholder: "/path/to/lora.safetensors", spellcheck: "false", autocomplete: "off" })) : null,
-    strengthView(i), h("p", { class: "cmp-failure", role: "alert", key: "failure" }, state.failures[i]));
+    s.lora || s.lora === null ? h("div", { class: "cmp-field", key: "file" },
+      h("button", { class: "s-button s-small", "data-act": "file", "data-side": i }, state.bringing ? "Reading…" : "Choose file"),
+      h("input", { type: "file", "data-side": i, "data-file": "", accept: ".safetensors", class: "s-visually-hidden", tabindex: -1, "aria-label": `LoRA file of ${"AB"[i]}`, "data-own": "" }),
+      h("input", { type: "text", "data-side": i, "data-lora": "", "data-own": "", placeholder: "or its path on the studio’s computer", "aria-label": `Path of the LoRA of ${"AB"[i]}`, spellcheck: "false", autocomplete: "off" })) : null,
+    strengthView(i), h("p", { class: "cmp-failure", role: "alert", key: "failure" }, state.failures[i]),
+    state.failures[i] && s.lora !== null ? h("button", { class: "s-button s-small cmp-retry", "data-act": "retry", key: "retry" }, "Try again") : null);
 }
 
 function strengthView(i) {
@@ -332,11 +336,34 @@ function pin() {
   go();
 }
 
+// A LoRA file from this computer: sent to the studio, which says where it lies then.
+async function bringFile(i, input) {
+  const [file] = input.files;
+  if (!file) return;
+  state.bringing = true;
+  draw();
+  try {
+    const answer = await fetch(`/studio/compare/loras?name=${encodeURIComponent(file.name)}`, { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file });
+    const read = await answer.json().catch(() => ({}));
+    if (!answer.ok) throw new Error(read.detail || `The server answered ${answer.status}.`);
+    Object.assign(state.sides[i], { round: 0, lora: read.lora });
+    state.failures = ["", ""];
+  } catch (error) {
+    state.failures[i] = error instanceof TypeError ? "The server does not answer. Try again." : error.message;
+  }
+  input.value = "";
+  state.bringing = false;
+  state.last.clear();
+  go();
+}
+
 const DEEDS = {
   go: () => { state.going = true; go(); },
   stop: () => { state.going = false; post("compare/stop", {}).catch(() => {}); go(); },
   beside: () => { state.beside = true; go(); },
   more: () => { state.rows += ROWS; go(); },
+  retry: async () => { await post("compare/stop", {}).catch(() => {}); restart(); },
+  file: ({ side: i }) => element.querySelector(`[data-file][data-side="${i}"]`).click(),
   noise: () => { state.first += state.count; state.last.clear(); go(); },
   swap: () => { state.sides.reverse(); state.last.clear(); restart(); },
   ...TRIAL_DEEDS,
@@ -382,6 +409,7 @@ element.addEventListener("change", ({ target }) => {
   const data = target.dataset, s = state.sides?.[Number(data.side)];
   if ("run" in data) Object.assign(s, { run: target.value, round: Math.min(s.round, runOf(target.value).rounds.at(-1) || 0) });
   else if ("what" in data) Object.assign(s, target.value === "lora" ? { round: 0, lora: null } : { round: Number(target.value), lora: "" });
+  else if ("file" in data) return void bringFile(Number(data.side), target);
   else if ("lora" in data) s.lora = target.value.trim() || null;
   else if ("set" in data) Object.assign(state, { set: target.value, rows: ROWS });
   else if ("count" in data) state.count = Number(target.value);
