@@ -15,6 +15,7 @@ Bars = Sequence[tuple[int, float, float]]
 
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 12.0, 26.0
 """Room around the plot for ticks, in the units of the drawing."""
+COLOURS = 6
 MOST_STRETCHES = 250
 """A line of more rounds is cut into so many stretches, each with its lowest and its highest value."""
 
@@ -57,9 +58,11 @@ def chart(lines: Sequence[Line], label: str, changes: Iterable[tuple[int, str]] 
         if scale.first <= number <= scale.last:
             x = _f(scale.x(max(scale.first, number - 0.5)))
             marks.append(tag("g", tag("title", words), tag("line", x1=x, x2=x, y1=TOP, y2=_f(height - BOTTOM)), class_="change"))
-    marks += [tag("g", *_marks(line, scale), class_=f"c{i % 4}") for i, line in enumerate(lines)]
+    marks += [tag("g", *_marks(line, scale), class_=f"c{i % COLOURS}") for i, line in enumerate(lines)]
     legend = tag(
-        "ul", *(tag("li", tag("i", class_=f"c{i % 4}{' dot' if line.dots else ''}"), line.label) for i, line in enumerate(lines)), class_="legend"
+        "ul",
+        *(tag("li", tag("i", class_=f"c{i % COLOURS}{' dot' if line.dots else ''}"), line.label) for i, line in enumerate(lines)),
+        class_="legend",
     )
     drawing = tag("svg", *marks, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label)
     return join([*([legend] if len(lines) > 1 else []), drawing])

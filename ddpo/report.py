@@ -35,15 +35,43 @@ STRIP = 8
 LARGEST = 320
 """Longest side of a picture, in pixels; larger ones are made smaller."""
 HEALTH: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
+    ("Distance from the base model", "KL divergence over a picture's whole denoising, in nats.", (("watched_kl", "KL"),)),
+    (
+        "Diversity",
+        "How much a prompt's pictures differ, as a share of the base model's. Below 0.7 they grow alike.",
+        (("watched_diversity", "share"),),
+    ),
+    (
+        "Signs of damage",
+        "Of watched pictures, in the base model's standard deviations. Beyond 1 it shows.",
+        (("moved_noise", "noise"), ("moved_flatness", "flat places"), ("moved_clipping", "clipped colours")),
+    ),
     ("Distance moved per update", "KL divergence of a step, in nats. Small and steady is healthy.", (("kl_update", "KL"),)),
-    ("Distance from the base model", "KL divergence of a trained step, in nats.", (("kl_base", "KL"),)),
+    ("Distance that the penalty sees", "KL divergence of a trained step to the base model, in nats.", (("kl_base", "KL"),)),
     ("Clipped steps", "The share that PPO's clip held back, upwards and downwards.", (("clip_fraction_up", "up"), ("clip_fraction_down", "down"))),
     ("Ratio, largest deviation", "Of new to old probability, from 1.", (("ratio_max_deviation", "deviation"),)),
     ("Gradient norm", "Before it is scaled down. Sudden jumps announce trouble.", (("grad_norm", "norm"),)),
     ("Prompts that teach nothing", "All images alike, or unrated.", (("zero_spread_prompts", "prompts"),)),
 )
 """Charts of training's health: a title, what it means, and the metrics with their labels."""
-ELSEWHERE = ("reward_", "held_out_", "seconds_", "scored_images", "ratio_", "loss", "updates", "memory_gb", "advantage_abs_mean")
+FAMILIES = (
+    ("moved_", "Other rewards", "Of watched pictures, in the base model's standard deviations. Where one rises and the others fall, it is gamed."),
+    ("reward_on_", "The reward on other prompts", "Of watched pictures of prompts that are trained, and of prompts that never are."),
+)
+"""Charts of all metrics whose names begin alike."""
+ELSEWHERE = (
+    "reward_mean",
+    "reward_std",
+    "watched_",
+    "held_out_",
+    "seconds_",
+    "scored_images",
+    "ratio_",
+    "loss",
+    "updates",
+    "memory_gb",
+    "advantage_abs_mean",
+)
 """How the names of metrics begin that no chart of their own is for."""
 FILE = "prompts.txt"
 POCKET_LICENCE = "Apache-2.0; its training pictures were drawn with Noto Color Emoji, whose artwork is Apache-2.0"
@@ -256,8 +284,10 @@ def ratings(store: RunStore, number: int, naming: Naming) -> Html:
 def health(store: RunStore, metrics: Metrics) -> Html:
     """Charts of the optimiser's health, and of whatever else was measured; the distances in words."""
     drawn = {metric for _, _, lines in HEALTH for metric, _ in lines}
+    families = [(title, meaning, _family(metrics, prefix, drawn)) for prefix, title, meaning in FAMILIES]
+    drawn |= {metric for _, _, lines in families for metric, _ in lines}
     others = [name for name in sorted(metrics) if name not in drawn and not name.startswith(ELSEWHERE)]
-    charts = [*HEALTH, *((name.replace("_", " ").capitalize(), "", ((name, name.replace("_", " ")),)) for name in others)]
+    charts = [*families, *HEALTH, *((name.replace("_", " ").capitalize(), "", ((name, name.replace("_", " ")),)) for name in others)]
     changes = [(first, f"From round {first}: {public_reward(reward)}") for first, reward in store.reward_stretches()[1:]]
     figures, still = [], []
     for title, meaning, lines in charts:
@@ -266,15 +296,24 @@ def health(store: RunStore, metrics: Metrics) -> Html:
             still.append(title.lower())
         elif known:
             figures.append(tag("figure", tag("h3", title), tag("p", meaning, class_="muted"), chart(known, f"{title} over the rounds", changes)))
-    told = [
-        _distance(metrics, "kl_update", "an update moved a step's policy by"),
-        _distance(metrics, "kl_base", "a trained step was from the base model by"),
-    ]
-    told = [each for each in told if each]
-    told += [] if {"kl_update", "kl_base"} & set(metrics) else ["KL divergence was not measured."]
+    told = [each for name, words in DISTANCES.items() if (each := _distance(metrics, name, words))]
+    told += [] if set(DISTANCES) & set(metrics) else ["KL divergence was not measured."]
     told += [f"All 0: {'; '.join(still)}."] if still else []
     told += ["With one update a round, what compares the policy with the one that sampled is measured before it moves."] if not moving(store) else []
     return section("Was training healthy?", tag("p", " ".join(told)), tag("div", *figures, class_="charts"))
+
+
+DISTANCES = dict(
+    watched_kl="After round {last}, a picture's whole denoising is {now} nats of KL divergence from the base model's, at most {most} (round {at}).",
+    kl_base="After round {last}, a trained step is {now} nats of KL divergence from the base model's, at most {most} (round {at}).",
+    kl_update="In the median round an update moved a step's policy by {median} nats of KL divergence, at most {most} (round {at}).",
+)
+"""Metrics of how far the model has moved, in words."""
+
+
+def _family(metrics: Metrics, prefix: str, drawn: set[str]) -> tuple[tuple[str, str], ...]:
+    names = [name for name in sorted(metrics) if name.startswith(prefix) and name not in drawn]
+    return tuple((name, name.removeprefix(prefix).replace("_", " ")) for name in names)
 
 
 def moving(store: RunStore) -> bool:
@@ -286,8 +325,8 @@ def _distance(metrics: Metrics, name: str, words: str) -> str:
     values = [(value, number) for number, value in metrics.get(name, []) if value is not None]
     if not any(value for value, _ in values):
         return ""
-    most, at = max(values)
-    return f"In the median round {words} {shown(median(value for value, _ in values))} nats of KL divergence, at most {shown(most)} (round {at})."
+    (most, at), (now, last) = max(values), values[-1]
+    return words.format(last=last, now=shown(now), most=shown(most), at=at, median=shown(median(value for value, _ in values)))
 
 
 # --- how it was done ------------------------------------------------------------------------------------------------------------

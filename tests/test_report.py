@@ -183,6 +183,22 @@ def test_what_is_always_0_is_said_and_not_drawn(store: RunStore, tmp_path: Path)
     assert [head.text for head in part.iter("h3")] == ["Ratio, largest deviation", "Gradient norm", "Prompts that teach nothing"]
 
 
+def test_what_was_watched_has_its_charts(store: RunStore, tmp_path: Path) -> None:
+    """Every measure is drawn once: those of a family in one chart, each line under its name; the distance is also said."""
+    for number in (0, 5):
+        found = dict(moved_noise=0.1, moved_aesthetic=0.5 * number, moved_clip_score=-0.1 * number, watched_kl=2.0 * number, watched_noise=0.3)
+        store.add_metrics(number, found | dict(reward_on_trained=-2.0, reward_on_unseen_animals=-3.0, watched_diversity=1.0))
+    part = section(made(store, tmp_path / "out"), "Was training healthy?")
+    lines = {
+        figure.findtext("h3"): sorted({re.sub(r"Round \d: | \S+$", "", title.text or "") for title in figure.iter("title")})
+        for figure in part.iter("figure")
+    }
+    assert lines["Other rewards"] == ["aesthetic", "clip score"] and lines["The reward on other prompts"] == ["trained", "unseen animals"]
+    assert lines["Signs of damage"] == ["noise"] and {"Diversity", "Distance from the base model"} <= set(lines)
+    assert not [title for title in lines if title and "atched" in title]
+    assert "After round 5, a picture's whole denoising is 10 nats of KL divergence from the base model's, at most 10 (round 5)." in said(part)
+
+
 # --- doing it again -------------------------------------------------------------------------------------------------------------
 
 
