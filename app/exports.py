@@ -23,6 +23,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "ddpo", "export")
 KEEP_SECONDS = 900.0
 """A file that nobody has fetched for so long goes."""
+SINGLE = {"kohya": "*.safetensors", "report": "*.html"}
+"""Kinds of which one file is all that people want."""
 PACKED = (".csv", ".jsonl", ".md", ".json", ".txt")
 """Files that become smaller in a zip; weights and images do not."""
 
@@ -59,7 +61,7 @@ class Exports:
         self._turn, self._lock = threading.Lock(), threading.Lock()
 
     def make(self, run: Path, kind: str, number: int | None = None, strength: float = 1.0, names: bool = False) -> Ready:
-        """An export of a run as one file: a LoRA for A1111 as it is, everything else as a zip. Takes as long as it takes.
+        """An export of a run as one file: a LoRA for A1111 and a report as they are, everything else as a zip. Takes as long as it takes.
 
         Raises:
             ExportFailure: there is nothing to take away, or the process failed.
@@ -135,8 +137,8 @@ class Exports:
 
 def packed(out: Path, kind: str) -> Path:
     """The one file that an export's folder becomes."""
-    if kind == "kohya":
-        made = next(out.glob("*.safetensors"))
+    if kind in SINGLE:
+        made = next(out.glob(SINGLE[kind]))
         file = made.rename(out.with_name(made.name))
         shutil.rmtree(out)
         return file

@@ -72,6 +72,7 @@ LABELS: dict[str, str] = {
     "passes": "Passes over each round",
     "microbatch": "Images made at once",
     "update_microbatch": "Steps learned from at once",
+    "reuse_forward": "Learn from sampling's own passes",
     "steps": "Denoising steps",
     "step_weights": "Weight of each step",
     "skip_last_steps": "Last steps left untrained",
@@ -94,6 +95,10 @@ LABELS: dict[str, str] = {
     "init_lora": "Start from a LoRA",
     "held_out_images": "Held-out images",
     "held_out_every": "Measure held-out every … rounds",
+    "watch_every": "Watch every … rounds",
+    "watch_images": "Watched pictures",
+    "watch_rewards": "Further rewards to watch",
+    "on_alarm": "When it goes wrong",
     "shuffle_scores": "Shuffle the scores (a control)",
 }
 """Settings whose name is no good label."""
@@ -129,3 +134,9 @@ def number(value: float | None) -> str:
 def count(n: int, one: str, many: str | None = None) -> str:
     """``3 images``, ``1 image``."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def short(text: str, limit: int) -> str:
+    """A text in one line, with its end left out where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"

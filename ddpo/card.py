@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def facts(store: RunStore, number: int) -> list[tuple[str, ...]]:
         ("base model", f"`{base_name(config)}`"),
         ("trained", adapter),
         *([("started from", f"the LoRA `{Path(config.init_lora).name}`")] if config.init_lora else []),
+        *([("goes on from", f"round {store.parent[1]} of the run `{store.parent[0]}`")] if store.parent else []),
         ("rounds", f"{number}, {config.images_per_round} images each"),
         ("ratings", f"{ratings:,} by {raters} {'person' if raters == 1 else 'people'}" if ratings else "none"),
         ("reward", stretches[0].rpartition(" (")[0] if len(stretches) == 1 else ", then ".join(stretches)),
@@ -84,8 +86,14 @@ def facts(store: RunStore, number: int) -> list[tuple[str, ...]]:
 
 def ratings_until(store: RunStore, number: int) -> tuple[int, int]:
     """How many images were rated up to a round, each once a rater, and by how many people."""
-    latest = [row for row in {(r.sample, r.rater): r for n in range(1, number + 1) for r in store.ratings(n)}.values() if row.value is not None]
-    return len(latest), len({row.rater for row in latest})
+    rated = rated_images(store, number)
+    return sum(rated.values()), len(rated)
+
+
+def rated_images(store: RunStore, number: int) -> Counter[str]:
+    """How many images each rater has rated up to a round."""
+    latest = {(row.sample, row.rater): row for row in store.ratings() if row.round <= number}
+    return Counter(row.rater for row in latest.values() if row.value is not None)
 
 
 def history(store: RunStore, rounds: int, number: int) -> list[tuple[str, ...]]:
@@ -97,25 +105,40 @@ def history(store: RunStore, rounds: int, number: int) -> list[tuple[str, ...]]:
     return [(str(n), public_reward(store.reward_at(n)), *(shown(metrics.get(name, {}).get(n)) for name in columns)) for n in chosen]
 
 
-def _held_out(store: RunStore, number: int) -> list[str]:
-    """Before and after on images whose seeds were never trained on, by the reward in force; nothing where it was not measured."""
+@dataclass(frozen=True)
+class HeldOutChange:
+    """The mean reward of images whose seeds were never trained on, by the reward in force: of the base model and after the last measured round. A
+    value comes with its standard error, which is None where it is not known."""
+
+    before: tuple[float, float | None]
+    last: int
+    after: tuple[float, float | None]
+
+
+def held_out_change(store: RunStore, number: int) -> HeldOutChange | None:
+    """Before and after, up to a round; None where it was not measured."""
     metrics = {name: dict(points) for name, points in store.metrics().items()}
     since = next(first for first, _ in reversed(store.reward_stretches()) if first <= number)
-    of = "held_out_reward" if since == 1 else "held_out_base"
-    start = 0 if since == 1 else since
-    after = [n for n, value in metrics.get("held_out_reward", {}).items() if start < n <= number and value is not None]
-    if not after or metrics.get(of, {}).get(start) is None:
+    of, start = ("held_out_reward", 0) if since == 1 else ("held_out_base", since)
+    held = {n: value for n, value in metrics.get("held_out_reward", {}).items() if start < n <= number and value is not None}
+    before = metrics.get(of, {}).get(start)
+    if not held or before is None:
+        return None
+    last = max(held)
+    error = {name: metrics.get(f"{name}_std_error", {}) for name in (of, "held_out_reward")}
+    return HeldOutChange((before, error[of].get(start)), last, (held[last], error["held_out_reward"].get(last)))
+
+
+def _held_out(store: RunStore, number: int) -> list[str]:
+    """Before and after as a section of the card; nothing where it was not measured."""
+    change = held_out_change(store, number)
+    if change is None:
         return []
-    last = max(after)
-
-    def cell(name: str, n: int) -> str:
-        return f"{shown(metrics[name].get(n))} ± {shown(metrics.get(f'{name}_std_error', {}).get(n))}"
-
-    rows = [(public_reward(store.reward_at(number)), cell(of, start), cell("held_out_reward", last))]
+    cells = [f"{shown(value)} ± {shown(error)}" for value, error in (change.before, change.after)]
     return [
         "## Before and after",
         f"The mean reward (± its standard error) of {store.config.held_out_images} images whose seeds were never trained on.",
-        table(("reward", "base model", f"after round {last}"), rows),
+        table(("reward", "base model", f"after round {change.last}"), [(public_reward(store.reward_at(number)), *cells)]),
     ]
 
 

@@ -18,6 +18,8 @@ import rewards
 SCHEMA_VERSION = 1
 PROMPT_FOLDER = Path(__file__).parent / "prompts"
 MAX_PROMPT_CHARACTERS = 10_000
+FEWEST_REUSED = 8
+"""The fewest images at once of which a pass is worth keeping (``benchmarks/NOTEBOOK.md``)."""
 
 
 class ConfigError(ValueError):
@@ -64,10 +66,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Optimiser": ("optimiser", "learning_rate", "weight_decay", "max_grad_norm", "ema_decay"),
     "Weights": ("training", "lora_rank", "lora_alpha", "lora_targets", "init_lora"),
     "Machine": (
-        "device", "precision", "microbatch", "update_microbatch", "gradient_checkpointing", "vae_tiling", "reward_device", "reward_precision",
-        "reward_offload",
+        "device", "precision", "microbatch", "update_microbatch", "reuse_forward", "gradient_checkpointing", "vae_tiling", "reward_device",
+        "reward_precision", "reward_offload",
     ),
-    "Measuring": ("held_out_images", "held_out_every", "shuffle_scores"),
+    "Measuring": ("watch_every", "watch_images", "watch_rewards", "on_alarm", "held_out_images", "held_out_every", "shuffle_scores"),
 }  # fmt: skip
 """The settings by what they are about: the sections of the command line's help and of the Run page."""
 
@@ -150,9 +152,14 @@ class RunConfig:
     )
     images_per_update: int = setting(16, "How many images one optimiser step learns from.", low=1)
     passes: int = setting(1, "How many times a round's images are gone through by the optimiser.", low=1, high=100)
-    microbatch: int = setting(4, "How many images are made at once: they appear that many at a time.", low=1)
+    microbatch: int = setting(8, "How many images are made at once: they appear that many at a time.", low=1)
     update_microbatch: int = setting(
         64, "How many denoising steps of images the update takes through the model at once: memory, not learning.", low=1
+    )
+    reuse_forward: bool = setting(
+        True,
+        "With ddpo-is and ddpo-sf: a round's first optimiser step goes backwards through what sampling computed, instead of computing it once more: "
+        "the same numbers in less time, for memory, where there is some. From 8 images at once on.",
     )
     steps: int = setting(10, "How many denoising steps make an image.", low=1, high=1000)
     skip_first_steps: int = setting(
@@ -234,6 +241,27 @@ class RunConfig:
     vae_tiling: bool = setting(False, "Decode large images in tiles: less memory, slower.")
     held_out_images: int = setting(32, "How many images, of seeds never trained on, measure an automatic reward before and after.", low=0, high=4096)
     held_out_every: int = setting(0, "Measure the held-out reward every so many rounds as well; 0 measures at the end only.", low=0)
+    watch_every: int = setting(
+        5,
+        "Every so many rounds, watch for overoptimisation on pictures that are never trained on: distance from the base model, rewards that are not "
+        "optimised, diversity, artefacts; 0 is never.",
+        low=0,
+        high=100_000,
+    )
+    watch_images: int = setting(
+        16,
+        "How many pictures are watched: of fixed prompts and seeds, half of them of prompts that are not trained, where the prompt set has such.",
+        low=2,
+        high=4096,
+    )
+    watch_rewards: str = setting(
+        "", "Further rewards that are asked about the watched pictures, such as `clip_score, pickscore`; those that cost next to nothing always are."
+    )
+    on_alarm: str = setting(
+        "continue",
+        "What to do when what is watched goes wrong: say so and continue, pause (the model stays loaded), or stop after the round.",
+        choices=("continue", "pause", "stop"),
+    )
     shuffle_scores: bool = setting(False, "A control: scores are shuffled among the images, so that nothing can be learned.")
     seed: int = setting(0, "The seed of everything random in the run.", low=0, high=2**31 - 1)
 
@@ -247,6 +275,10 @@ class RunConfig:
             rewards.parts(self.reward)
         except rewards.RewardError as error:
             raise ConfigError(f"reward is {self.reward!r}. {error}") from error
+        for name in self.watched_rewards:
+            known = [each for each, found in rewards.REWARDS.items() if found.where and each != "human"]
+            if name not in known:
+                raise ConfigError(f"watch_rewards names {name!r}. Choose among {', '.join(known)}, or leave it empty.")
         self._check_prompts()
         self._check_arithmetic()
 
@@ -361,6 +393,25 @@ class RunConfig:
         return self.passes * self.images_per_round // self.images_per_update
 
     @property
+    def reuses_forward(self) -> bool:
+        """Whether the first optimiser step's images are whole microbatches whose passes in sampling are those that it would compute again.
+
+        A pass on few images takes as long as it takes to start its operations: below :data:`FEWEST_REUSED` larger parts are faster, computed anew.
+        """
+        together = min(self.microbatch, self.images_per_round)
+        return (
+            self.reuse_forward
+            and self.objective in ("ddpo-is", "ddpo-sf")
+            and self.guidance_in_training
+            and self.trained_fraction == 1.0
+            and not self.gradient_checkpointing
+            and not self.ahead
+            and not self.reward_offload
+            and FEWEST_REUSED <= together <= self.update_microbatch
+            and self.images_per_update % together == 0
+        )
+
+    @property
     def trained_steps(self) -> range:
         """The denoising steps between those left out at both ends."""
         return range(self.skip_first_steps, self.steps - self.skip_last_steps)
@@ -369,6 +420,11 @@ class RunConfig:
     def rated_by_people(self) -> bool:
         """Whether the run begins with people's ratings."""
         return "human" in rewards.parts(self.reward)
+
+    @property
+    def watched_rewards(self) -> tuple[str, ...]:
+        """The further rewards that are asked about the watched pictures."""
+        return tuple(name.strip() for name in self.watch_rewards.split(",") if name.strip())
 
     def networks_of(self, reward: str) -> str:
         """Which networks an automatic reward has in this run: ``published`` or ``pocket``."""
@@ -410,6 +466,8 @@ class RunConfig:
         values.setdefault("skip_last_steps", 0)
         values.setdefault("step_weights", "equal")
         values.setdefault("update_microbatch", values.get("microbatch", 4))
+        values.setdefault("reuse_forward", False)
+        values.setdefault("watch_every", 0)
         return cls.from_dict(values)
 
     @classmethod

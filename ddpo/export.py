@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from ddpo.card import data_card, model_card
 from ddpo.dataset import Row, copy_pictures, image_rows, pair_rows, raters_of, rating_rows, write_lines, write_table
+from ddpo.report import Pair, held_out_pairs, report
 from ddpo.source import LORA_FILE
 from ddpo.store import RunStore
 
@@ -23,7 +25,8 @@ DATA = {
     "pairs": "preference pairs in Pick-a-Pic's columns, with their images",
     "imagefolder": "the images, with prompts, scores and ratings",
 }
-EXPORTS = MODELS | DATA
+REPORT = {"report": "the run as one HTML file: curves, pictures, ratings, settings"}
+EXPORTS = MODELS | DATA | REPORT
 """The kinds of export, each with what it is."""
 PRECISIONS = ("fp32", "fp16")
 
@@ -32,21 +35,36 @@ class ExportError(RuntimeError):
     """This cannot be taken away; the message says why and what to do."""
 
 
+PICTURES, MOST_PICTURES = 8, 64
+"""How many pictures before and after a report has by itself, and at most."""
+
+
 def export(
-    store: RunStore, kind: str, out: Path, number: int | None = None, strength: float = 1.0, precision: str = "fp32", names: bool = False
+    store: RunStore,
+    kind: str,
+    out: Path,
+    number: int | None = None,
+    strength: float = 1.0,
+    precision: str = "fp32",
+    names: bool = False,
+    pictures: int = PICTURES,
 ) -> int | None:
-    """Make the folder ``out`` with an export and its README.md; all of it or nothing. Returns the round of a model's weights.
+    """Make the folder ``out`` with an export and its README.md, or with a report; all of it or nothing. Returns the round of a model's weights, or
+    the last one of a report.
 
     Args:
         number: the round; by default the last one with a checkpoint for a model, and all rounds for data.
         strength: how much of what was trained, for a model: 1 is all of it.
         names: call raters by their names instead of a hash.
+        pictures: how many pictures before and after a report has; they take the model.
 
     Raises:
         ExportError: there is no such round, nothing to export, or the folder cannot be written.
     """
     if kind not in EXPORTS:
         raise ExportError(f"{kind!r} is no kind of export; choose one of {', '.join(EXPORTS)}.")
+    if not 0 <= pictures <= MOST_PICTURES:
+        raise ExportError(f"pictures is {pictures}; it must be between 0 and {MOST_PICTURES}.")
     if not 0 < strength <= 10:
         raise ExportError(f"strength is {strength:g}; it must be above 0 and at most 10. 1 is what was trained.")
     try:
@@ -54,6 +72,8 @@ def export(
             if kind in DATA:
                 write_data(store, kind, folder, number, names)
                 return number
+            if kind in REPORT:
+                return write_report(store, folder, number, names, pictures)
             number, place = checkpoint_of(store, number)
             write_model(store, kind, folder, number, place, strength, precision)
             return number
@@ -221,6 +241,38 @@ def write_data(store: RunStore, kind: str, folder: Path, number: int | None, nam
         copy_pictures(store, rounds, folder, used)
     write_lines(rows, folder / ("metadata.jsonl" if kind == "imagefolder" else f"{kind}.jsonl"))
     (folder / "README.md").write_text(data_card(store, kind, rows, names), encoding="utf-8", errors="replace")
+
+
+def write_report(store: RunStore, folder: Path, number: int | None, names: bool, pictures: int) -> int:
+    """The report of the run up to a round, by default the last one that is scored. Returns that round.
+
+    Raises:
+        ExportError: there is no such round.
+    """
+    scored = [row.number for row in store.rounds() if row.scored_at is not None]
+    if not scored:
+        raise ExportError(f"No round of {store.name} is scored yet, so there is nothing to report. Wait for its first round.")
+    number = scored[-1] if number is None else number
+    if number not in scored:
+        raise ExportError(f"Round {number} of {store.name} is not scored. Choose one of {listed(scored)}, or leave out --round.")
+    pairs, why_not = before_and_after(store, number, pictures)
+    told = report(store, number, raters_of(store, names), pairs, why_not)
+    (folder / f"{store.name}-report.html").write_text(told, encoding="utf-8", errors="replace")
+    return number
+
+
+def before_and_after(store: RunStore, number: int, count: int) -> tuple[list[Pair], str]:
+    """Pictures by the base model and by a round's weights; where there can be none, why."""
+    if not count:
+        return [], ""
+    place = saved_rounds(store).get(number)
+    if place is None:
+        return [], f"The weights of round {number} are not kept, so no pictures of the same seeds can be made."
+    try:
+        return held_out_pairs(store, place, count), ""
+    except Exception as error:  # whatever a model raises that does not load here: the report is worth having without; it names no places
+        print(f"No pictures before and after: {error}", file=sys.stderr)
+        return [], "Pictures of the same seeds could not be made: the base model cannot be loaded here, or is another one now."
 
 
 EMPTY = dict(

@@ -61,3 +61,8 @@ def presets() -> dict[str, Preset]:
             answered.with_changes(reward="satisfaction", prompts=prompt_sets()["counting"]),
         ),
     }
+
+
+def preset_of(reward: str) -> str:
+    """The name of the preset that a run by this reward starts from, where none is named."""
+    return next((name for name, preset in presets().items() if preset.config.reward == reward), "rate")

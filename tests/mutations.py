@@ -54,6 +54,14 @@ CREW = "tests/test_crew.py::test_two_processes_do_what_one_does"
 BLEND = "tests/test_function.py::test_a_blend_adds_standard_deviations"
 CHANGES = "tests/test_reward_changes.py::"
 EXPORT = "tests/test_export.py::"
+CURVES = "tests/test_curves.py::"
+REPORT = "tests/test_report.py::"
+CHART = "tests/test_chart_browser.py::"
+FORWARD = "tests/test_forward.py::"
+KEPT_ENDS = FORWARD + "test_kept_passes_end_with_the_weights_they_are_of"
+MOSTLY_UNRATED = FORWARD + "test_of_a_microbatch_that_is_mostly_unrated_the_rest_is_computed_anew"
+NO_PASS = FORWARD + "test_the_first_step_makes_no_pass_of_its_own"
+QUARTER = FORWARD + "test_no_more_passes_are_kept_than_a_quarter_of_the_free_memory_holds"
 QUADRANTS = "test_the_four_clip_quadrants_in_value_and_gradient"
 
 MUTATIONS = (
@@ -181,10 +189,28 @@ MUTATIONS = (
             AVERAGE,
         ),
         ('"start", prompt)', '"start")', SHARED),
-        ("rollout(self.policy, prompts, seeds, starts)", "rollout(self.policy, prompts, seeds)", SHARED),
+        ("self.draw_starts(number, prompts), step)", "None, step)", SHARED),
         ("self.draw_prompts(number), self.config.guidance_in_training)", "self.draw_prompts(number))", UNGUIDED_RUN),
         ("self.crew.sum_gradients(self.parameters.values())", "pass", CREW),
-        ("self.crew.share(list(parts))", "list(parts)", CREW),
+        ("self.crew.share(parts)", "parts", CREW),
+        (
+            "        self.optimiser.zero_grad(set_to_none=True)\n        self.kept.clear()",
+            "        self.optimiser.zero_grad(set_to_none=True)",
+            KEPT_ENDS,
+        ),
+        ("        self.kept.clear()\n        return dict(health", "        return dict(health", KEPT_ENDS),
+        ("if 2 * len(part.items) < len(part.batch):", "if False:", MOSTLY_UNRATED),
+        (" and start < self.config.images_per_update else None", " else None", NO_PASS),
+        ("[order.argsort()]", "[order]", FORWARD + "test_the_update_is_the_one_without_kept_passes"),
+        ("Gaussian(gaussian.mean[rows], ", "Gaussian(gaussian.mean[: len(rows)], ", MOSTLY_UNRATED),
+    ),
+    *of(
+        "ddpo/forward.py",
+        ("(len(self._kept) + 1) * self._bytes > self._budget", "False", QUARTER),
+        (" if not self._known or place not in self._first", "", QUARTER),
+        ("torch.enable_grad(), ", "", NO_PASS),
+        ("gaussian.mean.detach(), gaussian.std", "gaussian.mean, gaussian.std", QUARTER),
+        (" // launcher.local_size()", "", "test_processes_of_one_machine_share_its_free_memory"),
     ),
     *of(
         "ddpo/trainer.py",
@@ -313,6 +339,68 @@ MUTATIONS = (
         ("0.5 if better == 0 else float(better > 0)", "float(better >= 0)", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
         ("uids[int(better < 0)]", "uids[int(better > 0)]", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
         ("row.closed_rating if row else None", "None", "test_every_rating_event_is_there_and_those_that_count_are_marked"),
+    ),
+    *of(
+        "ddpo/figure.py",
+        ("(min(known), max(known))", "(min(known),)", CURVES + "test_a_long_run_keeps_its_jumps_its_gaps_and_its_end"),
+        ("if value is None][:1]", "if value is None][:0]", CURVES + "test_a_long_run_keeps_its_jumps_its_gaps_and_its_end"),
+        ("point[0] // width", "(points[-1][0] - point[0]) // width", CURVES + "test_a_line_that_grows_keeps_what_it_has_shown"),
+    ),
+    *of(
+        "ddpo/report.py",
+        ("if point[0] <= number]", "if point[0] <= number + 1]", "test_a_report_up_to_a_round_knows_nothing_of_later_ones"),
+        ("if first <= max(1, number))", "if first < max(1, number))", "test_a_report_up_to_a_round_knows_nothing_of_later_ones"),
+        ("config, base=True, count=count)", "config, base=False, count=count)", EXPORT + "test_a_report_s_pictures_are_the_run_s_held_out_ones"),
+        ("naming(rater), f", "rater, f", "test_raters_are_coded_unless_they_are_named_and_their_agreement_is_told"),
+    ),
+    *of(
+        "ddpo/markup.py",
+        (
+            'html.escape(UNPRINTABLE.sub("\\ufffd", value))',
+            "html.escape(value)",
+            REPORT + "test_odd_prompts_gaps_and_files_that_are_gone_break_nothing",
+        ),
+    ),
+    *of(
+        "app/curves.py",
+        ('name.startswith("seconds_")', 'name == "seconds_sampling"', "test_the_clock_adds_up_images_scored_and_seconds_of_work"),
+    ),
+    *of(
+        "app/widgets/chart/numbers.js",
+        ("(dd * v - d * dv) / spread", "v / w", CHART + "test_smoothing_does_not_lag_bend_or_fill_gaps"),
+        ("if (low < 0) return 0;", "if (low < 0) return rows[0][at];", CHART + "test_rounds_lie_where_their_cost_says"),
+        ("x - sorted[low] <= sorted[high] - x", "x - sorted[low] > sorted[high] - x", CHART + "test_rounds_lie_where_their_cost_says"),
+    ),
+    *of(
+        "ddpo/monitor.py",
+        ("energy[frequency > 0.25]", "energy[frequency < 0.25]", "test_noise_is_the_energy_above_half_of_nyquist"),
+        ("apart = 0.5 * torch", "apart = torch", "test_pictures_of_a_prompt_are_apart_by_half_their_squared_distance"),
+        ("with policy.base() if number == 0 else", "with", "test_a_watched_run_has_its_series_and_its_pictures"),
+        (", self.engine.averaged():", ":", "test_the_moving_average_is_what_is_watched"),
+        ("            self._complete_base(reward)\n", "", "test_another_reward_is_compared_with_the_base_s_pictures_too"),
+        ("    with policy.exact():\n", "    with policy.base():\n", "test_kl_is_the_closed_formula_whatever_the_batch"),
+    ),
+    *of(
+        "ddpo/alarms.py",
+        ("max(spread, LEAST_SPREAD)", "spread", "tests/test_monitor.py::test_metrics_are_means_moves_and_groups"),
+        ("or -mean < SURE * error", "", "test_a_fall_within_its_error_is_no_sign"),
+        ("return -1.0 if name in DAMAGE else 1.0", "return 1.0", "test_diversity_is_a_share_of_the_base_s_and_damage_is_beyond_it"),
+        ("ALARM = 2.0", "ALARM = 1.5", "test_two_signs_or_one_twice_as_strong_make_an_alarm"),
+        ("and not is_on(signs)]", "]", "test_the_best_round_has_the_highest_reward_while_no_alarm_is_on"),
+        ("reward, *asked)", "reward)", "test_what_is_optimised_and_what_has_no_merit_is_no_sign"),
+    ),
+    Mutation("ddpo/trainer.py", "alarm.began == number:", "number:", ("tests/test_alarms.py::test_a_ruined_run_says_so_once_and_goes_on",)),
+    Mutation(
+        "ddpo/trainer.py",
+        'self.crew.together("load", place=PARENT)',
+        "pass",
+        ("tests/test_fork.py::test_a_fork_begins_with_the_weights_and_the_optimiser_s_state_of_its_round",),
+    ),
+    Mutation(
+        "ddpo/policy.py",
+        "parameter.data = parameter.data.to(autocast)",
+        "pass",
+        ("tests/test_monitor.py::test_kl_in_half_precision_is_that_of_float32_and_leaves_every_bit",),
     ),
     *of(
         "ddpo/policy.py",

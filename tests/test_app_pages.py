@@ -11,6 +11,7 @@ import pytest
 from toys import ODD_PROMPTS, add_images, filled_run
 
 from app import words
+from app.curves import MAX_POINTS
 from app.launch import Launcher
 from app.pages import library, new_run, progress, run
 from app.runs import Runs
@@ -220,14 +221,41 @@ def test_charts_show_every_metric_and_cope_with_gaps(runs: Runs) -> None:
     json.dumps(progress.charts_value(store), allow_nan=False)
 
 
+def test_what_is_watched_has_charts_with_plain_titles(runs: Runs) -> None:
+    """The reward that is optimised comes first among those that are asked; means that only repeat a chart have none of their own."""
+    store = filled_run(runs.folder / "a", rounds=3, reward="aesthetic")
+    for number in (0, 3):
+        found = dict(watched_kl=float(number), watched_diversity=1.0, watched_aesthetic=5.0, watched_noise=0.1, moved_noise=0.0)
+        found |= dict(moved_clip_score=0.0, moved_aesthetic=0.0, reward_on_trained=5.0, reward_on_objects=5.0)
+        store.add_metrics(number, found)
+    charts = {chart["title"]: [series["label"] for series in chart["series"]] for chart in progress.charts_value(store)["charts"]}
+    assert charts["Other rewards"] == ["Aesthetic (LAION) (optimised)", "CLIPScore"]
+    assert charts["Signs of damage"] == ["noise"] and charts["The reward on other prompts"] == ["trained", "objects"]
+    assert {"Distance from the base model", "Diversity"} <= set(charts) and not [title for title in charts if "atched" in title]
+
+
 def test_long_runs_are_thinned_and_keep_their_end(runs: Runs) -> None:
     store = filled_run(runs.folder / "a", rounds=0)
     for number in range(1, 3001):
         store._db.execute("INSERT INTO metric VALUES (?, 'reward_mean', ?)", (number, number / 3000))
         store._db.execute("INSERT INTO metric VALUES (?, 'reward_std', 0.1)", (number,))
     series = progress.charts_value(store)["charts"][0]["series"][0]
-    assert len(series["points"]) + len(series["band"]) <= progress.MAX_POINTS + 2
+    assert len(series["points"]) + len(series["band"]) <= MAX_POINTS + 2
     assert series["points"][-1][0] == 3000
+
+
+def test_few_prompts_have_a_line_each_of_their_own_means(runs: Runs) -> None:
+    """By hand: the mean of a prompt's scores of a round; images nobody rated count for nothing; many prompts have no lines."""
+    store = filled_run(runs.folder / "a", rounds=2, prompts=("a cat", "a dog"))
+    chart = next(chart for chart in progress.charts_value(store)["charts"] if chart["key"] == "prompts")
+    assert chart["title"] == "Your ratings, by prompt" and [line["label"] for line in chart["series"]] == ["a cat", "a dog"]
+    cats = [store.scores(2, "human")[sample.id].value for sample in store.samples(2) if sample.prompt == "a cat"]
+    assert chart["series"][0]["points"][1] == (2, pytest.approx(sum(filter(None, cats)) / len(cats)))
+    first, *others = (sample.id for sample in store.samples(2) if sample.prompt == "a cat")
+    store.add_scores("human", {first: Score(-0.25), **dict.fromkeys(others, Score(None))})
+    assert store.prompt_means("human")["a cat"][1] == (2, -0.25)
+    many = filled_run(runs.folder / "b", rounds=1, prompts=tuple("abcdefghi"))
+    assert "prompts" not in {chart["key"] for chart in progress.charts_value(many)["charts"]}
 
 
 def test_a_run_without_metrics_has_no_charts_but_images(runs: Runs) -> None:

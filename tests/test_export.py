@@ -22,9 +22,11 @@ from ddpo import lora
 from ddpo.__main__ import main
 from ddpo.checkpoint import save_state
 from ddpo.config import RunConfig
+from ddpo.evaluate import held_out_images
 from ddpo.export import ExportError, export
 from ddpo.models import ddim
 from ddpo.policy import StableDiffusionPolicy
+from ddpo.report import held_out_pairs
 from ddpo.rollout import rollout
 from ddpo.source import LORA_FILE
 from ddpo.store import MARKS, RunStore
@@ -366,6 +368,18 @@ def test_the_card_says_what_was_trained_and_how_it_went(tmp_path: Path) -> None:
     assert '- "a | b"' in text and "rank 2, alpha 6, all layers" in text
     assert str(tmp_path) not in text and "house" not in text
     store.close()
+
+
+def test_a_report_s_pictures_are_the_run_s_held_out_ones(tmp_path: Path) -> None:
+    """Made anew from the checkpoint, by the base model and by the trained weights: pixel by pixel those that the run is measured on."""
+    run = Run(tmp_path, "sd1", prompts=("a cat", "a dog", "a fox"))
+    pairs = held_out_pairs(run.store, run.store.checkpoints()[1], 4)
+    prompts, before = held_out_images(run.policy, run.store.config, base=True, count=4)
+    _, after = held_out_images(run.policy, run.store.config, base=False, count=4)
+    assert [pair.prompt for pair in pairs] == prompts == ["a cat", "a dog", "a fox", "a cat"] and len({pair.seed for pair in pairs}) == 4
+    for pair, old, new in zip(pairs, before, after, strict=True):
+        assert pair.before.tobytes() == old.tobytes() and pair.after.tobytes() == new.tobytes() and old.tobytes() != new.tobytes()
+    run.store.close()
 
 
 def write_images_of(store: RunStore, count: int) -> list[str]:

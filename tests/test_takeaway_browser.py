@@ -114,6 +114,19 @@ def test_a_finished_run_leads_to_its_panel(page: Page, studio: Studio) -> None:
     expect(page.locator(".panel").get_by_role("button", name="Take away")).to_have_count(0)
 
 
+def test_a_report_is_one_file_and_no_zip(page: Page, studio: Studio, tmp_path: Path) -> None:
+    """Up to an earlier round, with a rater's name: what comes is the page itself."""
+    filled_run(studio.runs / "taste", rounds=3).close()
+    open_panel(page, studio, "taste")
+    page.get_by_role("radio", name=re.compile("Report")).check()
+    page.locator("[data-round]").select_option(label="Up to round 2")
+    page.get_by_label("With the raters' names").check()
+    file = downloaded(page, tmp_path)
+    assert file.name == "taste-report.html"
+    text = file.read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE html>") and "2 of 3" in text and "<bdi>anna</bdi>" in text
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_panel_fits_its_width(page: Page, studio: Studio, width: int) -> None:
     store = filled_run(studio.runs / ("a-run-with-a-long-name-" * 3), rounds=1)

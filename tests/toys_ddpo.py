@@ -70,6 +70,9 @@ class LinearPolicy:
         yield
         self.is_base = False
 
+    def exact(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     def save_adapter(self, folder: Path) -> None:
         write_file(folder / "shift.bin", self.shift.detach().numpy().tobytes())
 
@@ -89,12 +92,28 @@ class Brightness:
         return [Score(brightness(sample.image)) for sample in samples]
 
 
+class Choosy:
+    """Brightness, with no opinion on some images and the same opinion of a whole prompt."""
+
+    name = "jpeg_compressibility"
+
+    def __init__(self, unrated: Sequence[int], equal: str = "") -> None:
+        self.unrated, self.equal = unrated, equal
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        scores = Brightness().score(samples)
+        return [
+            Score(None) if sample.id in self.unrated else Score(0.25) if sample.prompt == self.equal else score
+            for sample, score in zip(samples, scores, strict=True)
+        ]
+
+
 def toy_config(**changes: Any) -> RunConfig:
     """A run of the toy policy that takes about a second. Its rewards score when they are asked: some of them know images by their row."""
     settings: dict[str, Any] = dict(
         reward="jpeg_compressibility", prompts=("a cat", "a dog"), rounds=3, images_per_round=8, images_per_update=8, images_per_prompt=4,
         microbatch=16, update_microbatch=16, steps=4, skip_last_steps=0, step_weights="equal", learning_rate=0.05, device="cpu", held_out_images=16,
-        reward_offload=True,
+        reward_offload=True, watch_every=0,
     )  # fmt: skip
     return RunConfig(**(settings | changes))
 
@@ -163,7 +182,7 @@ def tiny_config(model: Path, **changes: Any) -> RunConfig:
     settings: dict[str, Any] = dict(
         model=str(model), reward="jpeg_compressibility", prompts=("a cat", "a dog"), rounds=3, images_per_round=8, images_per_prompt=4,
         images_per_update=4, microbatch=3, update_microbatch=3, steps=3, skip_last_steps=0, step_weights="equal", lora_rank=2, lora_alpha=8.0,
-        device="cpu", precision="fp32", held_out_images=4, learning_rate=1e-2,
+        device="cpu", precision="fp32", held_out_images=4, learning_rate=1e-2, watch_every=0,
     )  # fmt: skip
     return RunConfig(**(settings | changes))
 

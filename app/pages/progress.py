@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import gradio as gr
 
 import rewards
 from app import words
+from app.curves import Metrics, Points, clock, thin
 from app.pages.run import image_url
 from app.runs import Runs
 from app.widgets.kit import widget
+from ddpo.config import ConfigError
 from ddpo.store import RunStore, SampleRow, StoreError
 from rewards.base import Score
 from rewards.human import scores
 
-Points = list[tuple[int, float | None]]
-Metrics = dict[str, Points]
-
-MAX_POINTS = 3000
-"""How many points go to the browser at most, over all charts."""
+MOST_PROMPTS = 8
+"""How many prompts a chart has a line each for at most."""
+STRIP = 8
+"""How many images of a round stand beside its values."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,29 @@ class Chart:
     """Metrics that the chart shows in another way than as a line."""
 
 
+WATCHED: tuple[Chart, ...] = (
+    Chart(
+        "watched-kl", "Distance from the base model", "KL over a picture's whole denoising. The same gain for fewer nats is the better one.",
+        (("watched_kl", "KL"),), unit="nats",
+    ),
+    Chart(
+        "diversity", "Diversity", "How much a prompt's pictures differ, as a share of the base model's. Below 0.7 they grow alike.",
+        (("watched_diversity", "share of the base model's"),),
+    ),
+    Chart(
+        "artefacts", "Signs of damage", "Watched pictures, in the base model's standard deviations. Beyond 1 it shows.",
+        (("moved_noise", "noise"), ("moved_flatness", "flat places"), ("moved_clipping", "clipped colours")),
+    ),
+    Chart(
+        "groups", "The reward on other prompts", "Watched pictures of prompts that are trained, and of prompts that never are.",
+        (
+            ("reward_on_trained", "trained"), ("reward_on_unseen_animals", "unseen animals"), ("reward_on_activities_unseen", "unseen pairs"),
+            ("reward_on_unseen_activities", "unseen activities"), ("reward_on_objects", "objects"),
+        ),
+    ),
+)  # fmt: skip
+"""Charts of what is watched every so many rounds (:mod:`ddpo.monitor`), beside that of the rewards."""
+
 CHARTS: tuple[Chart, ...] = (
     Chart("kl", "Distance moved per update", "KL: how far a round moves the model. Small and steady is healthy.", (("kl_update", "KL"),)),
     Chart(
@@ -45,7 +71,7 @@ CHARTS: tuple[Chart, ...] = (
     ),
     Chart("ratio", "Ratio, mean", "New over old probability of the same steps; stays close to 1.", (("ratio_mean", "mean"),), used=("ratio_std",)),
     Chart("deviation", "Ratio, largest deviation", "The step that moved furthest from 1.", (("ratio_max_deviation", "largest deviation"),)),
-    Chart("base", "Distance from the base model", "KL of a trained step, in nats; measured with a KL penalty only.", (("kl_base", "KL"),)),
+    Chart("base", "Distance that the penalty sees", "KL of a trained step to the base model, in nats; with a KL penalty only.", (("kl_base", "KL"),)),
     Chart("grad", "Gradient norm", "Before it is scaled down. Sudden jumps announce trouble.", (("grad_norm", "norm"),)),
     Chart("loss", "Loss", "The objective itself. With DDPO around 0 by design; it need not fall.", (("loss", "loss"),)),
     Chart("signal", "Prompts that teach nothing", "All images alike, or unrated.", (("zero_spread_prompts", "prompts"),)),
@@ -54,7 +80,7 @@ CHARTS: tuple[Chart, ...] = (
         "seconds", "Seconds per phase", "Where each round's time goes.",
         (
             ("seconds_sampling", "making images"), ("seconds_scoring", "scoring"), ("seconds_updating", "learning"),
-            ("seconds_checkpointing", "saving"),
+            ("seconds_checkpointing", "saving"), ("seconds_watching", "watching"),
         ),
         unit="s",
     ),
@@ -65,9 +91,12 @@ HERO = (
 )  # fmt: skip
 
 
-def build(round_images: Callable[[dict[str, Any]], dict[str, Any]]) -> tuple[gr.HTML, gr.HTML]:
-    """The charts and the gallery; the gallery asks ``round_images`` for the round that a person chose."""
-    return widget("chart"), widget("gallery", server_functions=[round_images])
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def build(round_images: Answer, round_strip: Answer, run_curves: Answer) -> tuple[gr.HTML, gr.HTML]:
+    """The charts and the gallery. They ask for all images of a round or a strip of them, and for the curves of a run to draw beside this one."""
+    return widget("chart", server_functions=[round_strip, run_curves]), widget("gallery", server_functions=[round_images])
 
 
 # --- charts ---------------------------------------------------------------------------------------------------------------------
@@ -78,15 +107,42 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     metrics = store.metrics()
     if not metrics:
         return dict(run=store.name, charts=[])
-    known = {name for chart in CHARTS for name in (*chart.used, *(metric for metric, _ in chart.lines))} | {*HERO, "updates"}
-    unknown = [Chart(name, title_of(name), "", ((name, title_of(name)),)) for name in sorted(metrics) if name not in known]
     stretches = store.reward_stretches()
-    charts = heroes(metrics, stretches)
-    charts += [line_chart(chart, metrics) for chart in (*CHARTS, *unknown) if any(metric in metrics for metric, _ in chart.lines)]
-    thin(charts)
+    watched = [panel_chart(metrics, stretches[-1][1]), *WATCHED]
+    known = {name for chart in (*watched, *CHARTS) for name in (*chart.used, *(metric for metric, _ in chart.lines))} | {*HERO, "updates"}
+    unknown = [Chart(name, title_of(name), "", ((name, title_of(name)),)) for name in sorted(metrics) if name not in known]
+    charts = heroes(metrics, stretches) + by_prompt(store, stretches[-1][1])
+    charts += [line_chart(chart, metrics) for chart in (*watched, *CHARTS, *unknown) if any(metric in metrics for metric, _ in chart.lines)]
+    thinned = thin(charts)
     marks = [dict(round=number, text=f"From round {number}: {words.reward(reward)}") for number, reward in stretches[1:]]
+    if store.parent:
+        marks = [dict(round=1, text="Goes on from {}, round {}".format(*store.parent)), *marks]
     charts = [chart | dict(marks=marks) for chart in charts]
-    return dict(run=store.name, charts=charts, csv=f"/studio/runs/{store.name}/metrics.csv")
+    return dict(run=store.name, charts=charts, clock=clock(metrics), thinned=thinned, csv=f"/studio/runs/{store.name}/metrics.csv")
+
+
+def answer_curves(runs: Runs, question: object) -> dict[str, Any]:
+    """The charts of another run, to draw beside the selected one's: ``{"run", "stamp"}`` with the stamp of what is known of it already, answered
+    with a new stamp and the charts, or with the stamp alone where nothing is new; of what is no run, without charts."""
+    asked = question if isinstance(question, dict) else {}
+    try:
+        store = runs.open(asked.get("run", ""))
+        stamp = store.revision
+        return dict(stamp=stamp) if asked.get("stamp") == stamp else dict(stamp=stamp, value=charts_value(store))
+    except (StoreError, ConfigError, sqlite3.Error):
+        return dict(stamp="", value=dict(run=None, charts=[]))
+
+
+def panel_chart(metrics: Metrics, reward: str) -> Chart:
+    """What rewards say of the watched pictures, the one that is optimised first: all of them on one axis."""
+    artefacts = {metric for chart in WATCHED for metric, _ in chart.lines}
+    names = [name.removeprefix("moved_") for name in metrics if name.startswith("moved_") and name not in artefacts]
+    own = "blend" if reward.startswith(rewards.BLEND) else reward
+    lines = [(f"moved_{name}", words.reward(name) + (" (optimised)" if name == own else "")) for name in sorted(names, key=lambda name: name != own)]
+    return Chart(
+        "panel", "Other rewards", "Watched pictures, in the base model's standard deviations. One rises, the others fall: it is gamed.",
+        tuple(lines), used=tuple(name for name in metrics if name.startswith("watched_")),
+    )  # fmt: skip
 
 
 def title_of(metric: str) -> str:
@@ -126,6 +182,23 @@ def hero(metrics: Metrics, reward: str, rated: bool) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def by_prompt(store: RunStore, reward: str) -> list[dict[str, Any]]:
+    """The present reward by prompt, where the prompts are few enough to tell their lines apart."""
+    prompts = dict.fromkeys(store.config.prompts)
+    if not 1 < len(prompts) <= MOST_PROMPTS:
+        return []
+    means = _prompt_means(store, reward, tuple(row.number for row in store.rounds() if row.scored_at is not None))
+    series = [dict(label=words.short(prompt, 40), points=means[prompt]) for prompt in prompts if prompt in means]
+    hint = "The mean of each round's images of a prompt: one that falls while others rise is what the model gives up."
+    return [dict(key="prompts", title=f"{words.reward(reward)}, by prompt", hint=hint, series=series)] if series else []
+
+
+@lru_cache(maxsize=32)
+def _prompt_means(store: RunStore, reward: str, _scored: tuple[int, ...]) -> dict[str, list[tuple[int, float]]]:
+    """Made anew when a round was scored."""
+    return store.prompt_means(reward)
+
+
 def line_chart(chart: Chart, metrics: Metrics) -> dict[str, Any]:
     spread = dict(metrics.get("ratio_std", [])) if chart.key == "ratio" else {}
     series = []
@@ -138,20 +211,6 @@ def line_chart(chart: Chart, metrics: Metrics) -> dict[str, Any]:
 def around(points: Points, spread: dict[int, float | None]) -> list[tuple[int, float, float]]:
     """(round, low, high) where both the middle and the spread are known."""
     return [(x, y - s, y + s) for x, y in points if y is not None and (s := spread.get(x)) is not None]
-
-
-def thin(charts: list[dict[str, Any]], limit: int = MAX_POINTS) -> None:
-    """Leave out rounds evenly where there are more points than a browser should draw; the last round stays."""
-    everything = [series for chart in charts for series in (*chart["series"], *([chart["counts"]] if "counts" in chart else []))]
-    total = sum(len(series["points"]) + len(series.get("band") or ()) for series in everything)
-    every = -(-total // limit)
-    if every <= 1:
-        return
-    for series in everything:
-        last = series["points"][-1][0] if series["points"] else 0
-        for part in ("points", "band", "error"):
-            if series.get(part):
-                series[part] = [row for row in series[part] if row[0] % every == 0 or row[0] == last]
 
 
 # --- gallery --------------------------------------------------------------------------------------------------------------------
@@ -189,7 +248,21 @@ def images_of_round(store: RunStore, number: int, samples: Sequence[SampleRow] |
 def answer_round(runs: Runs, question: object) -> dict[str, Any]:
     """The gallery's question ``{"run", "round"}``, answered; anything else gets an empty round."""
     try:
-        asked = question if isinstance(question, dict) else {}
-        return images_of_round(runs.open(asked.get("run", "")), int(asked.get("round", 0)))
+        return images_of_round(*_asked(runs, question))
     except (StoreError, TypeError, ValueError):
         return dict(round=0, images=[], summary="")
+
+
+def answer_strip(runs: Runs, question: object) -> dict[str, Any]:
+    """The same question, answered with a few of the round's images, evenly chosen."""
+    try:
+        store, number = _asked(runs, question)
+        samples = store.samples(number)
+        return dict(images=[image_url(store, sample) for sample in samples[:: max(1, -(-len(samples) // STRIP))]])
+    except (StoreError, TypeError, ValueError):
+        return dict(images=[])
+
+
+def _asked(runs: Runs, question: object) -> tuple[RunStore, int]:
+    asked = question if isinstance(question, dict) else {}
+    return runs.open(asked.get("run", "")), int(asked.get("round", 0))

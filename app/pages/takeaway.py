@@ -9,13 +9,14 @@ import gradio as gr
 from app import words
 from app.board import config_of
 from app.widgets.kit import widget
-from ddpo.export import DATA, saved_rounds
+from ddpo.export import MODELS, saved_rounds
 from ddpo.store import RunStore
 
 CHOICES: dict[str, tuple[str, str]] = {
     "kohya": ("LoRA for A1111, Forge, ComfyUI", "One file, for the folder models/Lora or models/loras."),
     "diffusers": ("LoRA for diffusers", "A zip with the file and a model card, for Python."),
     "pipeline": ("Whole model", "A zip of a diffusers folder that needs no base model. As large as the base model; takes a while."),
+    "report": ("Report", "One page with curves, pictures before and after, ratings and settings. Opens anywhere, offline; takes a while."),
     "pairs": ("Preference pairs", "Which of two images you like better, with the images: for training other models."),
     "ratings": ("Ratings", "Every rating in its order, as a table."),
     "imagefolder": ("Images", "All images with their prompts, scores and ratings."),
@@ -32,16 +33,23 @@ def takeaway_value(store: RunStore) -> dict[str, Any]:
     """What can be taken away, and from which rounds."""
     full = config_of(store).training == "full"
     saved, made = sorted(saved_rounds(store)), [row.number for row in store.rounds() if row.sampled_at is not None]
+    scored = any(row.scored_at is not None for row in store.rounds())
     rated = sum(row.value is not None for row in store.ratings())
     choices = []
     for kind, (title, text) in CHOICES.items():
         if full and kind in ("kohya", "diffusers"):
             continue
-        data = kind in DATA
-        lacking = (not made and "No images yet.") if kind == "imagefolder" else (not rated and "No ratings yet.") if data else _unsaved(saved)
-        choices.append(dict(kind=kind, title=title, text=lacking or text, enabled=not lacking, data=data, people=kind in ("ratings", "pairs")))
+        data = kind not in MODELS
+        lacking = _lacking(kind, saved, made, scored, rated)
+        people = kind in ("ratings", "pairs") or (kind == "report" and rated > 0)
+        choices.append(dict(kind=kind, title=title, text=lacking or text, enabled=not lacking, data=data, people=people))
     return dict(run=store.name, choices=choices, saved=saved, made=made, rated=words.count(rated, "rating"))
 
 
-def _unsaved(saved: list[int]) -> str:
-    return "" if saved else "After the first round."
+def _lacking(kind: str, saved: list[int], made: list[int], scored: bool, rated: int) -> str:
+    """Why there is nothing of a kind yet; nothing where there is."""
+    if kind == "imagefolder":
+        return "" if made else "No images yet."
+    if kind in ("ratings", "pairs"):
+        return "" if rated else "No ratings yet."
+    return "" if (scored if kind == "report" else saved) else "After the first round."

@@ -1,6 +1,6 @@
 // Shared by all widgets. Gradio gives: element, trigger, props, server, watch. Text is always set as text.
 const SVG = "http://www.w3.org/2000/svg";
-const SVG_TAGS = new Set(["svg", "g", "path", "line", "rect", "circle", "text", "title"]);
+const SVG_TAGS = new Set(["svg", "g", "path", "line", "rect", "circle", "text", "title", "style"]);
 
 // An element: h("p", {class: "x", key: "stable identity"}, "text", child, null, [more])
 function h(tag, attributes, ...children) {

@@ -1,7 +1,7 @@
 """How a widget becomes a component: JavaScript that builds the page from a plain value, with text as text.
 
-A widget's folder holds ``widget.js`` (the body of a function that calls ``show(view)``), scripts that it uses, and ``style.css``. The template is
-empty on purpose: what people wrote never goes through a template, where it would run.
+A widget's folder holds ``widget.js`` (the body of a function that calls ``show(view)``) and ``style.css``; of a long script, parts are in other files
+beside it. The template is empty on purpose: what people wrote never goes through a template, where it would run.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ FOLDER = Path(__file__).parent
 
 def widget(name: str, value: dict[str, Any] | None = None, server_functions: list[Callable[..., Any]] | None = None) -> gr.HTML:
     """The widget of that name; ``act`` is its one event, with a dictionary that says what a person did."""
-    parts = sorted(path.name for path in (FOLDER / name).glob("*.js") if path.name != "widget.js")
-    script = "\n".join(map(_read, ("kit.js", *(f"{name}/{part}" for part in (*parts, "widget.js")))))
+    parts = sorted((FOLDER / name).glob("*.js"), key=lambda file: (file.name == "widget.js", file.name))
+    script = "\n".join(file.read_text(encoding="utf-8") for file in (FOLDER / "kit.js", *parts))
     return gr.HTML(
         value or {},
         html_template="",
@@ -35,7 +35,3 @@ def action(event: gr.EventData) -> dict[str, Any]:
     """What a widget's ``act`` event says."""
     data = getattr(event, "_data", None)
     return data if isinstance(data, dict) else {}
-
-
-def _read(path: str) -> str:
-    return (FOLDER / path).read_text(encoding="utf-8")

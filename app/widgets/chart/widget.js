@@ -1,213 +1,288 @@
-// Charts over rounds as SVG: lines with bands, dots with error bars, gaps as gaps. Hover or arrow keys read one round in all charts at once.
-const PAD = { top: 10, right: 12, bottom: 24, left: 52 };
-let at = null; // the round under the pointer
+// Charts over rounds, of the selected run and of others beside it. Hover or arrow keys read one round in all charts at once.
+const COLOURS = 6, KEEP = "studio-charts", SMOOTH = [0, 3, 5, 10, 20, 50, 100, 200], STRIPS_KEPT = 200;
+const chosen = { axis: "round", smooth: 0, hidden: [], log: [], ...stored() }; // what a person prefers, in any run
+const beside = { of: null, runs: [] }; // the runs that are drawn beside the selected one: {name, stamp, value}
+const strips = new Map(); // images of rounds that were read lately
+let at = null, over = null; // where the axis is read, and in which chart
+let drawn = new Map(); // what each chart shows, by its key
 
-// --- numbers ---
-function steps(low, high, wanted) {
-  const raw = (high - low) / wanted || 1, size = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 2.5, 5, 10].find((m) => m * size >= raw * 0.999) * size;
-  const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
-  return { step, found };
+function stored() {
+  try { return JSON.parse(localStorage.getItem(KEEP)) || {}; } catch { return {}; }
 }
 
-function text(value, step) {
-  if (value === null || value === undefined) return "–";
-  if (value === 0) return "0";
-  const size = Math.max(Math.abs(value), step || 0);
-  if (value !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(Math.abs(value) < 1e-3 && !step ? 2 : 1).replace(/-/g, "−");
-  if (!step && value !== 1 && Math.abs(value - 1) < 1e-3) return value.toFixed(6); // a ratio
-  const digits = step ? Math.min(8, Math.max(0, Math.ceil(-Math.log10(step) - 1e-9) + (Math.round(step / 10 ** Math.floor(Math.log10(step)) * 10) % 10 ? 1 : 0))) : size < 1 ? 4 : size < 100 ? 3 : 1;
-  const shown = value.toFixed(digits);
-  return (step ? shown : shown.replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "")).replace("-", "−");
+function choose(changes) {
+  Object.assign(chosen, changes);
+  try { localStorage.setItem(KEEP, JSON.stringify(chosen)); } catch { /* a browser that keeps nothing */ }
+  at = null;
+  redraw();
 }
 
-function near(chart, step) { return step && step < 1e-3 && Math.abs(chart.y1) > 0.5 ? Math.ceil(-Math.log10(step)) : null; }
+function toggled(list, item) { return list.includes(item) ? list.filter((other) => other !== item) : [...list, item]; }
 
-// --- scales ---
-function extent(chart) {
-  const ys = [], xs = new Set();
-  for (const s of chart.series) {
-    for (const [x, y] of s.points) { xs.add(x); if (y !== null) ys.push(y); }
-    for (const [, low, high] of [...(s.band || []), ...(s.error || [])]) ys.push(low, high);
-  }
-  let low = ys.length ? ys.reduce((a, b) => Math.min(a, b)) : 0, high = ys.length ? ys.reduce((a, b) => Math.max(a, b)) : 1;
-  if (low === high) { const room = Math.abs(low) * 0.1 || 1; low -= low ? room : 0; high += room; }
-  const room = (high - low) * 0.08, positive = low >= 0;
-  const rounds = [...xs].sort((a, b) => a - b);
-  return { rounds, y0: positive && low < 0.35 * high ? 0 : low - room, y1: high + room };
-}
+// --- what is drawn ---
+function nameOf(chart, label) { return `${chart.title}: ${label}`; }
 
-function layout(chart, width, height) {
-  const e = extent(chart), first = e.rounds[0] ?? 0, last = e.rounds[e.rounds.length - 1] ?? 1;
-  const span = Math.max(1, last - first), inner = width - PAD.left - PAD.right - 12, tall = height - PAD.top - PAD.bottom;
-  return { ...e, width, height, first, last,
-    x: (v) => PAD.left + 6 + (last === first ? inner / 2 : ((v - first) / span) * inner),
-    y: (v) => PAD.top + tall - ((v - e.y0) / (e.y1 - e.y0)) * tall };
-}
+function allRuns() { return [{ name: props.value.run, value: props.value }, ...beside.runs]; }
 
-// --- marks ---
-const f = (v) => v.toFixed(1);
-
-function runs(points) {
-  const found = [[]];
-  for (const p of points) { if (p[1] === null) found.push([]); else found[found.length - 1].push(p); }
-  return found.filter((run) => run.length);
-}
-
-function seriesMarks(s, i, l) {
-  const marks = [];
-  if (s.band?.length) {
-    const known = new Set(s.band.map((b) => b[0])), byRound = new Map(s.band.map((b) => [b[0], b]));
-    for (const run of runs(s.points.map(([x, y]) => [x, known.has(x) ? y : null]))) {
-      const edge = (side) => run.map(([x]) => `${f(l.x(x))},${f(l.y(byRound.get(x)[side]))}`);
-      if (run.length > 1) marks.push(h("path", { class: "chart-band", "data-c": i, d: `M${edge(1).join("L")}L${edge(2).reverse().join("L")}Z` }));
-      else marks.push(h("line", { class: "chart-error", "data-c": i, x1: f(l.x(run[0][0])), x2: f(l.x(run[0][0])), y1: f(l.y(byRound.get(run[0][0])[1])), y2: f(l.y(byRound.get(run[0][0])[2])) }));
-    }
-  }
-  for (const [x, low, high] of s.error || []) marks.push(h("line", { class: "chart-error", "data-c": i, x1: f(l.x(x)), x2: f(l.x(x)), y1: f(l.y(low)), y2: f(l.y(high)) }));
-  const parts = runs(s.points), dense = s.points.length > 40;
-  if (s.style !== "dots") for (const run of parts) if (run.length > 1) marks.push(h("path", { class: "chart-line", "data-c": i, d: `M${run.map(([x, y]) => `${f(l.x(x))},${f(l.y(y))}`).join("L")}` }));
-  for (const run of parts) for (const [x, y] of run) {
-    if (s.style === "dots" || !dense || run.length === 1) marks.push(h("circle", { class: "chart-dot", "data-c": i, cx: f(l.x(x)), cy: f(l.y(y)), r: s.style === "dots" ? 4 : 2.5 }));
-  }
-  return marks;
-}
-
-function countMarks(chart, l) {
-  const points = (chart.counts?.points || []).filter(([, n]) => n);
-  if (!points.length) return [];
-  const most = Math.max(...points.map(([, n]) => n)), base = l.height - PAD.bottom, wide = Math.max(1.5, Math.min(14, (0.5 * (l.width - PAD.left)) / Math.max(1, l.last - l.first + 1)));
-  return points.map(([x, n]) => h("rect", { class: "chart-count", x: f(l.x(x) - wide / 2), width: f(wide), y: f(base - (26 * n) / most), height: f((26 * n) / most), rx: 1 }));
-}
-
-function axes(l) {
-  const ys = steps(l.y0, l.y1, Math.max(2, Math.min(5, (l.height - 30) / 44))), xs = steps(l.first, l.last, Math.max(2, Math.min(10, l.width / 90)));
-  const whole = xs.found.filter((x) => Number.isInteger(Math.round(x * 1e6) / 1e6));
-  const precise = near(l, ys.step);
-  return [
-    ys.found.map((y) => [h("line", { class: "chart-grid", x1: PAD.left, x2: l.width - PAD.right, y1: f(l.y(y)), y2: f(l.y(y)), "data-zero": Math.abs(y) < ys.step * 1e-6 }),
-      h("text", { class: "chart-tick", x: PAD.left - 8, y: f(l.y(y) + 4), "text-anchor": "end" }, precise ? `1${y < 1 - ys.step / 2 ? "−" : y > 1 + ys.step / 2 ? "+" : ""}${Math.abs(y - 1) < ys.step / 2 ? "" : Math.abs(y - 1).toExponential(0).replace("-", "−")}` : text(Math.abs(y) < ys.step * 1e-6 ? 0 : y, ys.step))]),
-    (l.first === l.last ? [l.first] : whole).map((x) => h("text", { class: "chart-tick", x: f(l.x(x)), y: l.height - 6, "text-anchor": "middle" }, String(Math.round(x)))),
-  ];
-}
-
-// Where the reward was changed: a line between the rounds.
-function changes(chart, l) {
-  return (chart.marks || []).filter((m) => m.round >= l.first && m.round <= l.last).map((m) => {
-    const x = f(l.x(Math.max(l.first, m.round - 0.5)));
-    return h("g", { class: "chart-change" }, h("title", {}, m.text), h("line", { x1: x, x2: x, y1: PAD.top, y2: l.height - PAD.bottom }),
-      chart.wide ? h("text", { class: "chart-tick", x: Number(x) + 5, y: PAD.top + 10 }, m.text) : null);
+// A chart of the selected run with all that lies on its axes: its own lines, and those of the same chart of the other runs.
+function prepare(chart) {
+  const several = beside.runs.length > 0, lines = [], sides = [];
+  allRuns().forEach((run, index) => {
+    const of = index ? run.value?.charts?.find((c) => c.title === chart.title && (c.unit || "") === (chart.unit || "")) : chart;
+    if (!of) return;
+    const place = placer(run.value, chosen.axis), seen = new Set();
+    const round = (rows) => rows?.map(([number, ...rest]) => [place(number), ...rest]);
+    of.series.forEach((s, i) => {
+      const points = s.points.map(([number, y]) => [place(number), y, number]);
+      for (const [x] of points) seen.add(x);
+      if (chosen.hidden.includes(nameOf(chart, s.label))) return;
+      const smooth = SMOOTH[chosen.smooth] && s.style !== "dots" && points.length > 2 ? smoothed(points, SMOOTH[chosen.smooth]) : null;
+      const band = round(s.band), error = round(s.error), spread = new Map([...(band || []), ...(error || [])].map((b) => [b[0], b[2]]));
+      const values = new Map(points.map(([x, y, number], j) => [x, { y, number, smooth: smooth?.[j][1], spread: y !== null && spread.has(x) ? spread.get(x) - y : null }]));
+      lines.push({ run: index, label: s.label, style: s.style, points, band, error, smooth, values, byRound: new Map([...values.values()].map((v) => [v.number, v])),
+        colour: (several ? index : i) % COLOURS, dash: several ? i : Math.floor(i / COLOURS) });
+    });
+    sides.push({ index, name: run.name, place, stops: [...seen].sort((a, b) => a - b), images: placer(run.value, "images"), seconds: placer(run.value, "time") });
   });
+  const stops = [...new Set(sides.flatMap((side) => side.stops))].sort((a, b) => a - b), place = sides[0].place;
+  const counts = chart.counts && !chosen.hidden.includes(nameOf(chart, chart.counts.label)) ? chart.counts.points.map(([number, n]) => [place(number), n]) : null;
+  const marks = (chart.marks || []).filter((m) => place(m.round) >= (stops[0] ?? 0)).map((m) => ({ ...m, x: Math.max(stops[0] ?? 0, (place(m.round - 1) + place(m.round)) / 2) }));
+  const logs = offersLog(chart);
+  return { chart, lines, runs: sides, stops, counts, marks, logs, log: logs && chosen.log.includes(chart.title) };
 }
 
-function cursor(chart, l) {
-  if (at === null || !l.rounds.includes(at)) return [];
-  const dots = chart.series.flatMap((s, i) => s.points.filter(([x, y]) => x === at && y !== null).map(([x, y]) => h("circle", { class: "chart-dot chart-now", "data-c": i, cx: f(l.x(x)), cy: f(l.y(y)), r: 5 })));
-  return [h("line", { class: "chart-cursor", x1: f(l.x(at)), x2: f(l.x(at)), y1: PAD.top, y2: l.height - PAD.bottom }), ...dots];
+// What can be hidden: the lines, where there are several; with several runs each line stands once, and the runs are named above.
+function legendOf(of) {
+  const { chart } = of, several = beside.runs.length > 0;
+  const items = chart.series.map((s, i) => ({ text: s.label, style: s.style, colour: several ? null : i % COLOURS, dash: several ? i : Math.floor(i / COLOURS) }));
+  if (chart.counts) items.push({ text: chart.counts.label, style: "count" });
+  const own = items.length > 1 ? items.map((item) => ({ ...item, hidden: chosen.hidden.includes(nameOf(chart, item.text)) })) : [];
+  return several ? [...of.runs.map((run) => ({ text: run.name, colour: run.index, run: true })), ...own] : own;
 }
 
 // --- words ---
-function valueAt(points, x) { return (points || []).find((p) => p[0] === x)?.[1] ?? null; }
-
-function reading(chart) {
-  const rounds = chart.series.flatMap((s) => s.points.map((p) => p[0]));
-  if (at === null || !rounds.includes(at)) return "";
-  const parts = chart.series.filter((s) => valueAt(s.points, at) !== null).map((s) => {
-    const band = [...(s.band || []), ...(s.error || [])].find((b) => b[0] === at), y = valueAt(s.points, at);
-    return `${chart.series.length > 1 ? `${s.label} ` : ""}${text(y)}${band ? ` ± ${text(band[2] - y)}` : ""}${chart.unit ? ` ${chart.unit}` : ""}`;
-  });
-  const n = valueAt(chart.counts?.points, at);
-  const change = (chart.marks || []).find((m) => m.round === at)?.text;
-  return [`Round ${at}: ${parts.join(" · ") || "no value"}`, n !== null ? `${n} ${chart.counts.label}` : "", change].filter(Boolean).join(" · ");
+function said(of, run) {
+  const x = nearest(run.stops, at), lines = of.lines.filter((s) => s.run === run.index);
+  if (x === null) return null;
+  const known = lines.map((s) => [s, s.values.get(x)]).filter(([, v]) => v && v.y !== null);
+  const number = lines.map((s) => s.values.get(x)?.number).find((n) => n !== undefined);
+  if (number === undefined) return null;
+  const parts = known.map(([s, v]) => `${of.chart.series.length > 1 ? `${s.label} ` : ""}${text(v.y)}${v.spread !== null ? ` ± ${text(v.spread)}` : ""}${of.chart.unit ? ` ${of.chart.unit}` : ""}${v.smooth ? `, smoothed ${text(v.smooth)}` : ""}`);
+  const n = run.index ? null : of.chart.counts?.points.find((p) => p[0] === number)?.[1] ?? null;
+  const change = run.index ? null : of.marks.find((m) => m.round === number)?.text, cost = placeText(x, chosen.axis);
+  return { number, words: [`Round ${number}${cost ? ` (${cost})` : ""}: ${parts.join(" · ") || "no value"}`, n === null ? "" : `${n} ${of.chart.counts.label}`, change].filter(Boolean).join(" · ") };
 }
 
-function latest(chart) {
-  const parts = chart.series.map((s) => [s, [...s.points].reverse().find((p) => p[1] !== null)]).filter(([, p]) => p);
-  return parts.length ? `latest ${parts.slice(0, 2).map(([s, p]) => `${parts.length > 1 ? `${s.label} ` : ""}${text(p[1])}`).join(" · ")}` : "no value yet";
+function latest(of, run) {
+  const parts = of.lines.filter((s) => s.run === run.index).map((s) => [s, s.points.findLast((p) => p[1] !== null)]).filter(([, p]) => p);
+  return parts.length ? `latest ${parts.slice(0, 2).map(([s, p]) => `${parts.length > 1 ? `${s.label} ` : ""}${text(p[1])}`).join(" · ")}` : of.lines.length ? "no value yet" : "hidden";
 }
 
-function summary(chart) {
-  const rounds = chart.series.flatMap((s) => s.points.map((p) => p[0]));
-  if (!rounds.length) return `${chart.title}: no value yet`;
-  return `${chart.title}, rounds ${Math.min(...rounds)} to ${Math.max(...rounds)}; ${latest(chart)}. Left and right arrow keys read single rounds.`;
+function summary(of) {
+  const rounds = of.runs[0].stops.length ? of.chart.series.flatMap((s) => s.points.map((p) => p[0])) : [];
+  if (!rounds.length) return `${of.chart.title}: no value yet`;
+  return `${of.chart.title}, rounds ${rounds.reduce((a, b) => Math.min(a, b))} to ${rounds.reduce((a, b) => Math.max(a, b))}; ${latest(of, of.runs[0])}. Left and right arrow keys read single rounds, Enter shows the round's images.`;
 }
 
-function table(chart) {
-  const rounds = [...new Set(chart.series.flatMap((s) => s.points.map((p) => p[0])))].sort((a, b) => a - b).slice(-500);
-  const columns = [...chart.series.map((s) => ({ label: s.label, points: s.points })), ...(chart.counts ? [chart.counts] : [])];
+function table(of) {
+  const rounds = [...new Set(of.lines.flatMap((s) => s.points.map((p) => p[2])))].sort((a, b) => a - b).slice(-500);
+  const columns = of.lines.map((s) => ({ label: of.runs.length > 1 ? `${of.runs.find((run) => run.index === s.run).name}: ${s.label}` : s.label, at: (round) => s.byRound.get(round)?.y }));
+  const counts = of.counts && new Map(of.chart.counts.points);
+  if (counts) columns.push({ label: of.chart.counts.label, at: (round) => counts.get(round) });
   return h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Round"), columns.map((c) => h("th", { scope: "col" }, c.label)))),
-    h("tbody", {}, rounds.map((x) => h("tr", {}, h("th", { scope: "row" }, String(x)), columns.map((c) => h("td", {}, text(valueAt(c.points, x))))))));
+    h("tbody", {}, rounds.map((round) => h("tr", {}, h("th", { scope: "row" }, String(round)), columns.map((c) => h("td", {}, text(c.at(round))))))));
 }
 
 // --- the figures ---
+function sample(item) {
+  if (item.style === "dots" || item.style === "count") return h("i", { "data-c": item.colour ?? null, "data-style": item.style });
+  return h("svg", { class: "chart-sample", viewBox: "0 0 18 6", width: 18, height: 6, "aria-hidden": "true" }, h("line", { class: "chart-line", "data-c": item.colour ?? null, "data-dash": item.dash || null, x1: 1, x2: 17, y1: 3, y2: 3 }));
+}
+
 function figure(chart) {
-  return h("figure", { class: `s-card chart${chart.wide ? " chart-wide" : ""}`, key: chart.key },
-    h("figcaption", {}, h("h3", {}, chart.title), h("p", { class: "s-muted" }, chart.hint)),
-    chart.series.length > 1 || chart.counts ? h("ul", { class: "chart-legend" }, chart.series.map((s, i) => h("li", {}, h("i", { "data-c": i, "data-style": s.style }), s.label)),
-      chart.counts ? h("li", {}, h("i", { "data-style": "count" }), chart.counts.label) : null) : null,
-    h("div", { class: "chart-plot", "data-chart": chart.key, "data-own": "", tabindex: 0, role: "img", "aria-label": summary(chart) }),
-    h("p", { class: "chart-reading", "data-own": "", "aria-live": "polite" }),
-    h("details", { class: "chart-table" }, h("summary", {}, "As a table"), h("div", { class: "chart-scroll", tabindex: 0, role: "region", "aria-label": `${chart.title}, as a table` }, table(chart))));
+  const of = drawn.get(chart.key), items = legendOf(of).filter((item) => !item.run);
+  const tool = (name, label, more = {}) => h("button", { class: "s-button s-small s-ghost", "data-act": name, "data-chart": chart.key, ...more }, label);
+  return h("figure", { class: `s-card chart${chart.wide ? " chart-wide" : ""}`, key: chart.key, "data-chart": chart.key },
+    h("figcaption", {}, h("h3", {}, chart.title), h("p", { class: "s-muted" }, chart.hint), h("div", { class: "chart-strip", "data-own": "" })),
+    items.length ? h("ul", { class: "chart-legend" }, items.map((item) => h("li", {},
+      h("button", { "data-act": "hide", "data-name": nameOf(chart, item.text), "aria-pressed": String(!item.hidden), title: item.hidden ? "Show" : "Hide" }, sample(item), item.text)))) : null,
+    h("div", { class: "chart-plot", "data-chart": chart.key, "data-own": "", tabindex: 0, role: "img", "aria-label": summary(of) }),
+    h("p", { class: "chart-reading", "data-own": "", "aria-live": "polite", style: `--runs: ${of.runs.length}`, "data-long": String(of.runs.length === 1 && chart.series.length > 1) }),
+    h("div", { class: "chart-foot" },
+      h("details", { class: "chart-table" }, h("summary", {}, "As a table"), h("div", { class: "chart-scroll", tabindex: 0, role: "region", "aria-label": `${chart.title}, as a table`, "data-own": "" })),
+      h("div", { class: "chart-tools" },
+        of.logs ? tool("log", "Log axis", { "aria-pressed": String(of.log) }) : null,
+        tool("csv", "CSV", { "aria-label": `${chart.title} as CSV`, title: "The values that are drawn" }), tool("png", "PNG", { "aria-label": `${chart.title} as a picture`, title: "A picture for a page or a paper" }))));
 }
 
 function draw(plot) {
-  const chart = (props.value.charts || []).find((c) => c.key === plot.dataset.chart), width = plot.clientWidth;
-  if (!chart || width < 40) return;
-  const height = chart.wide ? (width < 520 ? 240 : 320) : 180, l = layout(chart, width, height);
+  const of = drawn.get(plot.dataset.chart), width = plot.clientWidth;
+  if (!of || width < 40) return;
+  const height = of.chart.wide ? (width < 520 ? 240 : 320) : 180, l = layout(of.lines, of.stops, of.log, width, height);
   plot.layout = l;
-  const svg = h("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" }, countMarks(chart, l), axes(l), changes(chart, l), chart.series.map((s, i) => seriesMarks(s, i, l)), h("g", { class: "chart-live" }));
-  morphChildren(plot, [svg]);
-  point(plot, chart);
+  morphChildren(plot, [h("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" }, plotMarks(of, l, chosen.axis), h("g", { class: "chart-live" }))]);
+  point(plot, of);
 }
 
-function point(plot, chart) {
-  const live = plot.querySelector(".chart-live"), said = plot.parentElement.querySelector(".chart-reading");
-  if (live) live.replaceChildren(...cursor(chart, plot.layout));
-  const words = reading(chart) || latest(chart).replace(/^./, (c) => c.toUpperCase());
-  if (said.textContent !== words) said.textContent = words;
+function point(plot, of) {
+  const live = plot.querySelector(".chart-live"), line = plot.parentElement.querySelector(".chart-reading");
+  if (live) live.replaceChildren(...(at === null ? [] : cursor(of, plot.layout, at)));
+  const several = of.runs.length > 1;
+  const read = of.runs.map((run) => {
+    const found = at === null ? null : said(of, run)?.words;
+    const words = found || (several ? latest(of, run) : latest(of, run).replace(/^./, (c) => c.toUpperCase()));
+    return several ? [run, `${run.name}: ${words}`] : [null, words];
+  });
+  if (line.textContent !== read.map(([, words]) => words).join("")) line.replaceChildren(...read.map(([run, words]) => h("span", {}, run ? h("i", { "data-c": run.index }) : null, words)));
 }
 
-function read(round) {
-  if (round === at) return;
-  at = round;
-  for (const plot of element.querySelectorAll(".chart-plot")) {
-    const chart = (props.value.charts || []).find((c) => c.key === plot.dataset.chart);
-    if (chart && plot.layout) point(plot, chart);
+function eachPlot(work) {
+  for (const plot of element.querySelectorAll(".chart-plot")) if (drawn.has(plot.dataset.chart) && plot.layout) work(plot, drawn.get(plot.dataset.chart));
+}
+
+function read(x, key = null) {
+  if (x === at && key === over) return;
+  at = x;
+  over = x === null ? null : key;
+  eachPlot(point);
+  showStrip();
+}
+
+// --- the images of the round that is read ---
+function roundRead() {
+  const of = over && drawn.get(over);
+  return of && at !== null ? said(of, of.runs[0])?.number || null : null;
+}
+
+function showStrip() {
+  const round = roundRead(), run = props.value.run, known = strips.get(`${run}/${round}`);
+  for (const strip of element.querySelectorAll(".chart-strip")) {
+    const here = strip.closest(".chart").dataset.chart === over && round !== null && known?.length;
+    strip.parentElement.toggleAttribute("data-strip", Boolean(here));
+    if (!here) { if (strip.firstChild) strip.replaceChildren(); continue; }
+    morphChildren(strip, [h("div", { class: "chart-images" }, known.map((url) => h("img", { src: url, alt: "", width: 40, height: 40, key: url }))),
+      h("button", { class: "s-button s-small", "data-act": "gallery", "data-round": round, "aria-label": `Show round ${round} in the gallery` }, "Gallery ›")]);
   }
+  if (round === null || known) return;
+  clearTimeout(showStrip.soon);
+  showStrip.soon = setTimeout(async () => {
+    if (roundRead() !== round) return;
+    const { images } = await server.round_strip({ run, round });
+    strips.set(`${run}/${round}`, images);
+    if (strips.size > STRIPS_KEPT) strips.delete(strips.keys().next().value);
+    showStrip();
+  }, 80);
+}
+
+function showGallery(round, go) {
+  window.dispatchEvent(new CustomEvent("studio:round", { detail: round }));
+  if (!go) return;
+  const range = document.querySelector("#studio-gallery input[type=range]");
+  range?.closest("section").scrollIntoView({ block: "start" });
+  range?.focus({ preventScroll: true });
+}
+
+// --- other runs beside this one ---
+async function fetchRuns() {
+  for (const run of [...beside.runs]) {
+    const answer = await server.run_curves({ run: run.name, stamp: run.stamp || "" });
+    if (!beside.runs.includes(run) || !("value" in answer)) continue;
+    Object.assign(run, answer);
+    redraw();
+  }
+}
+
+function compare(name) {
+  if (name) beside.runs.push({ name });
+  redraw();
+  fetchRuns();
+}
+
+// --- the page ---
+function tools(v) {
+  const left = (v.runs || []).filter((name) => name !== v.run && !beside.runs.some((run) => run.name === name)), rounds = SMOOTH[chosen.smooth];
+  return h("div", { class: "charts-tools" },
+    h("label", { class: "charts-tool" }, h("span", {}, "Horizontal axis"), h("select", { "data-axis": "" }, Object.entries(AXES).map(([value, name]) => h("option", { value }, name)))),
+    h("label", { class: "charts-tool charts-smooth" }, h("span", {}, "Smoothing"),
+      h("input", { type: "range", "data-own": "", min: 0, max: SMOOTH.length - 1, step: 1, "data-smooth": "", "aria-valuetext": rounds ? `over ${rounds} rounds` : "off" }), h("output", {}, rounds ? `${rounds} rounds` : "off")),
+    left.length && beside.runs.length < COLOURS - 1 ? h("label", { class: "charts-tool" }, h("span", {}, "Compare with"),
+      h("select", { "data-compare": "" }, h("option", { value: "" }, "a run…"), left.map((name) => h("option", { value: name, key: `run-${name}` }, short(name, 40))))) : null,
+    h("a", { class: "s-button s-small charts-csv", href: v.csv, download: "" }, "Download CSV"));
+}
+
+function runChips(v) {
+  if (!beside.runs.length) return null;
+  return h("ul", { class: "charts-runs", "aria-label": "Runs in these charts" }, allRuns().map((run, i) => h("li", { key: `run-${run.name}` }, h("i", { "data-c": i }), h("span", {}, short(run.name, 40)),
+    i && run.value && !run.value.charts?.length ? h("span", { class: "s-muted" }, run.value.run ? "no curves yet" : "cannot be read") : null,
+    i ? h("button", { "data-act": "remove", "data-run": run.name, "aria-label": `Take ${run.name} out of the charts` }, "✕") : null)));
 }
 
 function view(v) {
   if (!("run" in v)) return waiting();
   if (!v.run) return h("section", { class: "s-card panel-empty", key: "empty" }, h("h2", {}, "Nothing to show yet"), h("p", {}, "Choose a run above, or start one on the Run page. Its curves grow here, round by round."));
   if (!(v.charts || []).length) return h("section", { class: "s-card panel-empty", key: "empty" }, h("h2", {}, "No curves yet"), h("p", {}, "They begin with the first scored round."));
+  if (beside.of !== v.run) { Object.assign(beside, { of: v.run, runs: [] }); strips.clear(); }
+  drawn = new Map(v.charts.map((chart) => [chart.key, prepare(chart)]));
   return h("div", { class: "charts", key: v.run },
-    h("div", { class: "charts-head" }, h("h2", {}, "Progress"), h("a", { class: "s-button s-small", href: v.csv, download: "" }, "Download CSV")),
+    h("div", { class: "charts-head" }, h("h2", {}, "Progress"), tools(v)), runChips(v),
+    v.thinned ? h("p", { class: "s-muted charts-thinned" }, "This run is long: of each stretch of rounds the charts show the lowest and the highest. The CSV has all of them.") : null,
     h("div", { class: "charts-grid" }, v.charts.map(figure)));
+}
+
+function fillTable(details) {
+  const of = drawn.get(details.closest(".chart").dataset.chart);
+  if (of) morphChildren(details.querySelector(".chart-scroll"), details.open ? [table(of)] : []);
 }
 
 const observer = new ResizeObserver((entries) => entries.forEach((e) => draw(e.target)));
 show(view, () => {
   observer.disconnect();
   for (const plot of element.querySelectorAll(".chart-plot")) { observer.observe(plot); draw(plot); }
+  for (const details of element.querySelectorAll(".chart-table[open]")) fillTable(details);
+  const axis = element.querySelector("[data-axis]"), smooth = element.querySelector("[data-smooth]"), other = element.querySelector("[data-compare]");
+  if (axis) axis.value = chosen.axis;
+  if (smooth) smooth.value = chosen.smooth;
+  if (other) other.value = "";
 });
+let ticks = 0;
+everySecond(() => { if (beside.runs.length && element.offsetParent && ++ticks % 3 === 0) fetchRuns(); });
 
-element.addEventListener("pointermove", (event) => {
-  const plot = event.target.closest?.(".chart-plot");
-  if (!plot?.layout?.rounds.length) return read(null);
-  const x = event.clientX - plot.getBoundingClientRect().left, l = plot.layout;
-  read(l.rounds.reduce((a, b) => (Math.abs(l.x(b) - x) < Math.abs(l.x(a) - x) ? b : a)));
+// --- what people do ---
+onAct(({ act: kind, name, chart, round, run }) => {
+  const of = drawn.get(chart), file = of && `${props.value.run}-${chart}`.replace(/[^\w.-]+/g, "-");
+  if (kind === "hide") choose({ hidden: toggled(chosen.hidden, name) });
+  if (kind === "log") choose({ log: toggled(chosen.log, of.chart.title) });
+  if (kind === "csv") save(new Blob([csvOf(of)], { type: "text/csv" }), `${file}.csv`);
+  if (kind === "png") savePicture(of, chosen.axis, `${file}.png`);
+  if (kind === "gallery") showGallery(Number(round), true);
+  if (kind === "remove") { beside.runs = beside.runs.filter((other) => other.name !== run); redraw(); element.querySelector("[data-compare]")?.focus(); }
 });
-element.addEventListener("pointerleave", () => read(null));
-element.addEventListener("focusout", () => read(null));
-element.addEventListener("click", (event) => {
-  if (event.target.closest(".chart-plot") && at) window.dispatchEvent(new CustomEvent("studio:round", { detail: at }));
+element.addEventListener("input", (event) => {
+  const { target } = event;
+  if (target.matches("[data-axis]")) choose({ axis: target.value });
+  if (target.matches("[data-smooth]")) choose({ smooth: Number(target.value) });
+  if (target.matches("[data-compare]")) compare(target.value);
 });
+element.addEventListener("toggle", (event) => { if (event.target.matches(".chart-table")) fillTable(event.target); }, true);
+function readUnder(event) {
+  const plot = event.target.closest?.(".chart-plot"), of = plot && drawn.get(plot.dataset.chart);
+  if (!of) return event.target.closest?.(".chart")?.dataset.chart === over ? null : read(null); // within the chart: on the way to its images
+  if (!plot.layout || !of.stops.length) return read(null);
+  const x = event.clientX - plot.getBoundingClientRect().left, l = plot.layout, span = l.x(l.last) - l.x(l.first);
+  const asked = span ? l.first + ((x - l.x(l.first)) / span) * (l.last - l.first) : l.first;
+  read(nearest(of.stops, Math.min(l.last, Math.max(l.first, asked))), of.chart.key);
+}
+element.addEventListener("pointermove", readUnder);
+element.addEventListener("pointerdown", readUnder); // a finger that taps does not move
+element.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") read(null); });
+element.addEventListener("focusout", (event) => { if (!event.relatedTarget?.closest?.(".chart") || event.relatedTarget.closest(".chart").dataset.chart !== over) read(null); });
+element.addEventListener("click", (event) => { if (event.target.closest(".chart-plot") && roundRead()) showGallery(roundRead(), false); });
 element.addEventListener("keydown", (event) => {
-  const rounds = event.target.closest(".chart-plot")?.layout?.rounds;
-  const by = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
-  if (!rounds?.length || by === undefined) return;
+  const of = drawn.get(event.target.closest(".chart-plot")?.dataset.chart), by = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
+  if (of && event.key === "Enter" && roundRead()) { event.preventDefault(); return showGallery(roundRead(), true); }
+  const stops = of?.runs[0].stops;
+  if (!stops?.length || by === undefined) return;
   event.preventDefault();
-  const from = at === null ? (by > 0 ? -1 : rounds.length) : rounds.indexOf(at);
-  read(rounds[Math.min(rounds.length - 1, Math.max(0, from + by))]);
+  const from = at === null ? (by > 0 ? -1 : stops.length) : stops.indexOf(nearest(stops, at));
+  read(stops[Math.min(stops.length - 1, Math.max(0, from + by))], of.chart.key);
 });

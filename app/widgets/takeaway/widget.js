@@ -10,7 +10,7 @@ function choice(v) {
 // Rounds of the choice, newest first; "" is the last one of a model, and all of data.
 function rounds(v, c) {
   const found = [...(c.data ? v.made : v.saved)].reverse();
-  return c.data ? [["", "All rounds"], ...found.map((n) => [String(n), `Round ${n}`])]
+  return c.data ? [["", "All rounds"], ...found.map((n) => [String(n), `${c.kind === "report" ? "Up to round" : "Round"} ${n}`])]
     : found.map((n, i) => [i ? String(n) : "", i ? `Round ${n}` : `Round ${n}, the latest`]);
 }
 
@@ -38,7 +38,7 @@ function view(v) {
   const c = choice(v);
   return h("section", { class: "s-card takeaway", key: "takeaway", "aria-labelledby": "takeaway-title" },
     h("div", { class: "takeaway-head" }, h("h2", { id: "takeaway-title", tabindex: -1 }, "Take away"),
-      h("p", { class: "s-muted" }, "The model for other programs, or your ratings. What you take carries a description of how it was made.")),
+      h("p", { class: "s-muted" }, "The model for other programs, a report, or your ratings. What you take carries a description of how it was made.")),
     h("fieldset", { class: "presets", disabled: busy }, h("legend", { class: "s-visually-hidden" }, "What to take away"), v.choices.map((one) => card(one, c))),
     c ? options(v, c) : null,
     c ? h("p", { class: "takeaway-told", role: "status", "data-tone": told.tone }, told.text) : null);
@@ -73,7 +73,7 @@ async function download(v) {
   const c = choice(v), run = v.run;
   if (busy || !c) return;
   busy = true;
-  told = { text: c.kind === "pipeline" ? "The whole model is being put together. Leave this page open." : "The file is being made.", tone: "" };
+  told = { text: c.kind === "pipeline" ? "The whole model is being put together. Leave this page open." : c.kind === "report" ? "The pictures before and after are being made. Leave this page open." : "The file is being made.", tone: "" };
   redraw();
   try {
     const known = rounds(v, c).some(([value]) => value === chosen.round) && chosen.round;

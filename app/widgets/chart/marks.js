@@ -1,0 +1,76 @@
+// A chart as SVG: lines with bands, dots with error bars, gaps as gaps. `drawn` is what widget.js has prepared: a chart, its lines and their stops.
+const LETTER = 6.6; // about how wide a letter of a tick is, in pixels
+const f = (v) => v.toFixed(1);
+
+function runs(points) {
+  const found = [[]];
+  for (const p of points) { if (p[1] === null) found.push([]); else found[found.length - 1].push(p); }
+  return found.filter((run) => run.length);
+}
+
+function stroke(points, l) { return `M${points.map(([x, y]) => `${f(l.x(x))},${f(l.y(y))}`).join("L")}`; }
+
+function upright(s, l, x, low, high) {
+  return h("line", { class: "chart-error", "data-c": s.colour, x1: f(l.x(x)), x2: f(l.x(x)), y1: f(l.y(low)), y2: f(l.y(high)) });
+}
+
+function lineMarks(s, l) {
+  const marks = [], inside = (y) => (l.log && y <= 0 ? null : y), points = s.points.map(([x, y, round]) => [x, y === null ? null : inside(y), round]);
+  if (s.band?.length) {
+    const byX = new Map(s.band.map((b) => [b[0], b]));
+    for (const run of runs(points.map(([x, y]) => [x, byX.has(x) ? y : null]))) {
+      const edge = (side) => run.map(([x]) => `${f(l.x(x))},${f(l.y(byX.get(x)[side]))}`);
+      if (run.length > 1) marks.push(h("path", { class: "chart-band", "data-c": s.colour, d: `M${edge(1).join("L")}L${edge(2).reverse().join("L")}Z` }));
+      else marks.push(upright(s, l, ...byX.get(run[0][0])));
+    }
+  }
+  for (const bar of s.error || []) marks.push(upright(s, l, ...bar));
+  const parts = runs(points), dense = points.length > 40 || Boolean(s.smooth), look = { "data-c": s.colour, "data-dash": s.dash || null };
+  if (s.style !== "dots") for (const run of parts) if (run.length > 1) marks.push(h("path", { class: "chart-line", ...look, "data-raw": s.smooth ? "" : null, d: stroke(run, l) }));
+  for (const run of parts) for (const [x, y] of run) {
+    if (s.style === "dots" || !dense || run.length === 1) marks.push(h("circle", { class: "chart-dot", "data-c": s.colour, cx: f(l.x(x)), cy: f(l.y(y)), r: s.style === "dots" ? 4 : 2.5 }));
+  }
+  if (s.smooth) for (const run of runs(s.smooth.map(([x, y]) => [x, y === null ? null : inside(y)]))) if (run.length > 1) marks.push(h("path", { class: "chart-line", ...look, d: stroke(run, l) }));
+  return marks;
+}
+
+function countMarks(drawn, l) {
+  const points = (drawn.counts || []).filter(([, n]) => n);
+  if (!points.length) return [];
+  const most = Math.max(...points.map(([, n]) => n)), base = l.height - PAD.bottom, wide = Math.max(1.5, Math.min(14, (0.5 * (l.width - PAD.left)) / (drawn.stops.length || 1)));
+  return points.map(([x, n]) => h("rect", { class: "chart-count", x: f(l.x(x) - wide / 2), width: f(wide), y: f(base - (26 * n) / most), height: f((26 * n) / most), rx: 1 }));
+}
+
+function axes(l, axis) {
+  const [unit, size] = unitOf(axis, l.last), across = steps(l.first / size, l.last / size, Math.max(2, Math.min(10, l.width / 90)));
+  const whole = size > 1 || axis === "time" ? across.found : across.found.filter((x) => Math.abs(x - Math.round(x)) < 1e-6);
+  return [
+    l.ticks.map((y) => [h("line", { class: "chart-grid", x1: PAD.left, x2: l.width - PAD.right, y1: f(l.y(y)), y2: f(l.y(y)), "data-zero": !l.log && Math.abs(y) < l.step * 1e-6 }),
+      h("text", { class: "chart-tick", x: PAD.left - 8, y: f(l.y(y) + 4), "text-anchor": "end" }, tickText(y, l))]),
+    h("text", { class: "chart-tick", x: PAD.left - 8, y: l.height - 6, "text-anchor": "end" }, unit),
+    (l.first === l.last ? [l.first / size] : whole).map((x) => h("text", { class: "chart-tick", x: f(l.x(x * size)), y: l.height - 6, "text-anchor": "middle" }, Number(x.toFixed(2)).toLocaleString("en"))),
+  ];
+}
+
+// Where the reward was changed: a line between the rounds.
+function changes(drawn, l) {
+  return drawn.marks.filter((m) => m.x >= l.first && m.x <= l.last).map((m) => {
+    const x = l.x(m.x), late = x > (l.width + PAD.left) / 2, room = late ? x - PAD.left : l.width - PAD.right - x;
+    return h("g", { class: "chart-change" }, h("title", {}, m.text), h("line", { x1: f(x), x2: f(x), y1: PAD.top, y2: l.height - PAD.bottom }),
+      drawn.chart.wide ? h("text", { class: "chart-tick", x: f(x + (late ? -5 : 5)), y: PAD.top + 10, "text-anchor": late ? "end" : null }, short(m.text, Math.floor(room / LETTER))) : null);
+  });
+}
+
+function plotMarks(drawn, l, axis) { return [countMarks(drawn, l), axes(l, axis), changes(drawn, l), drawn.lines.map((s) => lineMarks(s, l))].flat(4); }
+
+// The line under the pointer, and the values that it meets: of each run, those of its nearest round.
+function cursor(drawn, l, at) {
+  const found = drawn.runs.map((run) => nearest(run.stops, at));
+  if (found.every((x) => x === null)) return [];
+  const x = found[0] ?? found.find((other) => other !== null);
+  const dots = drawn.lines.flatMap((s) => {
+    const y = found[s.run] === null ? null : s.values.get(found[s.run])?.y ?? null;
+    return y === null || (l.log && y <= 0) ? [] : [h("circle", { class: "chart-dot chart-now", "data-c": s.colour, cx: f(l.x(found[s.run])), cy: f(l.y(y)), r: 5 })];
+  });
+  return [h("line", { class: "chart-cursor", x1: f(l.x(x)), x2: f(l.x(x)), y1: PAD.top, y2: l.height - PAD.bottom }), ...dots];
+}

@@ -1,0 +1,158 @@
+"""A chart over rounds as SVG that a style sheet colours: lines with bands, dots with error bars, gaps as gaps. Pure functions; imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ddpo.markup import Html, join, tag
+
+Points = Sequence[tuple[int, float | None]]
+"""(round, value), in order of rounds; None where there is no value."""
+Bars = Sequence[tuple[int, float, float]]
+"""(round, low, high)."""
+
+LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 12.0, 26.0
+"""Room around the plot for ticks, in the units of the drawing."""
+MOST_STRETCHES = 250
+"""A line of more rounds is cut into so many stretches, each with its lowest and its highest value."""
+
+
+@dataclass(frozen=True)
+class Line:
+    label: str
+    points: Points
+    spread: Bars = field(default=())
+    """A band around a line, or an error bar of each dot."""
+    dots: bool = False
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where rounds and values lie in the drawing."""
+
+    first: float
+    last: float
+    low: float
+    high: float
+    width: float
+    height: float
+
+    def x(self, number: float) -> float:
+        share = (number - self.first) / (self.last - self.first) if self.last > self.first else 0.5
+        return LEFT + 6 + share * (self.width - LEFT - RIGHT - 12)
+
+    def y(self, value: float) -> float:
+        return self.height - BOTTOM - (value - self.low) / (self.high - self.low) * (self.height - TOP - BOTTOM)
+
+
+def chart(lines: Sequence[Line], label: str, changes: Iterable[tuple[int, str]] = (), wide: bool = False) -> Html:
+    """The lines over their rounds, and a broken line before each round of ``changes``; ``label`` says to those who cannot see it what it shows."""
+    width, height = (920.0, 300.0) if wide else (440.0, 190.0)
+    lines = [thinned(line) for line in lines]
+    scale = fitted(lines, width, height)
+    marks = [_axes(scale)]
+    for number, words in changes:
+        if scale.first <= number <= scale.last:
+            x = _f(scale.x(max(scale.first, number - 0.5)))
+            marks.append(tag("g", tag("title", words), tag("line", x1=x, x2=x, y1=TOP, y2=_f(height - BOTTOM)), class_="change"))
+    marks += [tag("g", *_marks(line, scale), class_=f"c{i % 4}") for i, line in enumerate(lines)]
+    legend = tag(
+        "ul", *(tag("li", tag("i", class_=f"c{i % 4}{' dot' if line.dots else ''}"), line.label) for i, line in enumerate(lines)), class_="legend"
+    )
+    drawing = tag("svg", *marks, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label)
+    return join([*([legend] if len(lines) > 1 else []), drawing])
+
+
+def thinned(line: Line) -> Line:
+    """The line with fewer rounds where it has very many: the lowest and the highest of each stretch, and the first gap."""
+    width = -(-len(line.points) // MOST_STRETCHES)
+    if len(line.points) <= 2 * MOST_STRETCHES:
+        return line
+    kept = extremes(line.points, width) | {line.points[-1][0]}
+    return Line(line.label, [p for p in line.points if p[0] in kept], [bar for bar in line.spread if bar[0] in kept], line.dots)
+
+
+def extremes(points: Points, width: int) -> set[int]:
+    """The rounds of the lowest and the highest value, and of the first gap, in each stretch of ``width`` rounds."""
+    stretches: dict[int, list[tuple[int, float | None]]] = {}
+    for point in points:
+        stretches.setdefault(point[0] // width, []).append(point)
+    found = set()
+    for stretch in stretches.values():
+        known = [(value, number) for number, value in stretch if value is not None]
+        found |= {number for _, number in (min(known), max(known))} if known else set()
+        found |= set([number for number, value in stretch if value is None][:1])
+    return found
+
+
+def fitted(lines: Sequence[Line], width: float, height: float) -> Scale:
+    """Scales that hold all lines, with 0 at the bottom where that is near."""
+    values = [value for line in lines for _, value in line.points if value is not None]
+    values += [value for line in lines for _, *ends in line.spread for value in ends]
+    rounds = [number for line in lines for number, _ in line.points] or [0, 1]
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    if low == high:
+        low, high = low - (abs(low) * 0.1 or 0.0), high + (abs(high) * 0.1 or 1.0)
+    room = (high - low) * 0.08
+    return Scale(min(rounds), max(rounds), 0.0 if 0 <= low < 0.35 * high else low - room, high + room, width, height)
+
+
+def ticks(low: float, high: float, wanted: float) -> list[float]:
+    """Round numbers between two values: multiples of 1, 2, 2.5 or 5 times a power of ten."""
+    raw = (high - low) / wanted or 1.0
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+
+
+def _axes(scale: Scale) -> Html:
+    across = [x for x in ticks(scale.first, max(scale.last, scale.first + 1), scale.width / 90) if x == int(x) and x <= scale.last]
+    found = []
+    for value in ticks(scale.low, scale.high, scale.height / 55):
+        y = scale.y(value)
+        found.append(tag("line", x1=LEFT, x2=_f(scale.width - RIGHT), y1=_f(y), y2=_f(y), class_="grid"))
+        found.append(tag("text", f"{value:.8g}".replace("-", "−"), x=LEFT - 8, y=_f(y + 4), text_anchor="end"))
+    bottom = _f(scale.height - 7)
+    found += [tag("text", f"{int(x)}", x=_f(scale.x(x)), y=bottom, text_anchor="middle") for x in across]
+    return tag("g", *found, tag("text", "round", x=LEFT - 8, y=bottom, text_anchor="end"), class_="axes")
+
+
+def _marks(line: Line, scale: Scale) -> Iterator[Html]:
+    """The band, the line in parts where it has gaps, and a dot for each round where there are few; each dot says its value."""
+    known = {number for number, value in line.points if value is not None}
+    bars = {number: (low, high) for number, low, high in line.spread}
+    for part in _parts([(n, v if n in bars else None) for n, v in line.points] if not line.dots else []):
+        edges = [[f"{_f(scale.x(n))},{_f(scale.y(bars[n][side]))}" for n, _ in part] for side in (0, 1)]
+        yield tag("path", d=f"M{'L'.join(edges[0])}L{'L'.join(reversed(edges[1]))}Z", class_="band")
+    if line.dots:
+        for number in sorted(known & bars.keys()):
+            low, high = bars[number]
+            yield tag("line", x1=_f(scale.x(number)), x2=_f(scale.x(number)), y1=_f(scale.y(low)), y2=_f(scale.y(high)), class_="error")
+    parts = list(_parts(line.points))
+    for part in parts if not line.dots else []:
+        if len(part) > 1:
+            yield tag("path", d="M" + "L".join(f"{_f(scale.x(n))},{_f(scale.y(v))}" for n, v in part), class_="line")
+    for part in parts:
+        for number, value in part if line.dots or len(line.points) <= 60 or len(part) == 1 else []:
+            words = tag("title", f"Round {number}: {line.label} {value:.4g}")
+            yield tag("g", words, tag("circle", cx=_f(scale.x(number)), cy=_f(scale.y(value)), r=4 if line.dots else 2.5))
+
+
+def _parts(points: Points) -> Iterator[list[tuple[int, float]]]:
+    """Stretches of points without a gap."""
+    part: list[tuple[int, float]] = []
+    for number, value in points:
+        if value is not None:
+            part.append((number, value))
+        elif part:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _f(value: float) -> str:
+    return f"{value:.1f}"

@@ -1,0 +1,32 @@
+"""HTML from Python, with text as text: what people wrote is never markup. Imports no torch."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable
+
+EMPTY = ("meta", "img", "br", "line", "rect", "circle", "path")
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+"""What no HTML or XML may hold."""
+
+
+class Html(str):
+    """Text that is markup already."""
+
+
+def text(value: str) -> Html:
+    """Text as markup."""
+    return value if isinstance(value, Html) else Html(html.escape(UNPRINTABLE.sub("\ufffd", value)))
+
+
+def tag(name: str, /, *children: str, **attributes: str | float | None) -> Html:
+    """An element: ``tag("p", "text", class_="note")``; attributes that are None are left out, and ``_`` in their names is ``-``."""
+    pairs = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
+    head = name + "".join(f' {key}="{text(str(value))}"' for key, value in pairs)
+    return Html(f"<{head}/>" if name in EMPTY else f"<{head}>{join(children)}</{name}>")
+
+
+def join(parts: Iterable[str]) -> Html:
+    """Texts and elements, one after the other."""
+    return Html("".join(map(text, parts)))

@@ -1,0 +1,444 @@
+"""A run as one HTML file that opens offline: what was trained, its curves and pictures, who rated, what it can be fooled by, and how to do it again.
+
+Every figure is the store's. Pictures of the same prompts and seeds before and after are made from the run's own weights, of seeds that were never
+trained on; where that cannot be done the report says why. Imports torch for these alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+from PIL import Image
+
+import rewards
+from ddpo.card import base_name, facts, held_out_change, public_settings, rated_images, shown
+from ddpo.config import RunConfig, prompt_sets
+from ddpo.dataset import Naming, public_reward
+from ddpo.figure import Line, Points, chart
+from ddpo.markup import Html, tag
+from ddpo.presets import preset_of, presets
+from ddpo.store import RunStore, SampleRow
+from rewards.agreement import alpha
+from rewards.human import opinions
+
+STYLE = Path(__file__).with_suffix(".css")
+STRIP = 8
+"""How many of a round's pictures the report shows."""
+LARGEST = 320
+"""Longest side of a picture, in pixels; larger ones are made smaller."""
+HEALTH: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
+    ("Distance moved per update", "KL divergence of a step, in nats. Small and steady is healthy.", (("kl_update", "KL"),)),
+    ("Distance from the base model", "KL divergence of a trained step, in nats.", (("kl_base", "KL"),)),
+    ("Clipped steps", "The share that PPO's clip held back, upwards and downwards.", (("clip_fraction_up", "up"), ("clip_fraction_down", "down"))),
+    ("Ratio, largest deviation", "Of new to old probability, from 1.", (("ratio_max_deviation", "deviation"),)),
+    ("Gradient norm", "Before it is scaled down. Sudden jumps announce trouble.", (("grad_norm", "norm"),)),
+    ("Prompts that teach nothing", "All images alike, or unrated.", (("zero_spread_prompts", "prompts"),)),
+)
+"""Charts of training's health: a title, what it means, and the metrics with their labels."""
+ELSEWHERE = ("reward_", "held_out_", "seconds_", "scored_images", "ratio_", "loss", "updates", "memory_gb", "advantage_abs_mean")
+"""How the names of metrics begin that no chart of their own is for."""
+FILE = "prompts.txt"
+POCKET_LICENCE = "Apache-2.0; its training pictures were drawn with Noto Color Emoji, whose artwork is Apache-2.0"
+
+Metrics = Mapping[str, Points]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures of one prompt and seed: by the base model, and after training."""
+
+    prompt: str
+    seed: int
+    before: Image.Image
+    after: Image.Image
+
+
+def report(store: RunStore, number: int, naming: Naming, pairs: Sequence[Pair], why_no_pairs: str = "") -> str:
+    """The file's text, of the run up to a round.
+
+    Args:
+        naming: what raters are called.
+        pairs: pictures before and after.
+        why_no_pairs: what to say where there are none.
+    """
+    metrics = {name: [point for point in points if point[0] <= number] for name, points in store.metrics().items()}
+    parts = [
+        head(store, number, metrics),
+        before_and_after(store, number, pairs, why_no_pairs),
+        curves(store, number, metrics),
+        rewarded(store, number),
+        training_pictures(store, number),
+        ratings(store, number, naming),
+        health(store, metrics),
+        settings(store, number),
+        again(store, number),
+        licences(store, number),
+    ]
+    title = f"{store.name} · DDPO Studio"
+    top = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("style", Html(STYLE.read_text(encoding="utf-8"))),
+    )
+    return f"<!DOCTYPE html>\n{tag('html', top, tag('body', tag('main', *parts)), lang='en')}\n"
+
+
+# --- what it was, and what came of it -------------------------------------------------------------------------------------------
+
+
+def head(store: RunStore, number: int, metrics: Metrics) -> Html:
+    """The run in a few sentences and figures."""
+    config, rated = store.config, rated_images(store, number)
+    rounds = [row for row in store.rounds() if row.number <= number]
+    made = sum(len(store.samples(row.number)) for row in rounds)
+    seconds = sum(value or 0.0 for name, points in metrics.items() if name.startswith("seconds_") for _, value in points)
+    tiles = [("rounds", f"{number} of {config.rounds}"), ("images made", f"{made:,}")]
+    if rated:
+        tiles.append(("images rated", f"{sum(rated.values()):,} by {words_for(len(rated), 'person', 'people')}"))
+    change, unit = held_out_change(store, number), unit_of(store.reward_at(number))
+    if change:
+        tiles.append((f"mean reward on held-out seeds{unit}", f"{shown(change.before[0])} → {shown(change.after[0])}"))
+    tiles += [("time of all phases", span(seconds))] if seconds else []
+    begun, ended = rounds[0].started_at, max(row.checkpointed_at or row.scored_at or row.started_at for row in rounds)
+    trained = "a LoRA adapter" if config.training == "lora" else "all weights of the denoiser"
+    of_each = f"{config.images_per_round} images each, {config.images_per_prompt} of a prompt"
+    told = (
+        f"Reinforcement learning (DDPO) trained {trained} of the text-to-image model {base_name(config)}. "
+        f"In {words_for(number, 'round')} the model made {of_each}; each image was scored, and the model learned to make those that score well."
+    )
+    return tag(
+        "header",
+        tag("p", "Report of a run · DDPO Studio", class_="over"),
+        tag("h1", store.name),
+        tag("p", told, class_="lede"),
+        tag("p", f"What scored: {asks_of(store.reward_at(number))}", class_="lede"),
+        tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in tiles), class_="tiles"),
+        tag("p", f"{day(begun)} to {day(ended)} (UTC).", class_="muted"),
+    )
+
+
+def before_and_after(store: RunStore, number: int, pairs: Sequence[Pair], why_not: str) -> Html:
+    """Pictures of the same prompts and seeds, and the held-out reward."""
+    parts = []
+    if pairs:
+        told = f"The same prompts and seeds: on the left the base model, on the right round {number}."
+        parts.append(tag("p", f"{told} The seeds were never trained on, and nothing is chosen: they are the first ones that measure a run."))
+        parts.append(tag("div", *map(_pair, pairs), class_="pairs"))
+    elif why_not:
+        parts.append(tag("p", why_not, class_="note"))
+    if change := held_out_change(store, number):
+        before, after = (f"{shown(value)} ± {shown(error)}" for value, error in (change.before, change.after))
+        images = store.config.held_out_images
+        told = f"The mean reward (± standard error) of {images} held-out images went from {before} (base model) to {after} (round {change.last})"
+        parts.append(tag("p", f"{told}{unit_of(store.reward_at(number))}."))
+    return section("Before and after", *parts)
+
+
+def _pair(pair: Pair) -> Html:
+    sides = [picture(image, f"{pair.prompt}, seed {pair.seed}, {when}") for image, when in ((pair.before, "before"), (pair.after, "after"))]
+    return tag("figure", tag("div", *sides), tag("figcaption", tag("bdi", short(pair.prompt))), title=f"seed {pair.seed}")
+
+
+def curves(store: RunStore, number: int, metrics: Metrics) -> Html:
+    """The reward over the rounds, one chart for each reward that was in force: units are not mixed."""
+    stretches = [(first, reward) for first, reward in store.reward_stretches() if first <= number]
+    found = []
+    for reward in dict.fromkeys(reward for _, reward in stretches):
+        own = {name: [p for p in points if _in_force(stretches, p[0]) == reward] for name, points in metrics.items()}
+        mean, held, base = (own.get(name, []) for name in ("reward_mean", "held_out_reward", "held_out_base"))
+        lines = [Line("mean of the round", mean, _around(mean, own.get("reward_std", [])))]
+        lines += [Line("held-out seeds", held, _around(held, own.get("held_out_reward_std_error", [])), dots=True)] if held else []
+        lines += [Line("base model, held-out seeds", base, _around(base, own.get("held_out_base_std_error", [])), dots=True)] if base else []
+        named = tag("h3", f"{public_reward(reward)}{unit_of(reward)}")
+        if mean or held:
+            words = f"Reward by {public_reward(reward)} over the rounds"
+            found.append(tag("figure", named, chart(lines, words, wide=True)))
+    rows = [(str(n), public_reward(store.reward_at(n)), *(shown(dict(metrics.get(name, [])).get(n)) for name in COLUMNS)) for n in _rounds(metrics)]
+    names = ("round", "reward", "mean", "standard deviation", "images scored")
+    return section(
+        "The reward, round by round",
+        tag("p", "The line is the mean of each round's images, the band one standard deviation to both sides, dots are means over held-out seeds."),
+        *found,
+        tag("details", tag("summary", "As a table"), grid(names, rows)),
+    )
+
+
+COLUMNS = ("reward_mean", "reward_std", "scored_images")
+
+
+def _rounds(metrics: Metrics) -> list[int]:
+    return [number for number, _ in metrics.get("reward_mean", [])]
+
+
+def _in_force(stretches: Sequence[tuple[int, str]], number: int) -> str:
+    return next(reward for first, reward in reversed(stretches) if first <= max(1, number))
+
+
+def _around(points: Points, spread: Points) -> list[tuple[int, float, float]]:
+    known = dict(spread)
+    return [(n, value - s, value + s) for n, value in points if value is not None and (s := known.get(n)) is not None]
+
+
+def rewarded(store: RunStore, number: int) -> Html:
+    """What was asked for, its changes, and what fools it."""
+    stretches = [(first, reward) for first, reward in store.reward_stretches() if first <= number]
+    parts = dict.fromkeys(
+        name for _, reward in stretches for name in (*(["blend"] if reward.startswith(rewards.BLEND) else []), *rewards.parts(reward))
+    )
+    rows = []
+    for name in parts:
+        card = rewards.card(name)
+        where = "a Python file of one's own" if rewards.FUNCTION.fullmatch(name) else card.source
+        rows.append((public_reward(name) if name != "blend" else name, card.asks.replace("`", ""), card.range, where, card.fooled_by))
+    told = [tag("p", "A reward that rises is no proof of better images: every reward can be fooled. Compare with the pictures.")]
+    if len(stretches) > 1:
+        changes = "; ".join(f"from round {first} on {public_reward(reward)}" for first, reward in stretches)
+        told.append(tag("p", f"The reward was changed while the run went on: {changes}."))
+    return section("What was rewarded, and what fools it", *told, grid(("reward", "asks for", "range", "source", "can be fooled by"), rows))
+
+
+def training_pictures(store: RunStore, number: int) -> Html:
+    """Pictures of the first and of the last round, as they were made and scored."""
+    rounds = [row.number for row in store.rounds() if row.scored_at is not None and row.number <= number]
+    shown_rounds = [n for n in dict.fromkeys((rounds[0], rounds[-1])) if store.samples(n)] if rounds else []
+    strips = [tag("h3", f"Round {n}") + tag("div", *_strip(store, n), class_="strip") for n in shown_rounds]
+    told = "Evenly chosen from a round's images, each with its score. Every round has its own seeds, so these are not the same seeds twice."
+    return section("As training saw it", tag("p", told), *map(Html, strips)) if strips else Html("")
+
+
+def _strip(store: RunStore, number: int) -> Iterator[Html]:
+    samples, known = store.samples(number), store.scores(number, store.reward_at(number))
+    for sample in samples[:: max(1, -(-len(samples) // STRIP))]:
+        score = known.get(sample.id)
+        caption = tag("figcaption", tag("b", shown(score.value if score else None)), tag("bdi", short(sample.prompt, 40)))
+        yield tag("figure", _stored(store, sample), caption)
+
+
+def _stored(store: RunStore, sample: SampleRow) -> Html:
+    try:
+        with Image.open(store.folder / sample.image) as image:
+            return picture(image.convert("RGB"), f"{sample.prompt}, seed {sample.seed}, round {sample.round}")
+    except OSError:
+        return tag("p", "The picture's file is gone.", class_="note")
+
+
+def ratings(store: RunStore, number: int, naming: Naming) -> Html:
+    """How many images were rated, by whom, and how far people agree; nothing where nobody rated."""
+    rated = rated_images(store, number)
+    if not rated:
+        return Html("")
+    told: dict[str, dict[int, float]] = {}
+    for row in store.rounds():
+        if row.number <= number:
+            for rater, opinion in opinions(store.asked(row.number), store.latest_ratings(row.number, row.closed_rating)).items():
+                told.setdefault(rater, {}).update(opinion)
+    agreement, images = alpha(told.values())
+    rows = [(naming(rater), f"{count:,}", "left out" if rater in store.left_out else "counts") for rater, count in rated.most_common()]
+    words = f"Krippendorff's α is {shown(agreement)}, from {images} images that several people rated (1 is full agreement, 0 what chance would give)."
+    return section(
+        "Ratings",
+        tag("p", f"{sum(rated.values()):,} images were rated, each counted once a person. {words if agreement is not None else ''}"),
+        grid(("rater", "images rated", "in the reward"), rows),
+    )
+
+
+def health(store: RunStore, metrics: Metrics) -> Html:
+    """Charts of the optimiser's health, and of whatever else was measured; the distances in words."""
+    drawn = {metric for _, _, lines in HEALTH for metric, _ in lines}
+    others = [name for name in sorted(metrics) if name not in drawn and not name.startswith(ELSEWHERE)]
+    charts = [*HEALTH, *((name.replace("_", " ").capitalize(), "", ((name, name.replace("_", " ")),)) for name in others)]
+    changes = [(first, f"From round {first}: {public_reward(reward)}") for first, reward in store.reward_stretches()[1:]]
+    figures, still = [], []
+    for title, meaning, lines in charts:
+        known = [Line(label, metrics[metric]) for metric, label in lines if metric in metrics]
+        if known and not any(value for line in known for _, value in line.points):
+            still.append(title.lower())
+        elif known:
+            figures.append(tag("figure", tag("h3", title), tag("p", meaning, class_="muted"), chart(known, f"{title} over the rounds", changes)))
+    told = [
+        _distance(metrics, "kl_update", "an update moved a step's policy by"),
+        _distance(metrics, "kl_base", "a trained step was from the base model by"),
+    ]
+    told = [each for each in told if each]
+    told += [] if {"kl_update", "kl_base"} & set(metrics) else ["KL divergence was not measured."]
+    told += [f"All 0: {'; '.join(still)}."] if still else []
+    told += ["With one update a round, what compares the policy with the one that sampled is measured before it moves."] if not moving(store) else []
+    return section("Was training healthy?", tag("p", " ".join(told)), tag("div", *figures, class_="charts"))
+
+
+def moving(store: RunStore) -> bool:
+    """Whether the policy moves between sampling and the last measurement of the update."""
+    return store.config.updates_per_round > 1 or store.config.ahead
+
+
+def _distance(metrics: Metrics, name: str, words: str) -> str:
+    values = [(value, number) for number, value in metrics.get(name, []) if value is not None]
+    if not any(value for value, _ in values):
+        return ""
+    most, at = max(values)
+    return f"In the median round {words} {shown(median(value for value, _ in values))} nats of KL divergence, at most {shown(most)} (round {at})."
+
+
+# --- how it was done ------------------------------------------------------------------------------------------------------------
+
+
+def settings(store: RunStore, number: int) -> Html:
+    """The facts, what was set otherwise than by default, all settings folded, and the prompts."""
+    config, values, default = store.config, public_settings(store.config), RunConfig()
+    told = {field.name: field.metadata["help"].replace("`", "") for field in fields(RunConfig)}
+    rows = [(name, spelled(value), told[name]) for name, value in values.items()]
+    changed = [row for row in rows if getattr(config, row[0]) != getattr(default, row[0])]
+    prompts = tag("ul", *(tag("li", tag("bdi", prompt)) for prompt in config.prompts), class_="prompts")
+    columns = ("setting", "value", "what it does")
+    return section(
+        "How it was made",
+        grid(("what", "value"), [(name, value.replace("`", "")) for name, value in facts(store, number)]),
+        tag("details", tag("summary", words_for(len(config.prompts), "prompt")), prompts),
+        *([tag("h3", "Set otherwise than by default"), grid(columns, changed)] if changed else []),
+        tag("details", tag("summary", "All settings"), grid(columns, rows)),
+    )
+
+
+def again(store: RunStore, number: int) -> Html:
+    """Commands that make the run anew, and take it away."""
+    config = store.config
+    notes = ["From the folder of DDPO Studio. Names of files stand for the paths to them."]
+    if "human" in {name for _, reward in store.reward_stretches() for name in rewards.parts(reward)}:
+        notes.append("People's ratings are no command: rate the run on its page. Those given are taken away with the second command.")
+    if len(store.reward_stretches()) > 1:
+        notes.append("The reward was changed on the way, as told above; resume --reward does so.")
+    if prompts_option(config) == FILE:
+        notes.append(f"{FILE} holds the prompts above, one a line.")
+    lines = [command(config, f"runs/{store.name}")]
+    if rated_images(store, number):
+        lines.append(f"python -m ddpo export runs/{store.name} --as ratings --out {store.name}-ratings")
+    lines.append(f"python -m ddpo export runs/{store.name} --as {'pipeline' if config.training == 'full' else 'kohya'} --out {store.name}-model")
+    return section("Do it again", tag("p", " ".join(notes)), tag("pre", "\n".join(lines)))
+
+
+def command(config: RunConfig, out: str) -> str:
+    """The command that starts such a run."""
+    values, start = public_settings(config) | dict(prompts=prompts_option(config)), presets()[preset_of(config.reward)].config
+    parts = []
+    for field in fields(RunConfig):
+        if getattr(config, field.name) == getattr(start, field.name) and field.name != "reward":
+            continue
+        value, flag = values[field.name], field.name.replace("_", "-")
+        parts.append(f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {shlex.quote(spelled(value))}")
+    trusted = [f"--trust {shlex.quote(name.partition(':')[0])}" for name in rewards.parts(values["reward"]) if rewards.FUNCTION.fullmatch(name)]
+    return "python -m ddpo run " + " ".join([*parts, *trusted, f"--out {shlex.quote(out)}"])
+
+
+def prompts_option(config: RunConfig) -> str:
+    """The prompts as --prompts takes them: a set's name, the texts, or a file where they are many or hold what parts them."""
+    if named := next((name for name, prompts in prompt_sets().items() if prompts == config.prompts), None):
+        return named
+    line = "; ".join(config.prompts)
+    plain = not any(";" in prompt or "\n" in prompt or prompt != prompt.strip() for prompt in config.prompts)
+    return line if plain and len(line) < 1000 and not line.endswith(".txt") else FILE
+
+
+def licences(store: RunStore, number: int) -> Html:
+    """Whose licences apply to what was made."""
+    config = store.config
+    rows = [("DDPO Studio", "Apache-2.0")]
+    rows.append(
+        (f"base model {base_name(config)}", POCKET_LICENCE if config.model == "pocket" else "its own licence applies to what was made from it")
+    )
+    names = dict.fromkeys(name for first, reward in store.reward_stretches() if first <= number for name in rewards.parts(reward))
+    rows += [
+        (f"reward {name}", rewards.card(name).licence) for name in names if name in rewards.REWARDS and rewards.card(name).licence != "no weights"
+    ]
+    return section("Licences", grid(("what", "licence"), rows))
+
+
+# --- pictures and words ---------------------------------------------------------------------------------------------------------
+
+
+def held_out_pairs(store: RunStore, place: Path, count: int) -> list[Pair]:
+    """Pictures of the first held-out prompts and seeds, by the base model and by the weights of a checkpoint: those that measure the run.
+
+    Raises:
+        ConfigError: the model cannot be loaded.
+        CheckpointError: the weights cannot be read, or are of another base model.
+    """
+    from ddpo.checkpoint import load_state
+    from ddpo.evaluate import held_out_images
+    from ddpo.policy import StableDiffusionPolicy
+    from ddpo.rollout import derive_seed
+
+    policy = StableDiffusionPolicy.load(store.config)
+    load_state(place, policy.parameters(), base=policy.fingerprint, averaged=True)
+    prompts, before = held_out_images(policy, store.config, base=True, count=count)
+    _, after = held_out_images(policy, store.config, base=False, count=count)
+    seeds = [derive_seed("held out", i) for i in range(count)]
+    return [Pair(*each) for each in zip(prompts, seeds, before, after, strict=True)]
+
+
+def picture(image: Image.Image, alt: str) -> Html:
+    """A picture within the file: as it is where it is small, or else smaller and as a JPEG."""
+    data, small = io.BytesIO(), image.copy()
+    small.thumbnail((LARGEST, LARGEST))
+    kind = "PNG" if max(small.size) <= 128 else "JPEG"
+    small.save(data, format=kind, **(dict(optimize=True) if kind == "PNG" else dict(quality=88)))
+    source = f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
+    return tag("img", src=source, alt=short(alt, 300), width=small.width, height=small.height)
+
+
+def section(title: str, *parts: str) -> Html:
+    return tag("section", tag("h2", title), *parts)
+
+
+def grid(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
+    """A table that scrolls within itself where the page is narrow."""
+    top = tag("tr", *(tag("th", name, scope="col") for name in names))
+    body = [tag("tr", *(tag("td", tag("bdi", cell)) for cell in row)) for row in rows]
+    table = tag("table", tag("thead", top), tag("tbody", *body), class_="wide" if len(names) > 2 else None)
+    return tag("div", table, class_="scroll", tabindex=0)
+
+
+def asks_of(reward: str) -> str:
+    """What a reward asks for, in a sentence; of a blend, its parts with their weights."""
+    if not reward.startswith(rewards.BLEND):
+        return rewards.card(reward).asks
+    parts = (f"{weight:g} × {public_reward(name)} ({rewards.card(name).asks.rstrip('.')})" for name, weight in rewards.parts(reward).items())
+    return f"a weighted sum of rewards, each in its own standard deviations: {'; '.join(parts)}."
+
+
+def unit_of(reward: str) -> str:
+    """The unit of a reward, for the end of a title or of a sentence."""
+    unit = rewards.card("blend" if reward.startswith(rewards.BLEND) else reward).unit
+    return f", in {unit}" if unit and unit not in ("opinion", "logit") else ""
+
+
+def spelled(value: object) -> str:
+    """A setting's value as the command line takes it."""
+    return f"{value:.10g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def words_for(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def span(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def short(words: str, limit: int = 120) -> str:
+    return words if len(words) <= limit else f"{words[: limit - 1]}…"

@@ -1,0 +1,271 @@
+"""The report: one well-formed file that asks for nothing, whose figures are the store's."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shlex
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser
+
+from ddpo.__main__ import config_from, main, parser
+from ddpo.config import RunConfig, prompt_sets
+from ddpo.export import ExportError, export
+from ddpo.figure import Line, chart, fitted, ticks
+from ddpo.presets import presets
+from ddpo.report import Pair, command, picture
+from ddpo.store import RunStore
+from tests.toys import ODD_PROMPTS, add_images, add_lora, filled_run
+from tests.toys import picture as drawn
+
+AUTO: dict[str, Any] = dict(reward="jpeg_compressibility")
+
+
+def made(store: RunStore, out: Path, **options: Any) -> ET.Element:
+    """The report as a tree; that it parses as XML says that it is well-formed."""
+    export(store, "report", out, **(dict(pictures=0) | options))
+    (file,) = out.iterdir()
+    assert file.name == f"{store.name}-report.html"
+    text = file.read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE html>\n") and str(store.folder.parent) not in text
+    return ET.fromstring(text.partition("\n")[2])
+
+
+def said(tree: ET.Element) -> str:
+    return " ".join("".join(tree.itertext()).split())
+
+
+def section(tree: ET.Element, title: str) -> ET.Element:
+    return next(each for each in tree.iter("section") if each.findtext("h2") == title)
+
+
+def rows(part: ET.Element) -> list[list[str]]:
+    return [["".join(cell.itertext()) for cell in row.iter("td")] for row in part.iter("tr")][1:]
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    found = filled_run(tmp_path / "runs" / "squeeze", rounds=5, **AUTO)
+    yield found
+    found.close()
+
+
+def test_the_figures_are_the_store_s(store: RunStore, tmp_path: Path) -> None:
+    """Every mean, spread and count of every round, to four digits, in the table and in the dots' words; the held-out change with its errors."""
+    store.add_metrics(0, dict(held_out_reward=-2.9123456, held_out_reward_std_error=0.0512))
+    store.add_metrics(5, dict(held_out_reward=-1.98765, held_out_reward_std_error=0.0421))
+    tree = made(store, tmp_path / "out")
+    metrics, curves = {name: dict(points) for name, points in store.metrics().items()}, section(tree, "The reward, round by round")
+    table = rows(curves)
+    assert [row[0] for row in table] == ["1", "2", "3", "4", "5"] and {row[1] for row in table} == {"jpeg_compressibility"}
+    for n, row in enumerate(table, start=1):
+        assert row[2:] == [f"{metrics[name][n]:.4g}" for name in ("reward_mean", "reward_std", "scored_images")]
+    titles = [title.text for title in curves.iter("title")]
+    assert f"Round 3: mean of the round {metrics['reward_mean'][3]:.4g}" in titles and "Round 0: held-out seeds -2.912" in titles
+    words = said(tree)
+    assert "went from -2.912 ± 0.0512 (base model) to -1.988 ± 0.0421 (round 5), in kB." in words
+    tiles = {div.findtext("dt"): div.findtext("dd") for div in tree.iter("div") if div.find("dt") is not None}
+    assert tiles["rounds"] == "5 of 5" and tiles["images made"] == "40" and tiles["mean reward on held-out seeds, in kB"] == "-2.912 → -1.988"
+    assert "blank and blurred images" in said(section(tree, "What was rewarded, and what fools it"))
+    peak = max(value for value in metrics["kl_update"].values() if value)
+    assert f"at most {peak:.4g}" in said(section(tree, "Was training healthy?"))
+
+
+def test_it_opens_offline(store: RunStore, tmp_path: Path) -> None:
+    """Nothing is loaded from anywhere: no script, no link to a style, every picture within, and no address in a style."""
+    tree = made(store, tmp_path / "out")
+    assert not [node.tag for node in tree.iter() if node.tag in ("script", "link", "iframe", "object", "embed", "base")]
+    sources = [value for node in tree.iter() for name, value in node.attrib.items() if name in ("src", "href", "srcset", "data", "poster")]
+    assert len(sources) == 16 and all(source.startswith("data:image/") for source in sources)
+    assert not re.search(r"url\(|@import|https?:", "".join(node.text or "" for node in tree.iter("style")))
+
+
+def test_the_pictures_are_the_run_s(store: RunStore, tmp_path: Path) -> None:
+    """The strips hold the first and the last round's own pixels and scores."""
+    strips = section(made(store, tmp_path / "out"), "As training saw it")
+    assert [head.text for head in strips.iter("h3")] == ["Round 1", "Round 5"]
+    figures = list(strips.iter("figure"))
+    for figure, sample in zip(figures, [*store.samples(1), *store.samples(5)], strict=True):
+        data = base64.b64decode(next(figure.iter("img")).attrib["src"].partition(",")[2])
+        with Image.open(io.BytesIO(data)) as shown, Image.open(store.folder / sample.image) as stored:
+            assert shown.tobytes() == stored.tobytes()
+        score = store.scores(sample.round, AUTO["reward"])[sample.id].value
+        assert next(figure.iter("b")).text == f"{score:.4g}" and next(figure.iter("bdi")).text == sample.prompt
+
+
+def test_before_and_after_are_named_and_none_are_invented(store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without weights there are no pairs and the report says why; with pairs each stands with its prompt, its seed and both pictures."""
+    tree = made(store, tmp_path / "none", pictures=4)
+    assert "The weights of round 5 are not kept" in said(section(tree, "Before and after")) and not list(
+        section(tree, "Before and after").iter("img")
+    )
+    add_lora(store, 5)
+    pairs = [Pair(f"a cat {i}", 70 + i, drawn(i), drawn(10 + i)) for i in range(4)]
+    monkeypatch.setattr("ddpo.export.held_out_pairs", lambda store, place, count: pairs[:count])
+    part = section(made(store, tmp_path / "some", pictures=3), "Before and after")
+    assert [image.attrib["alt"] for image in part.iter("img")][:2] == ["a cat 0, seed 70, before", "a cat 0, seed 70, after"]
+    assert len(list(part.iter("img"))) == 6
+
+    def broken(*_: Any) -> list[Pair]:
+        raise RuntimeError(f"no model in {tmp_path}")
+
+    monkeypatch.setattr("ddpo.export.held_out_pairs", broken)
+    part = section(made(store, tmp_path / "broken", pictures=3), "Before and after")
+    assert "could not be made" in said(part) and str(tmp_path) not in said(part)
+
+
+def test_raters_are_coded_unless_they_are_named_and_their_agreement_is_told(tmp_path: Path) -> None:
+    store = filled_run(tmp_path / "runs" / "taste", rounds=2)
+    coded = section(made(store, tmp_path / "coded"), "Ratings")
+    assert rows(coded)[0][1:] == ["16", "counts"] and "anna" not in said(coded) and "α" not in said(coded)
+    add_images(store, 3)
+    for row in store.samples(3):
+        for name in ("anna", "ben"):
+            store.add_rating(f"{name}{row.id}", row.id, name, "thumbs", 1.0 if row.position % 2 else -1.0)
+    store.close_round(3)
+    store.mark(3, "scored")
+    store.choose("rater ben", "in")
+    named = section(made(store, tmp_path / "named", names=True), "Ratings")
+    assert rows(named) == [["anna", "24", "counts"], ["ben", "8", "counts"]]
+    assert "32 images were rated" in said(named) and "Krippendorff's α is 1, from 8 images" in said(named)
+    store.choose("rater ben", "out")
+    left = section(made(store, tmp_path / "left", names=True), "Ratings")
+    assert rows(left)[1] == ["ben", "8", "left out"] and "α" not in said(left)
+    store.close()
+
+
+def test_a_report_up_to_a_round_knows_nothing_of_later_ones(store: RunStore, tmp_path: Path) -> None:
+    store.set_reward(4, "aesthetic")
+    tree = made(store, tmp_path / "out", number=3)
+    assert "aesthetic" not in said(tree).replace("blend: 1 aesthetic", "") and "3 of 5" in said(tree)
+    assert [row[0] for row in rows(section(tree, "The reward, round by round"))] == ["1", "2", "3"]
+    later = made(store, tmp_path / "later")
+    assert "from round 4 on aesthetic" in said(later)
+    assert [head.text for head in section(later, "The reward, round by round").iter("h3")] == ["jpeg_compressibility, in kB", "aesthetic, in points"]
+    assert len(list(section(later, "Was training healthy?").iter("title"))) > 5 and "From round 4: aesthetic" in {t.text for t in later.iter("title")}
+
+
+def test_odd_prompts_gaps_and_files_that_are_gone_break_nothing(tmp_path: Path) -> None:
+    store = filled_run(tmp_path / "runs" / "odd", rounds=4, prompts=(*ODD_PROMPTS, "bell \x07 and null \x00"), **AUTO)
+    store.add_metrics(2, dict(reward_mean=float("nan"), kl_update=float("nan"), something_new=3.0))
+    (store.folder / store.samples(1)[0].image).unlink()
+    tree = made(store, tmp_path / "out")
+    assert "<script>document.title = 'broken'</script>" in said(tree) and "Something new" in said(tree)
+    assert "The picture's file is gone." in said(tree)
+    store.close()
+
+
+def test_what_cannot_be_reported_is_refused(store: RunStore, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="Round 9 of squeeze is not scored"):
+        export(store, "report", tmp_path / "out", 9)
+    with pytest.raises(ExportError, match="between 0 and 64"):
+        export(store, "report", tmp_path / "out", pictures=65)
+    fresh = filled_run(tmp_path / "runs" / "fresh", rounds=0)
+    with pytest.raises(ExportError, match="nothing to report"):
+        export(fresh, "report", tmp_path / "out")
+    fresh.close()
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_always_0_is_said_and_not_drawn(store: RunStore, tmp_path: Path) -> None:
+    """One update a round: the ratio is 1, and clip and KL are 0, by definition. The report says so; a metric that moves is drawn."""
+    for number in range(1, 6):
+        store.add_metrics(number, dict(kl_update=0.0, clip_fraction_up=0.0, clip_fraction_down=0.0))
+    part = section(made(store, tmp_path / "out"), "Was training healthy?")
+    assert "All 0: distance moved per update; clipped steps." in said(part) and "measured before it moves" in said(part)
+    assert [head.text for head in part.iter("h3")] == ["Ratio, largest deviation", "Gradient norm", "Prompts that teach nothing"]
+
+
+# --- doing it again -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(preset.config for preset in presets().values()),
+        RunConfig(prompts=("it's", "a | b", 'say "x"'), seed=7, guidance_in_training=False, learning_rate=0.00037),
+        RunConfig(reward="blend: 1 human, -0.5 clip_score", rounds=3, objective="nft", kl_weight=1e-9),
+        RunConfig(reward="jpeg_compressibility", prompts=prompt_sets()["objects"], shared_start=False, lora_alpha=0.5),
+    ],
+)
+def test_the_command_makes_the_same_run(config: RunConfig) -> None:
+    """What it says, read by the real command line, is the run's own configuration."""
+    words = shlex.split(command(config, "runs/again"))
+    assert words[:4] == ["python", "-m", "ddpo", "run"]
+    options = parser().parse_args(words[3:])
+    assert config_from(options) == config and options.out == Path("runs/again")
+
+
+def test_the_command_names_a_file_where_prompts_are_no_words_of_a_line(tmp_path: Path) -> None:
+    store = filled_run(tmp_path / "runs" / "odd", rounds=1, prompts=("a; b",))
+    assert "--prompts prompts.txt" in said(made(store, tmp_path / "out")) and "prompts.txt holds the prompts above" in said(
+        made(store, tmp_path / "two")
+    )
+    store.close()
+
+
+def test_the_command_line_makes_one(store: RunStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(store.folder), "--as", "report", "--pictures", "0", "--out", str(tmp_path / "out")]) == 0
+    assert json.loads(capsys.readouterr().out) == dict(run=str(store.folder), round=5, **{"as": "report"}, out=str(tmp_path / "out"), files=1)
+
+
+# --- in a browser ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 1100), ("light", 390)])
+def test_it_opens_without_a_server_in_both_themes_and_fits(browser: Browser, tmp_path: Path, scheme: str, width: int) -> None:
+    """From the disk, in a browser without a network: no request, no error, every picture decoded, nothing sticks out, dark is dark."""
+    store = filled_run(tmp_path / "runs" / ("a-long-name-" * 6), rounds=3, prompts=ODD_PROMPTS)
+    made(store, tmp_path / "out")
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)  # type: ignore[arg-type]
+    page, problems = context.new_page(), []
+    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or problems.append(request.url))
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(next((tmp_path / "out").iterdir()).as_uri())
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth === 64)")
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    light = sum(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))))
+    assert (light < 384) == (scheme == "dark") and page.title().startswith("a-long-name") and not problems
+    context.close()
+    store.close()
+
+
+# --- pieces ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_chart_draws_where_the_values_lie() -> None:
+    """On paper: the least value of (1, 2, 3) lies lowest, equal steps are equally far apart, a gap parts the line, a long line keeps its jump."""
+    tree = ET.fromstring(f"<div>{chart([Line('x', [(1, 1.0), (2, 2.0), (3, 3.0), (4, None), (5, 2.0)])], 'words', [(3, 'changed')])}</div>")
+    heights = [float(dot.attrib["cy"]) for dot in tree.iter("circle")]
+    assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.11) and heights[0] > heights[1] > heights[2]
+    assert len([path for path in tree.iter("path") if path.attrib["class"] == "line"]) == 1
+    assert next(tree.iter("svg")).attrib["aria-label"] == "words" and "changed" in {title.text for title in tree.iter("title")}
+    jump = [(n, 9.0 if n == 4321 else 0.5) for n in range(1, 10_001)]
+    long = ET.fromstring(f"<div>{chart([Line('x', jump)], '')}</div>")
+    scale = fitted([Line("x", jump)], 440.0, 190.0)
+    path = next(path for path in long.iter("path") if path.attrib["class"] == "line").attrib["d"]
+    assert f",{scale.y(9.0):.1f}" in path and len(path.split("L")) <= 501
+
+
+def test_ticks_are_round_numbers() -> None:
+    assert ticks(0.0, 1.0, 5) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(-3.2, -0.4, 5) == [-3.0, -2.0, -1.0] and ticks(0.0, 2.6, 5) == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(("side", "kind", "width"), [(64, "png", 64), (512, "jpeg", 320)])
+def test_pictures_have_a_sensible_size(side: int, kind: str, width: int) -> None:
+    node = ET.fromstring(picture(drawn(1, side), "a cat"))
+    head, _, data = node.attrib["src"].partition(",")
+    assert head == f"data:image/{kind};base64" and node.attrib["width"] == str(width)
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.size == (width, width)
