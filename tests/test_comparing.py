@@ -178,10 +178,10 @@ def test_the_oldest_pictures_go_when_there_are_too_many(store: RunStore, compari
 
 
 class Started(Launcher):
-    """A server whose own worker lives: it has its lock, or is about to take it."""
+    """A server whose own worker of a run lives: it has its lock, or is about to take it."""
 
     def starting(self, folder: Path) -> bool:
-        return True
+        return folder.name == "taste"
 
 
 def test_a_run_at_work_is_one_whose_worker_uses_the_machine(store: RunStore) -> None:
