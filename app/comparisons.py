@@ -79,7 +79,7 @@ def at_work(runs: Runs, launcher: Launcher) -> str | None:
             status = store.status()
         except Exception:  # a damaged run is not at work
             continue
-        if (status.alive and status.state not in RESTS) or launcher.starting(store.folder):
+        if status.state not in RESTS if status.alive else launcher.starting(store.folder):
             return name
     return None
 

@@ -177,15 +177,23 @@ def test_the_oldest_pictures_go_when_there_are_too_many(store: RunStore, compari
     assert sorted(path.name for path in comparing.folder.iterdir()) == ["1.png", "2.png"]
 
 
+class Started(Launcher):
+    """A server whose own worker of a run lives: it has its lock, or is about to take it."""
+
+    def starting(self, folder: Path) -> bool:
+        return folder.name == "taste"
+
+
 def test_a_run_at_work_is_one_whose_worker_uses_the_machine(store: RunStore) -> None:
     runs = Runs(store.folder.parent)
     (store.folder.parent / "damaged").mkdir()
     (store.folder.parent / "damaged" / "config.json").write_text("{")
-    assert at_work(runs, Launcher()) is None
+    assert at_work(runs, Launcher()) is None and at_work(runs, Started()) == "taste"
     lock = WorkerLock(store.folder / "worker.lock")
     for state, works in (("updating", True), ("awaiting", False), ("paused", False), ("loading", True)):
         store.set_progress(state, 1)
-        assert at_work(runs, Launcher()) == ("taste" if works else None), state
+        for launcher in (Launcher(), Started()):
+            assert at_work(runs, launcher) == ("taste" if works else None), state
     lock.release()
     assert at_work(runs, Launcher()) is None
     runs.close()
