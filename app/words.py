@@ -72,6 +72,7 @@ LABELS: dict[str, str] = {
     "passes": "Passes over each round",
     "microbatch": "Images made at once",
     "update_microbatch": "Steps learned from at once",
+    "reuse_forward": "Learn from sampling's own passes",
     "steps": "Denoising steps",
     "step_weights": "Weight of each step",
     "skip_last_steps": "Last steps left untrained",

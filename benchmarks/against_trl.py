@@ -3,7 +3,7 @@
 TRL 0.23.1, the last release that had the trainer, is installed from the registry into ``build/trl``, an environment of its own, on the first run.
 
 ``--equal``: equal settings (32 images a round, 8 a prompt, 10 denoising steps, all of them trained, guidance 5 in sampling and training, LoRA of
-rank 4, learning rate 1e-3, two updates a round): seconds a round, and the held-out compressibility after the same rounds.
+rank 4, learning rate 1e-3, one update a round, or ``--updates 2``): seconds a round, and the held-out compressibility after the same rounds.
 ``--best``: each one's best settings: wall clock from the command to a held-out gain. Held-out pictures are made by plain diffusers from both
 adapters.
 """
@@ -101,8 +101,8 @@ def run_ours(folder: Path, rounds: int, seed: int, *options: str) -> tuple[list[
 
 
 EQUAL = dict(
-    objective="ddpo-is", images_per_round=32, images_per_prompt=8, images_per_update=16, steps=10, skip_last_steps=0, step_weights="equal", eta=1.0,
-    guidance=5.0, lora_rank=4, lora_alpha=4.0, learning_rate=1e-3, advantage="history", microbatch=32, update_microbatch=80, precision="auto",
+    objective="ddpo-is", images_per_round=32, images_per_prompt=8, steps=10, skip_last_steps=0, step_weights="equal", eta=1.0,
+    guidance=5.0, lora_rank=4, lora_alpha=4.0, learning_rate=1e-3, advantage="history", update_microbatch=80, precision="auto",
 )  # fmt: skip
 """Ours, as TRL's side has it (both then standardise over the round until a prompt has 16 scores)."""
 
@@ -113,13 +113,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--images", type=int, default=96, help="held-out pictures")
+    parser.add_argument("--updates", type=int, default=1, choices=(1, 2, 4), help="optimiser steps a round, of the equal settings")
     parser.add_argument("--best", action="store_true")
     parser.add_argument("--target", type=float, default=8.0, help="the held-out gain, in percent, that --best measures the time to")
     parser.add_argument("--trl-minutes", type=float, default=15.0)
     parser.add_argument("--trl", nargs="+", default=[], help="options of TRL's side, for instance learning-rate=3e-4 precision=bf16")
     options = parser.parse_args()
     extra = [part for option in options.trl for part in ("--" + option.split("=")[0], option.split("=")[1])]
-    equal = [part for name, value in EQUAL.items() for part in ("--" + name.replace("_", "-"), str(value))] + ["--no-shared-start"]
+    size = 32 // options.updates
+    settings = EQUAL | dict(images_per_update=size, microbatch=size)
+    equal = [part for name, value in settings.items() for part in ("--" + name.replace("_", "-"), str(value))] + ["--no-shared-start"]
     environment()
     base = held_out_kb(None, options.images)
 
@@ -136,9 +139,9 @@ def main() -> None:
                 limit = ["--minutes", str(options.trl_minutes), "--every", "5", *extra] if side == "trl" else []
                 rounds, loaded = run(folder, 1000 if side == "trl" else 40, seed, *limit)
             else:
-                rounds, loaded = run(folder, options.rounds, seed, *(extra if side == "trl" else equal))
+                rounds, loaded = run(folder, options.rounds, seed, *(["--batch", str(size), *extra] if side == "trl" else equal))
             adapters = sorted((folder / "checkpoints" if side == "ours" else folder).iterdir())
-            report: dict[str, Any] = dict(side=side, seed=seed, rounds=len(rounds), loaded=round(loaded, 1))
+            report: dict[str, Any] = dict(side=side, seed=seed, updates=options.updates, rounds=len(rounds), loaded=round(loaded, 1))
             report["seconds_per_round"] = round(statistics.median(r["seconds"] for r in rounds), 2)
             if options.best:
                 report["seconds_to_target"] = None

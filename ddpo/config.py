@@ -18,6 +18,8 @@ import rewards
 SCHEMA_VERSION = 1
 PROMPT_FOLDER = Path(__file__).parent / "prompts"
 MAX_PROMPT_CHARACTERS = 10_000
+FEWEST_REUSED = 8
+"""The fewest images at once of which a pass is worth keeping (``benchmarks/NOTEBOOK.md``)."""
 
 
 class ConfigError(ValueError):
@@ -64,8 +66,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Optimiser": ("optimiser", "learning_rate", "weight_decay", "max_grad_norm", "ema_decay"),
     "Weights": ("training", "lora_rank", "lora_alpha", "lora_targets", "init_lora"),
     "Machine": (
-        "device", "precision", "microbatch", "update_microbatch", "gradient_checkpointing", "vae_tiling", "reward_device", "reward_precision",
-        "reward_offload",
+        "device", "precision", "microbatch", "update_microbatch", "reuse_forward", "gradient_checkpointing", "vae_tiling", "reward_device",
+        "reward_precision", "reward_offload",
     ),
     "Measuring": ("watch_every", "watch_images", "watch_rewards", "on_alarm", "held_out_images", "held_out_every", "shuffle_scores"),
 }  # fmt: skip
@@ -150,9 +152,14 @@ class RunConfig:
     )
     images_per_update: int = setting(16, "How many images one optimiser step learns from.", low=1)
     passes: int = setting(1, "How many times a round's images are gone through by the optimiser.", low=1, high=100)
-    microbatch: int = setting(4, "How many images are made at once: they appear that many at a time.", low=1)
+    microbatch: int = setting(8, "How many images are made at once: they appear that many at a time.", low=1)
     update_microbatch: int = setting(
         64, "How many denoising steps of images the update takes through the model at once: memory, not learning.", low=1
+    )
+    reuse_forward: bool = setting(
+        True,
+        "With ddpo-is and ddpo-sf: a round's first optimiser step goes backwards through what sampling computed, instead of computing it once more: "
+        "the same numbers in less time, for memory, where there is some. From 8 images at once on.",
     )
     steps: int = setting(10, "How many denoising steps make an image.", low=1, high=1000)
     skip_first_steps: int = setting(
@@ -386,6 +393,25 @@ class RunConfig:
         return self.passes * self.images_per_round // self.images_per_update
 
     @property
+    def reuses_forward(self) -> bool:
+        """Whether the first optimiser step's images are whole microbatches whose passes in sampling are those that it would compute again.
+
+        A pass on few images takes as long as it takes to start its operations: below :data:`FEWEST_REUSED` larger parts are faster, computed anew.
+        """
+        together = min(self.microbatch, self.images_per_round)
+        return (
+            self.reuse_forward
+            and self.objective in ("ddpo-is", "ddpo-sf")
+            and self.guidance_in_training
+            and self.trained_fraction == 1.0
+            and not self.gradient_checkpointing
+            and not self.ahead
+            and not self.reward_offload
+            and FEWEST_REUSED <= together <= self.update_microbatch
+            and self.images_per_update % together == 0
+        )
+
+    @property
     def trained_steps(self) -> range:
         """The denoising steps between those left out at both ends."""
         return range(self.skip_first_steps, self.steps - self.skip_last_steps)
@@ -441,6 +467,7 @@ class RunConfig:
         values.setdefault("step_weights", "equal")
         values.setdefault("update_microbatch", values.get("microbatch", 4))
         values.setdefault("watch_every", 0)
+        values.setdefault("reuse_forward", False)
         return cls.from_dict(values)
 
     @classmethod

@@ -10,7 +10,7 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ import rewards
 from ddpo.checkpoint import load_state, save_moments, save_state
 from ddpo.config import ConfigError, RunConfig
 from ddpo.crew import Crew, Task
-from ddpo.objective import Lesson, Weights, make_lesson
+from ddpo.diffusion import Gaussian
+from ddpo.forward import KeptForward
+from ddpo.objective import Lesson, TrajectoryLesson, Weights, make_lesson
 from ddpo.policy import Policy
-from ddpo.rollout import batches, derive_seed, rollout
+from ddpo.rollout import Step, batches, derive_seed, rollout
 from ddpo.store import write_images
 from ddpo.trajectory import Trajectory
 from rewards.base import Reward, RewardError, Sample
@@ -47,6 +49,18 @@ class PolicyMismatch(TrainingError):
     """Re-scoring the round's own samples does not give back their log-probabilities."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """Items of an optimiser step that go through the model at once."""
+
+    items: Tensor
+    """(m, 2): image and moment."""
+    start: int = 0
+    """Of a part that was sampled as it is: the microbatch's place in the order of sampling ..."""
+    batch: tuple[int, ...] = ()
+    """... and the positions of all its images, those without an item too; else empty."""
+
+
 class Engine:
     """One process's policy, optimiser and reward, and what it does with them."""
 
@@ -66,6 +80,7 @@ class Engine:
         self.optimiser, self.moments = make_optimiser(config, self.parameters.values(), self.crew)
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.autocast is torch.float16)
         self.average = EMAModel(self.parameters.values(), decay=config.ema_decay, min_decay=config.ema_decay) if config.ema_decay else None
+        self.kept = KeptForward(policy)
         self.checked = False
 
     @property
@@ -84,12 +99,12 @@ class Engine:
         Returns:
             For each microbatch its positions, prompts, seeds and images' paths.
         """
-        n, made = self.config.images_per_round, list[dict[str, list[Any]]]()
+        made, microbatches = list[dict[str, list[Any]]](), self.microbatches(number)
         prompts, seeds = self.draw_prompts(number), self.draw_seeds(number)
         for start in self.crew.share(list(starts)):
-            batch = range(start, min(start + self.config.microbatch, n))
-            found: dict[str, list[Any]] = dict(positions=list(batch), prompts=[prompts[i] for i in batch], seeds=[seeds[i] for i in batch])
-            trajectory, images = self._rollout(self.part(number, start), found["prompts"], found["seeds"], self.draw_starts(number, found["prompts"]))
+            batch = microbatches[start]
+            found: dict[str, list[Any]] = dict(positions=batch, prompts=[prompts[i] for i in batch], seeds=[seeds[i] for i in batch])
+            trajectory, images = self._rollout(number, start, found["prompts"], found["seeds"])
             if not self.checked:
                 self.check(trajectory, found["prompts"])
             for name in filter(self.scores_ahead, ahead):
@@ -117,14 +132,39 @@ class Engine:
             return None
         return [derive_seed(self.config.seed, number, "start", prompt) for prompt in prompts]
 
-    def _rollout(self, file: Path, prompts: list[str], seeds: list[int], starts: list[int] | None) -> tuple[Trajectory, list[Image.Image]]:
+    def microbatches(self, number: int) -> dict[int, list[int]]:
+        """The positions of the images that are made at once, by the place of the first of them in the order of sampling. That is the order in which
+        they are first learned from, where the first optimiser step takes some of them only, and takes up their passes."""
+        n = self.config.images_per_round
+        learned = self.config.reuses_forward and self.config.images_per_update < n
+        order = torch.randperm(n, generator=self._generator(number, 0)).tolist() if learned else list(range(n))
+        return {batch.start: order[batch.start : batch.stop] for batch in batches(n, self.config.microbatch)}
+
+    def _generator(self, number: int, p: int) -> torch.Generator:
+        """Draws the order of a round's pass ``p`` first, and then whatever the update draws."""
+        return torch.Generator().manual_seed(derive_seed(self.config.seed, number, "update", p))
+
+    def _rollout(self, number: int, start: int, prompts: list[str], seeds: list[int]) -> tuple[Trajectory, list[Image.Image]]:
         """A microbatch, on disk. (A file whose rows are missing is of a worker that was killed, perhaps before the last update: it is made anew.)"""
-        trajectory, images = rollout(self.policy, prompts, seeds, starts)
+        step = self._keeping(number, start) if self.config.reuses_forward and start < self.config.images_per_update else None
+        trajectory, images = rollout(self.policy, prompts, seeds, self.draw_starts(number, prompts), step)
+        file = self.part(number, start)
         if not bool(torch.isfinite(trajectory.latents).all()):
             raise TrainingError("The model makes images that are no numbers (NaN). Resume from an earlier round with a lower learning rate.")
         file.parent.mkdir(parents=True, exist_ok=True)
         trajectory.save(file)
         return trajectory, images
+
+    def _keeping(self, number: int, start: int) -> Step:
+        """The policy's steps in their order, whose passes are kept where they are trained."""
+        indices = iter(range(len(self.policy.schedule)))
+        trained = set(self.policy.schedule.actions) & set(self.config.trained_steps)
+
+        def step(x_t: Tensor, index: Tensor, condition: Any) -> Gaussian:
+            i = next(indices)
+            return self.kept.step((number, start, i), x_t, index, condition) if i in trained else self.policy.step(x_t, index, condition)
+
+        return step
 
     def check(self, trajectory: Trajectory, prompts: list[str]) -> None:
         """Before anybody rates: does the update see the same function as the sampler did, in its own batch size?
@@ -141,7 +181,7 @@ class Engine:
         lesson = make_lesson(as_sampled, self.policy, trajectory, self.policy.encode(prompts), weights, 0, lambda: None)
         items = lesson.items(torch.arange(n), 0, torch.Generator().manual_seed(0))[: self.config.update_microbatch]
         with torch.no_grad():
-            self._refuse(lesson, lesson.loss(*items.unbind(1))[1])
+            self._refuse(lesson, lesson.loss(items[:, 0], items[:, 1])[1])
 
     def _refuse(self, lesson: Lesson, deviation: float) -> None:
         """Raise :class:`PolicyMismatch` where a ratio that should be 1 is not."""
@@ -223,7 +263,9 @@ class Engine:
             TrainingError: the loss or the gradient is no number.
         """
         n, size = self.config.images_per_round, self.config.images_per_update
-        trajectory = Trajectory.concatenate([Trajectory.load(self.part(number, b.start)) for b in batches(n, self.config.microbatch)])
+        microbatches = self.microbatches(number)
+        order = torch.tensor([position for batch in microbatches.values() for position in batch])
+        trajectory = Trajectory.concatenate([Trajectory.load(self.part(number, start)) for start in microbatches])[order.argsort()]
         conditions = self.policy.encode(self.draw_prompts(number), self.config.guidance_in_training)
         weights = Weights(torch.tensor(values, dtype=torch.float32), torch.tensor(rated))
         lesson = make_lesson(self.config, self.policy, trajectory, conditions, weights, number, lambda: self.report("updating", number, 0, 0))
@@ -232,28 +274,59 @@ class Engine:
         norms: list[float] = []
         self.report("updating", number, 0, total)
         for p in range(self.config.passes):
-            generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number, "update", p))
+            generator = self._generator(number, p)
             order = torch.randperm(n, generator=generator)
-            for group in order.split(size):
+            for k, group in enumerate(order.split(size)):
                 group = group[torch.isin(group, lesson.images)]
                 if not len(group):
                     continue
                 items = lesson.items(group, p, generator)
                 items = items[torch.randperm(len(items), generator=generator)]
-                parts = items.chunk(math.ceil(len(items) / self.config.update_microbatch))
+                if p == k == 0 and self.config.reuses_forward:
+                    parts = self._as_sampled(items, microbatches)
+                else:
+                    parts = [Part(part) for part in items.chunk(math.ceil(len(items) / self.config.update_microbatch))]
                 norm = math.inf
                 while not math.isfinite(norm):  # more than once where fp16 overflows: the loss is then scaled by half as much
-                    for i, part in enumerate(self.crew.share(list(parts))):
-                        self._accumulate(lesson, part, size * lesson.moments, check=not norms and not stale)
-                        self.report("updating", number, min(total, done + (i + 1) * self.crew.size * self.config.update_microbatch), total)
+                    seen = done
+                    for part in self.crew.share(parts):
+                        self._accumulate(lesson, part, number, size * lesson.moments, check=not norms and not stale)
+                        seen += len(part.items) * self.crew.size
+                        self.report("updating", number, min(total, seen), total)
                     norm = self._step()
                 done += len(items)
                 norms.append(norm)
+        self.kept.clear()
         return dict(health=asdict(lesson.health), norms=norms, memory_gb=peak_memory(self.policy.device))
 
-    def _accumulate(self, lesson: Lesson, items: Tensor, count: int, check: bool) -> None:
-        """Add the gradient of some (image, moment) items, (m, 2), to that of the mean over ``count`` items."""
-        loss, deviation = lesson.loss(*items.unbind(1))
+    def _as_sampled(self, items: Tensor, microbatches: Mapping[int, Sequence[int]]) -> list[Part]:
+        """The items of the first optimiser step in the parts in which they were sampled: a microbatch at one denoising step each. With a number of
+        microbatches that the processes share evenly, each process learns from what it sampled."""
+        parts = []
+        for moment in items[:, 1].unique().tolist():
+            images = set(items[items[:, 1] == moment, 0].tolist())
+            for start, batch in microbatches.items():
+                mine = torch.tensor([position for position in batch if position in images])
+                if len(mine):
+                    parts.append(Part(torch.stack([mine, torch.full_like(mine, moment)], 1), start, tuple(batch)))
+        return parts
+
+    def _gaussian(self, lesson: Lesson, part: Part, number: int) -> Gaussian | None:
+        """The policy at a part's items from the pass that sampled the whole microbatch, kept or computed again, where it is worth that."""
+        if not isinstance(lesson, TrajectoryLesson) or not part.batch:
+            return None
+        moment = int(part.items[0, 1])
+        kept = self.kept.take((number, part.start, moment))
+        if 2 * len(part.items) < len(part.batch):
+            return None
+        whole = torch.tensor(part.batch)
+        gaussian = kept or lesson.gaussian(whole, torch.full_like(whole, moment))
+        rows = torch.isin(whole, part.items[:, 0]).nonzero()[:, 0].to(gaussian.mean.device)
+        return Gaussian(gaussian.mean[rows], gaussian.std[rows])
+
+    def _accumulate(self, lesson: Lesson, part: Part, number: int, count: int, check: bool) -> None:
+        """Add the gradient of a part's items to that of the mean over ``count`` items."""
+        loss, deviation = lesson.loss(part.items[:, 0], part.items[:, 1], self._gaussian(lesson, part, number))
         if not math.isfinite(deviation) or not bool(torch.isfinite(loss).all()):
             raise TrainingError("The loss is no number (NaN): training has diverged. Start again with a lower learning rate, or in fp32.")
         if check:
@@ -271,6 +344,7 @@ class Engine:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
+        self.kept.clear()
         if not math.isfinite(norm):
             return math.inf
         if self.average is not None:
@@ -292,6 +366,7 @@ class Engine:
 
     def load(self, place: str) -> None:
         """Go on from a saved state, named by its path in the run's folder."""
+        self.kept.clear()
         load_state(self.folder / place, self.parameters, self.moments, self.scaler, self.average, self.policy.fingerprint)
 
     @contextlib.contextmanager

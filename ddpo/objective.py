@@ -94,8 +94,9 @@ class Lesson(Protocol):
         """The items (k, 2) of some images in the pass of that number, from 0 on."""
         ...
 
-    def loss(self, image: Tensor, moment: Tensor) -> tuple[Tensor, float]:
-        """The losses of some items (k,), and the largest |ρ - 1| among them (0 where there is no ratio); ``health`` takes note of them."""
+    def loss(self, image: Tensor, moment: Tensor, gaussian: Gaussian | None = None) -> tuple[Tensor, float]:
+        """The losses of some items (k,), and the largest |ρ - 1| among them (0 where there is no ratio); ``health`` takes note of them. ``gaussian``
+        is the present policy at these items, where it is known already."""
         ...
 
 
@@ -157,10 +158,10 @@ class TrajectoryLesson:
             listen()
             image, moment = part.unbind(1)
             with torch.no_grad():
-                means[image, moment] = self._gaussian(image, moment).mean.cpu()
+                means[image, moment] = self.gaussian(image, moment).mean.cpu()
         return means
 
-    def _gaussian(self, image: Tensor, moment: Tensor) -> Gaussian:
+    def gaussian(self, image: Tensor, moment: Tensor) -> Gaussian:
         """The present policy at some items."""
         device = self.policy.device
         return self.policy.step(self.trajectory.latents[image, moment].to(device), moment.to(device), self.conditions[image])
@@ -169,10 +170,10 @@ class TrajectoryLesson:
         chosen = torch.rand(len(images), len(self.steps), generator=generator).argsort(1)[:, : self.moments]
         return torch.stack([images.repeat_interleave(self.moments), self.steps[chosen].flatten()], 1)
 
-    def loss(self, image: Tensor, moment: Tensor) -> tuple[Tensor, float]:
+    def loss(self, image: Tensor, moment: Tensor, gaussian: Gaussian | None = None) -> tuple[Tensor, float]:
         device = self.policy.device
         x_prev, advantage = self.trajectory.latents[image, moment + 1].to(device), self.weights[image].to(device)
-        gaussian = self._gaussian(image, moment)
+        gaussian = gaussian or self.gaussian(image, moment)
         log_prob = gaussian.log_prob(x_prev)
         old_mean = gaussian.mean.detach() if self.old_means is None else self.old_means[image, moment].to(device)
         if self.config.guidance_in_training:
@@ -191,7 +192,7 @@ class TrajectoryLesson:
         loss = loss * self.step_weights[moment].to(device)
         if self.config.kl_weight:
             with torch.no_grad(), self.policy.base():
-                base = self._gaussian(image, moment)
+                base = self.gaussian(image, moment)
             kl = gaussian.kl(base)
             self.health.add_kl_base(kl)
             loss = loss + self.config.kl_weight * kl / self.trajectory.dimensions
@@ -240,7 +241,7 @@ class ForwardLesson:
         x_t, target = self.policy.schedule.noised(self.x_0[image].to(device), timestep, noise)
         return self.policy.predict(x_t, timestep, self.conditions[image]), target, x_t, timestep
 
-    def loss(self, image: Tensor, moment: Tensor) -> tuple[Tensor, float]:
+    def loss(self, image: Tensor, moment: Tensor, gaussian: Gaussian | None = None) -> tuple[Tensor, float]:
         prediction, target, x_t, timestep = self._predict(image, moment)
         weight = self.weights[image].to(prediction.device)
         if self.config.objective == "nft":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ddpo.diffusion import Gaussian
 from ddpo.policy import Policy
 from ddpo.trajectory import Trajectory
 
@@ -26,27 +28,31 @@ def noise_of(seed: int, steps: int, shape: tuple[int, int, int]) -> Tensor:
     return torch.randn((steps + 1, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
 
 
+Step = Callable[[Tensor, Tensor, Any], Gaussian]
+"""A policy's step, or one that does something more."""
+
+
 def rollout(
-    policy: Policy, prompts: Sequence[str], seeds: Sequence[int], starts: Sequence[int] | None = None
+    policy: Policy, prompts: Sequence[str], seeds: Sequence[int], starts: Sequence[int] | None = None, step: Step | None = None
 ) -> tuple[Trajectory, list[Image.Image]]:
-    """Denoise one batch from seeds. With ``starts`` each x_T is another seed's."""
+    """Denoise one batch from seeds. With ``starts`` each x_T is another seed's; ``step`` stands for the policy's own."""
     noise = torch.stack([noise_of(seed, len(policy.schedule), policy.latent_shape) for seed in seeds], dim=1)
     if starts is not None:
         noise[0] = torch.cat([noise_of(start, 0, policy.latent_shape) for start in starts])
-    return denoise(policy, prompts, noise)
+    return denoise(policy, prompts, noise, step)
 
 
 @torch.no_grad()
-def denoise(policy: Policy, prompts: Sequence[str], noise: Tensor) -> tuple[Trajectory, list[Image.Image]]:
+def denoise(policy: Policy, prompts: Sequence[str], noise: Tensor, step: Step | None = None) -> tuple[Trajectory, list[Image.Image]]:
     """Denoise one batch by some noise (steps + 1, n, c, h, w); every latent is kept as it was sampled, and scored as it is kept."""
-    schedule = policy.schedule
+    schedule, step = policy.schedule, step or policy.step
     noise = noise.to(policy.device)
     condition = policy.encode(prompts)
     latents, log_probs = [noise[0]], []
     actions = set(schedule.actions)
     for i in range(len(schedule)):
         index = torch.full((len(prompts),), i, device=policy.device)
-        gaussian = policy.step(latents[-1], index, condition)
+        gaussian = step(latents[-1], index, condition)
         latents.append(gaussian.sample(noise[i + 1]))
         log_probs.append(gaussian.log_prob(latents[-1]) if i in actions else torch.zeros(len(prompts), device=policy.device))
     return Trajectory(torch.stack(latents, 1).cpu(), torch.stack(log_probs, 1).cpu()), policy.decode(latents[-1])

@@ -103,7 +103,11 @@ class Trainer:
         n, report = self.config.images_per_round, report or self.control.report
         report("sampling", number, 0, n)
         promised = {row.position for row in self.store.samples(number)}
-        missing = [b.start for b in batches(n, self.config.microbatch) if not (self.engine.part(number, b.start).exists() and promised.issuperset(b))]
+        missing = [
+            start
+            for start, batch in self.engine.microbatches(number).items()
+            if not (self.engine.part(number, start).exists() and promised.issuperset(batch))
+        ]
         ahead = automatic(self.store.reward_wanted or self.store.reward_at(number))
         shown, updates = self.taster.shown(number), self._updates()
         for wave in batches(len(missing), self.crew.size):

@@ -46,6 +46,9 @@ class Trajectory:
         with safe_open(file, framework="pt") as stored:
             return cls(stored.get_tensor("latents"), stored.get_tensor("log_probs"))
 
+    def __getitem__(self, index: Tensor) -> Trajectory:
+        return Trajectory(self.latents[index], self.log_probs[index])
+
     @classmethod
     def concatenate(cls, parts: Sequence[Trajectory]) -> Trajectory:
         return cls(torch.cat([p.latents for p in parts]), torch.cat([p.log_probs for p in parts]))

@@ -52,6 +52,11 @@ CREW = "tests/test_crew.py::test_two_processes_do_what_one_does"
 BLEND = "tests/test_function.py::test_a_blend_adds_standard_deviations"
 CHANGES = "tests/test_reward_changes.py::"
 EXPORT = "tests/test_export.py::"
+FORWARD = "tests/test_forward.py::"
+KEPT_ENDS = FORWARD + "test_kept_passes_end_with_the_weights_they_are_of"
+MOSTLY_UNRATED = FORWARD + "test_of_a_microbatch_that_is_mostly_unrated_the_rest_is_computed_anew"
+NO_PASS = FORWARD + "test_the_first_step_makes_no_pass_of_its_own"
+QUARTER = FORWARD + "test_no_more_passes_are_kept_than_a_quarter_of_the_free_memory_holds"
 QUADRANTS = "test_the_four_clip_quadrants_in_value_and_gradient"
 
 MUTATIONS = (
@@ -179,10 +184,28 @@ MUTATIONS = (
             AVERAGE,
         ),
         ('"start", prompt)', '"start")', SHARED),
-        ("rollout(self.policy, prompts, seeds, starts)", "rollout(self.policy, prompts, seeds)", SHARED),
+        ("self.draw_starts(number, prompts), step)", "None, step)", SHARED),
         ("self.draw_prompts(number), self.config.guidance_in_training)", "self.draw_prompts(number))", UNGUIDED_RUN),
         ("self.crew.sum_gradients(self.parameters.values())", "pass", CREW),
-        ("self.crew.share(list(parts))", "list(parts)", CREW),
+        ("self.crew.share(parts)", "parts", CREW),
+        (
+            "        self.optimiser.zero_grad(set_to_none=True)\n        self.kept.clear()",
+            "        self.optimiser.zero_grad(set_to_none=True)",
+            KEPT_ENDS,
+        ),
+        ("        self.kept.clear()\n        return dict(health", "        return dict(health", KEPT_ENDS),
+        ("if 2 * len(part.items) < len(part.batch):", "if False:", MOSTLY_UNRATED),
+        (" and start < self.config.images_per_update else None", " else None", NO_PASS),
+        ("[order.argsort()]", "[order]", FORWARD + "test_the_update_is_the_one_without_kept_passes"),
+        ("Gaussian(gaussian.mean[rows], ", "Gaussian(gaussian.mean[: len(rows)], ", MOSTLY_UNRATED),
+    ),
+    *of(
+        "ddpo/forward.py",
+        ("(len(self._kept) + 1) * self._bytes > self._budget", "False", QUARTER),
+        (" if not self._known or place not in self._first", "", QUARTER),
+        ("torch.enable_grad(), ", "", NO_PASS),
+        ("gaussian.mean.detach(), gaussian.std", "gaussian.mean, gaussian.std", QUARTER),
+        (" // launcher.local_size()", "", "test_processes_of_one_machine_share_its_free_memory"),
     ),
     *of(
         "ddpo/trainer.py",

@@ -113,11 +113,15 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
     assert [f.name for f in dataclasses.fields(RunConfig) if getattr(config, f.name) == f.default] == [
         "ahead",
         "objective",
+        "reuse_forward",
         "guidance_in_training",
         "shared_start",
         "init_lora",
     ]
-    for each in (config, config.with_changes(objective="nft", ratio="plain", guidance_in_training=False, advantage="group", shared_start=True)):
+    for each in (
+        config,
+        config.with_changes(reuse_forward=False, objective="nft", ratio="plain", guidance_in_training=False, advantage="group", shared_start=True),
+    ):
         each.save(tmp_path / "config.json")
         assert RunConfig.load(tmp_path / "config.json") == each
 

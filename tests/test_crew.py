@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -227,12 +228,20 @@ def until(folder: Path, process: subprocess.Popen[bytes], condition: Callable[[S
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("training", "learning_rate"), [("lora", 1e-3), ("full", 1e-4)])
-def test_two_processes_do_what_one_does(tmp_path: Path, training: str, learning_rate: float) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(learning_rate=1e-3),
+        dict(training="full", learning_rate=1e-4),
+        dict(images_per_round=16, images_per_update=16, microbatch=8, update_microbatch=8, learning_rate=1e-3),
+    ],
+    ids=["lora", "full", "reuse-forward"],
+)
+def test_two_processes_do_what_one_does(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Two updates of one round of the tiny Stable Diffusion: weights, moments and averages as of one process but for the order of float32 sums
     (AdamW's first steps divide by the gradient's own size, which magnifies it), the same images, prompts, seeds, marks and metrics. (In later
     rounds a pixel that rounds otherwise may change a score.) Each process keeps about half of the moments, and one alone can go on from both."""
-    config = tiny_config(save_tiny_model(tmp_path / "model"), learning_rate=learning_rate, ema_decay=0.9, rounds=1, training=training)
+    config = tiny_config(save_tiny_model(tmp_path / "model"), ema_decay=0.9, rounds=1, **changes)
     for name in ("one", "two"):
         RunStore.create(tmp_path / name, config).close()
     assert finish(tmp_path / "one") == 0

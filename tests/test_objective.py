@@ -17,6 +17,7 @@ from torch import Tensor
 from ddpo.advantage import history_advantages, percentile_weights, reward_weights, round_advantages
 from ddpo.config import ConfigError, RunConfig
 from ddpo.diffusion import Schedule
+from ddpo.engine import Part
 from ddpo.loss import denoising_loss, importance_loss, negative_aware_loss, normalised_log_ratio, score_function_loss
 from ddpo.objective import ForwardLesson, Lesson, TrajectoryLesson, Weights, advantages_of, images_of, make_lesson, weights_of
 from ddpo.policy import StableDiffusionPolicy
@@ -252,10 +253,10 @@ def test_a_share_of_the_steps_is_trained_of_each_image(tmp_path: Path, fraction:
     seen: list[tuple[int, int]] = []
     accumulate = trainer.engine._accumulate
 
-    def spy(lesson: Lesson, items: Tensor, count: int, check: bool) -> None:
+    def spy(lesson: Lesson, part: Part, number: int, count: int, check: bool) -> None:
         assert count == 8 * steps
-        seen.extend((int(i), int(d)) for i, d in items)
-        accumulate(lesson, items, count, check)
+        seen.extend((int(i), int(d)) for i, d in part.items)
+        accumulate(lesson, part, number, count, check)
 
     trainer.engine._accumulate = spy  # type: ignore[method-assign]
     trainer.update(1)

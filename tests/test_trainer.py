@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ from ddpo.policy import Condition, StableDiffusionPolicy
 from ddpo.rollout import rollout
 from ddpo.trainer import Trainer, summary
 from ddpo.trajectory import Trajectory
-from rewards.base import Sample, Score
 from tests.models import tiny_pipeline
-from tests.toys_ddpo import Brightness, LinearPolicy, in_memory, outcome, spread_scores, tiny_config, toy_config, toy_trainer
+from tests.toys_ddpo import Brightness, Choosy, LinearPolicy, in_memory, outcome, spread_scores, tiny_config, toy_config, toy_trainer
 
 
 def gradient_of_first_update(trainer: Trainer) -> torch.Tensor:
@@ -64,22 +62,6 @@ def test_microbatches_of_any_size_add_up_to_one_batch(tmp_path: Path, size: int)
     """32 pairs in parts of 1, of 3 (the last of 2) and of 5, against all at once: the same gradient but for the order of float32 sums."""
     whole, parts = (gradient_of_first_update(updated(tmp_path / str(m), update_microbatch=m)) for m in (64, size))
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6 * float(whole.abs().max()))
-
-
-class Choosy:
-    """Brightness, with no opinion on some images and the same opinion of a whole prompt."""
-
-    name = "jpeg_compressibility"
-
-    def __init__(self, unrated: Sequence[int], equal: str = "") -> None:
-        self.unrated, self.equal = unrated, equal
-
-    def score(self, samples: Sequence[Sample]) -> list[Score]:
-        scores = Brightness().score(samples)
-        return [
-            Score(None) if sample.id in self.unrated else Score(0.25) if sample.prompt == self.equal else score
-            for sample, score in zip(samples, scores, strict=True)
-        ]
 
 
 @pytest.mark.parametrize("reward", [Choosy(unrated=(2, 5, 6)), Choosy(unrated=(), equal="a cat")])
@@ -278,8 +260,9 @@ def resume_config(**changes: object) -> RunConfig:
         dict(objective="nft", forward_draws=2),  # two updates a round: the second needs the predictions from before the first
         dict(advantage="history", trained_fraction=0.5, kl_weight=0.1),
         dict(shared_start=True, ratio="normalised", ema_decay=0.5, eta=0.5),
+        dict(images_per_round=16, images_per_update=8, microbatch=8, update_microbatch=8, reward_offload=False),  # takes up sampling's passes
     ],
-    ids=["ddpo-is", "nft", "history-fraction-kl", "shared-normalised-ema"],
+    ids=["ddpo-is", "nft", "history-fraction-kl", "shared-normalised-ema", "reuse-forward"],
 )
 def test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run(changes: dict[str, Any]) -> None:
     """Defect 3: for every one of the run's reports: fall over there, go on with a new trainer, end with the straight run's weights, AdamW moments,

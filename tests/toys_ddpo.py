@@ -92,6 +92,22 @@ class Brightness:
         return [Score(brightness(sample.image)) for sample in samples]
 
 
+class Choosy:
+    """Brightness, with no opinion on some images and the same opinion of a whole prompt."""
+
+    name = "jpeg_compressibility"
+
+    def __init__(self, unrated: Sequence[int], equal: str = "") -> None:
+        self.unrated, self.equal = unrated, equal
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        scores = Brightness().score(samples)
+        return [
+            Score(None) if sample.id in self.unrated else Score(0.25) if sample.prompt == self.equal else score
+            for sample, score in zip(samples, scores, strict=True)
+        ]
+
+
 def toy_config(**changes: Any) -> RunConfig:
     """A run of the toy policy that takes about a second. Its rewards score when they are asked: some of them know images by their row."""
     settings: dict[str, Any] = dict(
