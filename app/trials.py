@@ -77,8 +77,9 @@ def _there(side: State | str) -> State:
 def title_of(state: State, other: State) -> str:
     """What a side is called at the end; its run where there are two."""
     what = f"round {state.round}" if state.round else f"the LoRA {Path(state.lora).name}" if state.lora else "base model"
+    run = f" of {state.run.name}" if state.run != other.run else ""
     strength = f" at {100 * state.strength:.0f} %" if state.strength != 1 and (state.round or state.lora) else ""
-    return f"{state.run.name}, {what}{strength}" if state.run != other.run else f"{what}{strength}"
+    return f"{what}{run}{strength}"
 
 
 def _view(tests: BlindTests, id: str, body: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from app.blind import BlindError, BlindTests, Plan, append_line
 from app.comparing import Comparing
 from app.runs import Runs
 from app.scoring import Desk
-from app.trials import build_trials
+from app.trials import build_trials, title_of
 from ddpo.blind import sign_test, wilson
 from ddpo.states import State
 from ddpo.store import RunStore
@@ -150,6 +150,12 @@ def test_the_result_counts_pairs_not_people(tests: BlindTests, store: RunStore) 
     )
     assert sum(each["a"] + each["b"] + each["tie"] + each["bad"] for each in result["prompts"]) == 6
     assert [each["verdict"] for each in result["pairs"]] == ["b", "b", "b", "tie", "b", "bad"]
+
+
+def test_sides_are_called_by_what_tells_them_apart(store: RunStore) -> None:
+    taste, other = State(store.folder, 2, strength=0.5), State(Path("runs") / "other", lora="/far/away/mine.safetensors")
+    assert title_of(taste, State(store.folder)) == "round 2 at 50 %" and title_of(State(store.folder), taste) == "base model"
+    assert title_of(taste, other) == "round 2 of taste at 50 %" and title_of(other, taste) == "the LoRA mine.safetensors of other"
 
 
 def test_a_line_is_added_after_what_a_crash_left(tmp_path: Path) -> None:

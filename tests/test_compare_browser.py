@@ -127,7 +127,7 @@ def test_a_strength_and_a_typed_prompt_are_made_after_a_pause_without_a_jump(pag
     expect(board.locator(".cmp-strength output").nth(1)).to_have_text("80 %")
     expect(cell.locator("img").nth(1)).not_to_have_attribute("src", before[1])
     assert sources(cell)[0] == before[0]
-    expect(board.get_by_role("columnheader", name=re.compile("Round 2, 80 %")).first).to_be_visible()
+    expect(board.get_by_role("columnheader", name=re.compile("Round 2 at 80 %")).first).to_be_visible()
 
     place = board.get_by_role("gridcell", name="a cat, seed 1").bounding_box()
     board.get_by_label("A prompt of your own").fill("a fox on the moon")
@@ -166,10 +166,10 @@ def test_progress_leads_to_base_against_the_round_and_a_lora_is_refused_in_words
     expect(board.get_by_role("alert").filter(has_text="This is no .safetensors file")).to_be_visible()
     board.get_by_label("LoRA file of A").set_input_files(place / "pytorch_lora_weights.safetensors")
     expect(board.locator(".cmp-tools [role=status]")).to_have_text("21 pairs.")
-    expect(board.get_by_role("columnheader", name=re.compile("Other, LoRA file")).first).to_be_visible()
+    expect(board.get_by_role("columnheader", name=re.compile("LoRA file of other")).first).to_be_visible()
     board.get_by_label("Model A").select_option("1")
     expect(board.locator(".cmp-tools [role=status]")).to_have_text("21 pairs.")
-    expect(board.get_by_role("columnheader", name=re.compile("Other, round 1.*Taste, round 2")).first).to_be_visible()
+    expect(board.get_by_role("columnheader", name=re.compile("Round 1 of other.*Round 2 of taste")).first).to_be_visible()
 
 
 def test_beside_a_run_at_work_the_page_asks_first(page: Page, toy_studio: Studio) -> None:

@@ -1,7 +1,7 @@
 // Two sides, the same prompts, the same noise: a grid of pairs, and one pair large.
 const POLL_MS = 600, TYPING_MS = 900, SLIDING_MS = 350, ROWS = 8, KEPT = "studio-compare", AT_ONCE = 64, MOST_PAIRS = 256;
 const SEEDS = [1, 2, 3, 4, 6, 8];
-const kept = () => ({ sides: null, of: null, set: "run", own: [], typed: "", count: 3, first: 1, rewards: null, going: false, beside: false, mode: 1, blind: null });
+const kept = () => ({ sides: null, of: null, touched: false, set: "run", own: [], typed: "", count: 3, first: 1, rewards: null, going: false, beside: false, mode: 1, blind: null });
 const state = { ...kept(), rows: ROWS, prompts: [], promptsOf: "", live: "", at: [0, 0], made: new Map(), last: new Map(), values: new Map(),
   failures: ["", ""], scoring: {}, now: null, busy: null, differ: "", trouble: "" };
 let paint = () => {}, timer = null, pause = null, asking = false, scoringNow = false;
@@ -27,7 +27,7 @@ const isBase = (side) => !side.round && !side.lora && side.lora !== null;
 // Base against the latest round of the selected run, or of the newest one that has a round; kept until a person chooses, or another run is selected.
 function fill(v) {
   const gone = state.sides?.some((side) => !runOf(side.run));
-  if (state.sides && !gone && (state.of === v.run || !runOf(v.run)?.rounds.length)) return;
+  if (state.sides && !gone && (state.touched || state.of === v.run || !runOf(v.run)?.rounds.length)) return;
   const home = runOf(v.run)?.rounds.length ? runOf(v.run) : v.runs.find((r) => r.rounds.length) || runOf(v.run) || v.runs[0];
   if (!home) return void (state.sides = null);
   against(home.run, home.rounds.at(-1) || 0);
@@ -36,14 +36,14 @@ function fill(v) {
 
 function against(run, round) {
   state.sides = [{ run, round: 0, lora: "", strength: 1 }, { run, round, lora: "", strength: 1 }];
-  Object.assign(state, { of: run, failures: ["", ""], rows: ROWS, set: "run", rewards: null });
+  Object.assign(state, { of: run, touched: false, failures: ["", ""], rows: ROWS, set: "run", rewards: null });
 }
 
 const nameOf = (side) => (side.round ? `round ${side.round}` : side.lora || side.lora === null ? "LoRA file" : "base model");
 function titleOf(i) {
   const [a, b] = state.sides, side = state.sides[i];
-  const told = [a.run !== b.run && side.run, nameOf(side), !isBase(side) && side.strength !== 1 && `${Math.round(100 * side.strength)} %`].filter(Boolean).join(", ");
-  return told[0].toUpperCase() + told.slice(1);
+  const told = `${nameOf(side)}${a.run !== b.run ? ` of ${side.run}` : ""}${!isBase(side) && side.strength !== 1 ? ` at ${Math.round(100 * side.strength)} %` : ""}`;
+  return upper(told);
 }
 const cards = () => (props.value.cards || []).filter((c) => !c.networks || !home()?.pocket || c.pocket);
 const home = () => runOf(state.sides?.[1].run);
@@ -365,7 +365,7 @@ const DEEDS = {
   retry: async () => { await post("compare/stop", {}).catch(() => {}); restart(); },
   file: ({ side: i }) => element.querySelector(`[data-file][data-side="${i}"]`).click(),
   noise: () => { state.first += state.count; state.last.clear(); go(); },
-  swap: () => { state.sides.reverse(); state.last.clear(); restart(); },
+  swap: () => { state.touched = true; state.sides.reverse(); state.last.clear(); restart(); },
   ...TRIAL_DEEDS,
   remove: ({ prompt }) => { state.own = state.own.filter((p) => p !== prompt); go(); element.querySelector("[data-typed]").focus(); },
 };
@@ -418,7 +418,7 @@ element.addEventListener("change", ({ target }) => {
     state.rewards = target.checked ? [...names, data.reward] : names.filter((name) => name !== data.reward);
     state.scoring = {};
   } else return;
-  if ("side" in data) state.last.clear();
+  if ("side" in data) { state.touched = true; state.last.clear(); }
   restart();
 });
 
