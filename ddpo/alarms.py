@@ -1,7 +1,7 @@
 """What goes wrong in a run, in plain words, from its watched pictures (:mod:`ddpo.monitor`). Pure functions; imports no torch.
 
 Every picture is compared with its own twin, of the same prompt and seed, after an earlier round. A **sign** is one of these, where the change is also
-more than :data:`SURE` standard errors:
+beyond chance (:func:`sure`):
 
 ========== =============================================================================================================== ============
 sign       what has changed                                                                                                threshold
@@ -29,7 +29,8 @@ from statistics import fmean, pstdev, stdev
 import rewards
 from ddpo.store import ProbeRow
 
-SURE = 2.0
+CHANCE = 0.05
+"""How often chance alone may make a sign in a whole run."""
 FALL = 0.5
 ALIKE = 0.3
 SPREAD = 1.0
@@ -157,12 +158,14 @@ def signs_of(series: Series, rewards_at: Mapping[int, str]) -> dict[int, tuple[S
     """
     found: dict[int, tuple[Sign, ...]] = {}
     peaks: dict[str, tuple[int, float]] = {}
-    for at in sorted(series):
-        signs = [_sign(series, at, name, peaks[name][0]) for name in series[at] if name in peaks and _is_told(name, rewards_at[at])]
+    for k, at in enumerate(sorted(series)):
+        asked = [name for name in series[at] if _is_told(name, rewards_at[at])]
+        signs = [_sign(series, at, name, peaks[name][0], len(asked) * k**2) for name in asked if name in peaks]
         found[at] = tuple(sorted((sign for sign in signs if sign), key=lambda sign: -sign.strength))
         for name in series[at]:
             mean = mean_at(series, at, name)
-            if mean is not None and (name not in peaks or _good(name) * mean >= peaks[name][1]):
+            own = at > 0 and not _is_told(name, rewards_at[at])  # a height that was asked for is none to fall from
+            if mean is not None and not own and (name not in peaks or _good(name) * mean >= peaks[name][1]):
                 peaks[name] = (at, _good(name) * mean)
     return found
 
@@ -178,7 +181,15 @@ def _is_told(name: str, reward: str) -> bool:
     return name not in ("kl", *NO_MERIT, reward, *asked) and not (name in OF_TASTE and "human" in asked)
 
 
-def _sign(series: Series, number: int, name: str, peak: int) -> Sign | None:
+def sure(comparisons: int, count: int) -> float:
+    """How many standard errors the mean of ``count`` changes must be from 0, for chance to reach that in a share :data:`CHANCE` of runs with so many
+    comparisons at most: Student's t, by Bonferroni's bound. A measure's best round of k is chosen among k, and it is asked in each of k rounds."""
+    from scipy.stats import t  # here, since it takes a second
+
+    return float(t.isf(CHANCE / max(1, comparisons), count - 1))
+
+
+def _sign(series: Series, number: int, name: str, peak: int, comparisons: int) -> Sign | None:
     """One measure's sign, where it has one; ``peak`` is its best round before."""
     base = [value for value in series.get(0, {}).get(name, ()) if value is not None]
     absolute = name == "diversity" or name in DAMAGE
@@ -188,7 +199,7 @@ def _sign(series: Series, number: int, name: str, peak: int) -> Sign | None:
     mean, error = mean_and_error(list(moved.values()))
     unit = ALIKE * fmean(base) if name == "diversity" else (SPREAD if name in DAMAGE else FALL) * (spread_of_base(name, base) or math.inf)
     strength = -mean / unit if unit > 0 else 0.0
-    if strength < 1 - 1e-9 or -mean < SURE * error:
+    if strength < 1 - 1e-9 or -mean < sure(comparisons, len(moved)) * error:
         return None
     return Sign(name, peak, strength, tuple(sorted(moved, key=lambda i: moved[i])[:SHOWN]))
 

@@ -31,7 +31,7 @@ class KeptForward:
     """The passes that are kept at present.
 
     How much one takes is counted: at first all that its graph holds; then, on the second one, what the first one's graph does not hold, which still
-    stands, so that weights, which all of them hold, count no more. One pass is as much as the update takes at once anyway.
+    stands, so that weights, which all of them hold, count no more.
     """
 
     def __init__(self, policy: Policy, free: Callable[[torch.device], int] | None = None) -> None:
@@ -48,7 +48,8 @@ class KeptForward:
             return self.policy.step(x_t, index, condition)
         with torch.enable_grad(), nullcontext() if self._known else self._counting():
             gaussian = self.policy.step(x_t, index, condition)
-        self._kept[key] = gaussian
+        if self._bytes <= self._budget:
+            self._kept[key] = gaussian
         return Gaussian(gaussian.mean.detach(), gaussian.std)
 
     @contextmanager
@@ -60,7 +61,7 @@ class KeptForward:
 
         def count(tensor: Tensor) -> Tensor:
             held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+            return tensor.detach()  # itself, the graph would hold its own end and never be freed but by going backwards
 
         with saved_tensors_hooks(count, lambda tensor: tensor):
             yield

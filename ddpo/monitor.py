@@ -205,8 +205,9 @@ class Monitor:
     def _known(self, number: int) -> bool:
         return number in dict(self.store.metrics().get("watched_kl", []))
 
-    def watch(self, number: int, report: Callable[[int, int], None]) -> None:
-        """Measure the present policy, which is that after round ``number``, and before it, where it is not there, the base model."""
+    def watch(self, number: int, report: Callable[[int, int], None]) -> dict[str, float]:
+        """Measure the present policy, which is that after round ``number``, and before it, where it is not there, the base model; returns the round's
+        metrics, which its caller writes when it has said what is wrong: a round that has them is watched no more."""
         started, device = time.monotonic(), self.engine.policy.device
         reward = self.store.reward_at(number)
         with torch.random.fork_rng(devices=[] if device.type != "cuda" else [device], device_type="cuda"), self.engine.averaged():
@@ -217,10 +218,9 @@ class Monitor:
         base, now = self.store.probes(0), self.store.probes(number)
         if not self._known(0):
             self.store.add_metrics(0, metrics_of(base, base, reward))
-        seconds = time.monotonic() - started
-        self.store.add_metrics(number, metrics_of(now, base, reward) | dict(seconds_watching=seconds))
         if self.config.reward_offload:
             self.engine.free()
+        return metrics_of(now, base, reward) | dict(seconds_watching=time.monotonic() - started)
 
     def alarm(self, number: int) -> Alarm | None:
         """What is wrong after a watched round, if anything is."""

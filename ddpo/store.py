@@ -311,6 +311,7 @@ class RunStore:
             folder.mkdir(parents=True, exist_ok=True)
             if start is not None:
                 write_file(folder / INIT_LORA, start.read_bytes())  # a run is its folder, whatever becomes of the file elsewhere
+            shutil.rmtree(folder / PARENT, ignore_errors=True)  # of a fork that could not be made
             if parent is not None:
                 _copy_state(*parent, folder / PARENT)
             partial = folder / "config.json.partial"

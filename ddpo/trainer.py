@@ -22,9 +22,9 @@ What differs from the paper, and why:
   gradient's noise grows with c/σ while what it can find out shrinks with σ. With few steps the step that arrives at ᾱ_1 has c/σ of about 8 where the
   others have 1, and alone makes most of the gradient's variance (``benchmarks/NOTEBOOK.md``).
 * Images that teach nothing are not computed (:mod:`ddpo.objective`).
-* After the first images of a run, and before each round's first optimiser step, every ratio must be 1; if it is not, the run stops and says why
-  (:class:`ddpo.engine.PolicyMismatch`). Where images were made ahead of earlier rounds' updates (``ahead``), ratios start elsewhere, and only the
-  first of these holds.
+* After the first images of a worker, and before each round's first optimiser step, every ratio must be 1; if it is not, the run stops and says why
+  (:class:`ddpo.engine.PolicyMismatch`). (Where that step takes up sampling's own passes, the second can only see what was stored.) Where images were
+  made ahead of earlier rounds' updates (``ahead``), ratios start elsewhere, and only the first of these holds.
 """
 
 from __future__ import annotations
@@ -352,16 +352,20 @@ class Trainer:
         def report(done: int, total: int) -> None:
             self.control.report(*("awaiting", meanwhile, 0, images) if meanwhile else ("measuring", number, done, total))
 
-        self.monitor.watch(number, report)
+        if meanwhile and self.engine.policy.autocast is not None:
+            self.engine.kept.clear()  # they hold the weights in half precision, while watching holds them in full
+        metrics = self.monitor.watch(number, report)
         self._seconds_ahead += time.monotonic() - started
         alarm = self.monitor.alarm(number)
-        if alarm is not None and alarm.began == number:  # once, however long it lasts
+        began = alarm is not None and alarm.began == number  # once, however long it lasts
+        if alarm is not None and began:
             self.store.add_event("alarm", alarm.text)
-            if self.config.on_alarm == "stop":
-                self.control.stop_after_round = True
-            elif self.config.on_alarm == "pause":
-                self.control.pause()
-                report(0, 0)
+        self.store.add_metrics(number, metrics)
+        if began and self.config.on_alarm == "stop":
+            self.control.stop_after_round = True
+        elif began and self.config.on_alarm == "pause":
+            self.control.pause()
+            report(0, 0)
 
     def _people_rate(self, number: int) -> bool:
         """Whether people will be asked about a round, which leaves time for other work."""

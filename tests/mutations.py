@@ -209,6 +209,8 @@ MUTATIONS = (
         ("(len(self._kept) + 1) * self._bytes > self._budget", "False", QUARTER),
         (" if not self._known or place not in self._first", "", QUARTER),
         ("torch.enable_grad(), ", "", NO_PASS),
+        ("return tensor.detach()", "return tensor", FORWARD + "test_what_is_let_go_leaves_nothing_behind"),
+        ("if self._bytes <= self._budget:", "if True:", FORWARD + "test_a_pass_that_is_too_large_is_not_kept"),
         ("gaussian.mean.detach(), gaussian.std", "gaussian.mean, gaussian.std", QUARTER),
         (" // launcher.local_size()", "", "test_processes_of_one_machine_share_its_free_memory"),
     ),
@@ -383,7 +385,13 @@ MUTATIONS = (
     *of(
         "ddpo/alarms.py",
         ("max(spread, LEAST_SPREAD)", "spread", "tests/test_monitor.py::test_metrics_are_means_moves_and_groups"),
-        ("or -mean < SURE * error", "", "test_a_fall_within_its_error_is_no_sign"),
+        ("or -mean < sure(comparisons, len(moved)) * error", "", "test_a_fall_within_its_error_is_no_sign"),
+        ("len(asked) * k**2", "1", "test_chance_alone_seldom_makes_an_alarm"),
+        (
+            "            if mean is not None and not own and",
+            "            if mean is not None and",
+            "test_a_height_that_was_asked_for_is_none_to_fall_from",
+        ),
         ("return -1.0 if name in DAMAGE else 1.0", "return 1.0", "test_diversity_is_a_share_of_the_base_s_and_damage_is_beyond_it"),
         ("ALARM = 2.0", "ALARM = 1.5", "test_two_signs_or_one_twice_as_strong_make_an_alarm"),
         ("and not is_on(signs)]", "]", "test_the_best_round_has_the_highest_reward_while_no_alarm_is_on"),

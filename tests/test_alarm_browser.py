@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -124,11 +126,18 @@ def test_the_banner_is_a_function_of_the_store(tmp_path) -> None:
     assert alarm.alarm_value(store)["round"] == 25 and alarm.alarm_value(store)["best"] == 20
 
 
-def test_going_on_stops_the_run_that_is_left(tmp_path) -> None:
+def test_going_on_stops_the_run_that_is_left(tmp_path, monkeypatch) -> None:
+    """It starts when the other has let go of the model, or does not for too long."""
     store, launcher = ruined(tmp_path / "a"), Started()
     lock = WorkerLock(store.folder / "worker.lock")
+    started, letting_go = time.monotonic(), threading.Timer(0.5, lock.release)
+    letting_go.start()
     assert alarm.go_on(store, launcher, 5) == "a-from-5" and launcher.folders == ["a-from-5"]
+    assert 0.5 <= time.monotonic() - started < 30
     assert [request.kind for request in store.pending_requests()] == ["stop"]
+    monkeypatch.setattr(alarm, "PATIENCE", 0.2)
+    lock = WorkerLock(store.folder / "worker.lock")
+    assert alarm.go_on(store, launcher, 5) == "a-from-5-2"
     lock.release()
     for odd in (None, "5", 77):
         with pytest.raises(StoreError):

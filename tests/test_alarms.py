@@ -61,8 +61,8 @@ def test_where_people_rate_rewards_of_taste_are_not_asked() -> None:
 
 
 def test_a_fall_within_its_error_is_no_sign() -> None:
-    """Four changes of mean -1.118, the unit, and standard error 0.56 and 0.6: 2.0 and 1.86 errors."""
-    for spread, sure in ((0.96, True), (1.05, False)):
+    """Four changes of mean -1.118, the unit, and standard error 0.46 and 0.49: 2.42 and 2.28 errors, where one comparison in twenty has 2.35 by chance."""
+    for spread, sure in ((0.80, True), (0.85, False)):
         found: Found = {0: {"clip_score": list(BASE)}, 5: {"clip_score": [v - UNIT + s * spread for v, s in zip(BASE, (-1, 1, -1, 1), strict=True)]}}
         assert bool(told(found, 5)) == sure
 
@@ -111,6 +111,28 @@ def test_all_is_well_while_everything_rises_or_only_wavers() -> None:
         assert not any(is_on(signs) for signs in signs_of(found, dict.fromkeys(rounds, "aesthetic")).values()), seed
 
 
+def test_chance_alone_seldom_makes_an_alarm() -> None:
+    """Nothing changes, but every picture is drawn anew each time, with a correlation of a half with its twin: in twenty runs of twenty watched rounds
+    at most one alarm."""
+    alarms = 0
+    for seed in range(20):
+        draw, rounds = random.Random(seed), range(0, 105, 5)
+        found: Found = {
+            at: {name: [v + draw.gauss(0, 1.118) for v in (0.0, 1.0, 2.0, 3.0) * 4] for name in ("clip_score", "image_statistics", "noise")}
+            for at in rounds
+        }
+        alarms += any(is_on(signs) for signs in signs_of(found, dict.fromkeys(rounds, "aesthetic")).values())
+    assert alarms <= 1
+
+
+def test_a_height_that_was_asked_for_is_none_to_fall_from() -> None:
+    """Beauty is optimised to three deviations; then another reward takes over, and beauty relaxes to where it still is far above the base."""
+    found = series((0, 5, 10, 15), aesthetic=(0, 3, 3, 1.2), clip_score=(0, 0, 0, 1))
+    rewards_at = {0: "aesthetic", 5: "aesthetic", 10: "aesthetic", 15: "clip_score"}
+    assert signs_of(found, rewards_at)[15] == ()
+    assert [sign.name for sign in signs_of(found, dict.fromkeys(rewards_at, "clip_score"))[15]] == ["aesthetic"]
+
+
 GAMED = dict(
     rounds=(0, 5, 10, 15, 20), aesthetic=(0, 1, 2, 3, 4), clip_score=(0, 0.2, 0.3, -0.4, -1), image_statistics=(0, 0.5, 0.6, 0.2, -0.2),
     diversity=(0, 0, 0, 0, 0),
@@ -120,7 +142,7 @@ GAMED = dict(
 def gamed() -> Found:
     found = series(**GAMED)  # type: ignore[arg-type]
     for at, share in zip((0, 5, 10, 15, 20), (1, 1, 0.9, 0.8, 0.5), strict=True):
-        found[at]["diversity"] = [0.3 * share, 0.2 * share, 0.3 * share, 0.4 * share]
+        found[at]["diversity"] = [0.3 * share, 0.29 * share, 0.3 * share, 0.31 * share]
     return found
 
 

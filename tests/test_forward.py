@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +188,33 @@ def test_no_more_passes_are_kept_than_a_quarter_of_the_free_memory_holds() -> No
     assert little._bytes == 20_000 and len(little._kept) == 1  # with the frozen weight; a second one would be one too many
     sample(9)
     assert kept.take((1, 9, 0)) is not None and kept.take((1, 9, 0)) is None
+
+
+@pytest.mark.parametrize("free", [10**9, 10**5])
+def test_what_is_let_go_leaves_nothing_behind(free: int) -> None:
+    """A pass that nobody went backwards through is freed, one that was counted too: an output that its own graph holds could hold it for ever."""
+    held = list[weakref.ref[Tensor]]()
+
+    class Exponential(Layer):
+        def step(self, x_t: Tensor, index: Tensor, condition: Any) -> Gaussian:
+            out = (x_t.flatten(1) * self.shift).exp()  # whose gradient needs its outcome
+            held.append(weakref.ref(out))
+            return Gaussian((out * self.frozen).reshape(x_t.shape), torch.ones(len(x_t), 1, 1, 1))
+
+    kept = KeptForward(Exponential(), free=lambda device: free)  # type: ignore[arg-type]
+    for start in range(4):
+        with torch.no_grad():
+            kept.step((1, start, 0), torch.randn(2, 1, 10, 100), torch.zeros(2, dtype=torch.long), None)
+    kept.clear()
+    gc.collect()
+    assert len(held) == 4 and not any(ref() is not None for ref in held)
+
+
+def test_a_pass_that_is_too_large_is_not_kept() -> None:
+    kept = KeptForward(Layer(), free=lambda device: 50_000)  # type: ignore[arg-type]
+    with torch.no_grad():
+        kept.step((1, 0, 0), torch.randn(2, 1, 10, 100), torch.zeros(2, dtype=torch.long), None)
+    assert not kept._kept
 
 
 def test_processes_of_one_machine_share_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,10 @@ def test_a_pair_says_the_same_from_both_sides_and_in_any_order() -> None:
     verdicts = [(1, 2, 1.0), (3, 2, 0.0), (4, 1, -1.0), (3, 4, 1.0), (5, 3, -1.0)]
     turned = [(b, a, -said) for a, b, said in reversed(verdicts)]
     assert strengths(verdicts, [2, 5]) == strengths(turned, [5, 2])
+    draw = random.Random(0)
+    many = [(*draw.sample(range(12), 2), draw.choice((-1.0, 0.0, 1.0))) for _ in range(60)]
+    for _ in range(20):
+        assert strengths(draw.sample(many, 60)) == strengths(many)
 
 
 def test_pairs_and_both_bad_become_scores() -> None:

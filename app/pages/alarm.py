@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from ddpo.store import ProbeRow, RunStore, StoreError
 NAMES = dict(noise="Noise", flatness="Flat places", clipping="Clipped colours")
 DISMISSED = "alarm"
 """The choice that names the round up to which people have been told."""
+PATIENCE = 60.0
+"""Seconds that a run is given to stop before the one that goes on from it starts."""
 
 
 def build() -> gr.HTML:
@@ -86,8 +89,11 @@ def go_on(store: RunStore, launcher: Launcher, number: object) -> str:
         raise StoreError("There is no such round.")
     made = fork(store, number, suggested(store, number))
     made.close()
-    status = store.status()
-    if status.alive and "stop" not in status.pending:
-        store.add_request("stop")
+    if store.status().alive or launcher.starting(store.folder):
+        if "stop" not in store.status().pending:
+            store.add_request("stop")
+        give_up = time.monotonic() + PATIENCE
+        while (store.status().alive or launcher.starting(store.folder)) and time.monotonic() < give_up:
+            time.sleep(0.1)  # two models at once may be more than the memory holds
     launcher.start(made.folder)
     return made.name
