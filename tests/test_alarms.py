@@ -61,7 +61,7 @@ def test_where_people_rate_rewards_of_taste_are_not_asked() -> None:
 
 
 def test_a_fall_within_its_error_is_no_sign() -> None:
-    """Four changes of mean -1.118, the unit, and standard error 0.46 and 0.49: 2.42 and 2.28 errors, where one comparison in twenty has 2.35 by chance."""
+    """Four changes of mean -1.118 and standard error 0.46 or 0.49: 2.42 and 2.28 errors; one comparison in twenty has 2.35 by chance."""
     for spread, sure in ((0.80, True), (0.85, False)):
         found: Found = {0: {"clip_score": list(BASE)}, 5: {"clip_score": [v - UNIT + s * spread for v, s in zip(BASE, (-1, 1, -1, 1), strict=True)]}}
         assert bool(told(found, 5)) == sure
