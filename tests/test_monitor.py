@@ -330,6 +330,21 @@ def test_a_reward_that_fails_is_left_out_and_the_run_goes_on(tmp_path: Path) -> 
     ]
 
 
+def test_a_distance_for_which_there_is_no_memory_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said once; the other measures go on, and each round is watched once."""
+
+    def full(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("ddpo.monitor.kl_to_base", full)
+    trainer = toy_trainer(tmp_path / "run", watched_config())
+    assert trainer.run() and not trainer.monitor.due(4)
+    metrics = trainer.store.metrics()
+    assert metrics["watched_kl"] == [(0, 0.0)] and [number for number, _ in metrics["watched_noise"]] == [0, 2, 4, 5]
+    assert next(event.message for event in trainer.store.events() if event.kind == "watch").endswith("for which there is no memory.")
+    assert sum(event.kind == "watch" for event in trainer.store.events()) == 1
+
+
 def test_another_reward_is_compared_with_the_base_s_pictures_too(tmp_path: Path) -> None:
     """A change of reward after round 2: the base model's pictures, made before, are asked about by the new one, so that its move is known at once."""
     trainer = toy_trainer(tmp_path / "run", watched_config(rounds=2))
