@@ -159,6 +159,7 @@ def test_progress_leads_to_base_against_the_round_and_a_lora_is_refused_in_words
     assert "broken" not in page.title()
     board.get_by_label("Run of A").select_option("other")
     board.get_by_label("Model A").select_option("lora")
+    expect(board.get_by_role("gridcell", name=re.compile("^a cat")).first.locator("img")).to_have_count(1)
     board.get_by_label("Path of the LoRA of A").fill("/nowhere/at.all")
     board.get_by_label("Path of the LoRA of A").press("Enter")
     expect(board.get_by_role("alert").filter(has_text="cannot be read as a .safetensors file")).to_be_visible()

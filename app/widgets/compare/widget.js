@@ -63,7 +63,7 @@ function rows() {
   const set = state.prompts.filter((p) => !state.own.includes(p)).slice(0, state.rows).map((prompt) => ({ prompt, key: `set ${prompt}` }));
   return [{ prompt: typed, key: "live", live: true }, ...own, ...set];
 }
-const side = (i) => JSON.stringify({ ...state.sides[i], lora: state.sides[i].lora || "" });
+const side = (i) => JSON.stringify(state.sides[i]); // a LoRA that is not chosen yet is null, and has no pictures
 const cell = (i, prompt, seed) => `${side(i)} ${seed} ${prompt}`;
 const key = (i, prompt, seed) => state.made.get(cell(i, prompt, seed));
 // The picture to show: the present one, or, while that is made, the one before it.
@@ -349,6 +349,7 @@ async function bringFile(i, input) {
     Object.assign(state.sides[i], { round: 0, lora: read.lora });
     state.failures = ["", ""];
   } catch (error) {
+    state.sides[i].lora = null;
     state.failures[i] = error instanceof TypeError ? "The server does not answer. Try again." : error.message;
   }
   input.value = "";
