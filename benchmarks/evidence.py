@@ -142,7 +142,10 @@ def is_of(line: dict[str, Any], experiment: Experiment) -> bool:
 def command_of(experiment: Experiment, reward: str, seed: int, **changes: Any) -> list[str]:
     """What ``python -m ddpo run`` is given."""
     size = experiment.options["images_per_round"]
-    options = dict(reward=reward, rounds=QUERIES // size, held_out_every=max(1, 128 // size), held_out_images=48, watch_every=0, seed=seed) | experiment.options
+    options = (
+        dict(reward=reward, rounds=QUERIES // size, held_out_every=max(1, 128 // size), held_out_images=48, watch_every=0, seed=seed)
+        | experiment.options
+    )
     return ["--preset", "compress", *flags(options | changes)]
 
 

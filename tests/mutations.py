@@ -397,7 +397,12 @@ MUTATIONS = (
         ("and not is_on(signs)]", "]", "test_the_best_round_has_the_highest_reward_while_no_alarm_is_on"),
         ("reward, *asked)", "reward)", "test_what_is_optimised_and_what_has_no_merit_is_no_sign"),
     ),
-    Mutation("ddpo/trainer.py", "alarm.began == number:", "number:", ("tests/test_alarms.py::test_a_ruined_run_says_so_once_and_goes_on",)),
+    Mutation(
+        "ddpo/trainer.py",
+        "alarm is not None and alarm.began == number",
+        "alarm is not None",
+        ("tests/test_alarms.py::test_a_ruined_run_says_so_once_and_goes_on",),
+    ),
     Mutation(
         "ddpo/trainer.py",
         'self.crew.together("load", place=PARENT)',
