@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from app.board import apply_refusal, board_json, board_revision, rating_refusal
 from app.runs import Runs
 from ddpo.config import ConfigError
-from ddpo.store import REQUESTS, RunStore, SampleRow, StoreError
+from ddpo.store import REQUESTS, ProbeRow, RunStore, SampleRow, StoreError
 from rewards.base import RewardError
 from rewards.human import valid
 
@@ -52,7 +52,11 @@ def build_router(runs: Path | Runs) -> APIRouter:
 
     @router.get("/image/{sample_id}")
     async def image(run: str, sample_id: int, request: Request) -> Response:
-        return await run_in_threadpool(_image, all_runs, run, sample_id, request.headers.get("if-none-match", ""))
+        return await run_in_threadpool(_image, all_runs, run, RunStore.sample, sample_id, request.headers.get("if-none-match", ""))
+
+    @router.get("/probe/{probe_id}")
+    async def probe(run: str, probe_id: int, request: Request) -> Response:
+        return await run_in_threadpool(_image, all_runs, run, RunStore.probe, probe_id, request.headers.get("if-none-match", ""))
 
     @router.get("/board")
     async def board(run: str, rater: Rater = "me", since: str = "") -> Response:
@@ -79,10 +83,10 @@ def build_router(runs: Path | Runs) -> APIRouter:
 # --- what each route does -------------------------------------------------------------------------------------------------------
 
 
-def _image(runs: Runs, run: str, sample_id: int, known: str) -> Response:
-    """A sample's PNG. It never changes under its address, since the address carries the file's hash."""
+def _image(runs: Runs, run: str, find: Callable[[RunStore, int], SampleRow | ProbeRow | None], id: int, known: str) -> Response:
+    """A sample's or a watched picture's PNG. It never changes under its address, since the address carries the file's hash."""
     store = open_run(runs, run)
-    sample = store.sample(sample_id) if 0 <= sample_id <= LARGEST_ID else None
+    sample = find(store, id) if 0 <= id <= LARGEST_ID else None
     found = IMAGE_FILE.fullmatch(sample.image) if sample else None
     if not sample or not found:
         raise HTTPException(404, "There is no such image.")

@@ -9,7 +9,7 @@ import gradio as gr
 from app import api
 from app.exports import Exports
 from app.launch import Launcher, LaunchError
-from app.pages import library, new_run, progress, rate, rewards, run, takeaway
+from app.pages import alarm, library, new_run, progress, rate, rewards, run, takeaway
 from app.runs import Runs
 from app.views import Views
 from app.widgets.kit import action, widget
@@ -49,6 +49,7 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports) -> gr.Blocks:
             with gr.Tab("Rate", id="rate"):
                 board = rate.build(name)
             with gr.Tab("Progress", id="progress"):
+                banner = alarm.build()
                 charts, gallery = progress.build(round_images, round_strip, run_curves)
                 taken = takeaway.build()
             with gr.Tab("Rewards", id="rewards"):
@@ -57,7 +58,7 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports) -> gr.Blocks:
                 shelf = library.build()
         timer = gr.Timer(1.0)
 
-        shown = [bar, panel, charts, gallery, taken, scores, shelf, board, seen]
+        shown = [bar, panel, banner, charts, gallery, taken, scores, shelf, board, seen]
 
         def load(request: gr.Request) -> list[Any]:
             asked = request.query_params.get("run") or views.first()
@@ -76,6 +77,18 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports) -> gr.Blocks:
             what = [str(asked.get(key, "")) for key in ("kind", "reward", "rater")]
             views.attempt(selected, lambda store: run.steer(store, launcher, *what))
             return views.changes(selected, told)
+
+        def heed(selected: str, told: str, event: gr.EventData) -> list[Any]:
+            asked, made = action(event), list[str]()
+            kind, number = str(asked.get("kind")), asked.get("round")
+            if kind == "fork":
+                views.attempt(selected, lambda store: made.append(alarm.go_on(store, launcher, number)))
+            elif kind == "dismiss":
+                views.attempt(selected, lambda store: alarm.dismiss(store, number))
+            else:
+                views.attempt(selected, lambda store: run.steer(store, launcher, kind))
+            selected = made[0] if made else selected
+            return [selected, *views.changes(selected, told)]
 
         def choose_preset(typed: str, event: gr.EventData) -> list[Any]:
             return new_run.fill_from_preset(runs, str(action(event).get("name")), typed)
@@ -107,6 +120,7 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports) -> gr.Blocks:
         timer.tick(tick, [name, seen], shown, **QUIET)
         bar.act(pick, [seen], [name, *shown], **QUIET)
         panel.act(steer, [name, seen], shown, **QUIET)
+        banner.act(heed, [name, seen], [name, *shown], **QUIET)
         shelf.act(manage, [name, seen], [name, *shown], **QUIET)
         form.cards.act(choose_preset, [form.name], form.inputs, **QUIET)
         form.start.click(start, [name, seen, *form.inputs], [name, form.note, form.name, fresh, *shown], **QUIET)

@@ -95,6 +95,10 @@ LABELS: dict[str, str] = {
     "init_lora": "Start from a LoRA",
     "held_out_images": "Held-out images",
     "held_out_every": "Measure held-out every … rounds",
+    "watch_every": "Watch every … rounds",
+    "watch_images": "Watched pictures",
+    "watch_rewards": "Further rewards to watch",
+    "on_alarm": "When it goes wrong",
     "shuffle_scores": "Shuffle the scores (a control)",
 }
 """Settings whose name is no good label."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,10 +21,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddpo import monitor
 from ddpo.__main__ import config_from, parser
 from ddpo.checkpoint import load_result
 from ddpo.config import ConfigError, RunConfig
 from ddpo.evaluate import held_out_images
+from ddpo.monitor import drawn
 from ddpo.policy import Policy, StableDiffusionPolicy
 from ddpo.rollout import batches, derive_seed, rollout
 from ddpo.store import RunStore
@@ -108,10 +109,11 @@ def asked(options: Sequence[str]) -> RunConfig:
 
 
 def effective(config: RunConfig) -> dict[str, Any]:
-    """All settings of a run as ``config.json`` holds them, but for those that are no part of what is compared: its seed, its device, and how much
-    goes through the model at once."""
+    """All settings of a run as ``config.json`` holds them, but for those that are no part of what is compared: its seed, its device, how much goes
+    through the model at once, and what is watched."""
     found: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    return {name: value for name, value in found.items() if name not in ("seed", "device", "microbatch", "update_microbatch", "reuse_forward")}
+    aside = ("seed", "device", "microbatch", "update_microbatch", "reuse_forward", "watch_every", "watch_images", "watch_rewards", "on_alarm")
+    return {name: value for name, value in found.items() if name not in aside}
 
 
 def same_settings(line: Mapping[str, Any], config: RunConfig) -> bool:
@@ -177,36 +179,22 @@ def seconds_of(metrics: Mapping[str, list[tuple[int, float | None]]]) -> dict[st
     return {phase: round(sum(value or 0.0 for _, value in metrics[f"seconds_{phase}"]), 1) for phase in PHASES.values()}
 
 
-def spread(prompts: Sequence[str], count: int) -> list[str]:
-    """All prompts, or so many of them drawn by a fixed seed: a stride would meet the order of the file (every third prompt is a "two …")."""
-    return list(prompts) if count >= len(prompts) else random.Random(0).sample(list(prompts), count)
-
-
-@torch.no_grad()
 def kl_to_base(policy: Policy, prompts: Sequence[str], count: int, microbatch: int = 16) -> Tensor:
-    """Each step's KL divergence from the base model's, in nats, along the policy's own trajectories of fixed seeds, (count, steps).
+    """Each step's KL divergence from the base model's, in nats, along the policy's own trajectories of fixed seeds, (count, steps)
+    (:func:`ddpo.monitor.kl_to_base`).
 
-    Steps are Gaussians of equal std, so KL(p || p_base) = ‖μ - μ_base‖² / 2σ² is exact at each latent, and its sum over a trajectory's steps has the
-    KL of the two distributions of trajectories as its mean (chain rule), which bounds that of images (Fan et al. 2023, arXiv 2305.16381).
     It depends on the sampler: σ grows with η, and the mean moves less per unit of the prediction. In the pocket model's schedule of 10 steps the same
     change of the prediction is 34 to 40 times as many nats at η 0.1 as at η 1, 80 times at the last step but one, 37 times over the three steps that
     the preset trains. That step but one holds most of the sum over all steps: 86 % at η 1 and 93 % at η 0.1 where the prediction changes equally at
-    each, the last step 1 %. A step without noise counts 0. The i-th trajectory has the i-th prompt, in turn; where there are more prompts than
-    trajectories, of a fixed draw among them (:func:`spread`). Ask a policy in float32: in bfloat16 two predictions that hardly differ are rounded
-    apart, which at η 0.1 alone makes more than ten nats a step.
+    each, the last step 1 %. The i-th trajectory has the i-th prompt, in turn; where there are more prompts than trajectories, of a fixed draw among
+    them (:func:`ddpo.monitor.drawn`). In bfloat16 trajectories are the policy's in bfloat16.
     """
-    prompts = spread(prompts, count)
+    prompts = drawn(prompts, count)
     kl = torch.zeros(count, len(policy.schedule))
     for batch in batches(count, microbatch):
         chosen = [prompts[i % len(prompts)] for i in batch]
         trajectory, _ = rollout(policy, chosen, [derive_seed("probe", i) for i in batch])
-        condition = policy.encode(chosen)
-        for i in policy.schedule.actions:
-            x_t, index = trajectory.latents[:, i].to(policy.device), torch.full((len(batch),), i, device=policy.device)
-            own = policy.step(x_t, index, condition)
-            with policy.base():
-                base = policy.step(x_t, index, condition)
-            kl[batch.start : batch.stop, i] = own.kl(base).cpu()
+        kl[batch.start : batch.stop] = monitor.kl_to_base(policy, trajectory, chosen, microbatch)
     return kl
 
 

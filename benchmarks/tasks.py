@@ -59,7 +59,6 @@ from benchmarks.common import (
     seconds_of,
     share_error,
     short_hash,
-    spread,
     the_judge,
     unrecorded,
 )
@@ -67,6 +66,7 @@ from ddpo.__main__ import parser as parser_of_runs
 from ddpo.checkpoint import load_result
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.evaluate import held_out_images
+from ddpo.monitor import drawn
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.presets import presets
 from ddpo.store import RunStore
@@ -200,7 +200,7 @@ def measured(task: Task, group: str, number: int, prompts: list[str], images: li
 
 def pictures(policy: StableDiffusionPolicy, config: RunConfig, prompts: Sequence[str], about: int, base: bool) -> tuple[list[str], list[Image.Image]]:
     """Held-out pictures of all prompts, each equally often, about so many; of a draw of the prompts where half as many or fewer are wanted."""
-    chosen = tuple(spread(prompts, -(-len(prompts) // max(1, len(prompts) // about))))
+    chosen = tuple(drawn(prompts, -(-len(prompts) // max(1, len(prompts) // about))))
     count = len(chosen) * max(1, round(about / len(chosen)))
     return held_out_images(policy, config.with_changes(prompts=chosen), base, count)
 

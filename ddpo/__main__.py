@@ -1,7 +1,7 @@
 """``python -m ddpo``: train without a page.
 
-``run`` makes a run folder and trains in it; ``resume`` goes on with one; ``export`` takes a run's model or its ratings away. The page can open
-such a run, while it goes on and after.
+``run`` makes a run folder and trains in it; ``resume`` goes on with one; ``fork`` makes a new one that goes on from a round of another; ``export``
+takes a run's model or its ratings away. The page can open such a run, while it goes on and after.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts
 from ddpo.export import EXPORTS, PICTURES, PRECISIONS, ExportError, export
+from ddpo.fork import fork
 from ddpo.presets import preset_of, presets
 from ddpo.source import located, located_reward, model_source
 from ddpo.store import RunStore, StoreError
@@ -26,19 +27,22 @@ from rewards.function import trust
 def parser() -> argparse.ArgumentParser:
     """The command line, with one option for each setting of :class:`RunConfig`."""
     top = argparse.ArgumentParser(prog="python -m ddpo", description="Finetune a text-to-image model by reinforcement learning, without a page.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{run,resume,export}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{run,resume,fork,export}")
     run = commands.add_parser("run", help="start a new run", description="Start a new run; the last line of output is its summary as JSON.")
     run.add_argument("--out", type=Path, required=True, help="the run folder to make, for instance runs/first")
     run.add_argument("--preset", choices=presets(), help="start from these settings; the options below change single ones")
-    settings = {field.name: field for field in dataclasses.fields(RunConfig)}
-    for title, names in GROUPS.items():
-        section = run.add_argument_group(title)
-        for name in names:
-            add_setting(section, settings[name])
+    add_settings(run)
     resume = commands.add_parser("resume", help="go on with a run that was stopped, interrupted or has failed")
     resume.add_argument("folder", type=Path, help="the run folder")
     resume.add_argument("--reward", help="what scores from here on, instead of what did")
-    for command in (run, resume):
+    branch = commands.add_parser(
+        "fork", help="make a new run that goes on from a round of another one", description="The options below change single settings."
+    )
+    branch.add_argument("folder", type=Path, help="the run folder to go on from")
+    branch.add_argument("--round", type=int, required=True, help="the round after which the new run begins")
+    branch.add_argument("--out", type=Path, required=True, help="the run folder to make")
+    add_settings(branch)
+    for command in (run, resume, branch):
         command.add_argument(
             "--trust", type=Path, action="append", default=[], metavar="FILE", help="a Python file that may run, for a reward FILE:function in it"
         )
@@ -48,6 +52,15 @@ def parser() -> argparse.ArgumentParser:
         )
     )
     return top
+
+
+def add_settings(command: argparse.ArgumentParser) -> None:
+    """The options of all settings, in sections."""
+    settings = {field.name: field for field in dataclasses.fields(RunConfig)}
+    for title, names in GROUPS.items():
+        section = command.add_argument_group(title)
+        for name in names:
+            add_setting(section, settings[name])
 
 
 def add_export(command: argparse.ArgumentParser) -> None:
@@ -93,15 +106,19 @@ def prompts_from(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(";") if part.strip())
 
 
+def changes_from(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the options name."""
+    changes: dict[str, Any] = {f.name: v for f in dataclasses.fields(RunConfig) if (v := getattr(options, f.name)) is not None}
+    return changes | (dict(prompts=prompts_from(changes["prompts"])) if "prompts" in changes else {})
+
+
 def config_from(options: argparse.Namespace) -> RunConfig:
     """The configuration that the options ask for.
 
     Raises:
         ConfigError: a setting cannot work.
     """
-    changes: dict[str, Any] = {f.name: v for f in dataclasses.fields(RunConfig) if (v := getattr(options, f.name)) is not None}
-    if "prompts" in changes:
-        changes["prompts"] = prompts_from(changes["prompts"])
+    changes = changes_from(options)
     name = options.preset or preset_of(changes.get("reward", "human"))
     return located(presets()[name].config.with_changes(**changes))
 
@@ -198,6 +215,11 @@ def main(arguments: list[str] | None = None) -> int:
             if options.reward is not None:
                 ask_for_reward(options.folder, options.reward)
             return work(options.folder)
+        if options.command == "fork":
+            parent = RunStore(options.folder)
+            fork(parent, options.round, options.out, changes_from(options)).close()
+            parent.close()
+            return work(options.out)
         config = config_from(options)
         model_source(config)  # refuses a missing folder before the run's is made
         RunStore.create(options.out, config).close()

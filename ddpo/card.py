@@ -73,6 +73,7 @@ def facts(store: RunStore, number: int) -> list[tuple[str, ...]]:
         ("base model", f"`{base_name(config)}`"),
         ("trained", adapter),
         *([("started from", f"the LoRA `{Path(config.init_lora).name}`")] if config.init_lora else []),
+        *([("goes on from", f"round {store.parent[1]} of the run `{store.parent[0]}`")] if store.parent else []),
         ("rounds", f"{number}, {config.images_per_round} images each"),
         ("ratings", f"{ratings:,} by {raters} {'person' if raters == 1 else 'people'}" if ratings else "none"),
         ("reward", stretches[0].rpartition(" (")[0] if len(stretches) == 1 else ", then ".join(stretches)),

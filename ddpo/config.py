@@ -69,7 +69,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "device", "precision", "microbatch", "update_microbatch", "reuse_forward", "gradient_checkpointing", "vae_tiling", "reward_device",
         "reward_precision", "reward_offload",
     ),
-    "Measuring": ("held_out_images", "held_out_every", "shuffle_scores"),
+    "Measuring": ("watch_every", "watch_images", "watch_rewards", "on_alarm", "held_out_images", "held_out_every", "shuffle_scores"),
 }  # fmt: skip
 """The settings by what they are about: the sections of the command line's help and of the Run page."""
 
@@ -241,6 +241,27 @@ class RunConfig:
     vae_tiling: bool = setting(False, "Decode large images in tiles: less memory, slower.")
     held_out_images: int = setting(32, "How many images, of seeds never trained on, measure an automatic reward before and after.", low=0, high=4096)
     held_out_every: int = setting(0, "Measure the held-out reward every so many rounds as well; 0 measures at the end only.", low=0)
+    watch_every: int = setting(
+        5,
+        "Every so many rounds, watch for overoptimisation on pictures that are never trained on: distance from the base model, rewards that are not "
+        "optimised, diversity, artefacts; 0 is never.",
+        low=0,
+        high=100_000,
+    )
+    watch_images: int = setting(
+        16,
+        "How many pictures are watched: of fixed prompts and seeds, half of them of prompts that are not trained, where the prompt set has such.",
+        low=2,
+        high=4096,
+    )
+    watch_rewards: str = setting(
+        "", "Further rewards that are asked about the watched pictures, such as `clip_score, pickscore`; those that cost next to nothing always are."
+    )
+    on_alarm: str = setting(
+        "continue",
+        "What to do when what is watched goes wrong: say so and continue, pause (the model stays loaded), or stop after the round.",
+        choices=("continue", "pause", "stop"),
+    )
     shuffle_scores: bool = setting(False, "A control: scores are shuffled among the images, so that nothing can be learned.")
     seed: int = setting(0, "The seed of everything random in the run.", low=0, high=2**31 - 1)
 
@@ -254,6 +275,10 @@ class RunConfig:
             rewards.parts(self.reward)
         except rewards.RewardError as error:
             raise ConfigError(f"reward is {self.reward!r}. {error}") from error
+        for name in self.watched_rewards:
+            known = [each for each, found in rewards.REWARDS.items() if found.where and each != "human"]
+            if name not in known:
+                raise ConfigError(f"watch_rewards names {name!r}. Choose among {', '.join(known)}, or leave it empty.")
         self._check_prompts()
         self._check_arithmetic()
 
@@ -396,6 +421,11 @@ class RunConfig:
         """Whether the run begins with people's ratings."""
         return "human" in rewards.parts(self.reward)
 
+    @property
+    def watched_rewards(self) -> tuple[str, ...]:
+        """The further rewards that are asked about the watched pictures."""
+        return tuple(name.strip() for name in self.watch_rewards.split(",") if name.strip())
+
     def networks_of(self, reward: str) -> str:
         """Which networks an automatic reward has in this run: ``published`` or ``pocket``."""
         if self.reward_models != "auto":
@@ -437,6 +467,7 @@ class RunConfig:
         values.setdefault("step_weights", "equal")
         values.setdefault("update_microbatch", values.get("microbatch", 4))
         values.setdefault("reuse_forward", False)
+        values.setdefault("watch_every", 0)
         return cls.from_dict(values)
 
     @classmethod

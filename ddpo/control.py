@@ -71,6 +71,10 @@ class Control:
             self._answer()
         self._tell(*self._now)
 
+    def pause(self) -> None:
+        """Pause at the next safe point, as when somebody asks for it."""
+        self._paused = True
+
     def wait_until_applied(self, number: int, images: int) -> None:
         """Wait until people apply their ratings of a round, and fix which ratings count.
 

@@ -85,6 +85,10 @@ class Policy(Protocol):
         """Within this context the policy is the base model."""
         ...
 
+    def exact(self) -> AbstractContextManager[None]:
+        """Within this context the denoiser's arithmetic is float32."""
+        ...
+
     def save_adapter(self, folder: Path) -> None:
         """Write the trained part as a file that people can take away."""
         ...
@@ -271,6 +275,24 @@ class StableDiffusionPolicy:
             yield
         finally:
             self.unet.enable_adapters()
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """Within this context the denoiser's arithmetic is float32. Weights in half precision are widened in place, and narrowed again to the very
+        same numbers."""
+        autocast, frozen = self.autocast, [p for p in self.unet.parameters() if not p.requires_grad]
+        if autocast is None:
+            yield
+            return
+        try:
+            self.autocast = None
+            for parameter in frozen:
+                parameter.data = parameter.data.to(torch.float32)
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.data = parameter.data.to(autocast)
+            self.autocast = autocast
 
     @contextmanager
     def _swapped(self) -> Iterator[None]:

@@ -5,14 +5,15 @@
     runs/<name>/
       config.json            written once before launch
       init_lora.safetensors  a copy of the LoRA that the run starts from, if it does
+      parent/                of a run that goes on from another one's round: a copy of that checkpoint, and parent.json, which names it
       run.db                 SQLite: WAL, synchronous=FULL, foreign keys on
       samples/0003/<sha>.png worker
       rounds/0003/           trajectory tensors, kept until the round's checkpoint exists
       checkpoints/0003/      adapter, optimiser state, header
       worker.log, worker.lock
 
-One table, one writer. The worker writes round, sample, score, metric, checkpoint, event, progress; the app writes rating, request
-and choice. A row is a promise: what it names is on disk before it. Ratings are events that are never changed: the latest of a rater on a
+One table, one writer. The worker writes round, sample, score, metric, probe, checkpoint, event, progress; the app writes rating,
+request and choice. A row is a promise: what it names is on disk before it. Ratings are events that are never changed: the latest of a rater on a
 sample, or on a pair of samples, counts.
 """
 
@@ -108,6 +109,16 @@ MIGRATIONS: tuple[str, ...] = (
         id INTEGER PRIMARY KEY, created_at REAL NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL  -- of each name the latest holds
     ) STRICT;
     """,
+    """
+    CREATE TABLE probe (
+        id INTEGER PRIMARY KEY,
+        round INTEGER NOT NULL,  -- 0 is the base model
+        position INTEGER NOT NULL, kind TEXT NOT NULL, prompt TEXT NOT NULL, seed INTEGER NOT NULL, image TEXT NOT NULL,
+        found TEXT NOT NULL,  -- what was measured of the picture, by name
+        created_at REAL NOT NULL,
+        UNIQUE (round, position)
+    ) STRICT;
+    """,
 )
 """The database's schema, step by step; a step once released is never changed. ``PRAGMA user_version`` counts the steps taken."""
 
@@ -123,6 +134,8 @@ PATIENCE = 30.0
 """Seconds to wait for other processes' turns with a database."""
 
 INIT_LORA = "init_lora.safetensors"
+PARENT = "parent"
+"""The folder of what a run goes on from, where that is another run's round."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called: the name is a folder's."""
@@ -188,6 +201,24 @@ class RoundRow:
     def next_mark(self) -> str | None:
         """The first phase whose mark is missing, or None when the round is complete."""
         return next((mark for mark in MARKS if getattr(self, f"{mark}_at") is None), None)
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """A picture that is watched and never trained on, and what was measured of it (:mod:`ddpo.monitor`)."""
+
+    id: int
+    round: int
+    """After which round it was made; 0 is the base model."""
+    position: int
+    """The same position is the same prompt and seed in every round."""
+    kind: str
+    """``trained``, or the prompt set that the prompt is of."""
+    prompt: str
+    seed: int
+    image: str
+    """Path relative to the run folder."""
+    found: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -260,8 +291,11 @@ class RunStore:
         self._migrate()
 
     @classmethod
-    def create(cls, folder: Path, config: RunConfig) -> RunStore:
+    def create(cls, folder: Path, config: RunConfig, parent: tuple[RunStore, int] | None = None) -> RunStore:
         """Make a run folder; its configuration is never written again.
+
+        Args:
+            parent: the run and the round whose state it goes on from, if it does.
 
         Raises:
             StoreError: a run of that name exists, the name cannot be a folder's, or the disk refuses.
@@ -277,6 +311,8 @@ class RunStore:
             folder.mkdir(parents=True, exist_ok=True)
             if start is not None:
                 write_file(folder / INIT_LORA, start.read_bytes())  # a run is its folder, whatever becomes of the file elsewhere
+            if parent is not None:
+                _copy_state(*parent, folder / PARENT)
             partial = folder / "config.json.partial"
             config.save(partial)
             _sync(partial)
@@ -298,6 +334,15 @@ class RunStore:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def parent(self) -> tuple[str, int] | None:
+        """The run and the round that this one goes on from, if it does."""
+        try:
+            found = json.loads((self.folder / PARENT / "parent.json").read_text(encoding="utf-8"))
+            return str(found["run"]), int(found["round"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     # --- plumbing ---------------------------------------------------------------------------------------------------------------
 
@@ -421,6 +466,26 @@ class RunStore:
                 "INSERT OR REPLACE INTO metric (round, name, value) VALUES (?, ?, ?)", [(number, k, finite(v)) for k, v in metrics.items()]
             )
 
+    def add_probes(
+        self,
+        number: int,
+        kinds: Sequence[str],
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        paths: Sequence[str],
+        found: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """The watched pictures after a round, by position, which :func:`write_images` has written; what is there of that round is replaced."""
+        rows = enumerate(zip(kinds, prompts, seeds, paths, found, strict=True))
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO probe (round, position, kind, prompt, seed, image, found, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (number, position, kind, prompt, seed, path, json.dumps({name: finite(value) for name, value in each.items()}), time.time())
+                    for position, (kind, prompt, seed, path, each) in rows
+                ],
+            )
+
     def add_checkpoint(self, number: int, path: Path) -> None:
         with self._transaction():
             row = (number, path.relative_to(self.folder).as_posix(), time.time())
@@ -498,7 +563,8 @@ class RunStore:
             return int(cursor.lastrowid or 0)
 
     def choose(self, name: str, value: str) -> None:
-        """Settle something for the run from now on: ``rating``, the mode in which people rate, or ``rater NAME``, whether a rater counts.
+        """Settle something for the run from now on: ``rating``, the mode in which people rate; ``rater NAME``, whether a rater counts; or ``alarm``,
+        the round up to which people were told what goes wrong.
 
         Raises:
             ConfigError: the run cannot be rated in that mode.
@@ -641,6 +707,16 @@ class RunStore:
             found.setdefault(name, []).append((number, value))
         return found
 
+    def probes(self, number: int | None = None) -> list[ProbeRow]:
+        """The watched pictures in order of rounds and positions, of one round if that is given."""
+        sql = """SELECT id, round, position, kind, prompt, seed, image, found FROM probe
+            WHERE ?1 IS NULL OR round = ?1 ORDER BY round, position"""
+        return [ProbeRow(*(*row[:7], json.loads(row[7]))) for row in self._rows(sql, number)]
+
+    def probe(self, id: int) -> ProbeRow | None:
+        sql = "SELECT id, round, position, kind, prompt, seed, image, found FROM probe WHERE id = ?"
+        return next((ProbeRow(*(*row[:7], json.loads(row[7]))) for row in self._rows(sql, id)), None)
+
     def checkpoints(self) -> dict[int, Path]:
         return {number: self.folder / path for number, path in self._rows("SELECT round, path FROM checkpoint ORDER BY round")}
 
@@ -743,6 +819,16 @@ def write_file(file: Path, data: bytes) -> None:
     partial.write_bytes(data)
     _sync(partial)
     partial.replace(file)
+
+
+def _copy_state(store: RunStore, number: int, folder: Path) -> None:
+    """Copy the state after a run's round, and say whose it is."""
+    folder.mkdir(exist_ok=True)
+    for file in sorted(store.checkpoints()[number].glob("*.safetensors")):
+        if file.name.startswith(("state", "moments")):
+            write_file(folder / file.name, file.read_bytes())
+    write_file(folder / "parent.json", json.dumps(dict(run=store.name, round=number)).encode())
+    sync_tree(folder)
 
 
 def sync_tree(folder: Path) -> None:

@@ -46,10 +46,11 @@ from ddpo.crew import Crew
 from ddpo.engine import Engine, Report, Source, read_image
 from ddpo.evaluate import HeldOut, held_out
 from ddpo.loss import Health
+from ddpo.monitor import Monitor
 from ddpo.objective import Weights, advantages_of, weights_of
 from ddpo.policy import Policy
 from ddpo.rollout import batches, derive_seed
-from ddpo.store import RunStore, SampleRow, sync_tree
+from ddpo.store import PARENT, RunStore, SampleRow, sync_tree
 from ddpo.taster import Taster
 from rewards.base import RewardError, Sample, Score
 from rewards.blend import Blend, Standard, blended
@@ -65,7 +66,8 @@ class Trainer:
         self.config, self.store, self.control, self.crew = config, store, control, crew or Crew()
         self.engine = Engine(config, store.folder, policy, source, self.crew, control.report)
         self.taster = Taster(config, store)
-        self._seconds_ahead = 0.0
+        self.monitor = Monitor(config, store, self.engine)
+        self._seconds_ahead = 0.0  # of other work within a phase
         self.verbs = dict(sampled=self.sample, scored=self.score, updated=self.update, checkpointed=self.checkpoint)
 
     def run(self) -> bool:
@@ -84,6 +86,8 @@ class Trainer:
             every = self.config.held_out_every
             if every and number % every == 0 and number < self.config.rounds:
                 self.measure(number)
+            if not self._people_rate(number + 1):
+                self.watch(number)
             if self.control.stop_after_round and number < self.config.rounds:
                 return False
         return True
@@ -201,6 +205,7 @@ class Trainer:
         """Wait for people, for the whole board at once; then the model of their taste says what it makes of the round."""
         if rows and self.taster.asks(number):
             self.sample_ahead(number)
+            self.watch(number - 1, meanwhile=number)
             human = rewards.load("human", collect=self.control.collect(number))
             board = [row for row in rows if row.shown]
             scores = human.score([Sample(row.id, row.prompt, read_image(self.store.folder / row.image)) for row in board])
@@ -305,6 +310,8 @@ class Trainer:
         """Take the weights of the last update that is on disk."""
         done = [row for row in self.store.rounds() if row.updated_at is not None]
         if not done:
+            if self.store.parent is not None:
+                self.crew.together("load", place=PARENT)
             return
         number = done[-1].number
         new, place = self._new_state(number), self.store.folder / "checkpoints" / f"{number:04d}"
@@ -334,6 +341,32 @@ class Trainer:
             self.store.add_metrics(at, {name: found.mean, f"{name}_std_error": found.std_error})
         if missing and self.config.reward_offload:
             self.crew.together("free")
+
+    def watch(self, number: int, meanwhile: int = 0) -> None:
+        """Watch for overoptimisation after a round, where that is due and its weights are the present ones: by itself, or while people rate the board
+        of the round ``meanwhile``."""
+        if not self.monitor.due(number) or self._updates() != number:
+            return
+        started, images = time.monotonic(), len(self.store.board(meanwhile)) if meanwhile else 0
+
+        def report(done: int, total: int) -> None:
+            self.control.report(*("awaiting", meanwhile, 0, images) if meanwhile else ("measuring", number, done, total))
+
+        self.monitor.watch(number, report)
+        self._seconds_ahead += time.monotonic() - started
+        alarm = self.monitor.alarm(number)
+        if alarm is not None and alarm.began == number:  # once, however long it lasts
+            self.store.add_event("alarm", alarm.text)
+            if self.config.on_alarm == "stop":
+                self.control.stop_after_round = True
+            elif self.config.on_alarm == "pause":
+                self.control.pause()
+                report(0, 0)
+
+    def _people_rate(self, number: int) -> bool:
+        """Whether people will be asked about a round, which leaves time for other work."""
+        reward = self.store.reward_wanted or self.store.reward_at(number)
+        return number <= self.config.rounds and "human" in rewards.parts(reward) and self.taster.asks(number)
 
     def _held_out(self, number: int, reward: str, weights: Mapping[str, float], base: bool) -> HeldOut | None:
         """One measurement; None where the reward failed and people asked for another one."""

@@ -369,6 +369,37 @@ MUTATIONS = (
         ("if (low < 0) return 0;", "if (low < 0) return rows[0][at];", CHART + "test_rounds_lie_where_their_cost_says"),
         ("x - sorted[low] <= sorted[high] - x", "x - sorted[low] > sorted[high] - x", CHART + "test_rounds_lie_where_their_cost_says"),
     ),
+    *of(
+        "ddpo/monitor.py",
+        ("energy[frequency > 0.25]", "energy[frequency < 0.25]", "test_noise_is_the_energy_above_half_of_nyquist"),
+        ("apart = 0.5 * torch", "apart = torch", "test_pictures_of_a_prompt_are_apart_by_half_their_squared_distance"),
+        ("with policy.base() if number == 0 else", "with", "test_a_watched_run_has_its_series_and_its_pictures"),
+        (", self.engine.averaged():", ":", "test_the_moving_average_is_what_is_watched"),
+        ("            self._complete_base(reward)\n", "", "test_another_reward_is_compared_with_the_base_s_pictures_too"),
+        ("    with policy.exact():\n", "    with policy.base():\n", "test_kl_is_the_closed_formula_whatever_the_batch"),
+    ),
+    *of(
+        "ddpo/alarms.py",
+        ("max(spread, LEAST_SPREAD)", "spread", "tests/test_monitor.py::test_metrics_are_means_moves_and_groups"),
+        ("or -mean < SURE * error", "", "test_a_fall_within_its_error_is_no_sign"),
+        ("return -1.0 if name in DAMAGE else 1.0", "return 1.0", "test_diversity_is_a_share_of_the_base_s_and_damage_is_beyond_it"),
+        ("ALARM = 2.0", "ALARM = 1.5", "test_two_signs_or_one_twice_as_strong_make_an_alarm"),
+        ("and not is_on(signs)]", "]", "test_the_best_round_has_the_highest_reward_while_no_alarm_is_on"),
+        ("reward, *asked)", "reward)", "test_what_is_optimised_and_what_has_no_merit_is_no_sign"),
+    ),
+    Mutation("ddpo/trainer.py", "alarm.began == number:", "number:", ("tests/test_alarms.py::test_a_ruined_run_says_so_once_and_goes_on",)),
+    Mutation(
+        "ddpo/trainer.py",
+        'self.crew.together("load", place=PARENT)',
+        "pass",
+        ("tests/test_fork.py::test_a_fork_begins_with_the_weights_and_the_optimiser_s_state_of_its_round",),
+    ),
+    Mutation(
+        "ddpo/policy.py",
+        "parameter.data = parameter.data.to(autocast)",
+        "pass",
+        ("tests/test_monitor.py::test_kl_in_half_precision_is_that_of_float32_and_leaves_every_bit",),
+    ),
     Mutation(
         "ddpo/policy.py", 'copy_(up / layer.scaling["default"])', "copy_(up)", ("tests/test_init_lora.py::test_a_run_begins_where_the_lora_is",)
     ),

@@ -221,6 +221,19 @@ def test_charts_show_every_metric_and_cope_with_gaps(runs: Runs) -> None:
     json.dumps(progress.charts_value(store), allow_nan=False)
 
 
+def test_what_is_watched_has_charts_with_plain_titles(runs: Runs) -> None:
+    """The reward that is optimised comes first among those that are asked; means that only repeat a chart have none of their own."""
+    store = filled_run(runs.folder / "a", rounds=3, reward="aesthetic")
+    for number in (0, 3):
+        found = dict(watched_kl=float(number), watched_diversity=1.0, watched_aesthetic=5.0, watched_noise=0.1, moved_noise=0.0)
+        found |= dict(moved_clip_score=0.0, moved_aesthetic=0.0, reward_on_trained=5.0, reward_on_objects=5.0)
+        store.add_metrics(number, found)
+    charts = {chart["title"]: [series["label"] for series in chart["series"]] for chart in progress.charts_value(store)["charts"]}
+    assert charts["Other rewards"] == ["Aesthetic (LAION) (optimised)", "CLIPScore"]
+    assert charts["Signs of damage"] == ["noise"] and charts["The reward on other prompts"] == ["trained", "objects"]
+    assert {"Distance from the base model", "Diversity"} <= set(charts) and not [title for title in charts if "atched" in title]
+
+
 def test_long_runs_are_thinned_and_keep_their_end(runs: Runs) -> None:
     store = filled_run(runs.folder / "a", rounds=0)
     for number in range(1, 3001):

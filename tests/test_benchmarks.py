@@ -14,14 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 import rewards
-from benchmarks import evidence, four_prompts, tasks, universal_guidance
-from benchmarks.common import add_line, asked, effective, flags, kl_to_base, make_run, mean_and_error, same_settings, share_error, short_hash, spread
+from benchmarks import alarms, evidence, four_prompts, tasks, universal_guidance
+from benchmarks.common import add_line, asked, effective, flags, kl_to_base, make_run, mean_and_error, same_settings, share_error, short_hash
 from benchmarks.four_prompts import SETTINGS, SINGLES, is_green, is_night
 from benchmarks.tasks import TASKS, fooling, groups, measured, says_all, was_shown
 from benchmarks.universal_guidance import Guidance, aesthetic_of_pixels, guided_latents, guided_noise, pixels_of, renoised
 from ddpo.__main__ import config_from, parser
 from ddpo.config import prompt_sets
 from ddpo.diffusion import Schedule
+from ddpo.monitor import drawn
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.presets import presets
 from ddpo.rollout import rollout
@@ -291,13 +292,13 @@ def test_pictures_are_spread_over_the_prompts(monkeypatch: pytest.MonkeyPatch) -
     )
     config, prompts = asked(["--preset", "count"]), prompt_sets()["counting"]
 
-    def drawn(about: int) -> list[str]:
+    def made(about: int) -> list[str]:
         return tasks.pictures(None, config, prompts, about, True)[0]  # type: ignore[arg-type]
 
-    assert len(drawn(45)) == len(set(drawn(45))) == 45 and drawn(45) == drawn(45)
-    assert min(Counter(prompt.split()[0] for prompt in drawn(45)).values()) > 8
-    assert drawn(90) == list(prompts) and Counter(drawn(270)) == dict.fromkeys(prompts, 2)
-    assert spread(prompts[:16], 16) == list(prompts[:16]) and len({prompt.split()[1] for prompt in spread(prompts, 16)}) > 10
+    assert len(made(45)) == len(set(made(45))) == 45 and made(45) == made(45)
+    assert min(Counter(prompt.split()[0] for prompt in made(45)).values()) > 8
+    assert made(90) == list(prompts) and Counter(made(270)) == dict.fromkeys(prompts, 2)
+    assert drawn(prompts[:16], 16) == list(prompts[:16]) and len({prompt.split()[1] for prompt in drawn(prompts, 16)}) > 10
 
 
 def test_a_contact_sheet_shows_no_prompt_twice(tmp_path: Path) -> None:
@@ -380,6 +381,29 @@ def test_renoising_undoes_a_step(policy: StableDiffusionPolicy) -> None:
         assert float(spread) == pytest.approx(float(1 - schedule.alpha[i]), rel=1e-4)
 
 
+# --- alarms -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_alarm_is_judged_by_the_judge_s_animals_and_gold() -> None:
+    """Animals fall by more than ten points at 15; gold is best at 10. An alarm at 15 is in time, one at 20 late, one at 5 false; what the best round
+    keeps is a share of the gain, or of the value."""
+    judged = dict(rounds=[0, 5, 10, 15, 20], animals=[0.9, 0.9, 0.85, 0.7, 0.2], gold=[4.0, 5.0, 6.0, 5.0, 4.5])
+    found = [
+        alarms.verdict(on=[at >= first for at in judged["rounds"]], best=best, **judged) for first, best in ((15, 10), (20, 15), (5, 0), (99, 20))
+    ]
+    assert [(f["alarm"], f["lost"], f["in_time"], f["false"]) for f in found] == [
+        (15, 15, True, False), (20, 15, False, False), (5, 15, True, True), (None, 15, False, False),
+    ]  # fmt: skip
+    assert [(f["kept"], f["kept_value"]) for f in found] == [
+        (1, 1),
+        (0.5, pytest.approx(5 / 6, abs=1e-4)),
+        (0, pytest.approx(4 / 6, abs=1e-4)),
+        (0.25, 0.75),
+    ]
+    assert "In time: 2 of 4" in alarms.report([dict(preset="compress", seed=0) | f for f in found])
+    assert set(alarms.PRESETS) == set(alarms.FACTS) == {"compress", "incompress", "aesthetic", "align", "count"}
+
+
 # --- distance ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -436,4 +460,4 @@ def test_the_distance_is_taken_on_a_draw_of_the_prompts() -> None:
 
     heard, prompts = list[str](), ("a cat", "a dog", "a fox", "a cow", "a hen", "a pig")
     kl_to_base(Listening(toy_config(prompts=prompts)), prompts, 4)
-    assert set(heard) == set(spread(prompts, 4)) != set(prompts[:4])
+    assert set(heard) == set(drawn(prompts, 4)) != set(prompts[:4])

@@ -43,12 +43,12 @@ def test_every_reward_s_card_stands_in_the_readmes(file: str) -> None:
 
 
 def test_every_metric_that_the_trainer_writes_stands_in_the_readme() -> None:
-    source = "".join((ROOT / "ddpo" / f"{name}.py").read_text() for name in ("trainer", "loss", "taster"))
+    source = "".join((ROOT / "ddpo" / f"{name}.py").read_text() for name in ("trainer", "loss", "taster", "monitor"))
     names = r"reward_\w+|held_out_reward\w*|\w+_fraction_\w+|ratio_\w+|kl_update|grad_norm|scored_images|zero_spread_prompts|updates_behind|memory_gb"
     names += r"|preference_[a-z]+"
     written = set(re.findall(rf"\b({names})=", source))
     assert written, "the pattern finds metrics"
-    for name in written:
+    for name in written | {"watched_kl", "watched_diversity", "watched_…", "moved_…", "reward_on_…"}:
         assert f"`{name}`" in README, f"README does not explain the metric {name}"
 
 

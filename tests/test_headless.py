@@ -39,7 +39,7 @@ def test_a_run_ends_with_its_summary_as_json_and_a_second_call_changes_nothing(t
     assert (said["rounds"], said["state"], said["run"]) == (2, "finished", str(tmp_path / "run"))
     points = dict(RunStore(tmp_path / "run").metrics()["held_out_reward"])
     assert (said["reward_before"], said["reward_after"]) == (points[0], points[2]) and said["reward_before"] < 0
-    assert set(said["seconds"]) == {"sampling", "scoring", "updating", "checkpointing"} and all(s >= 0 for s in said["seconds"].values())
+    assert set(said["seconds"]) == {"sampling", "scoring", "updating", "checkpointing", "watching"} and all(s >= 0 for s in said["seconds"].values())
     assert "Traceback" not in done.stderr
     again = ddpo("resume", tmp_path / "run")
     assert again.returncode == 0 and json.loads(again.stdout.splitlines()[-1]) == said

@@ -13,7 +13,7 @@ from tests import mutations
 
 ROOT = Path(__file__).parent.parent
 OURS = ("app", "ddpo", "rewards", "pocket", "tests", "benchmarks")
-LIGHT = ("ddpo.config", "ddpo.source", "ddpo.store", "ddpo.lock", "ddpo.presets", "ddpo.export", "ddpo.figure")
+LIGHT = ("ddpo.config", "ddpo.source", "ddpo.store", "ddpo.lock", "ddpo.presets", "ddpo.export", "ddpo.alarms", "ddpo.fork", "ddpo.figure")
 HEAVY = ("torch", "diffusers", "transformers", "peft", "safetensors", "accelerate")
 MAY_IMPORT = {
     "app": ("app", "rewards", "rewards.base", "rewards.human", "rewards.agreement", "rewards.function", *LIGHT),

@@ -121,6 +121,16 @@ def add_round(store: RunStore, number: int) -> None:
     store.add_checkpoint(number, place)
 
 
+def add_watched(store: RunStore, number: int, fallen: float = 0.0) -> None:
+    """Four watched pictures after a round, whose CLIPScore has fallen by so many standard deviations of the base model's, as have three times the
+    diversity's percents."""
+    seeds = [900_000 + i + (0 if number == 0 else 10 * number) for i in range(4)]
+    found = [dict(kl=10.0 * number, clip_score=20.0 + 2 * i - 2.3 * fallen, diversity=0.3 - 0.1 * min(fallen, 2)) for i in range(4)]
+    paths = write_images(store.folder, number, [picture(seed) for seed in seeds])
+    store.add_probes(number, ["trained"] * 4, [f"{store.config.prompts[i % 2]}" for i in range(4)], range(4), paths, found)
+    store.add_metrics(number, dict(watched_kl=10.0 * number, moved_clip_score=-fallen, watched_diversity=1 - 0.3 * min(fallen, 2)))
+
+
 def add_lora(store: RunStore, number: int) -> None:
     """A small LoRA in a round's checkpoint, as a worker leaves it: rank 2, alpha 6."""
     import numpy as np

@@ -70,6 +70,9 @@ class LinearPolicy:
         yield
         self.is_base = False
 
+    def exact(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     def save_adapter(self, folder: Path) -> None:
         write_file(folder / "shift.bin", self.shift.detach().numpy().tobytes())
 
@@ -110,7 +113,7 @@ def toy_config(**changes: Any) -> RunConfig:
     settings: dict[str, Any] = dict(
         reward="jpeg_compressibility", prompts=("a cat", "a dog"), rounds=3, images_per_round=8, images_per_update=8, images_per_prompt=4,
         microbatch=16, update_microbatch=16, steps=4, skip_last_steps=0, step_weights="equal", learning_rate=0.05, device="cpu", held_out_images=16,
-        reward_offload=True,
+        reward_offload=True, watch_every=0,
     )  # fmt: skip
     return RunConfig(**(settings | changes))
 
@@ -179,7 +182,7 @@ def tiny_config(model: Path, **changes: Any) -> RunConfig:
     settings: dict[str, Any] = dict(
         model=str(model), reward="jpeg_compressibility", prompts=("a cat", "a dog"), rounds=3, images_per_round=8, images_per_prompt=4,
         images_per_update=4, microbatch=3, update_microbatch=3, steps=3, skip_last_steps=0, step_weights="equal", lora_rank=2, lora_alpha=8.0,
-        device="cpu", precision="fp32", held_out_images=4, learning_rate=1e-2,
+        device="cpu", precision="fp32", held_out_images=4, learning_rate=1e-2, watch_every=0,
     )  # fmt: skip
     return RunConfig(**(settings | changes))
 

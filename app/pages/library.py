@@ -35,6 +35,7 @@ def card(store: RunStore, launcher: Launcher) -> dict[str, Any]:
         held=[words.number(held[0]), words.number(held[-1])] if len(held) > 1 else None,
         done=sum(row.checkpointed_at is not None for row in rounds), rounds=config.rounds,
         created=(store.folder / "config.json").stat().st_mtime,
+        parent="{}, round {}".format(*store.parent) if store.parent else "",
         images=strip(store, rounds, 6), alive=alive, resumable=not alive and shown["state"] != "finished",
     )  # fmt: skip
 

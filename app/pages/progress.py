@@ -40,6 +40,29 @@ class Chart:
     """Metrics that the chart shows in another way than as a line."""
 
 
+WATCHED: tuple[Chart, ...] = (
+    Chart(
+        "watched-kl", "Distance from the base model", "KL over a picture's whole denoising. The same gain for fewer nats is the better one.",
+        (("watched_kl", "KL"),), unit="nats",
+    ),
+    Chart(
+        "diversity", "Diversity", "How much a prompt's pictures differ, as a share of the base model's. Below 0.7 they grow alike.",
+        (("watched_diversity", "share of the base model's"),),
+    ),
+    Chart(
+        "artefacts", "Signs of damage", "Watched pictures, in the base model's standard deviations. Beyond 1 it shows.",
+        (("moved_noise", "noise"), ("moved_flatness", "flat places"), ("moved_clipping", "clipped colours")),
+    ),
+    Chart(
+        "groups", "The reward on other prompts", "Watched pictures of prompts that are trained, and of prompts that never are.",
+        (
+            ("reward_on_trained", "trained"), ("reward_on_unseen_animals", "unseen animals"), ("reward_on_activities_unseen", "unseen pairs"),
+            ("reward_on_unseen_activities", "unseen activities"), ("reward_on_objects", "objects"),
+        ),
+    ),
+)  # fmt: skip
+"""Charts of what is watched every so many rounds (:mod:`ddpo.monitor`), beside that of the rewards."""
+
 CHARTS: tuple[Chart, ...] = (
     Chart("kl", "Distance moved per update", "KL: how far a round moves the model. Small and steady is healthy.", (("kl_update", "KL"),)),
     Chart(
@@ -48,7 +71,7 @@ CHARTS: tuple[Chart, ...] = (
     ),
     Chart("ratio", "Ratio, mean", "New over old probability of the same steps; stays close to 1.", (("ratio_mean", "mean"),), used=("ratio_std",)),
     Chart("deviation", "Ratio, largest deviation", "The step that moved furthest from 1.", (("ratio_max_deviation", "largest deviation"),)),
-    Chart("base", "Distance from the base model", "KL of a trained step, in nats; measured with a KL penalty only.", (("kl_base", "KL"),)),
+    Chart("base", "Distance that the penalty sees", "KL of a trained step to the base model, in nats; with a KL penalty only.", (("kl_base", "KL"),)),
     Chart("grad", "Gradient norm", "Before it is scaled down. Sudden jumps announce trouble.", (("grad_norm", "norm"),)),
     Chart("loss", "Loss", "The objective itself. With DDPO around 0 by design; it need not fall.", (("loss", "loss"),)),
     Chart("signal", "Prompts that teach nothing", "All images alike, or unrated.", (("zero_spread_prompts", "prompts"),)),
@@ -57,7 +80,7 @@ CHARTS: tuple[Chart, ...] = (
         "seconds", "Seconds per phase", "Where each round's time goes.",
         (
             ("seconds_sampling", "making images"), ("seconds_scoring", "scoring"), ("seconds_updating", "learning"),
-            ("seconds_checkpointing", "saving"),
+            ("seconds_checkpointing", "saving"), ("seconds_watching", "watching"),
         ),
         unit="s",
     ),
@@ -84,13 +107,16 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     metrics = store.metrics()
     if not metrics:
         return dict(run=store.name, charts=[])
-    known = {name for chart in CHARTS for name in (*chart.used, *(metric for metric, _ in chart.lines))} | {*HERO, "updates"}
-    unknown = [Chart(name, title_of(name), "", ((name, title_of(name)),)) for name in sorted(metrics) if name not in known]
     stretches = store.reward_stretches()
+    watched = [panel_chart(metrics, stretches[-1][1]), *WATCHED]
+    known = {name for chart in (*watched, *CHARTS) for name in (*chart.used, *(metric for metric, _ in chart.lines))} | {*HERO, "updates"}
+    unknown = [Chart(name, title_of(name), "", ((name, title_of(name)),)) for name in sorted(metrics) if name not in known]
     charts = heroes(metrics, stretches) + by_prompt(store, stretches[-1][1])
-    charts += [line_chart(chart, metrics) for chart in (*CHARTS, *unknown) if any(metric in metrics for metric, _ in chart.lines)]
+    charts += [line_chart(chart, metrics) for chart in (*watched, *CHARTS, *unknown) if any(metric in metrics for metric, _ in chart.lines)]
     thinned = thin(charts)
     marks = [dict(round=number, text=f"From round {number}: {words.reward(reward)}") for number, reward in stretches[1:]]
+    if store.parent:
+        marks = [dict(round=1, text="Goes on from {}, round {}".format(*store.parent)), *marks]
     charts = [chart | dict(marks=marks) for chart in charts]
     return dict(run=store.name, charts=charts, clock=clock(metrics), thinned=thinned, csv=f"/studio/runs/{store.name}/metrics.csv")
 
@@ -105,6 +131,18 @@ def answer_curves(runs: Runs, question: object) -> dict[str, Any]:
         return dict(stamp=stamp) if asked.get("stamp") == stamp else dict(stamp=stamp, value=charts_value(store))
     except (StoreError, ConfigError, sqlite3.Error):
         return dict(stamp="", value=dict(run=None, charts=[]))
+
+
+def panel_chart(metrics: Metrics, reward: str) -> Chart:
+    """What rewards say of the watched pictures, the one that is optimised first: all of them on one axis."""
+    artefacts = {metric for chart in WATCHED for metric, _ in chart.lines}
+    names = [name.removeprefix("moved_") for name in metrics if name.startswith("moved_") and name not in artefacts]
+    own = "blend" if reward.startswith(rewards.BLEND) else reward
+    lines = [(f"moved_{name}", words.reward(name) + (" (optimised)" if name == own else "")) for name in sorted(names, key=lambda name: name != own)]
+    return Chart(
+        "panel", "Other rewards", "Watched pictures, in the base model's standard deviations. One rises, the others fall: it is gamed.",
+        tuple(lines), used=tuple(name for name in metrics if name.startswith("watched_")),
+    )  # fmt: skip
 
 
 def title_of(metric: str) -> str:

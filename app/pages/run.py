@@ -72,7 +72,7 @@ def panel_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
         failure=failure_of(store, status, launcher),
         controls=controls(status, stop_overdue(store, status)),
         time=time_split(rounds),
-        raters=raters_value(store), facts=facts(config, reward), images=strip(store, rounds),
+        raters=raters_value(store), facts=facts(config, reward, store.parent), images=strip(store, rounds),
         events=[dict(id=e.id, at=e.created_at, kind=e.kind, text=e.message) for e in reversed(events[-EVENTS_SHOWN:])],
         log=store.log_tail(40),
         rewards=choices(rewards.parts(wanted)), weights=rewards.parts(wanted), blend=wanted.startswith(rewards.BLEND),
@@ -188,13 +188,14 @@ def controls(status: Status, overdue: bool) -> list[dict[str, Any]]:
     return [*found, button("kill", "Force quit", True, danger=True)] if overdue else found
 
 
-def facts(config: RunConfig, reward: str) -> list[list[str]]:
+def facts(config: RunConfig, reward: str, parent: tuple[str, int] | None = None) -> list[list[str]]:
     """The settings worth seeing at a glance. A file of somebody's own that is run is named in full."""
     files = [name for name in rewards.parts(reward) if rewards.FUNCTION.fullmatch(name)]
     shown = [
         ["Scored by", words.reward(reward)],
         *(["Runs code of", name] for name in files),
         ["Model", config.model],
+        *([["Goes on from", f"{parent[0]}, round {parent[1]}"]] if parent else []),
         ["Prompts", words.count(len(config.prompts), "prompt")],
         ["Each round", f"{words.count(config.images_per_round, 'image')}, {config.images_per_prompt} per prompt"],
         ["Learning rate", f"{config.learning_rate:g}"],

@@ -1,0 +1,224 @@
+"""What goes wrong in a run, in plain words, from its watched pictures (:mod:`ddpo.monitor`). Pure functions; imports no torch.
+
+Every picture is compared with its own twin, of the same prompt and seed, after an earlier round. A **sign** is one of these, where the change is also
+more than :data:`SURE` standard errors:
+
+========== =============================================================================================================== ============
+sign       what has changed                                                                                                threshold
+========== =============================================================================================================== ============
+reward     one that is not optimised has fallen since its best round, in standard deviations of the base model's pictures  :data:`FALL`
+diversity  the pictures of a prompt differ less than the base model's, as a share                                          :data:`ALIKE`
+noise,     it has spread beyond the base model's pictures, in their standard deviations                                    :data:`SPREAD`
+flatness,
+clipping
+========== =============================================================================================================== ============
+
+**The alarm** is on where the signs, each counted by how many times its threshold it has, come to :data:`ALARM`: two signs, or one that is twice as
+strong. (Where people rate, rewards of taste are not asked: they may want another one.)
+
+**The best round** is the watched one with the highest reward of those at which no alarm is on; where people rate, the latest of these; else none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, pstdev, stdev
+
+import rewards
+from ddpo.store import ProbeRow
+
+SURE = 2.0
+FALL = 0.5
+ALIKE = 0.3
+SPREAD = 1.0
+ALARM = 2.0
+
+DAMAGE = ("noise", "flatness", "clipping")
+"""What an image's pixels say by themselves, each a share."""
+LEAST_SPREAD = 0.01
+"""A share that hardly differs among the base model's pictures is compared with this spread."""
+NO_MERIT = ("jpeg_compressibility", "jpeg_incompressibility")
+"""Rewards of which neither more nor less is better in itself."""
+OF_TASTE = ("aesthetic", "image_statistics", "pickscore")
+SHOWN = 4
+"""Pictures that show a sign."""
+
+Series = Mapping[int, Mapping[str, Sequence[float | None]]]
+"""By round and by name, the values of the watched pictures by position."""
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One measure that has changed for the worse."""
+
+    name: str
+    since: int
+    """The round from which it has."""
+    strength: float
+    """How many times its threshold; at least 1."""
+    pictures: tuple[int, ...]
+    """The positions at which it shows most, the worst first."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What is wrong after a round."""
+
+    round: int
+    began: int
+    """The watched round from which on the alarm has been on."""
+    signs: tuple[Sign, ...]
+    """The strongest first."""
+    rises: bool | None
+    """Whether the reward has risen since the signs began; None where people rate."""
+    best: int
+    """The best round so far; 0 is the base model."""
+
+    @property
+    def since(self) -> int:
+        """The round since which all signs have grown."""
+        return max(sign.since for sign in self.signs)
+
+    @property
+    def pictures(self) -> tuple[int, ...]:
+        return self.signs[0].pictures
+
+    @property
+    def text(self) -> str:
+        """What goes wrong, in a sentence or two."""
+        others = sum(sign.name not in (*DAMAGE, "diversity") for sign in self.signs)
+        fallen = ["diversity"] * any(sign.name == "diversity" for sign in self.signs)
+        fallen += [f"{NUMBERS[min(others, len(NUMBERS) - 1)]} other reward{'s' * (others > 1)}"] if others else []
+        spread = [SPREADING[sign.name] for sign in self.signs if sign.name in DAMAGE]
+        parts = [f"{listed(fallen)} {'have' if len(fallen) > 1 or others > 1 else 'has'} fallen"] if fallen else []
+        parts += [f"{listed(spread)} {'have' if len(spread) > 1 or 'flatness' in [s.name for s in self.signs] else 'has'} spread"] if spread else []
+        since = f"since round {self.since}" if self.since else "since the start"
+        what = f"{' and '.join(parts)} {since}"
+        start = {True: "The reward still rises, but ", False: "The reward has stopped rising, and ", None: ""}[self.rises]
+        best = f"Best round so far: {self.best}." if self.best else "No round so far is better than the base model."
+        return f"{(start + what)[0].upper()}{(start + what)[1:]}. {best}"
+
+
+NUMBERS = ("no", "one", "two", "three", "four", "several")
+SPREADING = dict(noise="noise", flatness="flat places", clipping="clipped colours")
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+# --- series -----------------------------------------------------------------------------------------------------------------------
+
+
+def series_of(rows: Sequence[ProbeRow]) -> Series:
+    """The watched pictures' values by round, name and position."""
+    found: dict[int, dict[str, list[float | None]]] = {}
+    for row in rows:
+        for name, value in row.found.items():
+            found.setdefault(row.round, {}).setdefault(name, []).append(value)
+    return found
+
+
+def spread_of_base(name: str, values: Sequence[float]) -> float | None:
+    """The standard deviation by which a measure's moves are told; None where the base model's pictures are all alike."""
+    spread = pstdev(values)
+    spread = max(spread, LEAST_SPREAD) if name in DAMAGE else spread
+    return spread if spread > 1e-9 else None
+
+
+def mean_at(series: Series, number: int, name: str) -> float | None:
+    """A measure's mean over the pictures after a round; None where nothing is known."""
+    known = [value for value in series.get(number, {}).get(name, ()) if value is not None]
+    return fmean(known) if known else None
+
+
+def changes(series: Series, name: str, before: int, after: int) -> dict[int, float]:
+    """How much each picture's value has changed between two rounds, by position, where both are known."""
+    one, other = series.get(before, {}).get(name, ()), series.get(after, {}).get(name, ())
+    return {i: b - a for i, (a, b) in enumerate(zip(one, other, strict=False)) if a is not None and b is not None}
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """A mean and its standard error, which of a single value is infinite."""
+    return fmean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+
+
+# --- rules ------------------------------------------------------------------------------------------------------------------------
+
+
+def signs_of(series: Series, rewards_at: Mapping[int, str]) -> dict[int, tuple[Sign, ...]]:
+    """The signs after each watched round, the strongest first.
+
+    Args:
+        rewards_at: what is optimised in each of them.
+    """
+    found: dict[int, tuple[Sign, ...]] = {}
+    peaks: dict[str, tuple[int, float]] = {}
+    for at in sorted(series):
+        signs = [_sign(series, at, name, peaks[name][0]) for name in series[at] if name in peaks and _is_told(name, rewards_at[at])]
+        found[at] = tuple(sorted((sign for sign in signs if sign), key=lambda sign: -sign.strength))
+        for name in series[at]:
+            mean = mean_at(series, at, name)
+            if mean is not None and (name not in peaks or _good(name) * mean >= peaks[name][1]):
+                peaks[name] = (at, _good(name) * mean)
+    return found
+
+
+def _good(name: str) -> float:
+    """1 where more is better, -1 where less is."""
+    return -1.0 if name in DAMAGE else 1.0
+
+
+def _is_told(name: str, reward: str) -> bool:
+    """Whether a measure can be a sign, while ``reward`` is optimised."""
+    asked = rewards.parts(reward)
+    return name not in ("kl", *NO_MERIT, reward, *asked) and not (name in OF_TASTE and "human" in asked)
+
+
+def _sign(series: Series, number: int, name: str, peak: int) -> Sign | None:
+    """One measure's sign, where it has one; ``peak`` is its best round before."""
+    base = [value for value in series.get(0, {}).get(name, ()) if value is not None]
+    absolute = name == "diversity" or name in DAMAGE
+    moved = {i: _good(name) * change for i, change in changes(series, name, 0 if absolute else peak, number).items()}
+    if len(moved) < 2 or not base:
+        return None
+    mean, error = mean_and_error(list(moved.values()))
+    unit = ALIKE * fmean(base) if name == "diversity" else (SPREAD if name in DAMAGE else FALL) * (spread_of_base(name, base) or math.inf)
+    strength = -mean / unit if unit > 0 else 0.0
+    if strength < 1 - 1e-9 or -mean < SURE * error:
+        return None
+    return Sign(name, peak, strength, tuple(sorted(moved, key=lambda i: moved[i])[:SHOWN]))
+
+
+def is_on(signs: Sequence[Sign]) -> bool:
+    """Whether these make an alarm."""
+    return sum(sign.strength for sign in signs) >= ALARM - 1e-9
+
+
+def best_round(series: Series, rewards_at: Mapping[int, str], up_to: int | None = None) -> int:
+    """The best watched round, of those up to one; 0 where there is none."""
+    good = [at for at, signs in signs_of(series, rewards_at).items() if at and (up_to is None or at <= up_to) and not is_on(signs)]
+    if not good:
+        return 0
+    reward = rewards_at[good[-1]]
+    known = {at: mean for at in good if rewards_at[at] == reward and (mean := mean_at(series, at, reward)) is not None}
+    return max(known, key=lambda at: known[at]) if known else good[-1]
+
+
+def alarm_at(series: Series, number: int, rewards_at: Mapping[int, str]) -> Alarm | None:
+    """The alarm after a watched round; None where all is well."""
+    found = signs_of(series, rewards_at)
+    signs = found.get(number, ())
+    if not is_on(signs):
+        return None
+    began = number
+    for at in sorted((at for at in found if at < number), reverse=True):
+        if not is_on(found[at]):
+            break
+        began = at
+    now, then = (mean_at(series, at, rewards_at[number]) for at in (number, max(sign.since for sign in signs)))
+    rises = None if now is None or then is None else now > then
+    return Alarm(number, began, signs, rises, best_round(series, rewards_at, number))

@@ -1,0 +1,64 @@
+"""A new run that goes on from a round of another one: its weights, its optimiser's state, its settings, or changed ones. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ddpo.config import ConfigError, RunConfig
+from ddpo.source import located
+from ddpo.store import INIT_LORA, RunStore, StoreError
+
+KEPT = ("model", "model_config", "revision", "training", "lora_rank", "lora_alpha", "lora_targets", "init_lora", "optimiser")
+"""Settings that a checkpoint's weights and the optimiser's state rest on."""
+
+
+def fork(store: RunStore, number: int, folder: Path, changes: Mapping[str, Any] | None = None) -> RunStore:
+    """Make a run that begins with another run's state after a round. Its rounds count from 1; unless they are changed it has as many as are left, is
+    scored by what scored that round, and draws other prompts and seeds than its parent did.
+
+    Raises:
+        ConfigError: a change that the state does not fit, or that cannot work.
+        StoreError: the round has no checkpoint, or the folder cannot be made.
+    """
+    if number not in store.checkpoints():
+        saved = ", ".join(map(str, store.checkpoints())) or "none"
+        raise StoreError(f"Round {number} of {store.name} has no checkpoint. Saved rounds: {saved}.")
+    config = config_of(store, number, changes or {})
+    return RunStore.create(folder, config, parent=(store, number))
+
+
+def config_of(store: RunStore, number: int, changes: Mapping[str, Any]) -> RunConfig:
+    """The settings of a run that goes on from a round.
+
+    Raises:
+        ConfigError: a change that the state does not fit, or that cannot work.
+    """
+    parent = store.config
+    known = {field.name for field in fields(RunConfig)}
+    if unknown := sorted(set(changes) - known):
+        raise ConfigError(f"Unknown setting {', '.join(unknown)}.")
+    for name in KEPT:
+        if name in changes and changes[name] != getattr(parent, name):
+            raise ConfigError(
+                f"{name} is {changes[name]!r}, and {getattr(parent, name)!r} in {store.name}, whose weights the run goes on with. Keep it."
+            )
+    if "ema_decay" in changes and bool(changes["ema_decay"]) != bool(parent.ema_decay):
+        raise ConfigError(
+            f"ema_decay is {changes['ema_decay']}, and {parent.ema_decay} in {store.name}: a moving average cannot begin or end in between."
+        )
+    own: dict[str, Any] = dict(
+        rounds=max(1, parent.rounds - number), reward=store.reward_at(number), rating=store.rating, seed=(parent.seed + 7919 * number) % 2**31
+    )
+    if parent.init_lora:
+        own["init_lora"] = str(store.folder / INIT_LORA)
+    return located(parent.with_changes(**own).with_changes(**{name: value for name, value in changes.items() if name not in KEPT}))
+
+
+def suggested(store: RunStore, number: int) -> Path:
+    """A free folder beside the run's own."""
+    stem = f"{store.name[:60]}-from-{number}"
+    names = (stem, *(f"{stem}-{n}" for n in range(2, 1000)))
+    return next(path for name in names if not (path := store.folder.parent / name).exists())

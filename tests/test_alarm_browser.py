@@ -1,0 +1,131 @@
+"""The banner that says what goes wrong, in a real browser: what it shows, what its buttons do, and that it does not come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from conftest import Studio
+from playwright.sync_api import Page, expect
+from toys import add_watched, filled_run
+
+from app.launch import Launcher
+from app.pages import alarm, library
+from app.runs import Runs
+from ddpo.lock import WorkerLock
+from ddpo.store import RunStore, StoreError
+
+TEXT = "Diversity and one other reward have fallen since round 5. Best round so far: 5."
+
+
+def ruined(folder, rounds: int = 10) -> RunStore:
+    """A run whose watched pictures were well after round 5 and are not after round 10."""
+    store = filled_run(folder, rounds=rounds)
+    for number, fallen in ((0, 0.0), (5, 0.0), (10, 1.5)):
+        add_watched(store, number, fallen)
+    for place in store.checkpoints().values():
+        (place / "state.safetensors").write_bytes(b"weights")
+    return store
+
+
+@pytest.fixture
+def alarmed(toy_studio: Studio) -> Iterator[Studio]:
+    ruined(toy_studio.runs / "a").close()
+    yield toy_studio
+
+
+def open_progress(page: Page, studio: Studio) -> None:
+    page.goto(f"{studio.url}/?run=a")
+    page.get_by_role("tab", name="Progress", exact=True).click()
+    expect(page.locator(".chart-plot svg").first).to_be_visible()
+
+
+def test_the_banner_shows_what_goes_wrong_and_is_dismissed_for_good(page: Page, alarmed: Studio) -> None:
+    open_progress(page, alarmed)
+    banner = page.get_by_role("status", name="Alarm")
+    expect(banner).to_contain_text(TEXT)
+    images = banner.locator("img")
+    expect(images).to_have_count(8)
+    assert images.evaluate_all("images => Promise.all(images.map(image => image.decode().then(() => image.naturalWidth)))") == [64] * 8
+    assert "round 5" in (images.nth(0).get_attribute("alt") or "") and "round 10" in (images.nth(1).get_attribute("alt") or "")
+    expect(banner.get_by_role("button", name="Pause")).to_have_count(0)  # nothing runs
+    banner.get_by_text("What was measured").click()
+    expect(banner).to_contain_text("CLIPScore: 1.54 standard deviations lower since round 5")
+    banner.get_by_role("button", name="Dismiss").press("Enter")
+    expect(banner).to_have_count(0)
+    open_progress(page, alarmed)
+    expect(page.get_by_role("heading", name="Diversity")).to_be_visible()
+    expect(banner).to_have_count(0)
+
+
+def test_going_on_from_the_best_round_starts_a_run_that_names_its_parent(page: Page, alarmed: Studio) -> None:
+    open_progress(page, alarmed)
+    banner = page.get_by_role("status", name="Alarm")
+    banner.get_by_role("button", name="Go on from round 5").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert not (alarmed.runs / "a-from-5").exists()
+    banner.get_by_role("button", name="Go on from round 5").click()
+    page.get_by_role("dialog").get_by_role("button", name="Go on").click()
+    expect(page.locator(".bar select")).to_have_value("a-from-5")
+    expect(page.locator("#studio-panel")).to_contain_text("a, round 5")
+    page.get_by_role("tab", name="Library", exact=True).click()
+    expect(page.get_by_role("article", name="a-from-5")).to_contain_text("Goes on from a, round 5")
+    made = RunStore(alarmed.runs / "a-from-5")
+    assert made.parent == ("a", 5) and made.config.rounds == 5 and (made.folder / "parent" / "state.safetensors").read_bytes() == b"weights"
+    made.close()
+
+
+# --- without a browser ------------------------------------------------------------------------------------------------------------
+
+
+class Started(Launcher):
+    """Starts nothing, and knows what it was asked to start."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+        self.folders: list[str] = []
+
+    def start(self, folder) -> None:
+        self.folders.append(folder.name)
+
+
+def test_the_banner_is_a_function_of_the_store(tmp_path) -> None:
+    """Nothing where nothing is watched or all is well; dismissed, it is silent while the alarm lasts, and speaks of the next one."""
+    calm = filled_run(tmp_path / "calm", rounds=5)
+    assert alarm.alarm_value(calm) == dict(run="calm")
+    add_watched(calm, 0)
+    add_watched(calm, 5)
+    assert alarm.alarm_value(calm) == dict(run="calm")
+    store = ruined(tmp_path / "a")
+    shown = alarm.alarm_value(store)
+    assert (shown["text"], shown["round"], shown["best"], shown["forks"], shown["alive"]) == (TEXT, 10, 5, True, False)
+    alarm.dismiss(store, shown["round"])
+    assert alarm.alarm_value(store) == dict(run="a")
+    add_watched(store, 15, 2.0)
+    assert alarm.alarm_value(store) == dict(run="a")
+    add_watched(store, 20, 0.0)
+    add_watched(store, 25, 2.0)
+    assert alarm.alarm_value(store)["round"] == 25 and alarm.alarm_value(store)["best"] == 20
+
+
+def test_going_on_stops_the_run_that_is_left(tmp_path) -> None:
+    store, launcher = ruined(tmp_path / "a"), Started()
+    lock = WorkerLock(store.folder / "worker.lock")
+    assert alarm.go_on(store, launcher, 5) == "a-from-5" and launcher.folders == ["a-from-5"]
+    assert [request.kind for request in store.pending_requests()] == ["stop"]
+    lock.release()
+    for odd in (None, "5", 77):
+        with pytest.raises(StoreError):
+            alarm.go_on(store, launcher, odd)
+    with pytest.raises(StoreError):
+        alarm.dismiss(store, "x")
+    card = library.card(Runs(tmp_path).open("a-from-5"), launcher)
+    assert card["parent"] == "a, round 5" and library.card(store, launcher)["parent"] == ""
+
+
+def test_a_watched_picture_has_an_address(client, tmp_path) -> None:
+    store = ruined(tmp_path / "a")
+    row = store.probes(10)[2]
+    answer = client.get(alarm.probe_url(store, row))
+    assert answer.status_code == 200 and answer.content == (store.folder / row.image).read_bytes()
+    assert client.get("/studio/runs/a/probe/9999").status_code == 404

@@ -1,0 +1,207 @@
+"""What is said to go wrong: each rule fires where it must and keeps quiet where it must not; and a run heeds it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddpo.alarms import Alarm, Sign, alarm_at, best_round, changes, is_on, series_of, signs_of
+from ddpo.store import ProbeRow
+from tests.test_monitor import watched_config
+from tests.toys_ddpo import toy_trainer
+
+BASE = (0.0, 1.0, 2.0, 3.0)
+"""Mean 1.5, standard deviation √1.25 = 1.118."""
+UNIT = 1.25**0.5
+
+Found = dict[int, dict[str, Sequence[float | None]]]
+
+
+def moved(by: float, start: Sequence[float] = BASE) -> list[float]:
+    """Four pictures' values, all moved by as many of the base's standard deviations, but for a little that tells them apart."""
+    return [value + by * UNIT + 0.001 * i for i, value in enumerate(start)]
+
+
+def series(rounds: Sequence[int] = (0, 5, 10), **measures: Sequence[float]) -> Found:
+    """Each measure's moves from the base, by round."""
+    return {at: {name: moved(by[i]) if at else list(BASE) for name, by in measures.items()} for i, at in enumerate(rounds)}
+
+
+def told(found: Found, number: int, reward: str = "aesthetic") -> dict[str, float]:
+    return {sign.name: sign.strength for sign in signs_of(found, dict.fromkeys(found, reward))[number]}
+
+
+def alarm(found: Found, number: int, reward: str = "aesthetic") -> Alarm | None:
+    return alarm_at(found, number, dict.fromkeys(found, reward))
+
+
+# --- signs ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_reward_that_fell_by_half_a_deviation_since_its_best_round_is_a_sign() -> None:
+    """It rose by 0.4 to round 5; at 0.1 below the base it has fallen by 0.5, once the threshold; at the base by 0.4, which is none."""
+    assert told(series(clip_score=(0, 0.4, -0.1)), 10) == {"clip_score": pytest.approx(1, abs=0.01)}
+    assert told(series(clip_score=(0, 0.4, 0.0)), 10) == {} and told(series(clip_score=(0, 0.4, -0.1)), 5) == {}
+    assert signs_of(series(clip_score=(0, 0.4, -0.6)), dict.fromkeys((0, 5, 10), "aesthetic"))[10][0].since == 5
+
+
+def test_what_is_optimised_and_what_has_no_merit_is_no_sign() -> None:
+    found = series(clip_score=(0, 0, -3), jpeg_compressibility=(0, 0, -3), kl=(0, 0, -3))
+    assert told(found, 10, "clip_score") == {} and told(found, 10, "blend: 1 clip_score, 1 aesthetic") == {}
+    assert list(told(found, 10, "aesthetic")) == ["clip_score"]
+
+
+def test_where_people_rate_rewards_of_taste_are_not_asked() -> None:
+    found = series(image_statistics=(0, 0, -3), clip_score=(0, 0, -1))
+    assert list(told(found, 10, "human")) == ["clip_score"] and set(told(found, 10)) == {"image_statistics", "clip_score"}
+
+
+def test_a_fall_within_its_error_is_no_sign() -> None:
+    """Four changes of mean -1.118, the unit, and standard error 0.56 and 0.6: 2.0 and 1.86 errors."""
+    for spread, sure in ((0.96, True), (1.05, False)):
+        found: Found = {0: {"clip_score": list(BASE)}, 5: {"clip_score": [v - UNIT + s * spread for v, s in zip(BASE, (-1, 1, -1, 1), strict=True)]}}
+        assert bool(told(found, 5)) == sure
+
+
+def test_diversity_is_a_share_of_the_base_s_and_damage_is_beyond_it() -> None:
+    """A loss of 60 % is twice the threshold of 30; one of 20 % none. Noise a deviation above the base is once its threshold, below it is none;
+    clipping that the base has nowhere is told by hundredths."""
+    for share, wanted in ((0.4, 2.0), (0.7, 1.0), (0.8, None)):
+        found: Found = {0: {"diversity": [0.2, 0.2, 0.4, None]}, 5: {"diversity": [0.2 * share, 0.2 * share, 0.4 * share, None]}}
+        assert told(found, 5) == ({"diversity": pytest.approx(wanted)} if wanted else {})
+    assert told(series((0, 5), noise=(0, 1)), 5) == {"noise": pytest.approx(1, abs=0.01)} and told(series((0, 5), noise=(0, -2)), 5) == {}
+    found = {0: {"clipping": [0.0, 0.0]}, 5: {"clipping": [0.03, 0.03]}}
+    assert told(found, 5) == {"clipping": pytest.approx(3)}
+
+
+def test_the_pictures_that_show_it_are_those_that_changed_most() -> None:
+    after = [-5.0, 1.0, -8.0, 3.0]
+    found: Found = {0: {"clip_score": list(BASE)}, 5: {"clip_score": after}, 6: {"clip_score": [-5.0, None, -8.0, 3.0]}}
+    assert changes(found, "clip_score", 0, 6) == {0: -5, 2: -10, 3: 0}
+    found[5]["clip_score"] = [v - 6 for v in (0.5, 0.9, 0.0, 3.0)]
+    assert signs_of(found, dict.fromkeys(found, "aesthetic"))[5][0].pictures == (2, 1, 3, 0)
+
+
+# --- the alarm --------------------------------------------------------------------------------------------------------------------
+
+
+def test_two_signs_or_one_twice_as_strong_make_an_alarm() -> None:
+    def sign(strength: float) -> Sign:
+        return Sign("noise", 0, strength, (0,))
+
+    assert not is_on([]) and not is_on([sign(1.9)]) and is_on([sign(2)]) and is_on([sign(1), sign(1)])
+    assert alarm(series(clip_score=(0, 0, -0.9)), 10) is None and alarm(series(clip_score=(0, 0, -1.01)), 10) is not None
+    assert alarm(series(clip_score=(0, 0, -0.51), image_statistics=(0, 0.2, -0.4)), 10) is not None
+
+
+def test_all_is_well_while_everything_rises_or_only_wavers() -> None:
+    """The reward rises, the others with it, or by chance up and down by a third of a deviation: no alarm in a hundred runs of ten rounds."""
+    assert alarm(series(aesthetic=(0, 1, 2), clip_score=(0, 0.3, 0.2), image_statistics=(0, 0.5, 1), noise=(0, 0.5, 0.9)), 10) is None
+    for seed in range(100):
+        draw = random.Random(seed)
+        rounds = range(0, 55, 5)
+        found: Found = {
+            at: {name: [v + draw.gauss(0, UNIT / 3) for v in (0.0, 1.0, 2.0, 3.0) * 4] for name in ("clip_score", "image_statistics", "noise")}
+            for at in rounds
+        }
+        assert not any(is_on(signs) for signs in signs_of(found, dict.fromkeys(rounds, "aesthetic")).values()), seed
+
+
+GAMED = dict(
+    rounds=(0, 5, 10, 15, 20), aesthetic=(0, 1, 2, 3, 4), clip_score=(0, 0.2, 0.3, -0.4, -1), image_statistics=(0, 0.5, 0.6, 0.2, -0.2),
+    diversity=(0, 0, 0, 0, 0),
+)  # fmt: skip
+
+
+def gamed() -> Found:
+    found = series(**GAMED)  # type: ignore[arg-type]
+    for at, share in zip((0, 5, 10, 15, 20), (1, 1, 0.9, 0.8, 0.5), strict=True):
+        found[at]["diversity"] = [0.3 * share, 0.2 * share, 0.3 * share, 0.4 * share]
+    return found
+
+
+def test_the_sentence_says_what_rises_what_falls_since_when_and_which_round_was_best() -> None:
+    """The reward rises throughout. At 15 CLIPScore has fallen by 0.7 since 10, one sign of 1.4; at 20 everything has."""
+    found = gamed()
+    assert alarm(found, 15) is None
+    at_20 = alarm(found, 20)
+    assert at_20 is not None and (at_20.began, at_20.since, at_20.best, at_20.rises) == (20, 10, 15, True)
+    assert at_20.text == "The reward still rises, but diversity and two other rewards have fallen since round 10. Best round so far: 15."
+    assert {sign.name for sign in at_20.signs} == {"clip_score", "image_statistics", "diversity"}
+    assert [sign.strength for sign in at_20.signs] == sorted((sign.strength for sign in at_20.signs), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "reward", "text"),
+    [
+        (series((0, 5), noise=(0, 2.5)), "human", "Noise has spread since the start. No round so far is better than the base model."),
+        (
+            series(aesthetic=(0, 1, 0.5), clip_score=(0, 0.1, -1.2), flatness=(0, -0.1, 1.5)), "aesthetic",
+            "The reward has stopped rising, and one other reward has fallen and flat places have spread since round 5. Best round so far: 5.",
+        ),
+    ],
+)  # fmt: skip
+def test_the_sentence_in_other_cases(found: Found, reward: str, text: str) -> None:
+    last = alarm(found, max(found), reward)
+    assert last is not None and last.text == text
+
+
+def test_the_best_round_has_the_highest_reward_while_no_alarm_is_on() -> None:
+    """The reward fell at 15 and no alarm was on: 10 is best. Where people rate, the latest without an alarm; where there is none, none."""
+    found = series((0, 5, 10, 15, 20), aesthetic=(0, 1, 2, 1.5, 5), clip_score=(0, 0, 0, 0, -2))
+    rewards_at = dict.fromkeys(found, "aesthetic")
+    assert best_round(found, rewards_at) == 10 and best_round(found, rewards_at, up_to=5) == 5
+    assert best_round(found, dict.fromkeys(found, "human")) == 15 and best_round(found, rewards_at, up_to=0) == 0
+    later = alarm(series((0, 5, 10, 15), clip_score=(0, 0, -2, -3)), 15)
+    assert later is not None and later.began == 10
+
+
+def test_rows_become_series() -> None:
+    rows = [ProbeRow(i, at, i, "trained", "a", 0, "", {"noise": 10.0 * at + i}) for at in (0, 5) for i in (0, 1)]
+    assert series_of(rows) == {0: {"noise": [0, 1]}, 5: {"noise": [50, 51]}}
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------------------
+
+
+def ruined(folder: Path, **changes: Any) -> Any:
+    """A toy run at a learning rate that makes all pictures white within a few rounds, so that they grow alike."""
+    return toy_trainer(folder, watched_config(learning_rate=1.0, watch_every=1, rounds=6, **changes))
+
+
+def test_a_ruined_run_says_so_once_and_goes_on(tmp_path: Path) -> None:
+    trainer = ruined(tmp_path / "run")
+    assert trainer.run()
+    found = [event.message for event in trainer.store.events() if event.kind == "alarm"]
+    assert len(found) == 1 and "fallen" in found[0] and trainer.monitor.alarm(6) is not None
+    calm = toy_trainer(tmp_path / "calm", watched_config(learning_rate=0.001, watch_every=1, rounds=4))
+    assert calm.run() and not [event for event in calm.store.events() if event.kind == "alarm"]
+
+
+def test_a_run_stops_or_pauses_at_the_alarm_and_goes_on_when_asked(tmp_path: Path) -> None:
+    """Stopped after the round of the alarm, and resumed to the end without stopping again; paused there until somebody resumes. Both end as the
+    straight run did."""
+    straight = ruined(tmp_path / "straight")
+    assert straight.run()
+    shift = straight.engine.policy.shift
+    stopped = ruined(tmp_path / "stopped", on_alarm="stop")
+    assert not stopped.run()
+    first = max(stopped.store.checkpoints())
+    alarm = stopped.monitor.alarm(first)
+    assert alarm is not None and alarm.began == first < 6
+    resumed = ruined(tmp_path / "stopped", on_alarm="stop")
+    assert resumed.run() and (resumed.engine.policy.shift == shift).all()
+    paused, states = ruined(tmp_path / "paused", on_alarm="pause"), list[str]()
+
+    def watcher(state: str, number: int, done: int, total: int) -> None:
+        states.append(state)
+        if state == "paused":
+            assert max(paused.store.checkpoints()) == first
+            paused.store.add_request("resume")
+
+    paused.control.watcher = watcher
+    assert paused.run() and states.count("paused") == 1 and (paused.engine.policy.shift == shift).all()

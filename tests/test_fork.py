@@ -1,0 +1,104 @@
+"""Going on from a round of another run: its weights and moments, its settings or changed ones, and where it came from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ddpo.__main__ import main, parser
+from ddpo.config import ConfigError
+from ddpo.fork import fork, suggested
+from ddpo.store import RunStore, StoreError
+from tests.toys_ddpo import LinearPolicy, state_bits, toy_config, toy_trainer
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> RunStore:
+    trainer = toy_trainer(tmp_path / "parent", toy_config(rounds=4, ema_decay=0.5))
+    assert trainer.run()
+    return trainer.store
+
+
+def test_a_fork_begins_with_the_weights_and_the_optimiser_s_state_of_its_round(tmp_path: Path, parent: RunStore) -> None:
+    """Weights, moments, step counts and moving average are those of the checkpoint, bit for bit; the settings are the parent's but for what is said;
+    and the parent may be gone by then."""
+    made = fork(parent, 2, tmp_path / "child", dict(learning_rate=0.01))
+    assert made.parent == ("parent", 2) and RunStore(tmp_path / "child").parent == ("parent", 2) and parent.parent is None
+    assert made.config == parent.config.with_changes(rounds=2, learning_rate=0.01, seed=made.config.seed) and made.config.seed != parent.config.seed
+    place = parent.checkpoints()[2]
+    assert state_bits(made.folder / "parent" / "state.safetensors") == state_bits(place / "state.safetensors")
+    wanted = LinearPolicy(parent.config)
+    trainer = toy_trainer(parent.folder, parent.config)
+    trainer.crew.together("load", place=place.relative_to(parent.folder).as_posix())
+    wanted.shift.data = trainer.engine.parameters["shift"].detach().clone()
+    moments = {key: value.clone() for key, value in trainer.engine.optimiser.state[trainer.engine.parameters["shift"]].items()}
+    for file in sorted(parent.folder.rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+    child = toy_trainer(tmp_path / "child", made.config)
+    child.restore()
+    own = child.engine.parameters["shift"]
+    assert torch.equal(own, wanted.shift) and child.engine.optimiser.param_groups[0]["lr"] == 0.01
+    assert all(torch.equal(child.engine.optimiser.state[own][key], value) for key, value in moments.items())
+    assert child.engine.average is not None and child.engine.average.optimization_step == 2
+    assert child.run() and sorted(child.store.checkpoints()) == [1, 2] and not torch.equal(own, wanted.shift)
+
+
+def test_a_fork_that_was_cut_off_goes_on_with_its_own_rounds(tmp_path: Path, parent: RunStore) -> None:
+    straight, broken = (fork(parent, 3, tmp_path / name, dict(rounds=2)) for name in ("straight", "broken"))
+    assert toy_trainer(straight.folder, straight.config).run()
+    first = toy_trainer(broken.folder, broken.config)
+    first.config = broken.config.with_changes(rounds=1)
+    assert first.run() and toy_trainer(broken.folder, broken.config).run()
+    assert [state_bits(s.checkpoints()[2] / "state.safetensors") for s in (straight, broken)].count(
+        state_bits(straight.checkpoints()[2] / "state.safetensors")
+    ) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(lora_rank=3), "lora_rank is 3, and 64 in parent, whose weights"),
+        (dict(ema_decay=0.0), "a moving average cannot begin or end"),
+        (dict(images_per_round=7), "not divisible"),
+        (dict(nonsense=1), "Unknown setting nonsense"),
+    ],
+)
+def test_changes_that_the_state_does_not_fit_are_refused_and_leave_nothing(
+    tmp_path: Path, parent: RunStore, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        fork(parent, 2, tmp_path / "child", changes)
+    assert not (tmp_path / "child").exists()
+
+
+def test_a_round_without_a_checkpoint_and_a_taken_name_are_refused(tmp_path: Path, parent: RunStore) -> None:
+    with pytest.raises(StoreError, match=r"Round 9 of parent has no checkpoint. Saved rounds: 1, 2, 3, 4"):
+        fork(parent, 9, tmp_path / "child")
+    assert suggested(parent, 2).name == "parent-from-2"
+    fork(parent, 2, suggested(parent, 2))
+    assert suggested(parent, 2).name == "parent-from-2-2"
+    with pytest.raises(StoreError, match="already exists"):
+        fork(parent, 3, tmp_path / "parent-from-2")
+    assert RunStore(tmp_path / "parent-from-2").parent == ("parent", 2)
+
+
+def test_a_fork_is_scored_by_what_scored_its_round(tmp_path: Path, parent: RunStore) -> None:
+    parent.set_reward(3, "jpeg_incompressibility")
+    assert fork(parent, 2, tmp_path / "before").config.reward == "jpeg_compressibility"
+    assert fork(parent, 3, tmp_path / "after").config.reward == "jpeg_incompressibility"
+
+
+def test_the_command_makes_a_fork_and_trains_it(tmp_path: Path, parent: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    worked: list[Path] = []
+    monkeypatch.setattr("ddpo.__main__.work", lambda folder: worked.append(folder) or 0)
+    child = tmp_path / "child"
+    assert main(["fork", str(parent.folder), "--round", "3", "--out", str(child), "--kl-weight", "0.1"]) == 0
+    assert worked == [child] and RunStore(child).config.kl_weight == 0.1
+    assert json.loads((child / "parent" / "parent.json").read_text()) == dict(run="parent", round=3)
+    assert main(["fork", str(parent.folder), "--round", "8", "--out", str(tmp_path / "other")]) == 2
+    with pytest.raises(SystemExit):
+        parser().parse_args(["fork", "run", "--out", "other"])

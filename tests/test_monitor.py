@@ -1,0 +1,358 @@
+"""What is watched: each measure on pictures whose answer is known, and that watching changes nothing."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ddpo.config import ConfigError, RunConfig, prompt_sets
+from ddpo.diffusion import Gaussian
+from ddpo.monitor import clipping_of, flatness_of, kl_to_base, metrics_of, noise_of, pixels_of, spread_of, watched_prompts
+from ddpo.policy import StableDiffusionPolicy
+from ddpo.rollout import rollout
+from ddpo.store import ProbeRow, RunStore
+from rewards.base import RewardError, Sample, Score
+from tests.models import save_tiny_model, tiny_pipeline
+from tests.toys_ddpo import Brightness, LinearPolicy, in_memory, outcome, tiny_config, toy_config, toy_trainer
+
+# --- measures of a picture --------------------------------------------------------------------------------------------------------
+
+
+def grey(values: np.ndarray[Any, Any]) -> Image.Image:
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def wave(cycles: float, side: int = 64) -> np.ndarray[Any, Any]:
+    return 127.5 + 100 * np.sin(2 * np.pi * cycles * np.arange(side) / side)[None].repeat(side, 0)
+
+
+def test_noise_is_the_energy_above_half_of_nyquist() -> None:
+    """Of 64 pixels Nyquist's frequency has 32 cycles: 15 are below half of it, 17 above; a sum of both by their squared amplitudes; white noise has
+    the area outside the circle, 1 - π/16; a blank picture has nothing. (Rounding to whole grey levels makes a noise of 1/12.)"""
+    assert noise_of(grey(wave(15))) == pytest.approx(0, abs=1e-3) and noise_of(grey(wave(17))) == pytest.approx(1, abs=1e-3)
+    both = 127.5 + 0.6 * (wave(4) - 127.5) + 0.3 * (wave(20) - 127.5)
+    assert noise_of(grey(both)) == pytest.approx(0.3**2 / (0.3**2 + 0.6**2), abs=2e-3)
+    white = np.random.default_rng(0).normal(127.5, 30, (64, 64))
+    assert noise_of(grey(white)) == pytest.approx(1 - math.pi / 16, abs=0.03)
+    assert noise_of(Image.new("RGB", (64, 64), "teal")) == 0
+
+
+def test_flatness_is_the_share_of_pixels_like_their_neighbours() -> None:
+    """63 × 63 pixels have neighbours to the right and below. One vertical edge leaves one column of them; noise hardly any; blurred, most."""
+    assert flatness_of(Image.new("RGB", (64, 64), "teal")) == 1
+    edge = np.full((64, 64), 50.0)
+    edge[:, 32:] = 200
+    assert flatness_of(grey(edge)) == pytest.approx(1 - 1 / 63)
+    white = grey(np.random.default_rng(0).normal(127.5, 60, (64, 64)))
+    assert flatness_of(white) < 0.05
+    assert flatness_of(white.resize((2, 2), Image.Resampling.BOX).resize((64, 64), Image.Resampling.BICUBIC)) > 0.95
+
+
+def test_clipping_is_the_share_of_values_at_an_end() -> None:
+    picture = Image.new("RGB", (8, 8), (0, 128, 255))
+    assert clipping_of(picture) == pytest.approx(2 / 3) and clipping_of(Image.new("RGB", (8, 8), (1, 128, 254))) == 0
+
+
+def test_pictures_of_a_prompt_are_apart_by_half_their_squared_distance() -> None:
+    """Of unit vectors that is 1 - cosine; equal ones are at no distance, opposite ones at 2; of another prompt nothing is seen, and one alone has
+    no spread. Of black and white pixels it is ½, whatever their size."""
+    features = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [1, 0], [1, 0], [0, 1]])
+    found = spread_of(features, ["a", "a", "a", "b", "b", "c"])
+    assert found == [pytest.approx(1.5), pytest.approx(1.0), pytest.approx(1.5), 0.0, 0.0, None]
+    black_and_white = pixels_of([Image.new("RGB", (20, 20), "black"), Image.new("RGB", (50, 30), "white")])
+    assert spread_of(black_and_white, ["a", "a"]) == [pytest.approx(0.5), pytest.approx(0.5)]
+
+
+# --- distance from the base -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.3])
+def test_kl_is_the_closed_formula_whatever_the_batch(eta: float) -> None:
+    """A shift δ of the predicted noise makes KL_t = c_t² ‖δ‖² / 2σ_t², c_t = √(ᾱ_s (1-ᾱ_t)/ᾱ_t) - √(1-ᾱ_s-σ_t²), at any latent."""
+    config = toy_config(eta=eta, steps=6)
+    policy, prompts = LinearPolicy(config), ["a cat", "a dog", "a cat"]
+    with torch.no_grad():
+        policy.shift.copy_(0.1 * torch.randn(policy.shift.shape, generator=torch.Generator().manual_seed(0)))
+    trajectory, _ = rollout(policy, prompts, [1, 2, 3])
+    s = policy.schedule
+    moved = (s.alpha_prev * (1 - s.alpha) / s.alpha).sqrt() - (1 - s.alpha_prev - s.std**2).clamp(min=0).sqrt()
+    wanted = torch.stack([(policy.shift[i] ** 2).sum() * moved**2 / (2 * s.std**2) for i in (0, 1, 0)]).detach()
+    for size in (4, 100):
+        torch.testing.assert_close(kl_to_base(policy, trajectory, prompts, size), wanted, rtol=1e-3, atol=0.0)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_kl_in_half_precision_is_that_of_float32_and_leaves_every_bit(tmp_path: Path, precision: str) -> None:
+    """A small LoRA, whose differences half precision rounds to something else: the distance is that of the same weights in float32. Afterwards all
+    weights have their types and bits, and so have predictions."""
+    save_tiny_model(tmp_path / "model")
+    config = tiny_config(tmp_path / "model", eta=0.1)
+    half = StableDiffusionPolicy.load(config.with_changes(precision=precision))
+    full = StableDiffusionPolicy.load(config)
+    with torch.no_grad():
+        for mine, other in zip(half.unet.parameters(), full.unet.parameters(), strict=True):
+            other.copy_(mine.float())  # the rounded base
+        for (name, mine), (_, other) in zip(half.parameters().items(), full.parameters().items(), strict=True):
+            for p in (mine, other):
+                p.copy_(0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name))))
+    prompts = ["a cat", "a dog"]
+    trajectory, _ = rollout(half, prompts, [1, 2])
+    before = {name: p.detach().clone() for name, p in half.unet.named_parameters()}
+    exact = kl_to_base(half, trajectory, prompts)
+    torch.testing.assert_close(exact, kl_to_base(full, trajectory, prompts), rtol=0.01, atol=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(half, "exact", LinearPolicy(toy_config()).exact)
+        assert not 0.7 < float(kl_to_base(half, trajectory, prompts).sum() / exact.sum()) < 1.3
+    assert {p.dtype for p in half.unet.parameters() if not p.requires_grad} == {half.autocast}
+    for name, p in half.unet.named_parameters():
+        assert p.dtype == before[name].dtype and torch.equal(p, before[name]), name
+    assert torch.equal(rollout(half, prompts, [1, 2])[0].latents, trajectory.latents)
+
+
+# --- which pictures ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompts", "images", "wanted"),
+    [
+        ("animals", 16, dict(trained=(8, 4), unseen_animals=(4, 2), objects=(4, 2))),
+        ("activities_seen", 32, dict(trained=(16, 8), activities_unseen=(8, 4), unseen_activities=(8, 4))),
+        ("counting", 16, dict(trained=(16, 8))),
+        ("animals", 8, dict(trained=(4, 2), unseen_animals=(4, 2))),
+        ("animals", 3, dict(trained=(3, 1))),
+    ],
+)
+def test_half_of_the_pictures_are_of_prompts_that_are_not_trained(prompts: str, images: int, wanted: dict[str, tuple[int, int]]) -> None:
+    """Each group with its number of pictures and of prompts; at least two pictures of each prompt; always the same."""
+    config = RunConfig(prompts=prompt_sets()[prompts], watch_images=images)
+    found = watched_prompts(config)
+    assert found == watched_prompts(config.with_changes(seed=5))
+    for kind, (count, different) in wanted.items():
+        chosen = [prompt for each, prompt in found if each == kind]
+        assert len(chosen) == count and len(set(chosen)) == different and min(chosen.count(prompt) for prompt in chosen) > 1
+        assert set(chosen) <= set(prompt_sets()[prompts if kind == "trained" else kind])
+    assert {kind for kind, _ in found} == set(wanted)
+
+
+def test_own_prompts_are_all_watched_alike() -> None:
+    found = watched_prompts(RunConfig(watch_images=16))
+    assert {prompt: found.count(("trained", prompt)) for prompt in RunConfig().prompts} == dict.fromkeys(RunConfig().prompts, 4)
+
+
+@pytest.mark.parametrize("names", ["human", "blend", "nonsense", "clip_score, human"])
+def test_what_cannot_be_asked_is_refused(names: str) -> None:
+    with pytest.raises(ConfigError, match="watch_rewards names"):
+        RunConfig(watch_rewards=names)
+    assert RunConfig(watch_rewards=" clip_score,pickscore ").watched_rewards == ("clip_score", "pickscore")
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------------------
+
+
+def rows(number: int, **found: Sequence[float | None]) -> list[ProbeRow]:
+    """Probes by position, the second half of them of another group."""
+    count = len(next(iter(found.values())))
+    return [
+        ProbeRow(i, number, i, "trained" if 2 * i < count else "objects", "a", 0, "", {name: values[i] for name, values in found.items()})
+        for i in range(count)
+    ]
+
+
+def test_metrics_are_means_moves_and_groups() -> None:
+    """By hand: a reward from mean 2, deviation 1, to 4 has moved by 2; clipping that the base has nowhere, by its share over one percent; diversity
+    is a share of the base's; what is unknown is left out."""
+    base = rows(0, kl=[0.0, None], aesthetic=[1.0, 3.0], clipping=[0.0, 0.0], diversity=[0.2, 0.4], pickscore=[None, None])
+    now = rows(5, kl=[6.0, None], aesthetic=[3.0, 5.0], clipping=[0.02, 0.04], diversity=[0.1, 0.2], pickscore=[1.0, 1.0])
+    found = metrics_of(now, base, "aesthetic")
+    assert found == pytest.approx(
+        dict(
+            watched_kl=6, watched_aesthetic=4, moved_aesthetic=2, watched_clipping=0.03, moved_clipping=3, watched_diversity=0.5, watched_pickscore=1
+        )
+        | dict(reward_on_trained=3, reward_on_objects=5)
+    )
+    at_base = metrics_of(base, base, "aesthetic")
+    assert at_base["moved_aesthetic"] == 0 and at_base["watched_diversity"] == 1 and at_base["watched_kl"] == 0
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------------------
+
+
+def watched_config(**changes: Any) -> RunConfig:
+    settings: dict[str, Any] = dict(watch_every=2, watch_images=8, rounds=5, reward_offload=False)
+    return toy_config(**(settings | changes))
+
+
+def test_a_watched_run_has_its_series_and_its_pictures(tmp_path: Path) -> None:
+    """Rounds 2, 4 and the last one, and the base model before them, on the same eight seeds; the policy goes ever further from the base."""
+    trainer = toy_trainer(tmp_path / "run", watched_config())
+    assert trainer.run()
+    metrics = trainer.store.metrics()
+    for name in ("watched_kl", "watched_diversity", "watched_noise", "moved_jpeg_compressibility", "watched_image_statistics"):
+        assert [number for number, _ in metrics[name]] == [0, 2, 4, 5], name
+    kl = [value or 0.0 for _, value in metrics["watched_kl"]]
+    assert kl[0] == 0 and kl == sorted(kl) and kl[-1] > 0
+    probes = trainer.store.probes()
+    first, last = ([row.found["jpeg_compressibility"] or 0.0 for row in probes if row.round == n] for n in (0, 5))
+    _, images = rollout(LinearPolicy(trainer.config), [row.prompt for row in probes[:8]], [row.seed for row in probes[:8]])
+    assert first == [score.value for score in Brightness().score([Sample(0, "", image) for image in images])]
+    assert dict(metrics["moved_jpeg_compressibility"])[5] == pytest.approx((np.mean(last) - np.mean(first)) / np.std(first))
+    assert [row.round for row in probes] == [n for n in (0, 2, 4, 5) for _ in range(8)]
+    assert len({(row.position, row.prompt, row.seed) for row in probes}) == 8
+    assert all((tmp_path / "run" / row.image).exists() for row in probes)
+    assert trainer.store.probe(probes[3].id) == probes[3] and trainer.store.probes(4) == probes[16:24]
+    assert [number for number, _ in metrics["seconds_watching"]] == [2, 4, 5]
+
+
+def test_watching_changes_nothing(tmp_path: Path) -> None:
+    """Watched or not: the same weights, moments, images and scores, bit for bit; and no generator of the process moves, moving average or not."""
+    for ema in (0.0, 0.5):
+        plain, watched = (tmp_path / f"{name}-{ema}" for name in ("plain", "watched"))
+        assert toy_trainer(plain, watched_config(watch_every=0, ema_decay=ema)).run()
+        trainer = toy_trainer(watched, watched_config(watch_every=1, ema_decay=ema))
+        states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+        assert trainer.run()
+        assert torch.equal(torch.get_rng_state(), states[0]) and (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
+        one, other = outcome(plain), outcome(watched)
+        extra = ("watched_", "moved_", "reward_on_")
+        other["metrics"] = {name: points for name, points in other["metrics"].items() if not name.startswith(extra)}
+        assert other == one
+
+
+def test_the_moving_average_is_what_is_watched(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path / "run", watched_config(ema_decay=0.5))
+    assert trainer.run()
+    fresh, last = LinearPolicy(trainer.config), trainer.store.probes(5)
+    fresh.shift.data = trainer.engine.average.shadow_params[0]  # type: ignore[union-attr]
+    trajectory, images = rollout(fresh, [row.prompt for row in last], [row.seed for row in last])
+    assert [row.found["jpeg_compressibility"] for row in last] == [s.value for s in Brightness().score([Sample(0, "", image) for image in images])]
+    assert last[0].found["kl"] == pytest.approx(float(kl_to_base(fresh, trajectory, [row.prompt for row in last])[0].sum()), rel=1e-5)
+
+
+class Power(Exception):
+    """The plug is pulled."""
+
+
+def test_stopped_at_any_safe_point_a_watched_run_equals_the_straight_one() -> None:
+    """Fall over at each of the run's reports, watching's among them, and go on with a new trainer: the same metrics and probes."""
+    config = watched_config(rounds=2, watch_every=1, watch_images=4, microbatch=5, update_microbatch=8, steps=2, ema_decay=0.5)
+
+    def run(folder: Path, reports: int) -> bool:
+        trainer, left = toy_trainer(folder, config), [reports]
+
+        def watcher(state: str, number: int, done: int, total: int) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Power
+
+        trainer.control.watcher = watcher
+        try:
+            return not trainer.run()
+        except Power:
+            return True
+        finally:
+            trainer.store.close()
+
+    def said(folder: Path) -> Any:
+        store = RunStore(folder)
+        try:
+            return outcome(folder), [(row.round, row.position, row.image, dict(row.found)) for row in store.probes()]
+        finally:
+            store.close()
+
+    with in_memory() as memory:
+        assert not run(memory / "straight", 10**9)
+        straight = said(memory / "straight")
+        assert [number for number, _ in straight[0]["metrics"]["watched_kl"]] == [0, 1, 2]
+        report = 0
+        while run(folder := memory / "broken", report):
+            assert not run(folder, 10**9)
+            assert said(folder) == straight, report
+            shutil.rmtree(folder)
+            report += 1
+        assert report > 20
+
+
+class Broken:
+    """A reward that cannot be asked."""
+
+    name = "clip_score"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        self.asked += 1
+        raise RewardError("no network")
+
+
+def test_a_reward_that_fails_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
+    """It is said once, not asked again, and nobody is waited for; all else is measured."""
+    trainer, broken = toy_trainer(tmp_path / "run", watched_config(watch_rewards="clip_score")), Broken()
+    trainer.engine.source = lambda name: broken if name == "clip_score" else Brightness(name)
+    assert trainer.run()
+    metrics = trainer.store.metrics()
+    assert broken.asked == 1 and "watched_clip_score" not in metrics and [n for n, _ in metrics["watched_noise"]] == [0, 2, 4, 5]
+    assert [event.message for event in trainer.store.events() if event.kind == "watch"] == [
+        "clip_score cannot be asked about the watched pictures: no network"
+    ]
+
+
+def test_another_reward_is_compared_with_the_base_s_pictures_too(tmp_path: Path) -> None:
+    """A change of reward after round 2: the base model's pictures, made before, are asked about by the new one, so that its move is known at once."""
+    trainer = toy_trainer(tmp_path / "run", watched_config(rounds=2))
+    assert trainer.run()
+    assert "pickscore" not in trainer.store.probes(0)[0].found
+    trainer.store.add_request("reward", reward="pickscore")
+    trainer = toy_trainer(tmp_path / "run", watched_config(rounds=4))
+    assert trainer.run()
+    base, last = trainer.store.probes(0), trainer.store.probes(4)
+    assert base[0].found["pickscore"] is not None and base[0].found["kl"] == 0 and last[0].found["pickscore"] is not None
+    assert [number for number, _ in trainer.store.metrics()["moved_pickscore"]] == [4]
+
+
+def test_while_people_rate_the_round_before_is_watched(tmp_path: Path) -> None:
+    """No watching between Enter and the next board: round 2 is watched while the board of round 3 waits, by the very weights of round 2."""
+    trainer = toy_trainer(tmp_path / "run", watched_config(reward="human", rounds=3, held_out_images=0))
+    seen: list[tuple[str, int, bool]] = []
+
+    def watcher(state: str, number: int, done: int, total: int) -> None:
+        known = bool(trainer.store.probes(2))
+        seen.append((state, number, known))
+        if state == "awaiting" and (number < 3 or known):
+            trainer.store.add_request("apply", round=number) if not trainer.store.pending_requests() else None
+            for row in trainer.store.samples(number):
+                trainer.store.add_rating(f"{row.id}", row.id, "anna", "thumbs", 1.0 if row.position % 2 else -1.0)
+
+    trainer.control.watcher = watcher
+    assert trainer.run()
+    assert ("measuring", 2) not in {(state, number) for state, number, _ in seen}
+    first = next(i for i, (_, _, known) in enumerate(seen) if known)
+    assert seen[first - 1][:2] == ("awaiting", 3)
+    assert [number for number, _ in trainer.store.metrics()["watched_kl"]] == [0, 2, 3]
+
+
+def test_a_stable_diffusion_is_watched_from_start_to_end(tmp_path: Path) -> None:
+    """The real policy, tiny, over the real trainer: KL 0 at the base and more after each update; the animals' groups have their own reward."""
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    config = tiny_config(tmp_path / "model", prompts=prompt_sets()["animals"], watch_every=1, watch_images=8, rounds=2, held_out_images=0)
+    trainer = toy_trainer(tmp_path / "run", config, Brightness(), StableDiffusionPolicy.load(config))
+    assert trainer.run()
+    kl = [value or 0.0 for _, value in trainer.store.metrics()["watched_kl"]]
+    assert kl[0] == 0 and kl[1] > 0 and kl[2] > 0
+    assert {"reward_on_trained", "reward_on_unseen_animals"} <= set(trainer.store.metrics())
+
+
+def test_a_gaussian_is_no_nats_from_itself() -> None:
+    same = Gaussian(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 1, 1))
+    moved: Tensor = Gaussian(torch.full((1, 1, 2, 2), 0.5), torch.ones(1, 1, 1, 1)).kl(same)
+    assert float(same.kl(same)) == 0 and float(moved) == pytest.approx(4 * 0.5**2 / 2)
