@@ -301,7 +301,11 @@ def health(store: RunStore, number: int, metrics: Metrics) -> Html:
     told += [each for name, words in DISTANCES.items() if (each := _distance(metrics, name, words))]
     told += [] if set(DISTANCES) & set(metrics) else ["KL divergence was not measured."]
     told += [f"All 0: {'; '.join(still)}."] if still else []
-    told += ["With one update a round, what compares the policy with the one that sampled is measured before it moves."] if not moving(store) else []
+    told += (
+        ["With one update a round, what compares the policy with the one that sampled is measured before it moves."]
+        if still and not moving(store)
+        else []
+    )
     return section("Was training healthy?", tag("p", " ".join(told)), tag("div", *figures, class_="charts"))
 
 
