@@ -164,7 +164,7 @@ def test_the_images_of_the_round_that_is_read_lead_to_the_gallery(page: Page, tw
     expect(page.get_by_role("slider", name="Round", exact=True)).to_be_focused()
 
 
-def test_the_cursor_is_linked_over_all_charts(page: Page, two_runs: Studio) -> None:
+def test_the_cursor_is_linked_over_all_charts_and_one_of_them_speaks(page: Page, two_runs: Studio) -> None:
     open_charts(page, two_runs, "slow")
     chart(page, "Loss").locator(".chart-plot").focus()
     page.keyboard.press("Home")
@@ -172,6 +172,10 @@ def test_the_cursor_is_linked_over_all_charts(page: Page, two_runs: Studio) -> N
     for title in ("Loss", "Gradient norm", "JPEG compressibility"):
         expect(chart(page, title).locator(".chart-reading")).to_contain_text("Round 2:")
         expect(chart(page, title).locator(".chart-cursor")).to_have_count(1)
+    spoken = page.locator(".chart-reading[aria-live=polite]").evaluate_all(
+        "lines => lines.map((line) => line.closest('figure').querySelector('h3').textContent)"
+    )
+    assert spoken == ["Loss"]
 
 
 # --- several runs ---------------------------------------------------------------------------------------------------------------

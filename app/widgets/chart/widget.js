@@ -107,7 +107,7 @@ function figure(chart) {
     items.length ? h("ul", { class: "chart-legend" }, items.map((item) => h("li", {},
       h("button", { "data-act": "hide", "data-name": nameOf(chart, item.text), "aria-pressed": String(!item.hidden), title: item.hidden ? "Show" : "Hide" }, sample(item), item.text)))) : null,
     h("div", { class: "chart-plot", "data-chart": chart.key, "data-own": "", tabindex: 0, role: "img", "aria-label": summary(of) }),
-    h("p", { class: "chart-reading", "data-own": "", "aria-live": "polite", style: `--runs: ${of.runs.length}`, "data-long": String(of.runs.length === 1 && chart.series.length > 1) }),
+    h("p", { class: "chart-reading", "data-own": "", "aria-live": "off", style: `--runs: ${of.runs.length}`, "data-long": String(of.runs.length === 1 && chart.series.length > 1) }),
     h("div", { class: "chart-foot" },
       h("details", { class: "chart-table" }, h("summary", {}, "As a table"), h("div", { class: "chart-scroll", tabindex: 0, role: "region", "aria-label": `${chart.title}, as a table`, "data-own": "" })),
       h("div", { class: "chart-tools" },
@@ -127,6 +127,7 @@ function draw(plot) {
 function point(plot, of) {
   const live = plot.querySelector(".chart-live"), line = plot.parentElement.querySelector(".chart-reading");
   if (live) live.replaceChildren(...(at === null ? [] : cursor(of, plot.layout, at)));
+  line.setAttribute("aria-live", of.chart.key === over ? "polite" : "off"); // one chart speaks, not all of them
   const several = of.runs.length > 1;
   const read = of.runs.map((run) => {
     const found = at === null ? null : said(of, run)?.words;
