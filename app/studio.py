@@ -120,7 +120,8 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports) -> gr.Blocks:
         timer.tick(tick, [name, seen], shown, **QUIET)
         bar.act(pick, [seen], [name, *shown], **QUIET)
         panel.act(steer, [name, seen], shown, **QUIET)
-        banner.act(heed, [name, seen], [name, *shown], **QUIET)
+        for each in (banner, gallery):
+            each.act(heed, [name, seen], [name, *shown], **QUIET)
         shelf.act(manage, [name, seen], [name, *shown], **QUIET)
         form.cards.act(choose_preset, [form.name], form.inputs, **QUIET)
         form.start.click(start, [name, seen, *form.inputs], [name, form.note, form.name, fresh, *shown], **QUIET)

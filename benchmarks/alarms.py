@@ -34,6 +34,7 @@ from benchmarks.common import (
 from benchmarks.tasks import TASKS, pictures
 from ddpo.alarms import best_round, is_on, series_of, signs_of
 from ddpo.checkpoint import load_result
+from ddpo.config import RunConfig
 from ddpo.presets import presets
 from ddpo.store import RunStore
 from pocket.judge import judge_images
@@ -44,6 +45,7 @@ RESULTS = Path(__file__).with_suffix(".jsonl")
 PRESETS = tuple(name for name, preset in presets().items() if not preset.config.rated_by_people)
 FACTS = {task.name: task.facts for task in TASKS} | dict(compress=("subject",), incompress=("subject",))
 """What the judge must see for gold; without any, gold is ``image_statistics``."""
+EVERY = RunConfig().watch_every
 POINTS = 0.1
 """Animals may fall by so much."""
 
@@ -109,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.alarms", description="The alarm against the judge. Other options go to the runs.")
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=PRESETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--every", type=int, default=5, help="watch every so many rounds")
+    parser.add_argument("--every", type=int, default=EVERY, help="watch every so many rounds")
     parser.add_argument("--images", type=int, default=90, help="held-out pictures, about")
     parser.add_argument("--out", type=Path, default=Path("build/alarms"), help="where the runs are made")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -125,7 +127,7 @@ def main() -> None:
             wanted = asked(settings)
             if any(all(line[name] == value for name, value in key.items()) and same_settings(line, wanted) for line in lines_of(options.results)):
                 continue
-            folder = options.out / "-".join([preset, str(seed), *([short_hash(" ".join(settings))] if more or options.every != 5 else [])])
+            folder = options.out / "-".join([preset, str(seed), *([short_hash(" ".join(settings))] if more or options.every != EVERY else [])])
             make_run(folder, settings)
             add_line(options.results, key | measure(preset, folder, options.images))
 

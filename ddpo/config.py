@@ -242,14 +242,14 @@ class RunConfig:
     held_out_images: int = setting(32, "How many images, of seeds never trained on, measure an automatic reward before and after.", low=0, high=4096)
     held_out_every: int = setting(0, "Measure the held-out reward every so many rounds as well; 0 measures at the end only.", low=0)
     watch_every: int = setting(
-        5,
+        6,
         "Every so many rounds, watch for overoptimisation on pictures that are never trained on: distance from the base model, rewards that are not "
         "optimised, diversity, artefacts; 0 is never.",
         low=0,
         high=100_000,
     )
     watch_images: int = setting(
-        16,
+        12,
         "How many pictures are watched: of fixed prompts and seeds, half of them of prompts that are not trained, where the prompt set has such.",
         low=2,
         high=4096,

@@ -203,7 +203,7 @@ class Monitor:
         return bool(every) and number > 0 and (number % every == 0 or number == self.config.rounds) and not self._known(number)
 
     def _known(self, number: int) -> bool:
-        return number in dict(self.store.metrics().get("watched_kl", []))
+        return number in dict(self.store.metrics().get("watched_noise", []))
 
     def watch(self, number: int, report: Callable[[int, int], None]) -> None:
         """Measure the present policy, which is that after round ``number``, and before it, where it is not there, the base model."""
@@ -240,9 +240,8 @@ class Monitor:
             with policy.base() if number == 0 else contextlib.nullcontext():
                 trajectory, made = rollout(policy, [prompts[i] for i in batch], [seeds[i] for i in batch])
             images += made
-            if number and (measured := [i for i in batch if i < probes]):
-                part = Trajectory(trajectory.latents[: len(measured)], trajectory.log_probs[: len(measured)])
-                kl += kl_to_base(policy, part, [prompts[i] for i in measured], config.update_microbatch).sum(1).tolist()
+            if number:
+                kl += self._distances(trajectory, [prompts[i] for i in batch if i < probes])
         report(len(prompts), len(prompts))
         kl = [*(kl or [0.0] * probes), *[None] * (len(prompts) - probes)]
         paths = write_images(self.store.folder, number, images)
@@ -255,6 +254,22 @@ class Monitor:
             for each, value in zip(found, values, strict=True):
                 each[name] = value
         self.store.add_probes(number, kinds, prompts, seeds, paths, found)
+
+    def _distances(self, trajectory: Trajectory, prompts: Sequence[str]) -> list[float | None]:
+        """The distance from the base model of the first of some trajectories, as many as there are prompts."""
+        if not prompts or "kl" in self._silent:
+            return [None] * len(prompts)
+        part = Trajectory(trajectory.latents[: len(prompts)], trajectory.log_probs[: len(prompts)])
+        try:
+            return [float(nats) for nats in kl_to_base(self.engine.policy, part, prompts, self.config.update_microbatch).sum(1)]
+        except torch.OutOfMemoryError:
+            self._be_silent("kl", "The distance from the base model needs the denoiser in float32 for a moment, for which there is no memory.")
+            return [None] * len(prompts)
+
+    def _be_silent(self, name: str, why: str) -> None:
+        """Say once why something is not measured any more by this worker."""
+        self._silent.add(name)
+        self.store.add_event("watch", why)
 
     def _complete_base(self, reward: str) -> None:
         """Ask what has not been asked about the base model's pictures: a reward that is optimised only since a while."""
@@ -289,8 +304,7 @@ class Monitor:
                 if name not in self._silent:
                     said[name] = [score.value for score in self._reward(name).score(samples)]
             except RewardError as error:
-                self._silent.add(name)
-                self.store.add_event("watch", f"{name} cannot be asked about the watched pictures: {error}")
+                self._be_silent(name, f"{name} cannot be asked about the watched pictures: {error}")
         return said
 
     def _spread(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[float | None]:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 from conftest import Studio
 from playwright.sync_api import Page, expect
-from toys import add_watched, filled_run
+from toys import add_round, add_watched, filled_run
 
 from app.launch import Launcher
-from app.pages import alarm, library
+from app.pages import alarm, library, progress
 from app.runs import Runs
 from ddpo.lock import WorkerLock
 from ddpo.store import RunStore, StoreError
@@ -75,6 +75,22 @@ def test_going_on_from_the_best_round_starts_a_run_that_names_its_parent(page: P
     made.close()
 
 
+def test_any_saved_round_can_be_gone_on_from(page: Page, alarmed: Studio) -> None:
+    """From the gallery, by keyboard; a second time under another name."""
+    for name in ("a-from-9", "a-from-9-2"):
+        open_progress(page, alarmed)
+        gallery = page.locator("#studio-gallery")
+        expect(gallery).to_contain_text("Round 10:")
+        gallery.get_by_role("button", name="Earlier round").press("Enter")
+        expect(gallery).to_contain_text("Round 9:")
+        gallery.get_by_role("button", name="Go on from here").press("Enter")
+        page.get_by_role("dialog").get_by_role("button", name="Go on").press("Enter")
+        expect(page.locator(".bar select")).to_have_value(name)
+    store = RunStore(alarmed.runs / name)
+    assert store.parent == ("a", 9) and store.config.rounds == 1
+    store.close()
+
+
 # --- without a browser ------------------------------------------------------------------------------------------------------------
 
 
@@ -120,6 +136,8 @@ def test_going_on_stops_the_run_that_is_left(tmp_path) -> None:
     with pytest.raises(StoreError):
         alarm.dismiss(store, "x")
     card = library.card(Runs(tmp_path).open("a-from-5"), launcher)
+    add_round(made := Runs(tmp_path).open("a-from-5"), 1)
+    assert progress.charts_value(made)["charts"][0]["marks"] == [dict(round=1, text="Goes on from a, round 5")]
     assert card["parent"] == "a, round 5" and library.card(store, launcher)["parent"] == ""
 
 

@@ -23,7 +23,7 @@ from ddpo.rollout import rollout
 from ddpo.store import ProbeRow, RunStore
 from rewards.base import RewardError, Sample, Score
 from tests.models import save_tiny_model, tiny_pipeline
-from tests.toys_ddpo import Brightness, LinearPolicy, in_memory, outcome, tiny_config, toy_config, toy_trainer
+from tests.toys_ddpo import Brightness, LinearPolicy, in_memory, outcome, spread_scores, state_bits, tiny_config, toy_config, toy_trainer
 
 # --- measures of a picture --------------------------------------------------------------------------------------------------------
 
@@ -228,6 +228,29 @@ def test_watching_changes_nothing(tmp_path: Path) -> None:
         assert other == one
 
 
+@pytest.mark.parametrize(("training", "precision"), [("lora", "bf16"), ("full", "fp32")])
+def test_watching_between_sampling_and_the_update_changes_nothing(tmp_path: Path, training: str, precision: str) -> None:
+    """While people rate, sampling's passes are kept with their graphs; the weights that they need are widened, averaged or exchanged for the base's
+    by watching, and put back: the update's weights and moving average are the same, bit for bit."""
+    save_tiny_model(tmp_path / "model")
+    changes = dict(images_per_update=8, microbatch=8, update_microbatch=8, ema_decay=0.5, watch_every=1, watch_images=4, rounds=2, held_out_images=0)
+    config = tiny_config(tmp_path / "model", training=training, precision=precision, learning_rate=1e-4, **changes)
+    ends = []
+    for watched in (False, True):
+        trainer = toy_trainer(tmp_path / f"{watched}", config, Brightness(), StableDiffusionPolicy.load(config))
+        for number in (1, 2):
+            spread_scores(trainer, number)
+            assert trainer.engine.kept._kept
+            if watched and number == 2:
+                trainer.monitor.watch(1, lambda done, total: None)
+            trainer.update(number)
+            trainer.store.mark(number, "updated")
+            trainer.checkpoint(number)
+        ends.append(state_bits(trainer.store.checkpoints()[2] / "state.safetensors"))
+        trainer.store.close()
+    assert ends[0] == ends[1]
+
+
 def test_the_moving_average_is_what_is_watched(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path / "run", watched_config(ema_decay=0.5))
     assert trainer.run()
@@ -305,6 +328,21 @@ def test_a_reward_that_fails_is_left_out_and_the_run_goes_on(tmp_path: Path) -> 
     assert [event.message for event in trainer.store.events() if event.kind == "watch"] == [
         "clip_score cannot be asked about the watched pictures: no network"
     ]
+
+
+def test_a_distance_for_which_there_is_no_memory_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said once; the other measures go on, and each round is watched once."""
+
+    def full(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("ddpo.monitor.kl_to_base", full)
+    trainer = toy_trainer(tmp_path / "run", watched_config())
+    assert trainer.run() and not trainer.monitor.due(4)
+    metrics = trainer.store.metrics()
+    assert metrics["watched_kl"] == [(0, 0.0)] and [number for number, _ in metrics["watched_noise"]] == [0, 2, 4, 5]
+    assert next(event.message for event in trainer.store.events() if event.kind == "watch").endswith("for which there is no memory.")
+    assert sum(event.kind == "watch" for event in trainer.store.events()) == 1
 
 
 def test_another_reward_is_compared_with_the_base_s_pictures_too(tmp_path: Path) -> None:

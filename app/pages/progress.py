@@ -226,7 +226,7 @@ def gallery_value(store: RunStore) -> dict[str, Any]:
         return dict(run=store.name, rounds=[], stamp="")
     last = rounds[-1]
     stamp = f"{len(store.samples(last))}.{len(store.scores(last, store.reward_at(last)))}.{len(store.ratings(last))}"
-    return dict(run=store.name, rounds=rounds, stamp=stamp)
+    return dict(run=store.name, rounds=rounds, stamp=stamp, saved=list(store.checkpoints()), alive=store.status().alive)
 
 
 def images_of_round(store: RunStore, number: int, samples: Sequence[SampleRow] | None = None) -> dict[str, Any]:

@@ -103,6 +103,12 @@ function ask({ title, text, yes, no = "Cancel" }) {
   });
 }
 
+// Whether to go on from a round of this run, in a new one.
+function askToGoOn(round, alive) {
+  return ask({ title: `Go on from round ${round}?`, yes: "Go on",
+    text: `A new run begins with what the model had learned after round ${round}. ${alive ? "This run is stopped; e" : "E"}verything that it made is kept.` });
+}
+
 // Run `work` every second until the widget leaves the page.
 function everySecond(work) {
   const timer = setInterval(() => (element.isConnected ? work() : clearInterval(timer)), 1000);

@@ -1,7 +1,4 @@
 // What goes wrong in the run, the pictures that show it, and what can be done.
-const GO_ON = (v) => ({ title: `Go on from round ${v.best}?`, yes: "Go on",
-  text: `A new run begins with what the model had learned after round ${v.best}. ${v.alive ? "This run is stopped; e" : "E"}verything that it made is kept.` });
-
 function pair(p, v) {
   const side = (url, when) => h("div", {}, h("img", { src: url, alt: `${short(p.prompt)}, ${when}`, width: 96, height: 96 }), h("span", {}, when));
   return h("li", { key: p.now }, h("figure", {}, h("div", { class: "alarm-pair" }, side(p.before, v.before), side(p.now, v.now)), h("figcaption", {}, short(p.prompt))));
@@ -26,7 +23,7 @@ function view(v) {
 
 onAct(async ({ act: kind }, pressed) => {
   const v = props.value;
-  if (kind === "fork" && !(await ask(GO_ON(v)))) return;
+  if (kind === "fork" && !(await askToGoOn(v.best, v.alive))) return;
   act({ kind, run: v.run, round: kind === "fork" ? v.best : v.round }, pressed);
   if (kind === "fork") openTab("Run");
 });

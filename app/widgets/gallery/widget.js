@@ -42,7 +42,8 @@ function tools(v) {
       h("label", { class: "gallery-round" }, h("span", {}, `Round ${state.round}`),
         h("input", { type: "range", "data-own": "", min: 0, max: v.rounds.length - 1, "aria-label": "Round", "aria-valuetext": `Round ${state.round}` })),
       h("button", { class: "s-button s-small", "data-act": "step", "data-by": 1, disabled: at >= v.rounds.length - 1, "aria-label": "Later round" }, "›"),
-      h("button", { class: "s-button s-small s-ghost", "data-act": "latest", disabled: state.follow }, "Latest")),
+      h("button", { class: "s-button s-small s-ghost", "data-act": "latest", disabled: state.follow }, "Latest"),
+      h("button", { class: "s-button s-small s-ghost", "data-act": "fork", disabled: !v.saved.includes(state.round), title: "Start a new run from this round" }, "Go on from here")),
     h("label", { class: "gallery-order" }, h("span", {}, "Order"),
       h("select", { "data-order": "" }, [["made", "as made"], ["best", "best first"], ["worst", "worst first"]].map(([value, name]) => h("option", { value }, name)))));
 }
@@ -107,8 +108,14 @@ element.addEventListener("input", (event) => {
   if (event.target.type === "range") go(props.value.rounds[Number(event.target.value)]);
   if (event.target.matches("[data-order]")) { state.order = event.target.value; redraw(); }
 });
-onAct((data) => {
+onAct(async (data, pressed) => {
   const rounds = props.value.rounds;
+  if (data.act === "fork") {
+    const { run, alive } = props.value, round = state.round;
+    if (!(await askToGoOn(round, alive))) return;
+    act({ kind: "fork", run, round }, pressed);
+    openTab("Run");
+  }
   if (data.act === "zoom") zoom(data.id);
   if (data.act === "latest") go(rounds[rounds.length - 1]);
   if (data.act === "step") go(rounds[rounds.indexOf(state.round) + Number(data.by)] ?? state.round);
