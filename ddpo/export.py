@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ddpo.card import data_card, model_card
 from ddpo.dataset import Row, copy_pictures, image_rows, pair_rows, raters_of, rating_rows, write_lines, write_table
-from ddpo.report import Pair, held_out_pairs, report
+from ddpo.report import Pair, held_out_pairs, report, watched_pairs
 from ddpo.source import LORA_FILE
 from ddpo.store import RunStore
 
@@ -262,17 +262,19 @@ def write_report(store: RunStore, folder: Path, number: int | None, names: bool,
 
 
 def before_and_after(store: RunStore, number: int, count: int) -> tuple[list[Pair], str]:
-    """Pictures by the base model and by a round's weights; where there can be none, why."""
+    """Pictures by the base model and after a round: those that were watched then, or made from the round's weights, or watched before; where there
+    can be none, why."""
     if not count:
         return [], ""
+    watched = watched_pairs(store, number, count)
     place = saved_rounds(store).get(number)
-    if place is None:
-        return [], f"The weights of round {number} are not kept, so no pictures of the same seeds can be made."
+    if place is None or (watched and watched[0].round == number):
+        return watched, f"The weights of round {number} are not kept, so no pictures of the same seeds can be made."
     try:
-        return held_out_pairs(store, place, count), ""
+        return held_out_pairs(store, number, place, count), ""
     except Exception as error:  # whatever a model raises that does not load here: the report is worth having without; it names no places
-        print(f"No pictures before and after: {error}", file=sys.stderr)
-        return [], "Pictures of the same seeds could not be made: the base model cannot be loaded here, or is another one now."
+        print(f"No pictures from the weights: {error}", file=sys.stderr)
+        return watched, "Pictures of the same seeds could not be made: the base model cannot be loaded here, or is another one now."
 
 
 EMPTY = dict(

@@ -1,7 +1,7 @@
 """A run as one HTML file that opens offline: what was trained, its curves and pictures, who rated, what it can be fooled by, and how to do it again.
 
-Every figure is the store's. Pictures of the same prompts and seeds before and after are made from the run's own weights, of seeds that were never
-trained on; where that cannot be done the report says why. Imports torch for these alone.
+Every figure is the store's. Pictures of the same prompts and seeds before and after are those that were watched, or else they are made from the run's
+own weights, of seeds that were never trained on; where that cannot be done the report says why. Imports torch for these alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from statistics import median
 from PIL import Image
 
 import rewards
+from ddpo.alarms import alarm_at, series_of
 from ddpo.card import base_name, facts, held_out_change, public_settings, rated_images, shown
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_reward
@@ -81,10 +82,11 @@ Metrics = Mapping[str, Points]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures of one prompt and seed: by the base model, and after training."""
+    """Two pictures of one prompt and seed: by the base model, and after a round."""
 
     prompt: str
     seed: int
+    round: int
     before: Image.Image
     after: Image.Image
 
@@ -105,7 +107,7 @@ def report(store: RunStore, number: int, naming: Naming, pairs: Sequence[Pair], 
         rewarded(store, number),
         training_pictures(store, number),
         ratings(store, number, naming),
-        health(store, metrics),
+        health(store, number, metrics),
         settings(store, number),
         again(store, number),
         licences(store, number),
@@ -160,8 +162,8 @@ def before_and_after(store: RunStore, number: int, pairs: Sequence[Pair], why_no
     """Pictures of the same prompts and seeds, and the held-out reward."""
     parts = []
     if pairs:
-        told = f"The same prompts and seeds: on the left the base model, on the right round {number}."
-        parts.append(tag("p", f"{told} The seeds were never trained on, and nothing is chosen: they are the first ones that measure a run."))
+        told = f"The same prompts and seeds: on the left the base model, on the right round {pairs[0].round}."
+        parts.append(tag("p", f"{told} The seeds were never trained on, and nothing is chosen: they are those that measure a run."))
         parts.append(tag("div", *map(_pair, pairs), class_="pairs"))
     elif why_not:
         parts.append(tag("p", why_not, class_="note"))
@@ -255,8 +257,7 @@ def _strip(store: RunStore, number: int) -> Iterator[Html]:
 
 def _stored(store: RunStore, sample: SampleRow) -> Html:
     try:
-        with Image.open(store.folder / sample.image) as image:
-            return picture(image.convert("RGB"), f"{sample.prompt}, seed {sample.seed}, round {sample.round}")
+        return picture(_opened(store.folder / sample.image), f"{sample.prompt}, seed {sample.seed}, round {sample.round}")
     except OSError:
         return tag("p", "The picture's file is gone.", class_="note")
 
@@ -281,7 +282,7 @@ def ratings(store: RunStore, number: int, naming: Naming) -> Html:
     )
 
 
-def health(store: RunStore, metrics: Metrics) -> Html:
+def health(store: RunStore, number: int, metrics: Metrics) -> Html:
     """Charts of the optimiser's health, and of whatever else was measured; the distances in words."""
     drawn = {metric for _, _, lines in HEALTH for metric, _ in lines}
     families = [(title, meaning, _family(metrics, prefix, drawn)) for prefix, title, meaning in FAMILIES]
@@ -296,7 +297,8 @@ def health(store: RunStore, metrics: Metrics) -> Html:
             still.append(title.lower())
         elif known:
             figures.append(tag("figure", tag("h3", title), tag("p", meaning, class_="muted"), chart(known, f"{title} over the rounds", changes)))
-    told = [each for name, words in DISTANCES.items() if (each := _distance(metrics, name, words))]
+    told = alarm_words(store, number)
+    told += [each for name, words in DISTANCES.items() if (each := _distance(metrics, name, words))]
     told += [] if set(DISTANCES) & set(metrics) else ["KL divergence was not measured."]
     told += [f"All 0: {'; '.join(still)}."] if still else []
     told += (
@@ -305,6 +307,15 @@ def health(store: RunStore, metrics: Metrics) -> Html:
         else []
     )
     return section("Was training healthy?", tag("p", " ".join(told)), tag("div", *figures, class_="charts"))
+
+
+def alarm_words(store: RunStore, number: int) -> list[str]:
+    """What was wrong after the last watched round, in a sentence; nothing where nothing was watched."""
+    series = series_of([row for row in store.probes() if row.round <= number])
+    if not (last := max(series, default=0)):
+        return []
+    alarm = alarm_at(series, last, {at: store.reward_at(at) for at in series})
+    return [f"After round {last} the alarm was on: {alarm.text}" if alarm else f"After round {last} no alarm was on."]
 
 
 DISTANCES = dict(
@@ -409,8 +420,24 @@ def licences(store: RunStore, number: int) -> Html:
 # --- pictures and words ---------------------------------------------------------------------------------------------------------
 
 
-def held_out_pairs(store: RunStore, place: Path, count: int) -> list[Pair]:
-    """Pictures of the first held-out prompts and seeds, by the base model and by the weights of a checkpoint: those that measure the run.
+def watched_pairs(store: RunStore, number: int, count: int) -> list[Pair]:
+    """Pictures that were watched (:mod:`ddpo.monitor`), by the base model and after the last round up to one at which they were; none where nothing
+    was watched, or a file is gone."""
+    rows = {(row.round, row.position): row for row in store.probes() if row.round <= number}
+    last = max((at for at, _ in rows), default=0)
+    positions = sorted(position for at, position in rows if at == last and (0, position) in rows) if last else []
+    found = []
+    try:
+        for position in positions[:: max(1, -(-len(positions) // count))]:
+            before, after = rows[0, position], rows[last, position]
+            found.append(Pair(after.prompt, after.seed, last, *(_opened(store.folder / row.image) for row in (before, after))))
+    except OSError:
+        return []
+    return found
+
+
+def held_out_pairs(store: RunStore, number: int, place: Path, count: int) -> list[Pair]:
+    """Pictures of the first held-out prompts and seeds, by the base model and by the weights of a round's checkpoint.
 
     Raises:
         ConfigError: the model cannot be loaded.
@@ -425,8 +452,12 @@ def held_out_pairs(store: RunStore, place: Path, count: int) -> list[Pair]:
     load_state(place, policy.parameters(), base=policy.fingerprint, averaged=True)
     prompts, before = held_out_images(policy, store.config, base=True, count=count)
     _, after = held_out_images(policy, store.config, base=False, count=count)
-    seeds = [derive_seed("held out", i) for i in range(count)]
-    return [Pair(*each) for each in zip(prompts, seeds, before, after, strict=True)]
+    return [Pair(prompts[i], derive_seed("held out", i), number, before[i], after[i]) for i in range(count)]
+
+
+def _opened(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.convert("RGB")
 
 
 def picture(image: Image.Image, alt: str) -> Html:

@@ -373,7 +373,7 @@ def test_the_card_says_what_was_trained_and_how_it_went(tmp_path: Path) -> None:
 def test_a_report_s_pictures_are_the_run_s_held_out_ones(tmp_path: Path) -> None:
     """Made anew from the checkpoint, by the base model and by the trained weights: pixel by pixel those that the run is measured on."""
     run = Run(tmp_path, "sd1", prompts=("a cat", "a dog", "a fox"))
-    pairs = held_out_pairs(run.store, run.store.checkpoints()[1], 4)
+    pairs = held_out_pairs(run.store, 1, run.store.checkpoints()[1], 4)
     prompts, before = held_out_images(run.policy, run.store.config, base=True, count=4)
     _, after = held_out_images(run.policy, run.store.config, base=False, count=4)
     assert [pair.prompt for pair in pairs] == prompts == ["a cat", "a dog", "a fox", "a cat"] and len({pair.seed for pair in pairs}) == 4

@@ -22,7 +22,7 @@ from ddpo.figure import Line, chart, fitted, ticks
 from ddpo.presets import presets
 from ddpo.report import Pair, command, picture
 from ddpo.store import RunStore
-from tests.toys import ODD_PROMPTS, add_images, add_lora, filled_run
+from tests.toys import ODD_PROMPTS, add_images, add_lora, add_watched, filled_run
 from tests.toys import picture as drawn
 
 AUTO: dict[str, Any] = dict(reward="jpeg_compressibility")
@@ -93,9 +93,8 @@ def test_the_pictures_are_the_run_s(store: RunStore, tmp_path: Path) -> None:
     assert [head.text for head in strips.iter("h3")] == ["Round 1", "Round 5"]
     figures = list(strips.iter("figure"))
     for figure, sample in zip(figures, [*store.samples(1), *store.samples(5)], strict=True):
-        data = base64.b64decode(next(figure.iter("img")).attrib["src"].partition(",")[2])
-        with Image.open(io.BytesIO(data)) as shown, Image.open(store.folder / sample.image) as stored:
-            assert shown.tobytes() == stored.tobytes()
+        with Image.open(store.folder / sample.image) as stored:
+            assert pixels(next(figure.iter("img"))) == stored.tobytes()
         score = store.scores(sample.round, AUTO["reward"])[sample.id].value
         assert next(figure.iter("b")).text == f"{score:.4g}" and next(figure.iter("bdi")).text == sample.prompt
 
@@ -107,8 +106,8 @@ def test_before_and_after_are_named_and_none_are_invented(store: RunStore, tmp_p
         section(tree, "Before and after").iter("img")
     )
     add_lora(store, 5)
-    pairs = [Pair(f"a cat {i}", 70 + i, drawn(i), drawn(10 + i)) for i in range(4)]
-    monkeypatch.setattr("ddpo.export.held_out_pairs", lambda store, place, count: pairs[:count])
+    pairs = [Pair(f"a cat {i}", 70 + i, 5, drawn(i), drawn(10 + i)) for i in range(4)]
+    monkeypatch.setattr("ddpo.export.held_out_pairs", lambda store, number, place, count: pairs[:count])
     part = section(made(store, tmp_path / "some", pictures=3), "Before and after")
     assert [image.attrib["alt"] for image in part.iter("img")][:2] == ["a cat 0, seed 70, before", "a cat 0, seed 70, after"]
     assert len(list(part.iter("img"))) == 6
@@ -119,6 +118,25 @@ def test_before_and_after_are_named_and_none_are_invented(store: RunStore, tmp_p
     monkeypatch.setattr("ddpo.export.held_out_pairs", broken)
     part = section(made(store, tmp_path / "broken", pictures=3), "Before and after")
     assert "could not be made" in said(part) and str(tmp_path) not in said(part)
+
+
+def test_pictures_that_were_watched_stand_before_and_after(store: RunStore, tmp_path: Path) -> None:
+    """Those of the base model and of the last watched round up to the report's, by position, with their own pixels; and the alarm, in words."""
+    for number, fallen in ((0, 0.0), (2, 0.1), (4, 1.5)):
+        add_watched(store, number, fallen)
+    tree = made(store, tmp_path / "out", pictures=2)
+    part = section(tree, "Before and after")
+    assert "on the right round 4" in said(part)
+    shown = [pixels(node) for node in part.iter("img")]
+    assert shown == [Image.open(store.folder / row.image).tobytes() for i in (0, 2) for row in (store.probes(0)[i], store.probes(4)[i])]
+    assert "After round 4 the alarm was on: " in said(tree) and "Best round so far: 2." in said(tree)
+    early = made(store, tmp_path / "early", number=3, pictures=4)
+    assert "on the right round 2" in said(early) and "After round 2 no alarm was on." in said(early)
+
+
+def pixels(node: ET.Element) -> bytes:
+    with Image.open(io.BytesIO(base64.b64decode(node.attrib["src"].partition(",")[2]))) as image:
+        return image.tobytes()
 
 
 def test_raters_are_coded_unless_they_are_named_and_their_agreement_is_told(tmp_path: Path) -> None:
