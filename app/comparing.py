@@ -22,6 +22,8 @@ from ddpo.states import State, picture_key
 COMMAND = (sys.executable, "-m", "ddpo.compare")
 IDLE_SECONDS = 300.0
 """After so long without a wish the process ends, and gives its memory back."""
+BESIDE_SECONDS = 30.0
+"""For how long the process keeps its model beside a run that is at work, after somebody wanted that."""
 PATIENCE_SECONDS = 75.0
 """A picture that nobody has asked for again within this time is not wanted any more: the page was closed."""
 FORGET_SECONDS = 30.0
@@ -75,6 +77,7 @@ class Comparing:
         self._failures: dict[State, Failure] = {}
         self._since: float | None = None
         self._answered = 0
+        self._beside = -BESIDE_SECONDS
         self._stops = 0
         self._closed = False
         self._wake = threading.Condition()
@@ -84,6 +87,11 @@ class Comparing:
         """The file of a picture, or None where it is not made."""
         path = self.folder / f"{key}.png"
         return path if KEY.fullmatch(key) and path.is_file() else None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the studio is closing: nothing is made any more."""
+        return self._closed
 
     def ask(self, pictures: Sequence[Picture], beside: bool = False) -> tuple[list[bool], dict[State, str]]:
         """Which pictures are there, and why some of their states give none. What is missing is made from now on, in this order; ask again soon.
@@ -102,8 +110,11 @@ class Comparing:
                     failure.asked, failures[state] = now, failure.text
             made = [self.path(picture.key) is not None for picture in pictures]
             missing = [picture for picture, there in zip(pictures, made, strict=True) if not there and picture.state not in failures]
+            new = set(missing)
+            if beside:
+                self._beside = now
             if missing and not self._closed:
-                self._wanted = dict.fromkeys(missing, (now, beside)) | {p: w for p, w in self._wanted.items() if p not in set(missing)}
+                self._wanted = dict.fromkeys(missing, (now, beside)) | {p: w for p, w in self._wanted.items() if p not in new}
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._work, name="comparing", daemon=True)
                     self._thread.start()
@@ -146,9 +157,11 @@ class Comparing:
                 pictures = self._next(free)
                 if self._closed:
                     return
+                if not pictures and not free and time.monotonic() - self._beside > BESIDE_SECONDS:
+                    self.desk.end()  # the run needs the memory
                 if not pictures:
                     waits = bool(self._wanted)  # for a run to be done
-                    if not self._wake.wait(1.0 if waits else self.idle_seconds) and not waits:
+                    if self._idle(1.0 if waits else self.idle_seconds) and not waits:
                         self.desk.end()
                     continue
                 stops, self._since = self._stops, self._since or time.monotonic()
@@ -163,6 +176,14 @@ class Comparing:
                 if not self._wanted:
                     self._since = None
 
+    def _idle(self, seconds: float) -> bool:
+        """Wait until something is wanted, or a run needs the memory; True where nothing has happened in that time."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self._wake.wait(min(left, 1.0)) or (self.desk.pid is not None and self.at_work() is not None):
+                return False
+        return True
+
     def _next(self, free: bool) -> list[Picture]:
         """What to make next: some pictures of one state."""
         now = time.monotonic()
@@ -176,6 +197,9 @@ class Comparing:
         """Have some pictures made; why that could not be, or nothing."""
         state = pictures[0].state
         try:
+            fixes = state.fixes()
+            if any(picture.key != picture_key(fixes, picture.prompt, picture.seed) for picture in pictures):
+                return "These weights have changed since they were asked for. Try again."
             self._make_room()
             items = [dict(prompt=picture.prompt, seed=picture.seed, file=str(self.folder.resolve() / f"{picture.key}.png")) for picture in pictures]
             question = dict(run=str(state.run.resolve()), round=state.round, lora=state.lora, strength=state.strength, items=items)

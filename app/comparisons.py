@@ -29,6 +29,7 @@ MOST_PAIRS = 256
 LARGEST_SEED = 2**63 - 1
 RESTS = ("awaiting", "paused", "reward_failed")
 """What a worker does that leaves the machine free."""
+CLOSING = "The studio is closing."
 
 
 class ComparisonError(ValueError):
@@ -157,6 +158,8 @@ def side_of(runs: Runs, side: Any) -> State | str:
         return "lora is the path of a file, and strength a number."
     try:
         return State(runs.open(side["run"]).folder, number, lora.strip(), round(float(strength), 3))
+    except OverflowError:
+        return "strength is too large a number."
     except (StoreError, StateError) as error:
         return str(error)
 
@@ -177,8 +180,8 @@ def compared(runs: Runs, comparing: Comparing, body: dict[str, Any]) -> list[tup
         made, failures = comparing.ask([picture for pair in both for picture in pair], beside=body.get("beside") is True)
         if all(made):
             return both
-        if failures:
-            raise ComparisonError(" ".join(dict.fromkeys(failures.values())))
+        if failures or comparing.closed:
+            raise ComparisonError(" ".join(dict.fromkeys(failures.values())) or CLOSING)
         if body.get("beside") is not True and (name := comparing.at_work()):
             raise ComparisonError(f"{name} is at work, and making pictures now would slow it down. Pause it, wait, or say beside=True.")
         time.sleep(0.1)
@@ -200,6 +203,8 @@ def values_of(comparing: Comparing, scoring: Scoring, pairs: Sequence[tuple[Pict
         if failures:
             setting, failure = next(iter(failures.items()))
             raise ComparisonError(f"{setting.reward}: {failure.text}")
+        if comparing.closed:
+            raise ComparisonError(CLOSING)
         known |= {cell: answer for cell, answer in zip(missing, answers, strict=True) if answer is not None}
         time.sleep(0.1)
 

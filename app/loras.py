@@ -40,9 +40,12 @@ async def keep_lora(folder: Path, name: str, parts: AsyncIterable[bytes]) -> Pat
                 digest.update(part)
                 await run_in_threadpool(stored.write, part)
         _check(partial)
+        here = place / digest.hexdigest()[:16]
+        if known := sorted(here.glob("*.safetensors")):
+            return known[0].resolve()
         short = UNSAFE.sub("-", Path(name).stem)[:60].strip(".-") or "lora"
-        file = place / digest.hexdigest()[:16] / f"{short}.safetensors"
-        file.parent.mkdir(exist_ok=True)
+        file = here / f"{short}.safetensors"
+        here.mkdir(exist_ok=True)
         partial.replace(file)
         return file.resolve()
     finally:

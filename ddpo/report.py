@@ -368,9 +368,9 @@ def again(store: RunStore, number: int) -> Html:
     """Commands that make the run anew, and take it away."""
     config = store.config
     notes = ["From the folder of DDPO Studio. Names of files stand for the paths to them."]
-    if "human" in {name for _, reward in store.reward_stretches() for name in rewards.parts(reward)}:
+    if "human" in {name for first, reward in store.reward_stretches() if first <= max(1, number) for name in rewards.parts(reward)}:
         notes.append("People's ratings are no command: rate the run on its page. Those given are taken away with the second command.")
-    if len(store.reward_stretches()) > 1:
+    if len([first for first, _ in store.reward_stretches() if first <= max(1, number)]) > 1:
         notes.append("The reward was changed on the way, as told above; resume --reward does so.")
     if prompts_option(config) == FILE:
         notes.append(f"{FILE} holds the prompts above, one a line.")

@@ -137,7 +137,13 @@ def test_going_on_stops_the_run_that_is_left(tmp_path, monkeypatch) -> None:
     assert [request.kind for request in store.pending_requests()] == ["stop"]
     monkeypatch.setattr(alarm, "PATIENCE", 0.2)
     lock = WorkerLock(store.folder / "worker.lock")
-    assert alarm.go_on(store, launcher, 5) == "a-from-5-2"
+    with pytest.raises(StoreError, match="a is stopping"):  # pressed twice
+        alarm.go_on(store, launcher, 5)
+    for request in store.pending_requests():
+        store.add_event("stop", "", request.id)
+    with pytest.raises(StoreError, match=r"a has not stopped yet\. When it has, start a-from-5-2"):
+        alarm.go_on(store, launcher, 5)
+    assert launcher.folders == ["a-from-5"]
     lock.release()
     for odd in (None, "5", 77):
         with pytest.raises(StoreError):

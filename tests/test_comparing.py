@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from app import comparing as module
 from app.comparing import Comparing, Picture
-from app.comparisons import at_work, build_comparisons, told_differences
+from app.comparisons import ComparisonError, at_work, build_comparisons, compared, told_differences
 from app.launch import Launcher
 from app.pages import compare
 from app.pages import rewards as rewards_page
@@ -126,6 +126,32 @@ def test_the_process_ends_when_idle_and_starts_again(store: RunStore, work: list
     until(lambda: all(found.ask(wanted(store, 2))[0]))
     assert found.desk.starts == 2
     found.close()
+
+
+def test_the_model_is_let_go_of_when_a_run_starts(store: RunStore, comparing: Comparing, work: list[str]) -> None:
+    until(lambda: all(comparing.ask(wanted(store, 1))[0]))
+    assert comparing.desk.pid
+    work.append("other")
+    until(lambda: comparing.desk.pid is None)
+
+
+def test_weights_that_have_changed_since_are_not_shown_under_the_old_name(store: RunStore, comparing: Comparing, work: list[str]) -> None:
+    """Asked for while a run is at work, and made when it is done: in the meantime the file has been written anew."""
+    work.append("other")
+    pictures = wanted(store, 1)
+    comparing.ask(pictures)
+    weights = pictures[0].state.weights
+    weights.write_bytes(weights.read_bytes() + b" ")
+    work.clear()
+    until(lambda: bool(comparing.ask(pictures)[1]))
+    assert "have changed" in comparing.ask(pictures)[1][pictures[0].state] and not any(comparing.ask(pictures)[0])
+
+
+def test_a_studio_that_closes_keeps_nobody_waiting(store: RunStore, comparing: Comparing, work: list[str]) -> None:
+    work.append("other")
+    comparing.close()
+    with pytest.raises(ComparisonError, match="closing"):
+        compared(Runs(store.folder.parent), comparing, dict(sides=[dict(run=store.name)] * 2, prompts=["a cat"], seeds=[1], beside=True))
 
 
 def test_what_nobody_asks_for_again_is_not_made(store: RunStore, comparing: Comparing, work: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +327,7 @@ def test_a_lora_file_is_brought_once_and_what_is_none_leaves_nothing(web: TestCl
     data = (store.checkpoints()[1] / "pytorch_lora_weights.safetensors").read_bytes()
     octets = {"content-type": "application/octet-stream"}
     first = web.post("/studio/compare/loras", params=dict(name="../../my lora!.safetensors"), content=data, headers=octets).json()["lora"]
-    again = web.post("/studio/compare/loras", params=dict(name="../../my lora!.safetensors"), content=data, headers=octets).json()["lora"]
+    again = web.post("/studio/compare/loras", params=dict(name="another name"), content=data, headers=octets).json()["lora"]
     assert first == again and Path(first).read_bytes() == data and Path(first).name == "my-lora.safetensors"
     assert Path(first).is_relative_to(comparing.folder.resolve())
     until(lambda: all(pair[1] for row in asked(web, sides=[dict(run="taste"), dict(run="taste", lora=first)]).json()["grid"] for pair in row))

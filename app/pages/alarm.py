@@ -87,13 +87,16 @@ def go_on(store: RunStore, launcher: Launcher, number: object) -> str:
     """
     if not isinstance(number, int):
         raise StoreError("There is no such round.")
+    if (alive := store.status().alive or launcher.starting(store.folder)) and "stop" in store.status().pending:
+        raise StoreError(f"{store.name} is stopping. Go on when it has stopped.")
     made = fork(store, number, suggested(store, number))
     made.close()
-    if store.status().alive or launcher.starting(store.folder):
-        if "stop" not in store.status().pending:
-            store.add_request("stop")
+    if alive:
+        store.add_request("stop")
         give_up = time.monotonic() + PATIENCE
         while (store.status().alive or launcher.starting(store.folder)) and time.monotonic() < give_up:
             time.sleep(0.1)  # two models at once may be more than the memory holds
+        if store.status().alive:
+            raise StoreError(f"{store.name} has not stopped yet. When it has, start {made.name} in the Library.")
     launcher.start(made.folder)
     return made.name

@@ -5,7 +5,7 @@ function pair(p, v) {
 }
 
 function button(v, kind, label, more = {}) {
-  return h("button", { class: `s-button${more.primary ? " s-primary" : more.ghost ? " s-ghost" : ""}`, "data-act": kind, key: kind, disabled: v.pending.includes(kind) }, label);
+  return h("button", { class: `s-button${more.primary ? " s-primary" : more.ghost ? " s-ghost" : ""}`, "data-act": kind, key: kind, disabled: v.pending.includes(kind) || (kind === "fork" && v.pending.includes("stop")) }, label);
 }
 
 function view(v) {
