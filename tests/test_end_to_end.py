@@ -132,5 +132,5 @@ def test_a_reward_fails_and_a_person_changes_it_for_a_blend(page, real_studio: S
     assert [row.image for row in store.samples(1)] == pictures
     assert store.reward_stretches() == [(1, "blend: 1 jpeg_compressibility, 0.5 image_statistics")]
     page.get_by_role("tab", name="Progress").click()
-    page.get_by_role("heading", name="Blend: 1 × JPEG compressibility, 0.5 × Image statistics").wait_for()
+    page.get_by_role("heading", name="Blend: 1 × JPEG compressibility, 0.5 × Image statistics", exact=True).wait_for()
     store.close()
