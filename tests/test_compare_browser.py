@@ -173,6 +173,34 @@ def test_progress_leads_to_base_against_the_round_and_a_lora_is_refused_in_words
     expect(board.get_by_role("columnheader", name=re.compile("Round 1 of other.*Round 2 of taste")).first).to_be_visible()
 
 
+@pytest.mark.parametrize("wrong", ["a side", "values", "the server", "nothing"])
+def test_whatever_goes_wrong_the_page_asks_at_its_own_pace(page: Page, toy_studio: Studio, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    """Three seconds hold at most six questions, one every 0.6 s; of a side that gives no pictures none more is asked until somebody says so."""
+    monkeypatch.setenv("TOY_COMPARE", "slow" if wrong == "nothing" else "broken" if wrong == "a side" else "")
+    comparable_run(toy_studio.runs / "taste", prompts=("a cat", "a dog"), reward="jpeg_compressibility").close()
+    board = open_compare(page, toy_studio)
+    if wrong == "values":
+        pending = dict(scores=dict(jpeg_compressibility=dict(values=[], failure=None)), gone=[])
+        page.route("**/rewards/scores", lambda route: route.fulfill(json=pending))
+    if wrong == "the server":
+        page.route("**/rewards/scores", lambda route: route.abort())
+    if wrong in ("values", "the server"):
+        make(board)
+    else:
+        board.get_by_role("button", name="Make the pictures").click()
+    if wrong == "a side":
+        expect(board.get_by_role("alert").filter(has_text="The toy is broken.").first).to_be_visible()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(3000)
+    pictures, scores = (sum(url.endswith(path) for url in asked) for path in ("/compare/pictures", "/rewards/scores"))
+    assert pictures <= (0 if wrong == "a side" else 6) and scores <= 6, (pictures, scores)
+    if wrong == "a side":
+        page.get_by_role("button", name="Try again").first.click()
+        page.wait_for_timeout(1500)
+        assert 0 < sum(url.endswith("/compare/pictures") for url in asked) <= 4
+
+
 def test_beside_a_run_at_work_the_page_asks_first(page: Page, toy_studio: Studio) -> None:
     store = comparable_run(toy_studio.runs / "taste", prompts=("a cat",))
     lock = WorkerLock(store.folder / "worker.lock")

@@ -4,7 +4,7 @@ const SEEDS = [1, 2, 3, 4, 6, 8];
 const kept = () => ({ sides: null, of: null, touched: false, set: "run", own: [], typed: "", count: 3, first: 1, rewards: null, going: false, beside: false, mode: 1, blind: null });
 const state = { ...kept(), rows: ROWS, prompts: [], promptsOf: "", live: "", at: [0, 0], made: new Map(), last: new Map(), values: new Map(),
   failures: ["", ""], scoring: {}, now: null, busy: null, differ: "", trouble: "" };
-let paint = () => {}, timer = null, pause = null, asking = false, scoringNow = false;
+let paint = () => {}, timer = null, scoreTimer = null, pause = null, asking = false, scoringNow = false;
 
 // --- what is remembered until the tab is closed ---
 
@@ -85,11 +85,11 @@ async function post(path, body) {
   return read;
 }
 
-// Ask for what is missing, and again until all is there. While a pair is large, it alone is asked for.
+// Ask for what is missing, and again until all is there or a side gives none. While a pair is large, it alone is asked for.
 async function ask() {
   clearTimeout(timer);
   timer = null;
-  if (state.blind || asking || pause || !state.sides || !element.isConnected || !open() || state.sides.some((s) => s.lora === null)) return;
+  if (state.blind || asking || pause || !ready() || !open()) return;
   const lacks = missing();
   if (!lacks.length) return score();
   const at_once = Math.floor(MOST_PAIRS / state.count);
@@ -108,9 +108,8 @@ async function ask() {
     state.trouble = error instanceof TypeError ? "The server does not answer. It is asked again." : error.message;
   }
   asking = false;
+  if (missing().length && ready()) timer = setTimeout(ask, state.going ? POLL_MS : 4 * POLL_MS); // before it is drawn, which asks where nothing is set
   draw();
-  const more = missing().length && ready();
-  if (more) timer = setTimeout(ask, state.going ? POLL_MS : 4 * POLL_MS);
   score();
 }
 
@@ -119,13 +118,14 @@ async function ask() {
 const networks = () => (home()?.pocket ? "pocket" : "published");
 const value = (name, picture) => state.values.get(`${networks()} ${name} ${picture}`);
 async function score() {
-  if (state.blind || scoringNow || !state.sides || !element.isConnected) return;
+  if (state.blind || scoringNow || scoreTimer || !state.sides || !open()) return;
   const there = rows().filter((r) => r.prompt).flatMap((r) => seeds().flatMap((s) => [0, 1].map((i) => ({ made: key(i, r.prompt, s), prompt: r.prompt })))).filter((p) => p.made);
   const names = chosen().map((c) => c.name).filter((name) => !state.scoring[name]);
   const lacks = there.filter((p) => names.some((name) => !value(name, p.made))).slice(0, AT_ONCE);
   if (!lacks.length) return;
   scoringNow = true;
   const models = networks();
+  let again = POLL_MS;
   try {
     const answer = await post("rewards/scores", { rewards: names, prompt: "", items: lacks, models, device: "auto", vlm: "" });
     for (const name of names) {
@@ -134,10 +134,10 @@ async function score() {
       values.forEach((found, at) => { if (found) state.values.set(`${models} ${name} ${lacks[at].made}`, found); });
     }
     for (const at of answer.gone) for (const [place, made] of state.made) if (made === lacks[at].made) state.made.delete(place);
-  } catch { /* asked again with the next drawing */ }
+  } catch { again *= 4; }
   scoringNow = false;
+  scoreTimer = setTimeout(() => { scoreTimer = null; score(); }, again);
   draw();
-  setTimeout(score, POLL_MS);
 }
 
 function figure(number) {
