@@ -64,7 +64,9 @@ function rows() {
   return [{ prompt: typed, key: "live", live: true }, ...own, ...set];
 }
 const side = (i) => JSON.stringify(state.sides[i]); // a LoRA that is not chosen yet is null, and has no pictures
-const cell = (i, prompt, seed) => `${side(i)} ${seed} ${prompt}`;
+// A side and when its run was begun, which tells a run from another one of its name.
+const model = (i) => `${side(i)} ${runOf(state.sides[i].run)?.created}`;
+const cell = (i, prompt, seed) => `${model(i)} ${seed} ${prompt}`;
 const key = (i, prompt, seed) => state.made.get(cell(i, prompt, seed));
 // The picture to show: the present one, or, while that is made, the one before it.
 function shown(i, prompt, seed) {
@@ -81,7 +83,7 @@ function missing() {
 async function post(path, body) {
   const answer = await fetch(`/studio/${path}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
   const read = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(read.detail || `The server answered ${answer.status}.`);
+  if (!answer.ok) throw Object.assign(new Error(read.detail || `The server answered ${answer.status}.`), { status: answer.status });
   return read;
 }
 
@@ -95,12 +97,12 @@ async function ask() {
   const at_once = Math.floor(MOST_PAIRS / state.count);
   const alone = large && lacks.find(([prompt, seed]) => prompt === large.prompt && seed === large.seed);
   const prompts = alone ? [alone[0]] : [...new Set(lacks.map(([prompt]) => prompt))].slice(0, at_once), wanted = alone ? [alone[1]] : seeds();
-  const sides = [side(0), side(1)], make = state.going && (!state.busy || state.beside);
+  const sides = [side(0), side(1)], models = [model(0), model(1)], make = state.going && (!state.busy || state.beside);
   asking = true;
   try {
     const answer = await post("compare/pictures", { sides: sides.map((s) => JSON.parse(s)), prompts, seeds: wanted, make, beside: state.beside });
     answer.grid.forEach((row, r) => row.forEach((pair, c) => pair.forEach((found, i) => {
-      if (found) state.made.set(`${sides[i]} ${wanted[c]} ${prompts[r]}`, found);
+      if (found) state.made.set(`${models[i]} ${wanted[c]} ${prompts[r]}`, found);
     })));
     if (sides.every((s, i) => s === side(i))) state.failures = answer.failures;
     Object.assign(state, { now: answer.now, busy: answer.busy, differ: answer.differ, trouble: "" });
@@ -307,6 +309,7 @@ function arrive(v) {
 // --- what people do ---
 
 function go() { keep(); clearTimeout(timer); timer = null; draw(); }
+// What a person did may mend what failed.
 function restart() { state.failures = ["", ""]; go(); }
 
 function strength(node) {
@@ -333,7 +336,7 @@ function pin() {
   if (!state.own.includes(prompt)) state.own = [prompt, ...state.own];
   Object.assign(state, { typed: "", live: "", going: true });
   element.querySelector("[data-typed]").value = "";
-  go();
+  restart();
 }
 
 // A LoRA file from this computer: sent to the studio, which says where it lies then.
@@ -362,10 +365,10 @@ const DEEDS = {
   go: () => { state.going = true; go(); },
   stop: () => { state.going = false; post("compare/stop", {}).catch(() => {}); go(); },
   beside: () => { state.beside = true; go(); },
-  more: () => { state.rows += ROWS; go(); },
-  retry: async () => { await post("compare/stop", {}).catch(() => {}); restart(); },
+  more: () => { state.rows += ROWS; restart(); },
+  retry: async () => { await post("compare/stop", {}).catch(() => {}); state.made.clear(); restart(); }, // a file may be another one now
   file: ({ side: i }) => element.querySelector(`[data-file][data-side="${i}"]`).click(),
-  noise: () => { state.first += state.count; state.last.clear(); go(); },
+  noise: () => { state.first += state.count; state.last.clear(); restart(); },
   swap: () => { state.touched = true; state.sides.reverse(); state.last.clear(); restart(); },
   ...TRIAL_DEEDS,
   remove: ({ prompt }) => { state.own = state.own.filter((p) => p !== prompt); go(); element.querySelector("[data-typed]").focus(); },
