@@ -472,7 +472,7 @@ MUTATIONS = (
         ('"ba"["ab".index(self.left)]', "self.left", BLIND + "test_the_pictures_of_a_pair_stand_where_the_verdict_says"),
         (
             'if self.left(rater, pair) == "a" else',
-            'if self.left("", pair) == "a" else',
+            'if self.left(rater, pair) == "b" else',
             BLIND + "test_the_pictures_of_a_pair_stand_where_the_verdict_says",
         ),
         (

@@ -151,9 +151,11 @@ def test_a_damaged_answer_is_given_once_more(tests: BlindTests, store: RunStore)
         file.write_bytes(b"\n".join([*lines[:2], damaged, *lines[3:]]) + b"\n")
         view = tests.view(plan, "anna")
         assert (view["pair"]["at"], view["done"]) == (2, 4) and tests.view(plan, "anna", at=4)["pair"]["at"] == 4
-    with pytest.raises(BlindError, match="not judged yet"):
-        say(tests, plan, "anna", 5, "left", "too early")
-    assert say(tests, plan, "anna", 4, "right", "another mind") and say(tests, plan, "anna", 2, "tie", "once more")
+    file.write_bytes(b"\n".join([lines[0], b"", b"?", *lines[3:]]) + b"\n")
+    for at in (2, 5):
+        with pytest.raises(BlindError, match="not judged yet"):
+            say(tests, plan, "anna", at, "left", "too early")
+    assert all(say(tests, plan, "anna", at, "tie", f"once more {at}") for at in (4, 1, 2))
     assert tests.view(plan, "anna")["pair"]["at"] == 5 and say(tests, plan, "anna", 5, "tie", "last") and "result" in tests.view(plan, "anna")
 
 
