@@ -20,14 +20,14 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from app.comparing import Comparing, Picture
 from ddpo.blind import Outcome, outcome, sign_test, together
-from ddpo.states import State
+from ddpo.states import State, StateError, picture_key
 from ddpo.store import write_file
 
 FOLDER = ".blind"
@@ -40,6 +40,11 @@ SCHEMA_VERSION = 1
 
 class BlindError(ValueError):
     """This cannot be done; the message says why and what to do."""
+
+
+def url_of(id: str, name: str) -> str:
+    """A picture's address."""
+    return f"/studio/blind/{id}/picture/{name}"
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,15 @@ class Plan:
     def left(self, rater: str, pair: int) -> str:
         """Which side's picture of a pair a rater sees on the left: a or b."""
         return "ab"[hashlib.sha256(f"{self.secret}/{rater}/{pair}".encode()).digest()[0] % 2]
+
+    def shown(self, rater: str, pair: int) -> tuple[str, str]:
+        """The addresses of a pair's pictures, the left one of a rater's first."""
+        first, second = (url_of(self.id, name) for name in self.pairs[pair].files)
+        return (first, second) if self.left(rater, pair) == "a" else (second, first)
+
+    def place(self, rater: str, judged: Container[int]) -> int:
+        """The first place in a rater's order whose pair is not judged; their number where all are."""
+        return next((at for at, pair in enumerate(self.order(rater)) if pair not in judged), len(self.pairs))
 
 
 @dataclass(frozen=True)
@@ -185,6 +199,8 @@ class BlindTests:
             ]
             wanted += [(picture, name) for picture, name in lacking if not self._take(plan, picture.key, name)]
             there += not lacking
+        if failure := _changed([picture for picture, _ in wanted]):
+            return there, failure
         failures = self.comparing.ask([picture for picture, _ in wanted], beside)[1] if wanted else {}
         return there, " ".join(dict.fromkeys(failures.values()))
 
@@ -193,20 +209,25 @@ class BlindTests:
         path = self.comparing.path(key)
         if path is None:
             return False
-        write_file(self.folder / plan.id / "pictures" / f"{name}.png", path.read_bytes())
+        with self._lock:
+            if not self.file(plan.id, name):  # another request was faster
+                write_file(self.folder / plan.id / "pictures" / f"{name}.png", path.read_bytes())
         return True
 
     # --- answers ----------------------------------------------------------------------------------------------------------------
 
     def answers(self, plan: Plan) -> list[Answer]:
-        """All answers as they came. A line that a crash cut off is none: it was never acknowledged."""
+        """All answers as they came. A line that a crash cut off is none: it was never acknowledged. Nor is one that was damaged since: its pair is
+        judged anew."""
         file = self.folder / plan.id / "answers.jsonl"
         found = []
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else ():
             try:
-                found.append(Answer(**json.loads(line)))
+                answer = Answer(**json.loads(line))
             except (ValueError, TypeError):
                 continue
+            if isinstance(answer.rater, str) and answer.pair in range(len(plan.pairs)) and answer.answer in ANSWERS and answer.left in ("a", "b"):
+                found.append(answer)
         return found
 
     def said(self, plan: Plan) -> dict[str, dict[int, Answer]]:
@@ -217,24 +238,28 @@ class BlindTests:
         return latest
 
     def answer(
-        self, plan: Plan, rater: str, at: int, answer: str, client_id: str, shown_at: float | None = None, answered_at: float | None = None
+        self, plan: Plan, rater: str, at: int, left: str, answer: str, client_id: str, shown_at: float | None = None, answered_at: float | None = None
     ) -> bool:
         """Save what a rater says of the pair at a place of their order; on disk when this returns. False where this answer was saved before.
 
+        Args:
+            left: the address of the picture that was on the left, so that no answer lands on a pair, or a side, that its rater did not see.
+
         Raises:
-            BlindError: there is no such pair or answer, an earlier pair has none yet, or the test is over for this rater.
+            BlindError: there is no such pair or answer, another pair was shown, an earlier pair has none yet, or the test is over for this rater.
         """
         if answer not in ANSWERS or not 0 <= at < len(plan.pairs):
             raise BlindError(f"An answer is one of {', '.join(ANSWERS)}, to one of {len(plan.pairs)} pairs.")
         with self._lock:
             if any(each.client_id == client_id for each in self.answers(plan)):
                 return False
-            mine = self.said(plan).get(rater, {})
+            mine, pair = self.said(plan).get(rater, {}), plan.order(rater)[at]
             if len(mine) == len(plan.pairs):
                 raise BlindError("You have judged all pairs of this test, and what they are is revealed.")
-            if at > len(mine):
+            if at != plan.place(rater, mine) and pair not in mine:
                 raise BlindError("An earlier pair is not judged yet.")
-            pair = plan.order(rater)[at]
+            if left != plan.shown(rater, pair)[0]:
+                raise BlindError(f"This is not the pair that {rater} is shown there, so nothing was saved. Open the test again.")
             event = Answer(rater, pair, answer, plan.left(rater, pair), client_id, shown_at, answered_at, time.time())
             append_line(self.folder / plan.id / "answers.jsonl", json.dumps(asdict(event)))
             return True
@@ -243,23 +268,18 @@ class BlindTests:
 
     def view(self, plan: Plan, rater: str, at: int | None = None) -> dict[str, Any]:
         """The pair to be judged next, or that at an earlier place; nothing in it says whose a picture is. At the end, the result."""
-        done, order = len(self.said(plan).get(rater, {})), plan.order(rater)
-        found: dict[str, Any] = dict(id=plan.id, total=len(order), done=done)
-        if done == len(order):
+        mine, order = self.said(plan).get(rater, {}), plan.order(rater)
+        found: dict[str, Any] = dict(id=plan.id, rater=rater, total=len(order), done=len(mine))
+        if len(mine) == len(order):
             return found | dict(result=self.result(plan))
-        place = done if at is None or not 0 <= at < done else at
+        place = at if at is not None and 0 <= at < len(order) and order[at] in mine else plan.place(rater, mine)
         return found | dict(pair=self._shown(plan, rater, order, place), next=self._shown(plan, rater, order, place + 1))
 
     def _shown(self, plan: Plan, rater: str, order: Sequence[int], place: int) -> dict[str, Any] | None:
         if place >= len(order):
             return None
-        pair = plan.pairs[order[place]]
-        first, second = (self.url(plan, name) for name in pair.files)
-        left, right = (first, second) if plan.left(rater, order[place]) == "a" else (second, first)
-        return dict(at=place, prompt=pair.prompt, left=left, right=right)
-
-    def url(self, plan: Plan, name: str) -> str:
-        return f"/studio/blind/{plan.id}/picture/{name}"
+        left, right = plan.shown(rater, order[place])
+        return dict(at=place, prompt=plan.pairs[order[place]].prompt, left=left, right=right)
 
     def result(self, plan: Plan) -> dict[str, Any]:
         """What the raters who are at their end said, taken together."""
@@ -280,10 +300,23 @@ class BlindTests:
                 dict(prompt=prompt, **told(outcome(common[i] for i in common if plan.pairs[i].prompt == prompt))) for prompt in prompts
             ],
             pairs=[
-                dict(prompt=pair.prompt, seed=pair.seed, a=self.url(plan, pair.files[0]), b=self.url(plan, pair.files[1]), verdict=common.get(i))
+                dict(
+                    prompt=pair.prompt, seed=pair.seed, a=url_of(plan.id, pair.files[0]), b=url_of(plan.id, pair.files[1]), verdict=common.get(i)
+                )
                 for i, pair in enumerate(plan.pairs)
             ],
         )  # fmt: skip
+
+
+def _changed(pictures: Sequence[Picture]) -> str:
+    """Why some of a plan's pictures can no longer be made as they were planned, or nothing."""
+    try:
+        fixes = {state: state.fixes() for state in {picture.state for picture in pictures}}
+    except StateError as error:
+        return str(error)
+    if all(picture_key(fixes[each.state], each.prompt, each.seed) == each.key for each in pictures):
+        return ""
+    return "The weights of a side have changed since this test was planned, so its pictures cannot be made any more. Begin another test."
 
 
 def told(found: Outcome) -> dict[str, Any]:

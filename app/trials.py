@@ -88,7 +88,7 @@ def _view(tests: BlindTests, id: str, body: Any) -> dict[str, Any]:
     rater, plan = text_of(asked, "rater"), tests.plan(id)
     made, failure = tests.make(plan, beside=asked.get("beside") is True)
     if made < len(plan.pairs):
-        return dict(id=id, total=len(plan.pairs), made=made, failure=failure, busy=tests.comparing.at_work(), now=tests.comparing.now)
+        return dict(id=id, rater=rater, total=len(plan.pairs), made=made, failure=failure, busy=tests.comparing.at_work(), now=tests.comparing.now)
     at = asked.get("at")
     return tests.view(plan, rater, at if isinstance(at, int) and not isinstance(at, bool) else None)
 
@@ -100,5 +100,6 @@ def _save(tests: BlindTests, id: str, body: Any) -> dict[str, Any]:
     if not isinstance(at, int) or isinstance(at, bool):
         raise BlindError("at is the pair's place.")
     plan = tests.plan(id)
-    new = tests.answer(plan, rater, at, str(asked.get("answer")), client_id, seconds_of(asked, "shown_at"), seconds_of(asked, "answered_at"))
+    shown, answered = seconds_of(asked, "shown_at"), seconds_of(asked, "answered_at")
+    new = tests.answer(plan, rater, at, str(asked.get("left")), str(asked.get("answer")), client_id, shown, answered)
     return dict(new=new, client_id=client_id, view=tests.view(plan, rater))

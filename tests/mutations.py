@@ -471,8 +471,8 @@ MUTATIONS = (
         "app/blind.py",
         ('"ba"["ab".index(self.left)]', "self.left", BLIND + "test_the_pictures_of_a_pair_stand_where_the_verdict_says"),
         (
-            'if plan.left(rater, order[place]) == "a" else',
-            'if plan.left(rater, place) == "a" else',
+            'if self.left(rater, pair) == "a" else',
+            'if self.left(rater, pair) == "b" else',
             BLIND + "test_the_pictures_of_a_pair_stand_where_the_verdict_says",
         ),
         (
@@ -480,6 +480,13 @@ MUTATIONS = (
             "if False and any(each.client_id == client_id",
             BLIND + "test_a_test_goes_on_where_it_stopped_and_an_answer_counts_once",
         ),
+        ("if left != plan.shown(", "if False and left != plan.shown(", BLIND + "test_an_answer_to_what_another_rater_was_shown_is_refused"),
+        (
+            "if at != plan.place(rater, mine) and pair not in mine:",
+            "if at > len(mine):",
+            BLIND + "test_a_damaged_answer_is_given_once_more",
+        ),
+        ("if failure := _changed(", "if failure := str() and _changed(", BLIND + "test_pictures_of_weights_that_changed_since_are_not_made"),
         ("if len(answers) == len(plan.pairs)}", "}", BLIND + "test_the_result_counts_pairs_not_people"),
         ('!= b"\\n":', '== b"":', BLIND + "test_a_line_is_added_after_what_a_crash_left"),
         (

@@ -7,6 +7,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,17 @@ def made(tests: BlindTests, plan: Plan) -> None:
         time.sleep(0.02)
 
 
+def say(tests: BlindTests, plan: Plan, rater: str, at: int, answer: str, client_id: str) -> bool:
+    """An answer to the pair that the rater is shown at a place."""
+    return tests.answer(plan, rater, at, plan.shown(rater, plan.order(rater)[at])[0], answer, client_id)
+
+
 def judged(tests: BlindTests, plan: Plan, rater: str, verdicts: dict[int, str]) -> None:
     """A rater's whole test; verdicts by pair: a, b, tie or bad."""
     for at, pair in enumerate(plan.order(rater)):
         said = verdicts[pair]
         answer = said if said in ("tie", "bad") else "left" if plan.left(rater, pair) == said else "right"
-        assert tests.answer(plan, rater, at, answer, f"{rater}-{at}")
+        assert say(tests, plan, rater, at, answer, f"{rater}-{at}")
 
 
 def test_pairs_are_chosen_ahead_and_their_files_tell_nothing(tests: BlindTests, store: RunStore) -> None:
@@ -93,7 +99,7 @@ def test_what_a_rater_sees_before_the_end_tells_nothing_of_the_sides(tests: Blin
         seen = json.dumps(tests.view(plan, "anna")) + json.dumps(tests.listed("anna"))
         for word in ("base model", "round", "taste", plan.secret, "verdict", *(key for pair in plan.pairs for key in pair.keys)):
             assert word not in seen
-        tests.answer(plan, "anna", at, "left", f"{at}")
+        say(tests, plan, "anna", at, "left", f"{at}")
     assert tests.view(plan, "anna")["result"]["titles"] == ["base model", "round 2"]
     assert tests.listed("anna")[0]["titles"] and tests.listed("ben")[0]["titles"] is None
 
@@ -106,7 +112,7 @@ def test_the_pictures_of_a_pair_stand_where_the_verdict_says(tests: BlindTests, 
         shown = tests.view(plan, "anna")["pair"]
         answer = draw.choice(("left", "right"))
         better[shown["prompt"], shown[answer]] = True
-        tests.answer(plan, "anna", shown["at"], answer, str(shown["at"]))
+        assert tests.answer(plan, "anna", shown["at"], shown["left"], answer, str(shown["at"]))
     for pair in tests.view(plan, "anna")["result"]["pairs"]:
         assert (pair["prompt"], pair[pair["verdict"]]) in better
 
@@ -114,24 +120,77 @@ def test_the_pictures_of_a_pair_stand_where_the_verdict_says(tests: BlindTests, 
 def test_a_test_goes_on_where_it_stopped_and_an_answer_counts_once(tests: BlindTests, store: RunStore) -> None:
     """A line that a crash cut off is no answer, and does not spoil the next one; an answer that was given once more replaces the first."""
     plan = begun(tests, store)
-    assert tests.answer(plan, "anna", 0, "left", "first") and not tests.answer(plan, "anna", 0, "left", "first")
+    assert say(tests, plan, "anna", 0, "left", "first") and not say(tests, plan, "anna", 0, "left", "first")
     file = tests.folder / plan.id / "answers.jsonl"
     with open(file, "ab") as stored:
         stored.write(b'{"rater": "anna", "pair"')
     again = BlindTests(store.folder.parent, tests.comparing)
     plan = again.plan(plan.id)
     assert again.view(plan, "anna")["pair"]["at"] == 1
-    again.answer(plan, "anna", 1, "tie", "second")
+    say(again, plan, "anna", 1, "tie", "second")
     assert again.view(plan, "anna", at=0)["pair"]["at"] == 0
-    again.answer(plan, "anna", 0, "bad", "third")
+    say(again, plan, "anna", 0, "bad", "third")
     assert [each.answer for each in again.said(plan)["anna"].values()] == ["bad", "tie"] and again.view(plan, "anna")["done"] == 2
     for at, answer, says in ((4, "left", "not judged yet"), (2, "better", "An answer is one of"), (6, "left", "An answer is one of")):
         with pytest.raises(BlindError, match=says):
-            again.answer(plan, "anna", at, answer, f"{at}{answer}")
+            again.answer(plan, "anna", at, plan.shown("anna", plan.order("anna")[min(at, 5)])[0], answer, f"{at}{answer}")
     for at in range(2, 6):
-        again.answer(plan, "anna", at, "tie", f"{at}")
+        say(again, plan, "anna", at, "tie", f"{at}")
     with pytest.raises(BlindError, match="is revealed"):
-        again.answer(plan, "anna", 0, "left", "too late")
+        say(again, plan, "anna", 0, "left", "too late")
+
+
+def test_a_damaged_answer_is_given_once_more(tests: BlindTests, store: RunStore) -> None:
+    """What was damaged in the middle of the answers holds nobody up: that pair is asked for again, and then what is left."""
+    plan = begun(tests, store)
+    for at in range(5):
+        say(tests, plan, "anna", at, "left", f"{at}")
+    file = tests.folder / plan.id / "answers.jsonl"
+    lines = file.read_bytes().splitlines()
+    for damaged in (b"\xff" + lines[2][5:], lines[2].replace(b'"pair": ', b'"pair": 9'), lines[2].replace(b'"left"', b'"up"', 1)):
+        file.write_bytes(b"\n".join([*lines[:2], damaged, *lines[3:]]) + b"\n")
+        view = tests.view(plan, "anna")
+        assert (view["pair"]["at"], view["done"]) == (2, 4) and tests.view(plan, "anna", at=4)["pair"]["at"] == 4
+    file.write_bytes(b"\n".join([lines[0], b"", b"?", *lines[3:]]) + b"\n")
+    for at in (2, 5):
+        with pytest.raises(BlindError, match="not judged yet"):
+            say(tests, plan, "anna", at, "left", "too early")
+    assert all(say(tests, plan, "anna", at, "tie", f"once more {at}") for at in (4, 1, 2))
+    assert tests.view(plan, "anna")["pair"]["at"] == 5 and say(tests, plan, "anna", 5, "tie", "last") and "result" in tests.view(plan, "anna")
+
+
+def test_an_answer_to_what_another_rater_was_shown_is_refused(tests: BlindTests, store: RunStore) -> None:
+    """Their pairs stand in another order, and on other sides; nothing is saved."""
+    plan = begun(tests, store)
+    seen = {rater: tests.view(plan, rater)["pair"]["left"] for rater in ("anna", "ben", "cleo", "dora", "emil")}
+    others = [rater for rater, left in seen.items() if left != seen["anna"]]
+    assert others  # all alike with odds of 12^-4
+    for rater in others:
+        with pytest.raises(BlindError, match=f"not the pair that {rater} is shown"):
+            tests.answer(plan, rater, 0, seen["anna"], "left", f"of {rater}")
+    assert not tests.answers(plan)
+
+
+def test_pictures_of_weights_that_changed_since_are_not_made(tests: BlindTests, store: RunStore) -> None:
+    """Half of a test from other weights would be no test."""
+    sides = State(store.folder), State(store.folder, 2)
+    plan = tests.create(sides, ("base model", "round 2"), PROMPTS, 3)
+    sides[1].weights.write_bytes(b"other weights of round 2")
+    for _ in range(3):
+        there, failure = tests.make(plan)
+        assert there == 0 and "have changed since this test was planned" in failure
+    assert not list((tests.folder / plan.id / "pictures").iterdir()) and not tests.comparing.folder.exists()
+    sides[1].weights.unlink()
+    assert "has no weights" in tests.make(plan)[1]
+
+
+def test_pages_that_ask_at_once_copy_a_picture_once(tests: BlindTests, store: RunStore) -> None:
+    plan = begun(tests, store)
+    for file in (tests.folder / plan.id / "pictures").iterdir():
+        file.unlink()
+    with ThreadPoolExecutor(8) as pool:
+        assert all(failure == "" for _, failure in pool.map(lambda _: tests.make(plan), range(32)))
+    assert tests.make(plan) == (6, "") and not list((tests.folder / plan.id / "pictures").glob(".*"))
 
 
 def test_the_result_counts_pairs_not_people(tests: BlindTests, store: RunStore) -> None:
@@ -139,7 +198,7 @@ def test_the_result_counts_pairs_not_people(tests: BlindTests, store: RunStore) 
     plan = begun(tests, store)
     judged(tests, plan, "anna", {0: "b", 1: "b", 2: "b", 3: "a", 4: "tie", 5: "bad"})
     judged(tests, plan, "ben", {0: "b", 1: "b", 2: "b", 3: "b", 4: "b", 5: "bad"})
-    tests.answer(plan, "cleo", 0, "left", "one")
+    say(tests, plan, "cleo", 0, "left", "one")
     result = tests.result(plan)
     assert {key: result["total"][key] for key in ("a", "b", "tie", "bad", "decided")} == dict(a=0, b=4, tie=1, bad=1, decided=4)
     assert result["total"]["win_rate"] == 1.0 and result["total"]["interval"] == wilson(4, 4) and result["total"]["p_value"] == sign_test(4, 0)
@@ -193,7 +252,7 @@ def test_a_test_through_the_routes(web: TestClient, tests: BlindTests) -> None:
     assert web.get("/studio/blind", params=dict(rater="anna")).json()["tests"][0]["done"] == 0
     for at in range(3):
         assert web.get(view["pair"]["left"]).headers["content-type"] == "image/png"
-        answer = dict(rater="anna", at=at, answer="left", client_id=f"c{at}", shown_at=1.0, answered_at=2.0)
+        answer = dict(rater=view["rater"], at=at, left=view["pair"]["left"], answer="left", client_id=f"c{at}", shown_at=1.0, answered_at=2.0)
         said = web.post(f"/studio/blind/{id}/answers", json=answer).json()
         assert said["new"] is True and len(tests.answers(tests.plan(id))) == at + 1
         if at < 2:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Studio
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from app.blind import BlindTests
 from app.comparing import Comparing
@@ -173,6 +173,34 @@ def test_progress_leads_to_base_against_the_round_and_a_lora_is_refused_in_words
     expect(board.get_by_role("columnheader", name=re.compile("Round 1 of other.*Round 2 of taste")).first).to_be_visible()
 
 
+@pytest.mark.parametrize("wrong", ["a side", "values", "the server", "nothing"])
+def test_whatever_goes_wrong_the_page_asks_at_its_own_pace(page: Page, toy_studio: Studio, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    """Three seconds hold at most six questions, one every 0.6 s; of a side that gives no pictures none more is asked until somebody says so."""
+    monkeypatch.setenv("TOY_COMPARE", "slow" if wrong == "nothing" else "broken" if wrong == "a side" else "")
+    comparable_run(toy_studio.runs / "taste", prompts=("a cat", "a dog"), reward="jpeg_compressibility").close()
+    board = open_compare(page, toy_studio)
+    if wrong == "values":
+        pending = dict(scores=dict(jpeg_compressibility=dict(values=[], failure=None)), gone=[])
+        page.route("**/rewards/scores", lambda route: route.fulfill(json=pending))
+    if wrong == "the server":
+        page.route("**/rewards/scores", lambda route: route.abort())
+    if wrong in ("values", "the server"):
+        make(board)
+    else:
+        board.get_by_role("button", name="Make the pictures").click()
+    if wrong == "a side":
+        expect(board.get_by_role("alert").filter(has_text="The toy is broken.").first).to_be_visible()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(3000)
+    pictures, scores = (sum(url.endswith(path) for url in asked) for path in ("/compare/pictures", "/rewards/scores"))
+    assert pictures <= (0 if wrong == "a side" else 6) and scores <= 6, (pictures, scores)
+    if wrong == "a side":
+        page.get_by_role("button", name="Try again").first.click()
+        page.wait_for_timeout(1500)
+        assert 0 < sum(url.endswith("/compare/pictures") for url in asked) <= 4
+
+
 def test_beside_a_run_at_work_the_page_asks_first(page: Page, toy_studio: Studio) -> None:
     store = comparable_run(toy_studio.runs / "taste", prompts=("a cat",))
     lock = WorkerLock(store.folder / "worker.lock")
@@ -200,6 +228,55 @@ def test_the_page_and_a_large_pair_fit_a_narrow_screen(page: Page, toy_studio: S
         assert dialog.evaluate("node => node.scrollWidth <= node.clientWidth && node.getBoundingClientRect().right <= innerWidth"), mode
 
 
+def seen(board: Locator) -> None:
+    """Wait until both pictures of a pair are there."""
+    for where in ("left", "right"):
+        assert board.get_by_role("img", name=f"The {where} picture").evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
+
+
+def test_a_verdict_is_of_the_one_who_saw_the_pair_and_of_none_that_nobody_saw(page: Page, toy_studio: Studio) -> None:
+    """Keys say nothing before both pictures are there; a name that changes on another page brings that rater's pairs before anything is judged; a
+    folder that cannot be used for a while is asked again."""
+    store = comparable_run(toy_studio.runs / "taste", prompts=("a cat", "a dog"))
+    board = open_compare(page, toy_studio)
+    board.get_by_role("button", name="Blind test").click()
+    board.get_by_label("Your name").fill("Anna")
+    board.get_by_label("Pairs").select_option("10")
+    held: list[Route] = []
+    page.route(re.compile("/blind/.*/picture/"), lambda route: held.append(route))
+    page.route(re.compile("/blind/[0-9a-f]{16}$"), lambda route: route.fulfill(status=503, json=dict(detail="Not just now.")), times=1)
+    board.get_by_role("button", name="Begin").click()
+    expect(board).to_contain_text("Not just now.")
+    expect(board).to_contain_text("Pair 1 of 10")
+    tests = BlindTests(toy_studio.runs, Comparing(toy_studio.runs, lambda: None))
+    plan = tests.plan(tests.listed("Anna")[0]["id"])
+    page.keyboard.press("ArrowUp")
+    page.wait_for_timeout(500)
+    assert not tests.answers(plan)
+    for route in held:
+        route.continue_()
+    page.unroute(re.compile("/blind/.*/picture/"))
+    seen(board)
+
+    def shown(rater: str, at: int) -> str:
+        return plan.shown(rater, plan.order(rater)[at])[0]
+
+    ben = next(name for name in ("Ben", "Cleo", "Dora", "Emil") if shown(name, 0) != shown("Anna", 0))
+    left = board.get_by_role("img", name="The left picture")
+    page.evaluate("(name) => localStorage.setItem('ddpo-studio/rater', name)", ben)  # as the Rate page does
+    page.keyboard.press("ArrowLeft")
+    expect(left).to_have_attribute("src", shown(ben, 0))
+    assert [(each.rater, each.answer, each.pair) for each in tests.answers(plan)] == [("Anna", "left", plan.order("Anna")[0])]
+
+    seen(board)
+    page.context.new_page().goto(f"{toy_studio.url}/studio/blind")
+    page.context.pages[-1].evaluate("localStorage.setItem('ddpo-studio/rater', 'Anna')")
+    expect(left).to_have_attribute("src", shown("Anna", 1))
+
+    store.close()
+    tests.comparing.close()
+
+
 def test_a_blind_test_from_begin_to_end_by_keyboard(page: Page, toy_studio: Studio) -> None:
     """Ten pairs of which the rater always prefers B, whom only the test knows; interrupted by a reload; no answer before it is on disk."""
     store = comparable_run(toy_studio.runs / "taste", prompts=("a cat", "a dog"))
@@ -217,8 +294,8 @@ def test_a_blind_test_from_begin_to_end_by_keyboard(page: Page, toy_studio: Stud
         expect(status).to_have_text(f"Pair {at + 1} of 10")
         text = page.content()
         assert "Round 2" not in board.inner_text() and not any(key in text for p in plan.pairs for key in p.keys)
+        seen(board)
         left = board.get_by_role("img", name="The left picture")
-        assert left.evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
         shown = plan.pairs[pair].files["ab".index(plan.left("Anna", pair))]
         assert str(left.get_attribute("src")).endswith(shown)
         if at == 3:
@@ -227,8 +304,10 @@ def test_a_blind_test_from_begin_to_end_by_keyboard(page: Page, toy_studio: Stud
             expect(status).to_have_text("Pair 4 of 10")
             page.keyboard.press("z")
             expect(status).to_have_text("Pair 3 of 10")
+            seen(board)
             page.keyboard.press("ArrowUp")
             expect(status).to_have_text("Pair 4 of 10")
+            seen(board)
         if at == 4:
             page.route("**/answers", lambda route: route.abort())
         page.keyboard.press("ArrowDown" if at == 9 else "ArrowLeft" if plan.left("Anna", pair) == "b" else "ArrowRight")

@@ -27,10 +27,11 @@ def build(prompts_of: Callable[[dict[str, Any]], dict[str, Any]]) -> gr.HTML:
 
 
 def choice(store: RunStore) -> dict[str, Any]:
-    """What can be compared of a run: its base model, and the rounds whose weights are there; and which reward it follows."""
+    """What can be compared of a run: its base model, and the rounds whose weights are there; when it was begun, and which reward it follows."""
     config, rounds = config_of(store), sorted(saved_rounds(store))
     scored = [name for name in rewards.parts(store.reward_at(config.rounds)) if name in rewards.automatic()]
-    return dict(run=store.name, rounds=rounds, pocket=config.model == "pocket", full=config.training == "full", rewards=scored)
+    created = (store.folder / "config.json").stat().st_mtime
+    return dict(run=store.name, created=created, rounds=rounds, pocket=config.model == "pocket", full=config.training == "full", rewards=scored)
 
 
 def page_value(run: str | None, choices: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -3,12 +3,15 @@ const RATER = "ddpo-studio/rater", TRY_AGAIN_MS = 1500;
 const ENOUGH = { 10: 9, 20: 15, 40: 27, 80: 50 }; // wins of as many decided pairs that equal models reach less than one time in twenty
 const KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "tie", ArrowDown: "bad" };
 const SAYS = { left: "Left is better", tie: "Equally good", bad: "Both are bad", right: "Right is better" };
-const trial = { view: null, tests: [], count: 20, shownAt: 0, sending: "", trouble: "", beside: false, number: 0 };
+const trial = { view: null, rater: rater(), tests: [], count: 20, shownAt: 0, sending: "", trouble: "", beside: false };
 let trialTimer = null;
 
 function rater() {
   try { return localStorage.getItem(RATER) || "me"; } catch { return "me"; }
 }
+
+// Whether it is over by itself soon: nobody answers, or the server cannot reach its folder just now.
+const passes = (error) => error instanceof TypeError || error.status >= 502;
 
 // --- what is asked ---
 
@@ -50,18 +53,20 @@ async function begin() {
 // The next pair, or that at an earlier place; while pictures are made, again and again.
 async function look(at = null) {
   clearTimeout(trialTimer);
-  const { id } = state.blind || {};
+  const { id } = state.blind || {}, name = rater(), overtaken = () => state.blind?.id !== id || trial.rater !== name || trial.sending;
   if (!id || !element.isConnected) return;
+  trial.rater = name;
   let more = open();
   if (more) {
     try {
-      const view = await post(`blind/${id}`, { rater: rater(), at, beside: trial.beside });
-      if (state.blind?.id !== id) return;
-      present(view);
+      const view = await post(`blind/${id}`, { rater: name, at, beside: trial.beside });
+      if (overtaken()) return;
       more = view.made !== undefined && !view.failure;
+      present(view);
     } catch (error) {
+      if (overtaken()) return;
       trial.trouble = error instanceof TypeError ? "The server does not answer. It is asked again." : error.message;
-      more = error instanceof TypeError;
+      more = passes(error);
       draw();
     }
   } else more = true;
@@ -74,13 +79,19 @@ function present(view) {
   draw();
 }
 
-// An answer is sent until it is on disk; only then the next pair comes.
+// Both pictures of the pair are on the screen.
+function seen() {
+  const pictures = [...element.querySelectorAll(".blind-picture img")];
+  return pictures.length === 2 && pictures.every((image) => image.complete && image.naturalWidth);
+}
+
+// An answer, of the one to whom the pair was shown, is sent until it is on disk; only then the next pair comes. Of a pair not yet seen there is none.
 async function say(answer) {
-  const { pair } = trial.view || {}, { id } = state.blind;
-  if (!pair || trial.sending) return;
+  const { pair, rater: who } = trial.view || {}, { id } = state.blind;
+  if (!pair || trial.sending || !seen()) return;
   trial.sending = answer;
   draw();
-  const event = { rater: rater(), at: pair.at, answer, client_id: `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`, shown_at: trial.shownAt, answered_at: Date.now() / 1000 };
+  const event = { rater: who, at: pair.at, left: pair.left, answer, client_id: `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`, shown_at: trial.shownAt, answered_at: Date.now() / 1000 };
   const send = async () => {
     if (state.blind?.id !== id || !element.isConnected) return;
     try {
@@ -88,7 +99,7 @@ async function say(answer) {
       if (state.blind?.id === id) present(said.view);
     } catch (error) {
       trial.trouble = error instanceof TypeError ? "Not saved yet: the server does not answer. It is tried again." : error.message;
-      if (error instanceof TypeError) setTimeout(send, TRY_AGAIN_MS);
+      if (passes(error)) setTimeout(send, TRY_AGAIN_MS);
       else trial.sending = "";
       draw();
     }
@@ -180,7 +191,7 @@ function resultView({ result }) {
 // --- what people do ---
 
 const TRIAL_DEEDS = {
-  blind: () => openBlind(), leave: leaveBlind, begin, back: () => trial.view?.pair && look(trial.view.pair.at - 1), again: () => look(),
+  blind: () => openBlind(), leave: leaveBlind, begin, back: () => trial.view?.pair && !trial.sending && look(trial.view.pair.at - 1), again: () => look(),
   test: ({ id }) => openBlind(id), say: ({ answer }) => say(answer), "trial-beside": () => { trial.beside = true; look(); },
 };
 
@@ -194,6 +205,11 @@ const onKey = (event) => {
   event.preventDefault();
 };
 window.addEventListener("keydown", onKey);
+const onName = (event) => {
+  if (!element.isConnected) return window.removeEventListener("storage", onName);
+  if (event.key === RATER && state.blind) state.blind.id ? draw() : listTests();
+};
+window.addEventListener("storage", onName); // another tab gave another name
 
 element.addEventListener("change", ({ target }) => {
   if (target.matches("[data-pairs]")) { trial.count = Number(target.value); draw(); }
@@ -206,6 +222,7 @@ element.addEventListener("change", ({ target }) => {
 
 function afterBlind() {
   loadPrompts();
+  if (state.blind.id && trial.rater !== rater() && !trial.sending) look(); // somebody else judges now
   const pairs = element.querySelector("[data-pairs]"), name = element.querySelector("[data-rater]");
   if (pairs) pairs.value = String(trial.count);
   if (name && document.activeElement !== name) name.value = rater();

@@ -68,15 +68,19 @@ function drawLarge() {
   if (state.mode === 4) drawDifference();
 }
 
-const images = new Map();
+const MOST_IMAGES = 64, images = new Map();
+// A picture's pixels, kept while they are among those used last; one that does not come is asked for anew the next time.
 function loaded(picture) {
-  if (!images.has(picture)) images.set(picture, new Promise((done, fail) => {
+  const found = images.get(picture) || new Promise((done, fail) => {
     const image = new Image();
     image.onload = () => done(image);
-    image.onerror = fail;
+    image.onerror = () => { images.delete(picture); fail(); };
     image.src = `/studio/compare/picture/${picture}`;
-  }));
-  return images.get(picture);
+  });
+  images.delete(picture);
+  images.set(picture, found);
+  if (images.size > MOST_IMAGES) images.delete(images.keys().next().value);
+  return found;
 }
 
 async function drawDifference() {

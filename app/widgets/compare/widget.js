@@ -4,7 +4,7 @@ const SEEDS = [1, 2, 3, 4, 6, 8];
 const kept = () => ({ sides: null, of: null, touched: false, set: "run", own: [], typed: "", count: 3, first: 1, rewards: null, going: false, beside: false, mode: 1, blind: null });
 const state = { ...kept(), rows: ROWS, prompts: [], promptsOf: "", live: "", at: [0, 0], made: new Map(), last: new Map(), values: new Map(),
   failures: ["", ""], scoring: {}, now: null, busy: null, differ: "", trouble: "" };
-let paint = () => {}, timer = null, pause = null, asking = false, scoringNow = false;
+let paint = () => {}, timer = null, scoreTimer = null, pause = null, asking = false, scoringNow = false;
 
 // --- what is remembered until the tab is closed ---
 
@@ -64,7 +64,9 @@ function rows() {
   return [{ prompt: typed, key: "live", live: true }, ...own, ...set];
 }
 const side = (i) => JSON.stringify(state.sides[i]); // a LoRA that is not chosen yet is null, and has no pictures
-const cell = (i, prompt, seed) => `${side(i)} ${seed} ${prompt}`;
+// A side and when its run was begun, which tells a run from another one of its name.
+const model = (i) => `${side(i)} ${runOf(state.sides[i].run)?.created}`;
+const cell = (i, prompt, seed) => `${model(i)} ${seed} ${prompt}`;
 const key = (i, prompt, seed) => state.made.get(cell(i, prompt, seed));
 // The picture to show: the present one, or, while that is made, the one before it.
 function shown(i, prompt, seed) {
@@ -81,26 +83,26 @@ function missing() {
 async function post(path, body) {
   const answer = await fetch(`/studio/${path}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
   const read = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(read.detail || `The server answered ${answer.status}.`);
+  if (!answer.ok) throw Object.assign(new Error(read.detail || `The server answered ${answer.status}.`), { status: answer.status });
   return read;
 }
 
-// Ask for what is missing, and again until all is there. While a pair is large, it alone is asked for.
+// Ask for what is missing, and again until all is there or a side gives none. While a pair is large, it alone is asked for.
 async function ask() {
   clearTimeout(timer);
   timer = null;
-  if (state.blind || asking || pause || !state.sides || !element.isConnected || !open() || state.sides.some((s) => s.lora === null)) return;
+  if (state.blind || asking || pause || !ready() || !open()) return;
   const lacks = missing();
   if (!lacks.length) return score();
   const at_once = Math.floor(MOST_PAIRS / state.count);
   const alone = large && lacks.find(([prompt, seed]) => prompt === large.prompt && seed === large.seed);
   const prompts = alone ? [alone[0]] : [...new Set(lacks.map(([prompt]) => prompt))].slice(0, at_once), wanted = alone ? [alone[1]] : seeds();
-  const sides = [side(0), side(1)], make = state.going && (!state.busy || state.beside);
+  const sides = [side(0), side(1)], models = [model(0), model(1)], make = state.going && (!state.busy || state.beside);
   asking = true;
   try {
     const answer = await post("compare/pictures", { sides: sides.map((s) => JSON.parse(s)), prompts, seeds: wanted, make, beside: state.beside });
     answer.grid.forEach((row, r) => row.forEach((pair, c) => pair.forEach((found, i) => {
-      if (found) state.made.set(`${sides[i]} ${wanted[c]} ${prompts[r]}`, found);
+      if (found) state.made.set(`${models[i]} ${wanted[c]} ${prompts[r]}`, found);
     })));
     if (sides.every((s, i) => s === side(i))) state.failures = answer.failures;
     Object.assign(state, { now: answer.now, busy: answer.busy, differ: answer.differ, trouble: "" });
@@ -108,9 +110,8 @@ async function ask() {
     state.trouble = error instanceof TypeError ? "The server does not answer. It is asked again." : error.message;
   }
   asking = false;
+  if (missing().length && ready()) timer = setTimeout(ask, state.going ? POLL_MS : 4 * POLL_MS); // before it is drawn, which asks where nothing is set
   draw();
-  const more = missing().length && ready();
-  if (more) timer = setTimeout(ask, state.going ? POLL_MS : 4 * POLL_MS);
   score();
 }
 
@@ -119,13 +120,14 @@ async function ask() {
 const networks = () => (home()?.pocket ? "pocket" : "published");
 const value = (name, picture) => state.values.get(`${networks()} ${name} ${picture}`);
 async function score() {
-  if (state.blind || scoringNow || !state.sides || !element.isConnected) return;
+  if (state.blind || scoringNow || scoreTimer || !state.sides || !open()) return;
   const there = rows().filter((r) => r.prompt).flatMap((r) => seeds().flatMap((s) => [0, 1].map((i) => ({ made: key(i, r.prompt, s), prompt: r.prompt })))).filter((p) => p.made);
   const names = chosen().map((c) => c.name).filter((name) => !state.scoring[name]);
   const lacks = there.filter((p) => names.some((name) => !value(name, p.made))).slice(0, AT_ONCE);
   if (!lacks.length) return;
   scoringNow = true;
   const models = networks();
+  let again = POLL_MS;
   try {
     const answer = await post("rewards/scores", { rewards: names, prompt: "", items: lacks, models, device: "auto", vlm: "" });
     for (const name of names) {
@@ -134,10 +136,10 @@ async function score() {
       values.forEach((found, at) => { if (found) state.values.set(`${models} ${name} ${lacks[at].made}`, found); });
     }
     for (const at of answer.gone) for (const [place, made] of state.made) if (made === lacks[at].made) state.made.delete(place);
-  } catch { /* asked again with the next drawing */ }
+  } catch { again *= 4; }
   scoringNow = false;
+  scoreTimer = setTimeout(() => { scoreTimer = null; score(); }, again);
   draw();
-  setTimeout(score, POLL_MS);
 }
 
 function figure(number) {
@@ -307,6 +309,7 @@ function arrive(v) {
 // --- what people do ---
 
 function go() { keep(); clearTimeout(timer); timer = null; draw(); }
+// What a person did may mend what failed.
 function restart() { state.failures = ["", ""]; go(); }
 
 function strength(node) {
@@ -333,7 +336,7 @@ function pin() {
   if (!state.own.includes(prompt)) state.own = [prompt, ...state.own];
   Object.assign(state, { typed: "", live: "", going: true });
   element.querySelector("[data-typed]").value = "";
-  go();
+  restart();
 }
 
 // A LoRA file from this computer: sent to the studio, which says where it lies then.
@@ -362,10 +365,10 @@ const DEEDS = {
   go: () => { state.going = true; go(); },
   stop: () => { state.going = false; post("compare/stop", {}).catch(() => {}); go(); },
   beside: () => { state.beside = true; go(); },
-  more: () => { state.rows += ROWS; go(); },
-  retry: async () => { await post("compare/stop", {}).catch(() => {}); restart(); },
+  more: () => { state.rows += ROWS; restart(); },
+  retry: async () => { await post("compare/stop", {}).catch(() => {}); state.made.clear(); restart(); }, // a file may be another one now
   file: ({ side: i }) => element.querySelector(`[data-file][data-side="${i}"]`).click(),
-  noise: () => { state.first += state.count; state.last.clear(); go(); },
+  noise: () => { state.first += state.count; state.last.clear(); restart(); },
   swap: () => { state.touched = true; state.sides.reverse(); state.last.clear(); restart(); },
   ...TRIAL_DEEDS,
   remove: ({ prompt }) => { state.own = state.own.filter((p) => p !== prompt); go(); element.querySelector("[data-typed]").focus(); },
