@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from ddpo.rollout import batches, rollout
 from ddpo.states import OF_BASE, OF_TRAINED, State, StateError, base_files
 from ddpo.store import write_file
 from ddpo.worker import explain, keep_freed_memory
-from rewards.__main__ import end_with, quiet_stdout
+from rewards.__main__ import print_answers, quiet_stdout
 
 
 class Warm:
@@ -103,11 +101,7 @@ def main() -> int:
     """Answer until the input, or the program that started this one, ends."""
     keep_freed_memory()
     with quiet_stdout() as out:
-        threading.Thread(target=end_with, args=(os.getppid(),), name="end with the parent", daemon=True).start()
-        if hasattr(os, "nice"):
-            os.nice(10)  # a training run goes first, and so does the page
-        for line in serve(sys.stdin):
-            print(line, file=out, flush=True)
+        print_answers(serve(sys.stdin), out)
     return 0
 
 

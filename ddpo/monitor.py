@@ -288,7 +288,8 @@ class Monitor:
         cheap = [name for name in CHEAP if not rewards.card(name).published or self.config.networks_of(name) == "pocket"]
         return list(dict.fromkeys([*asked, *(name for name in rewards.parts(reward) if asked), *cheap, *self.config.watched_rewards]))
 
-    def _reward(self, name: str) -> Reward:
+    def scorer(self, name: str) -> Reward:
+        """The automatic reward of that name; a blend in the spread of its parts' first scores in this run."""
         if not name.startswith(rewards.BLEND):
             return self.engine.reward(name)
         weights = rewards.parts(name)
@@ -302,7 +303,7 @@ class Monitor:
         for name in names:
             try:
                 if name not in self._silent:
-                    said[name] = [score.value for score in self._reward(name).score(samples)]
+                    said[name] = [score.value for score in self.scorer(name).score(samples)]
             except RewardError as error:
                 self._be_silent(name, f"{name} cannot be asked about the watched pictures: {error}")
         return said

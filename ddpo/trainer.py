@@ -53,7 +53,7 @@ from ddpo.rollout import batches, derive_seed
 from ddpo.store import PARENT, RunStore, SampleRow, sync_tree
 from ddpo.taster import Taster
 from rewards.base import RewardError, Sample, Score
-from rewards.blend import Blend, Standard, blended
+from rewards.blend import Standard, blended
 
 
 class Trainer:
@@ -326,15 +326,14 @@ class Trainer:
     def measure(self, number: int) -> None:
         """The round's automatic reward on seeds that are never trained on, of the base model and of the present one; each measured once."""
         reward = self.store.reward_at(number)
-        weights = rewards.parts(reward)
-        if "human" in weights or not self.config.held_out_images or not number:
+        if "human" in rewards.parts(reward) or not self.config.held_out_images or not number:
             return
         since = max(first for first, _ in self.store.reward_stretches() if first <= number)
         wanted = {(number, "held_out_reward"): False, (0, "held_out_reward") if since == 1 else (since, "held_out_base"): True}
         known = self.store.metrics()
         missing = {key: base for key, base in wanted.items() if key[0] not in dict(known.get(key[1], []))}
         for (at, name), base in missing.items():
-            found = self._held_out(number, reward, weights, base)
+            found = self._held_out(number, reward, base)
             if found is None:  # never, then: later it would be of other weights
                 self.store.add_metrics(number, dict(held_out_reward=math.nan, held_out_reward_std_error=math.nan))
                 return
@@ -372,7 +371,7 @@ class Trainer:
         reward = self.store.reward_wanted or self.store.reward_at(number)
         return number <= self.config.rounds and "human" in rewards.parts(reward) and self.taster.asks(number)
 
-    def _held_out(self, number: int, reward: str, weights: Mapping[str, float], base: bool) -> HeldOut | None:
+    def _held_out(self, number: int, reward: str, base: bool) -> HeldOut | None:
         """One measurement; None where the reward failed and people asked for another one."""
 
         def report(done: int, total: int) -> None:
@@ -380,16 +379,13 @@ class Trainer:
 
         while True:
             try:
-                scorer = self._blend_of(reward, weights) if reward.startswith(rewards.BLEND) else self.engine.reward(reward)
+                scorer = self.monitor.scorer(reward)
                 with self.engine.averaged():
                     return held_out(self.engine.policy, scorer, self.config, base=base, report=report)
             except RewardError as error:
                 self.control.wait_for_reward(number, error)
                 if self.store.reward_wanted:
                     return None
-
-    def _blend_of(self, reward: str, weights: Mapping[str, float]) -> Blend:
-        return Blend(reward, weights, self._standards(weights), {name: self.engine.reward(name) for name in weights})
 
 
 def automatic(reward: str) -> list[str]:

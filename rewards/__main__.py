@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from typing import TextIO
 
 import rewards
@@ -92,6 +93,16 @@ def quiet_stdout() -> TextIO:
     return ours
 
 
+def print_answers(answers: Iterable[str], out: TextIO) -> None:
+    """Print answers, a line each, for the program that started this one, and no longer than it lives; a training run goes first, and so does the
+    page."""
+    threading.Thread(target=end_with, args=(os.getppid(),), name="end with the parent", daemon=True).start()
+    if hasattr(os, "nice"):
+        os.nice(10)
+    for answer in answers:
+        print(answer, file=out, flush=True)
+
+
 def end_with(parent: int) -> None:
     """End this process when the one that started it is gone, even in the middle of an answer."""
     while os.getppid() == parent:
@@ -108,11 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
             return list_rewards(out)
         if options.command == "score":
             return score_files(options, out)
-        threading.Thread(target=end_with, args=(os.getppid(),), name="end with the parent", daemon=True).start()
-        if hasattr(os, "nice"):
-            os.nice(10)  # a training run goes first, and so does the page
-        for answer in serve(sys.stdin):
-            print(answer, file=out, flush=True)
+        print_answers(serve(sys.stdin), out)
     return 0
 
 

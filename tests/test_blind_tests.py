@@ -23,16 +23,14 @@ from app.trials import build_trials, title_of
 from ddpo.blind import sign_test, wilson
 from ddpo.states import State
 from ddpo.store import RunStore
-from tests.toys import comparable_run
+from tests.toys import named_model_run
 
 PROMPTS = ["a cat", "a dog", "a fox"]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[RunStore]:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    found = comparable_run(tmp_path / "runs" / "taste", model=str(tmp_path / "model"))
+    found = named_model_run(tmp_path)
     yield found
     found.close()
 

@@ -33,7 +33,7 @@ from ddpo.states import State
 from ddpo.store import RunStore
 from rewards.jpeg import size_kb
 from tests.toy_compare import drawn
-from tests.toys import comparable_run, filled_run, picture
+from tests.toys import comparable_run, filled_run, named_model_run, picture
 
 TOY = (sys.executable, "-m", "tests.toy_compare")
 
@@ -48,9 +48,7 @@ def until(said: Callable[[], bool], seconds: float = 60.0) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[RunStore]:
     """A run of two rounds, over a model of which there is no more than its name."""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    found = comparable_run(tmp_path / "runs" / "taste", model=str(tmp_path / "model"))
+    found = named_model_run(tmp_path)
     yield found
     found.close()
 

@@ -155,6 +155,13 @@ def comparable_run(folder: Path, rounds: int = 2, **changes: Any) -> RunStore:
     return store
 
 
+def named_model_run(folder: Path) -> RunStore:
+    """A comparable run called taste, over a model of which there is no more than its name."""
+    (folder / "model").mkdir()
+    (folder / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    return comparable_run(folder / "runs" / "taste", model=str(folder / "model"))
+
+
 def round_metrics(number: int, scores: list[float]) -> dict[str, float]:
     """The metrics that the trainer writes for a round, made up."""
     draw = random.Random(100 + number)
