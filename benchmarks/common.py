@@ -46,6 +46,11 @@ def policy_at(folder: Path, number: int, **changes: Any) -> StableDiffusionPolic
     return policy
 
 
+def precision_of(folder: Path) -> str:
+    """What the run's networks are evaluated in on this machine, such as ``bfloat16``."""
+    return str(policy_at(folder, 0).autocast or torch.float32).removeprefix("torch.")
+
+
 def before_and_after(folder: Path, number: int, count: int) -> tuple[list[str], list[Image.Image], list[Image.Image]]:
     """Prompts, base pictures and tuned pictures of the same held-out seeds."""
     store = RunStore(folder)

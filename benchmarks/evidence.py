@@ -4,7 +4,8 @@ makes its tables and curves.
 Every run is one line of ``benchmarks/evidence.jsonl``; a run that has its line is not made again, so that the whole can be interrupted at any time
 and takes as many sittings as it needs. Runs are compared at equal numbers of reward queries (images made and scored), and every run is started as a
 person would start it, by ``python -m ddpo run``. A run's results but its seconds are the same on a busy machine, and beside other runs; seconds are
-therefore measured apart, by ``--pace``, with nothing else running (``benchmarks/evidence-pace.jsonl``). What follows a ± in the tables, and the bands
+therefore measured apart, by ``--pace``, with nothing else running (``benchmarks/evidence-pace.jsonl``). A processor without bf16 makes a run in
+float32; its line and the table say so (lines that do not say are in bfloat16). What follows a ± in the tables, and the bands
 of the curves, are standard deviations over seeds (not standard errors).
 """
 
@@ -29,6 +30,7 @@ from benchmarks.common import (
     lines_of,
     make_run,
     panels,
+    precision_of,
     same_settings,
     save_figure,
 )
@@ -183,7 +185,7 @@ def measure(experiment: Experiment, reward: str, seed: int, folder: Path) -> dic
         held_out=[round(value or 0.0, 4) for _, value in metrics["held_out_reward"]],
         std_error=[round(value or 0.0, 4) for _, value in metrics["held_out_reward_std_error"]],
         animals_before=round(animal_accuracy(base, prompts), 3), animals_after=round(animal_accuracy(tuned, prompts), 3),
-        config=effective(config),
+        config=effective(config), precision=precision_of(folder),
     )  # fmt: skip
 
 
@@ -207,8 +209,10 @@ def table(group: str, reward: str) -> str:
         gains = spread([percent(row)[-1] for row in rows])
         before, after = (spread([100 * row[f"animals_{when}"] for row in rows]) for when in ("before", "after"))
         took = seconds.get(experiment.name)
+        single = sum(row.get("precision") == "float32" for row in rows)
+        seeds = f"{len(rows)}, {single} in float32" if single else f"{len(rows)}"
         speed = f"{took:.0f} | {60 * statistics.mean(percent(row)[-1] for row in rows) / took:.1f}" if took else "– | –"
-        lines.append(f"| {experiment.title} | {gains} | {before} | {after} | {len(rows)} | {speed} |")
+        lines.append(f"| {experiment.title} | {gains} | {before} | {after} | {seeds} | {speed} |")
     return "\n".join(lines)
 
 
