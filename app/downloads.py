@@ -15,7 +15,7 @@ from starlette.responses import FileResponse
 from app.exports import ExportFailure, Exports
 from app.routes import json_answer, json_body, open_run
 from app.runs import Runs
-from ddpo.export import EXPORTS, MODELS, saved_rounds
+from ddpo.export import EXPORTS, MODELS, REACH, saved_rounds
 from ddpo.store import RunStore, StoreError
 
 
@@ -67,7 +67,7 @@ def made(exports: Exports, store: RunStore, kind: str, number: int | None, stren
     Raises:
         ExportFailure: there is nothing to take away, or the process failed.
     """
-    if number is None and kind in MODELS:
+    if number is None and kind in (*MODELS, *REACH):
         number = max(saved_rounds(store), default=None)
     ready = exports.make(store.folder, kind, number, strength, names)
     return dict(url=f"/studio/runs/{store.name}/exports/{ready.token}", name=ready.name, bytes=ready.bytes)

@@ -10,11 +10,12 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts
-from ddpo.export import EXPORTS, PICTURES, PRECISIONS, ExportError, export
+from ddpo.export import EXPORTS, PICTURES, PRECISIONS, REACH, ExportError, export
 from ddpo.fork import fork
 from ddpo.presets import preset_of, presets
 from ddpo.source import located, located_reward, model_source
@@ -73,11 +74,20 @@ def add_export(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--strength", type=float, default=1.0, help="how much of what was trained is in a model (default: 1)")
     command.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of a model's weights in the file (default: fp32)")
+    (few, _), (each, _) = PICTURES["report"], PICTURES["generalisation"]
     command.add_argument(
         "--pictures",
         type=int,
-        default=PICTURES,
-        help=f"how many pictures before and after a report has; 0 spares loading the model (default: {PICTURES})",
+        help=f"how many pictures before and after a report has; 0 spares loading the model (default: {few}); or each group of prompts for "
+        f"generalisation (default: {each})",
+    )
+    command.add_argument(
+        "--unseen",
+        action="append",
+        default=[],
+        metavar="SET|FILE|TEXT",
+        help="prompts that were not trained on, for generalisation, as --prompts of run takes them; can be given several times "
+        "(default: the sets that belong to the run's own)",
     )
     command.add_argument("--names", action="store_true", help="call raters by their names instead of a hash of them")
     command.add_argument("--out", type=Path, required=True, help="the folder to make")
@@ -104,6 +114,15 @@ def prompts_from(text: str) -> tuple[str, ...]:
     if text.endswith(".txt") or is_a(Path(text).is_file):
         return read_prompts(Path(text))
     return tuple(part.strip() for part in text.split(";") if part.strip())
+
+
+def unseen_from(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The prompts that each ``--unseen`` names, by a name for them."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name = text if text in prompt_sets() else Path(text).stem if text.endswith(".txt") or is_a(Path(text).is_file) else "unseen"
+        found[name] = (*found.get(name, ()), *prompts_from(text))
+    return found
 
 
 def changes_from(options: argparse.Namespace) -> dict[str, Any]:
@@ -188,10 +207,21 @@ def work(folder: Path) -> int:
 
 def take_away(options: argparse.Namespace) -> int:
     """Export, and print what was made as JSON."""
-    store = RunStore(options.folder)
+    from tqdm import tqdm
+
+    store, bar = RunStore(options.folder), tqdm(unit="picture", leave=False, dynamic_ncols=True, file=sys.stderr, disable=options.kind not in REACH)
+
+    def made(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
     try:
-        number = export(store, options.kind, options.out, options.round, options.strength, options.precision, options.names, options.pictures)
+        number = export(
+            store, options.kind, options.out, options.round, options.strength, options.precision, options.names, options.pictures,
+            unseen_from(options.unseen), made,
+        )  # fmt: skip
     finally:
+        bar.close()
         store.close()
     files = sum(file.is_file() for file in options.out.rglob("*"))
     print(json.dumps({"run": str(options.folder), "round": number, "as": options.kind, "out": str(options.out), "files": files}))

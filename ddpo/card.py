@@ -11,6 +11,8 @@ from typing import Any
 
 from ddpo.config import ConfigError, RunConfig
 from ddpo.dataset import Row, public_reward
+from ddpo.generalisation import Generalisation, measured, rows_of
+from ddpo.markup import shown, table
 from ddpo.source import model_source
 from ddpo.store import RunStore
 
@@ -45,6 +47,7 @@ def model_card(store: RunStore, number: int, kind: str, family: str, file: str, 
             "## What was trained",
             table(("what", "value"), facts(store, number)),
             *_held_out(store, number),
+            *_generalisation(store, number),
             "## The reward, round by round",
             table(("round", "reward", "mean", "standard deviation", "images scored"), history(store, len(rounds), number)),
             "## How to load it",
@@ -140,6 +143,34 @@ def _held_out(store: RunStore, number: int) -> list[str]:
         f"The mean reward (± its standard error) of {store.config.held_out_images} images whose seeds were never trained on.",
         table(("reward", "base model", f"after round {change.last}"), [(public_reward(store.reward_at(number)), *cells)]),
     ]
+
+
+def generalisation_card(store: RunStore, found: Generalisation, failures: Sequence[str]) -> str:
+    """What was measured of how far a run reaches, for people."""
+    told = (
+        "`generalisation.csv` has a row for each pair of pictures, with what every reward says of either; `generalisation.json` has the table above. "
+        f"The base model is `{base_name(store.config)}`; what was optimised is {public_reward(found.reward)}."
+    )
+    parts = [
+        f"# {store.name}: how far it reaches after round {found.round}",
+        " ".join([REACH, *found.words()]),
+        table(*rows_of(found)),
+        told,
+        *failures,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _generalisation(store: RunStore, number: int) -> list[str]:
+    """How far it reaches as a section of the card; nothing where it was not measured."""
+    found = measured(store, number)
+    return ["## How far it reaches", " ".join([REACH, *found.words()]), table(*rows_of(found))] if found else []
+
+
+REACH = (
+    "Each picture is compared with the base model's of the same prompt and seed, which was not trained on; intervals are of the mean over prompts. "
+    "The trained prompts come first, the others were never trained on."
+)
 
 
 def snippet(config: RunConfig, kind: str, family: str, file: str) -> str:
@@ -249,12 +280,3 @@ def _prompts(config: RunConfig) -> str:
 def front_matter(values: Mapping[str, Any]) -> str:
     """YAML between dashes; each value as JSON, which YAML reads."""
     return "---\n" + "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()) + "\n---"
-
-
-def table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *lines])
-
-
-def shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
-from ddpo.card import data_card, model_card
+from ddpo.card import data_card, generalisation_card, model_card
 from ddpo.dataset import Row, copy_pictures, image_rows, pair_rows, raters_of, rating_rows, write_lines, write_table
+from ddpo.generalisation import Report, groups_of, measure
 from ddpo.report import Pair, held_out_pairs, report, watched_pairs
 from ddpo.source import LORA_FILE
 from ddpo.store import RunStore
@@ -26,7 +29,8 @@ DATA = {
     "imagefolder": "the images, with prompts, scores and ratings",
 }
 REPORT = {"report": "the run as one HTML file: curves, pictures, ratings, settings"}
-EXPORTS = MODELS | DATA | REPORT
+REACH = {"generalisation": "how far it reaches: the reward on trained and on unseen prompts, base against a round, with every picture"}
+EXPORTS = MODELS | DATA | REPORT | REACH
 """The kinds of export, each with what it is."""
 PRECISIONS = ("fp32", "fp16")
 
@@ -35,8 +39,8 @@ class ExportError(RuntimeError):
     """This cannot be taken away; the message says why and what to do."""
 
 
-PICTURES, MOST_PICTURES = 8, 64
-"""How many pictures before and after a report has by itself, and at most."""
+PICTURES = dict(report=(8, 64), generalisation=(48, 1024))
+"""How many pictures before and after a report has by itself, and at most; and each group of prompts of how far it reaches."""
 
 
 def export(
@@ -47,7 +51,9 @@ def export(
     strength: float = 1.0,
     precision: str = "fp32",
     names: bool = False,
-    pictures: int = PICTURES,
+    pictures: int | None = None,
+    unseen: Mapping[str, Sequence[str]] | None = None,
+    report: Report = lambda done, total: None,
 ) -> int | None:
     """Make the folder ``out`` with an export and its README.md, or with a report; all of it or nothing. Returns the round of a model's weights, or
     the last one of a report.
@@ -56,15 +62,21 @@ def export(
         number: the round; by default the last one with a checkpoint for a model, and all rounds for data.
         strength: how much of what was trained, for a model: 1 is all of it.
         names: call raters by their names instead of a hash.
-        pictures: how many pictures before and after a report has; they take the model.
+        pictures: how many pictures before and after a report has, or each group of prompts; they take the model.
+        unseen: prompts that were not trained on, by a name for them, for how far it reaches; by default those that are kept for the run's prompt set.
+        report: called with how many pictures are made, and of how many.
 
     Raises:
         ExportError: there is no such round, nothing to export, or the folder cannot be written.
     """
     if kind not in EXPORTS:
         raise ExportError(f"{kind!r} is no kind of export; choose one of {', '.join(EXPORTS)}.")
-    if not 0 <= pictures <= MOST_PICTURES:
-        raise ExportError(f"pictures is {pictures}; it must be between 0 and {MOST_PICTURES}.")
+    by_itself, most = PICTURES.get(kind, (0, 0))
+    pictures, least = by_itself if pictures is None else pictures, 1 if kind in REACH else 0
+    if most and not least <= pictures <= most:
+        raise ExportError(f"pictures is {pictures}; it must be between {least} and {most}.")
+    if unseen and kind not in REACH:
+        raise ExportError(f"Unseen prompts are for {', '.join(REACH)} only. Leave out --unseen.")
     if not 0 < strength <= 10:
         raise ExportError(f"strength is {strength:g}; it must be above 0 and at most 10. 1 is what was trained.")
     try:
@@ -75,6 +87,9 @@ def export(
             if kind in REPORT:
                 return write_report(store, folder, number, names, pictures)
             number, place = checkpoint_of(store, number)
+            if kind in REACH:
+                write_generalisation(store, folder, number, place, pictures, unseen or {}, report)
+                return number
             write_model(store, kind, folder, number, place, strength, precision)
             return number
     except OSError as error:
@@ -241,6 +256,31 @@ def write_data(store: RunStore, kind: str, folder: Path, number: int | None, nam
         copy_pictures(store, rounds, folder, used)
     write_lines(rows, folder / ("metadata.jsonl" if kind == "imagefolder" else f"{kind}.jsonl"))
     (folder / "README.md").write_text(data_card(store, kind, rows, names), encoding="utf-8", errors="replace")
+
+
+def write_generalisation(
+    store: RunStore, folder: Path, number: int, place: Path, count: int, unseen: Mapping[str, Sequence[str]], report: Report
+) -> None:
+    """How far the run reaches after a round: the table as README.md and JSON, and every picture with its values as a row of a CSV file.
+
+    Raises:
+        ExportError: all prompts of a group were trained on.
+    """
+    groups = groups_of(store.config, unseen)
+    if trained := [name for name in unseen if name not in groups]:
+        raise ExportError(f"All prompts of {', '.join(trained)} were trained on, so they cannot show how far the run reaches. Name others.")
+    found, twins, failures = measure(store, number, place, count, unseen, report)
+    rows: list[Row] = []
+    for i, twin in enumerate(twins):
+        files = {side: f"pictures/{i:04d}-{side}.png" for side in ("before", "after")}
+        for side, image in (("before", twin.before), ("after", twin.after)):
+            (folder / files[side]).parent.mkdir(exist_ok=True)
+            image.save(folder / files[side])
+        told = {f"{name}_{side}": value for name, both in twin.values.items() for side, value in zip(files, both, strict=True)}
+        rows.append(dict(group=twin.group, prompt=twin.prompt, seed=twin.seed) | files | told)
+    write_table(rows, folder / "generalisation.csv")
+    (folder / "generalisation.json").write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
+    (folder / "README.md").write_text(generalisation_card(store, found, failures), encoding="utf-8", errors="replace")
 
 
 def write_report(store: RunStore, folder: Path, number: int | None, names: bool, pictures: int) -> int:

@@ -1,10 +1,10 @@
-"""HTML from Python, with text as text: what people wrote is never markup. Imports no torch."""
+"""HTML and Markdown from Python, with text as text: what people wrote is never markup. Imports no torch."""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 EMPTY = ("meta", "img", "br", "line", "rect", "circle", "path")
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -30,3 +30,14 @@ def tag(name: str, /, *children: str, **attributes: str | float | None) -> Html:
 def join(parts: Iterable[str]) -> Html:
     """Texts and elements, one after the other."""
     return Html("".join(map(text, parts)))
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *lines])
+
+
+def shown(value: float | None) -> str:
+    """A measured number as text."""
+    return "–" if value is None else f"{value:.4g}"

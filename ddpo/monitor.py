@@ -35,6 +35,7 @@ import rewards
 from ddpo.alarms import Alarm, alarm_at, series_of, spread_of_base
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.engine import Engine, read_image
+from ddpo.generalisation import OTHERS, TRAINED
 from ddpo.policy import Policy
 from ddpo.rollout import batches, derive_seed, rollout
 from ddpo.store import ProbeRow, RunStore, write_images
@@ -46,13 +47,6 @@ from rewards.statistics import luminance
 
 CHEAP = ("jpeg_compressibility", "image_statistics", "aesthetic", "clip_score")
 """Rewards that are always asked, where they have no networks or the pocket's."""
-OTHERS = {
-    "animals": ("unseen_animals", "objects"),
-    "activities": ("unseen_activities", "unseen_animals"),
-    "activities_seen": ("activities_unseen", "unseen_activities"),
-}
-"""Which prompt sets show how far what is learned from a set reaches."""
-TRAINED = "trained"
 KL_SHARE = 8
 """The distance from the base model is measured on one in so many pictures."""
 NEAR = 4.0
@@ -84,6 +78,22 @@ def watched_prompts(config: RunConfig) -> list[tuple[str, str]]:
         chosen = drawn(prompts, max(1, count // 2))
         found += [(name, chosen[i % len(chosen)]) for i in range(count)]
     return found
+
+
+def panel(config: RunConfig, reward: str) -> list[str]:
+    """What is asked about pictures: what is optimised, where it needs no people, and rewards that are not."""
+    asked = [] if "human" in rewards.parts(reward) else [reward]
+    cheap = [name for name in CHEAP if not rewards.card(name).published or config.networks_of(name) == "pocket"]
+    return list(dict.fromkeys([*asked, *(name for name in rewards.parts(reward) if asked), *cheap, *config.watched_rewards]))
+
+
+def scorer(name: str, store: RunStore, make: Callable[[str], Reward]) -> Reward:
+    """The automatic reward of that name; a blend in the spread of its parts' first scores in the run."""
+    if not name.startswith(rewards.BLEND):
+        return make(name)
+    weights = rewards.parts(name)
+    standards = {part: Standard.of(store.first_values(part)) for part in weights}
+    return Blend(name, weights, standards, {part: make(part) for part in weights})
 
 
 # --- what is measured -----------------------------------------------------------------------------------------------------------
@@ -283,18 +293,11 @@ class Monitor:
         self.store.add_probes(0, [row.kind for row in rows], prompts, [row.seed for row in rows], [row.image for row in rows], found)
 
     def _panel(self, reward: str) -> list[str]:
-        """What is asked about the pictures: what is optimised, where it needs no people, and rewards that are not."""
-        asked = [] if "human" in rewards.parts(reward) else [reward]
-        cheap = [name for name in CHEAP if not rewards.card(name).published or self.config.networks_of(name) == "pocket"]
-        return list(dict.fromkeys([*asked, *(name for name in rewards.parts(reward) if asked), *cheap, *self.config.watched_rewards]))
+        return panel(self.config, reward)
 
     def scorer(self, name: str) -> Reward:
-        """The automatic reward of that name; a blend in the spread of its parts' first scores in this run."""
-        if not name.startswith(rewards.BLEND):
-            return self.engine.reward(name)
-        weights = rewards.parts(name)
-        standards = {part: Standard.of(self.store.first_values(part)) for part in weights}
-        return Blend(name, weights, standards, {part: self.engine.reward(part) for part in weights})
+        """The automatic reward of that name, with the worker's networks."""
+        return scorer(name, self.store, self.engine.reward)
 
     def _asked(self, names: Sequence[str], prompts: Sequence[str], pictures: Sequence[Image.Image]) -> Mapping[str, list[float | None]]:
         """What rewards say of pictures. One that fails is not asked again by this worker, and has no values; the run goes on."""

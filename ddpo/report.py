@@ -20,11 +20,12 @@ from PIL import Image
 
 import rewards
 from ddpo.alarms import alarm_at, series_of
-from ddpo.card import base_name, facts, held_out_change, public_settings, rated_images, shown
+from ddpo.card import REACH, base_name, facts, held_out_change, public_settings, rated_images
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_reward
 from ddpo.figure import Line, Points, chart
-from ddpo.markup import Html, tag
+from ddpo.generalisation import measured, rows_of
+from ddpo.markup import Html, shown, tag
 from ddpo.presets import preset_of, presets
 from ddpo.store import RunStore, SampleRow
 from rewards.agreement import alpha
@@ -103,6 +104,7 @@ def report(store: RunStore, number: int, naming: Naming, pairs: Sequence[Pair], 
     parts = [
         head(store, number, metrics),
         before_and_after(store, number, pairs, why_no_pairs),
+        generalisation(store, number),
         curves(store, number, metrics),
         rewarded(store, number),
         training_pictures(store, number),
@@ -173,6 +175,15 @@ def before_and_after(store: RunStore, number: int, pairs: Sequence[Pair], why_no
         told = f"The mean reward (± standard error) of {images} held-out images went from {before} (base model) to {after} (round {change.last})"
         parts.append(tag("p", f"{told}{unit_of(store.reward_at(number))}."))
     return section("Before and after", *parts)
+
+
+def generalisation(store: RunStore, number: int) -> Html:
+    """What the reward gains on prompts that are trained and on others; nothing where it was not measured."""
+    found = measured(store, number)
+    if found is None:
+        return Html("")
+    words = tag("p", " ".join([f"After round {found.round}.", REACH, *found.words()]))
+    return section("How far it reaches", words, grid(*rows_of(found)))
 
 
 def _pair(pair: Pair) -> Html:

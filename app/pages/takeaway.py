@@ -9,7 +9,7 @@ import gradio as gr
 from app import words
 from app.board import config_of
 from app.widgets.kit import widget
-from ddpo.export import MODELS, saved_rounds
+from ddpo.export import MODELS, REACH, saved_rounds
 from ddpo.store import RunStore
 
 CHOICES: dict[str, tuple[str, str]] = {
@@ -17,6 +17,7 @@ CHOICES: dict[str, tuple[str, str]] = {
     "diffusers": ("LoRA for diffusers", "A zip with the file and a model card, for Python."),
     "pipeline": ("Whole model", "A zip of a diffusers folder that needs no base model. As large as the base model; takes a while."),
     "report": ("Report", "One page with curves, pictures before and after, ratings and settings. Opens anywhere, offline; takes a while."),
+    "generalisation": ("How far it reaches", "A table of what the reward gained on trained prompts and on others, with all pictures. Takes a while."),
     "pairs": ("Preference pairs", "Which of two images you like better, with the images: for training other models."),
     "ratings": ("Ratings", "Every rating in its order, as a table."),
     "imagefolder": ("Images", "All images with their prompts, scores and ratings."),
@@ -39,10 +40,10 @@ def takeaway_value(store: RunStore) -> dict[str, Any]:
     for kind, (title, text) in CHOICES.items():
         if full and kind in ("kohya", "diffusers"):
             continue
-        data = kind not in MODELS
+        data = kind not in MODELS and kind not in REACH
         lacking = _lacking(kind, saved, made, scored, rated)
         people = kind in ("ratings", "pairs") or (kind == "report" and rated > 0)
-        choices.append(dict(kind=kind, title=title, text=lacking or text, enabled=not lacking, data=data, people=people))
+        choices.append(dict(kind=kind, title=title, text=lacking or text, enabled=not lacking, data=data, strong=kind in MODELS, people=people))
     return dict(run=store.name, choices=choices, saved=saved, made=made, rated=words.count(rated, "rating"))
 
 

@@ -24,7 +24,7 @@ function options(v, c) {
   return h("div", { class: "takeaway-options" },
     h("label", { class: "takeaway-field", key: "round" }, h("span", {}, "Round"),
       h("select", { "data-round": "" }, rounds(v, c).map(([value, name]) => h("option", { value, key: `r${value}` }, name)))),
-    c.data ? null : h("label", { class: "takeaway-field takeaway-strength", key: "strength" }, h("span", {}, "Strength"),
+    !c.strong ? null : h("label", { class: "takeaway-field takeaway-strength", key: "strength" }, h("span", {}, "Strength"),
       h("input", { type: "range", min: 0.1, max: 2, step: 0.1, "data-strength": "", "aria-valuetext": percent() }), h("output", {}, percent())),
     c.people ? h("label", { class: "takeaway-names", key: "names" }, h("input", { type: "checkbox", "data-names": "" }), h("span", {}, "With the raters' names, not a code for each")) : null,
     h("button", { class: "s-button s-primary takeaway-download", key: "download", "data-act": "download", "aria-disabled": busy, "aria-busy": busy }, busy ? "Preparing…" : "Download"));
@@ -73,11 +73,11 @@ async function download(v) {
   const c = choice(v), run = v.run;
   if (busy || !c) return;
   busy = true;
-  told = { text: c.kind === "pipeline" ? "The whole model is being put together. Leave this page open." : c.kind === "report" ? "The pictures before and after are being made. Leave this page open." : "The file is being made.", tone: "" };
+  told = { text: c.kind === "pipeline" ? "The whole model is being put together. Leave this page open." : ["report", "generalisation"].includes(c.kind) ? "The pictures before and after are being made. Leave this page open." : "The file is being made.", tone: "" };
   redraw();
   try {
     const known = rounds(v, c).some(([value]) => value === chosen.round) && chosen.round;
-    const question = { kind: c.kind, round: known ? Number(known) : null, strength: c.data ? 1 : chosen.strength, names: c.people && chosen.names };
+    const question = { kind: c.kind, round: known ? Number(known) : null, strength: c.strong ? chosen.strength : 1, names: c.people && chosen.names };
     const answer = await fetch(`/studio/runs/${encodeURIComponent(run)}/exports`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question) });
     const file = await answer.json().catch(() => ({}));
     if (!answer.ok) throw new Error(file.detail || "The studio gave no answer that can be read. Try again.");

@@ -1,0 +1,165 @@
+"""How far a run reaches: the arithmetic on values whose answer is known, the pictures of a real model, and what becomes of it in the files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpo.__main__ import main, unseen_from
+from ddpo.config import RunConfig, prompt_sets
+from ddpo.export import ExportError, export
+from ddpo.generalisation import Gain, Generalisation, Group, gain_of, groups_of, measured, rows_of, save
+from ddpo.rollout import derive_seed, rollout
+from rewards.jpeg import Compressibility
+from tests.test_export import Run
+from tests.toys import filled_run
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_gain_is_the_mean_over_prompts_of_their_pictures_changes() -> None:
+    """Changes 1 and 3 of one prompt, 8 of another: the prompts' means are 2 and 8, so 5, where a mean of pictures would be 4. Student's t of one
+    degree of freedom has its 97.5 % point at 12.706, and the standard error is 3. A picture without a value on either side is left out."""
+    found = gain_of(["a", "a", "b", "c"], [0.0, 1.0, 2.0, None], [1.0, 4.0, 10.0, 3.0])
+    assert found == Gain(1.25, 6.25, 5.0, pytest.approx(5 - 12.7062 * 3, abs=1e-3), pytest.approx(5 + 12.7062 * 3, abs=1e-3))
+    assert gain_of(["a"], [None], [1.0]) is None
+
+
+def test_one_prompt_is_told_by_its_pictures_and_one_picture_has_no_interval() -> None:
+    """Changes 1, 2 and 3: mean 2, standard error 1/√3, two degrees of freedom: 4.3027."""
+    found = gain_of(["a"] * 3, [0.0, 0.0, 0.0], [1.0, 2.0, 3.0])
+    half = 4.3027 / 3**0.5
+    assert found == Gain(0.0, 2.0, 2.0, pytest.approx(2 - half, abs=1e-3), pytest.approx(2 + half, abs=1e-3))
+    assert gain_of(["a"], [1.0], [3.0]) == Gain(1.0, 3.0, 2.0, None, None)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """12 prompts whose own gains differ (sd 1), two pictures each: in 95 % of 1,000 draws, within three standard errors of that count."""
+    numbers = np.random.default_rng(0)
+    prompts, held = [name for name in map(str, range(12)) for _ in range(2)], 0
+    for _ in range(1000):
+        gains = 0.3 + numbers.normal(0, 1, 12).repeat(2) + numbers.normal(0, 0.5, 24)
+        found = gain_of(prompts, [0.0] * 24, gains.tolist())
+        held += found is not None and found.low is not None and found.high is not None and found.low <= 0.3 <= found.high
+    assert abs(held - 950) < 21
+
+
+def gain(value: float, half: float) -> Gain:
+    return Gain(0.0, value, value, value - half, value + half)
+
+
+def test_what_it_says_of_groups_in_words() -> None:
+    """A rise, a fall, no sure change; of the trained prompts' gain a share only where that gain is told from 0."""
+    groups = [("trained", gain(2, 1)), ("unseen_animals", gain(1.5, 1)), ("objects", gain(-1, 0.5)), ("unseen", gain(0.1, 0.5))]
+    found = Generalisation(3, "clip_score", tuple(Group(name, 4, 8, {"clip_score": each}) for name, each in groups))
+    assert found.words() == [
+        "On unseen animals it rises: +1.5 (0.5 to 2.5), 75 % of what it gains on trained prompts.",
+        "On objects it falls: -1 (-1.5 to -0.5), -50 % of what it gains on trained prompts.",
+        "On unseen it does not surely change: +0.1 (-0.4 to 0.6), 5 % of what it gains on trained prompts.",
+    ]
+    head, rows = rows_of(found)
+    assert head[4] == "round 3" and rows[0] == ("clip_score", "trained prompts (4)", "8", "0", "2", "+2 (1 to 3)", "") and rows[1][-1] == "75 %"
+    unsure = Generalisation(3, "clip_score", tuple(Group(name, 4, 8, {"clip_score": gain(1, 2)}) for name, _ in groups[:2]))
+    assert unsure.words() == ["On unseen animals it does not surely change: +1 (-1 to 3)."]
+
+
+def test_the_groups_are_the_sets_that_are_kept_from_training_or_those_that_are_named() -> None:
+    sets = prompt_sets()
+    found = groups_of(RunConfig(prompts=sets["animals"]), {})
+    assert list(found) == ["trained", "unseen_animals", "objects"] and not set(found["trained"]) & set(found["unseen_animals"])
+    own = RunConfig(prompts=("a red car", "a boat"))
+    assert list(groups_of(own, {})) == ["trained"]
+    assert groups_of(own, dict(unseen=("a boat", "a train"))) == dict(trained=("a red car", "a boat"), unseen=("a train",))
+
+
+def test_what_is_unseen_is_named_as_prompts_are(tmp_path: Path) -> None:
+    (tmp_path / "cars.txt").write_text("a van\na bus\n")
+    assert unseen_from(["objects", str(tmp_path / "cars.txt"), "a tram; a boat", "a ship"]) == dict(
+        objects=prompt_sets()["objects"], cars=("a van", "a bus"), unseen=("a tram", "a boat", "a ship")
+    )
+
+
+# --- a model ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_pictures_are_the_models_and_every_value_is_told(tmp_path: Path) -> None:
+    """Of either side those that the policy makes from the prompt and seed; the table is what the rows say; card and report have it from then on."""
+    run = Run(tmp_path, "sd1", prompts=("a cat", "a dog"), reward="jpeg_compressibility")
+    made: list[tuple[int, int]] = []
+    export(run.store, "generalisation", tmp_path / "out", pictures=3, unseen=dict(unseen=("a fox", "a cat")), report=lambda *now: made.append(now))
+    with open(tmp_path / "out" / "generalisation.csv", newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    seeds = [derive_seed("generalisation", i) for i in range(3)]
+    assert [(row["group"], row["prompt"], int(row["seed"])) for row in rows] == [
+        *zip(["trained"] * 3, ["a cat", "a dog", "a cat"], seeds, strict=True), *zip(["unseen"] * 3, ["a fox"] * 3, seeds, strict=True),
+    ]  # fmt: skip
+    assert made[0] == (0, 12) and made[-1] == (12, 12)
+    prompts, seeds = [row["prompt"] for row in rows], [int(row["seed"]) for row in rows]
+    after = rollout(run.policy, prompts, seeds)[1]
+    with run.policy.base():
+        before = rollout(run.policy, prompts, seeds)[1]
+    for row, *wanted in zip(rows, before, after, strict=True):
+        for side, image in zip(("before", "after"), wanted, strict=True):
+            with Image.open(tmp_path / "out" / row[side]) as stored:
+                assert np.abs(np.asarray(stored, int) - np.asarray(image, int)).max() <= 1  # sums in other batch shapes round otherwise
+                assert float(row[f"jpeg_compressibility_{side}"]) == Compressibility().score([sample(stored)])[0].value
+    found = measured(run.store, 1)
+    assert found is not None and [group.name for group in found.groups] == ["trained", "unseen"]
+    for group in found.groups:
+        mine = [row for row in rows if row["group"] == group.name]
+        told = gain_of(
+            *([row["prompt"] for row in mine], *([float(row[f"jpeg_compressibility_{side}"]) for row in mine] for side in ("before", "after")))
+        )
+        assert told == group.gains["jpeg_compressibility"]
+    told = json.loads((tmp_path / "out" / "generalisation.json").read_text())
+    assert told["groups"][1]["gains"]["jpeg_compressibility"]["gain"] == found.groups[1].gains["jpeg_compressibility"].gain
+    assert "image_statistics" in found.rewards and "| unseen (1) |" in (tmp_path / "out" / "README.md").read_text()
+    export(run.store, "diffusers", tmp_path / "lora")
+    assert "## How far it reaches" in (tmp_path / "lora" / "README.md").read_text()
+    export(run.store, "report", tmp_path / "report", pictures=0)
+    assert "How far it reaches" in (tmp_path / "report" / "taste-report.html").read_text()
+    run.store.close()
+
+
+def sample(image: Image.Image) -> object:
+    from rewards.base import Sample
+
+    return Sample(0, "", image.convert("RGB"))
+
+
+def test_what_cannot_be_measured_is_refused_before_a_model_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path, "sd1")
+    trained = "; ".join(run.store.config.prompts)
+    order = ["export", str(run.store.folder), "--as", "generalisation", "--out", str(tmp_path / "out")]
+    for options, words in (
+        (["--unseen", trained], "were trained on"),
+        (["--pictures", "0"], "between 1 and"),
+        (["--round", "7"], "no checkpoint"),
+        (["--as", "report", "--unseen", "a ship"], "Leave out --unseen"),
+    ):
+        assert main([*order, *options]) == 2 and words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    run.store.close()
+
+
+# --- keeping ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_latest_measurement_up_to_a_round_is_told_and_a_broken_file_is_none(tmp_path: Path) -> None:
+    store = filled_run(tmp_path / "run", rounds=3)
+    assert measured(store, 3) is None
+    first, third = (Generalisation(at, "human", (Group("trained", 1, 2, {"clip_score": Gain(1.0, 2.0, 1.0, None, None)}),)) for at in (1, 3))
+    save(store, third)
+    assert measured(store, 2) is None
+    save(store, first)
+    assert measured(store, 2) == first and measured(store, 3) == third
+    (store.folder / "generalisation" / "0003.json").write_text("{")
+    assert measured(store, 3) == first
+    with pytest.raises(ExportError, match="between"):
+        export(store, "generalisation", tmp_path / "out", pictures=5000)
+    store.close()
