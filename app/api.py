@@ -1,12 +1,15 @@
-"""The few calls that other programs may make: start, stop, status, change_reward, retry, list_batch, rate, apply, export and compare."""
+"""The few calls that other programs may make: start, stop, status, metrics, change_reward, retry, list_batch, rate, apply, export, compare and
+blind_results."""
 
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
 
+from app.blind import told
 from app.board import apply_refusal, board_of, board_round, is_applying, rating_refusal
 from app.comparing import Comparing
 from app.comparisons import ComparisonError, compared, values_of
@@ -17,6 +20,7 @@ from app.pages import new_run, run
 from app.pages.progress import images_of_round
 from app.runs import Runs
 from app.scoring import Scoring
+from ddpo.blind import results
 from ddpo.config import ConfigError
 from ddpo.export import EXPORTS
 from ddpo.presets import presets
@@ -52,6 +56,21 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
             return dict(run=store.name, **run.bar_value(store, launcher), message=store.status().message)
         except StoreError as error:
             raise gr.Error(str(error), print_exception=False) from error
+
+    def metrics(name: str) -> dict[str, list[tuple[int, float | None]]]:
+        """All measures of a run by name, each a list of round and value; nothing stands for what is not known."""
+        try:
+            return runs.open(name).metrics()
+        except StoreError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    def blind_results(name: str) -> list[dict[str, Any]]:
+        """What has come out of a run's blind tests, the latest first: A's and B's titles, counts, win rate with its 95 % interval, and p-values."""
+        try:
+            found = results(runs.open(name).folder)
+        except StoreError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return [asdict(result) | dict(total=told(result.total), left_p_value=result.left_p_value) for result in found]
 
     def change_reward(name: str, reward: str) -> dict[str, Any]:
         """Have another reward score from the next scores on: a name, or a blend such as "blend: 1 aesthetic, 0.5 clip_score"; returns the status."""
@@ -126,5 +145,5 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
         except ComparisonError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    for call in (start, stop, status, change_reward, retry, list_batch, rate, apply, export, compare):
+    for call in (start, stop, status, metrics, change_reward, retry, list_batch, rate, apply, export, compare, blind_results):
         gr.api(call, api_name=call.__name__, queue=False)

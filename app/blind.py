@@ -5,6 +5,7 @@
     runs/.blind/<id>/  plan.json      written once: the two sides, the pairs, the names of their pictures' files, and a secret
                        pictures/      <random name>.png
                        answers.jsonl  one event a line, on disk before it is acknowledged; of a rater's answers to a pair the latest counts
+    runs/<run>/blind/<id>.json        what has come out, for model cards and reports
 
 Which picture is on the left, and the order of the pairs, follow from the secret and the rater's name. What is whose does not leave the server before
 the rater's end.
@@ -12,6 +13,7 @@ the rater's end.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from app.comparing import Comparing, Picture
-from ddpo.blind import Outcome, outcome, sign_test, together
+from ddpo.blind import VERDICTS, Outcome, Result, keep, outcome, sign_test, together
 from ddpo.states import State, StateError, picture_key
 from ddpo.store import write_file
 
@@ -262,7 +264,20 @@ class BlindTests:
                 raise BlindError(f"This is not the pair that {rater} is shown there, so nothing was saved. Open the test again.")
             event = Answer(rater, pair, answer, plan.left(rater, pair), client_id, shown_at, answered_at, time.time())
             append_line(self.folder / plan.id / "answers.jsonl", json.dumps(asdict(event)))
+            if len(self.said(plan)[rater]) == len(plan.pairs):
+                self._keep(plan)
             return True
+
+    def _keep(self, plan: Plan) -> None:
+        """What has come out, into the folders of the runs that the test compares. The answers are safe by themselves: a run that is gone, or a full
+        disk, loses none."""
+        found, done = self.result(plan), len(plan.pairs)
+        for run in dict.fromkeys(side.run for side in plan.sides):
+            rounds = [side.round if side.run == run and not side.is_base else 0 for side in plan.sides]
+            total = Outcome(*(found["total"][verdict] for verdict in VERDICTS))
+            left = (found["left"]["left"], found["left"]["right"])
+            with contextlib.suppress(OSError):
+                keep(run, Result(plan.id, time.time(), plan.titles, (rounds[0], rounds[1]), done, len(found["raters"]), total, left))
 
     # --- what a rater sees ------------------------------------------------------------------------------------------------------
 

@@ -3,14 +3,24 @@
 A pair is *decided* where one picture was called better. Ties, and pairs of which both are bad, say nothing about which model is better: the win rate,
 its interval and the sign test are over decided pairs, and how many were not is told beside them. Where several people judged a pair, it goes to the
 model that more of them called better, and is undecided where as many called either so: people who judge the same pictures are no independent trials.
+
+What has come out of a test lies in the folders of the runs that it compares, ``blind/<id>.json``, where the model card and the report read it.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
 
+from ddpo.markup import shown
+from ddpo.store import write_file
+
+FOLDER = "blind"
+SCHEMA_VERSION = 1
 VERDICTS = ("a", "b", "tie", "bad")
 """A is better, B is better, neither is, both are bad."""
 Z95 = 1.959963984540054
@@ -90,3 +100,77 @@ def _majority(said: Sequence[str]) -> str:
     if a != b:
         return "a" if a > b else "b"
     return "bad" if 2 * bad > len(said) else "tie"
+
+
+# --- what has come out of a test, in a run's folder -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """A blind test of two sides, of which B is the later one to be chosen."""
+
+    id: str
+    finished_at: float
+    """When a person was last at the end of it, in seconds since 1970."""
+    titles: tuple[str, str]
+    rounds: tuple[int, int]
+    """What round of this run a side is; 0 where it is the base model, another run's, or a LoRA file."""
+    pairs: int
+    people: int
+    """How many judged all of them."""
+    total: Outcome
+    left: tuple[int, int]
+    """How often the left and the right picture was called better."""
+
+    @property
+    def left_p_value(self) -> float:
+        """How probable so many of one side would be if nobody favoured one."""
+        return sign_test(*self.left)
+
+
+def keep(folder: Path, result: Result) -> None:
+    """Keep what has come out so far in a run's folder."""
+    place = folder / FOLDER
+    place.mkdir(exist_ok=True)
+    write_file(place / f"{result.id}.json", json.dumps(asdict(result) | dict(version=SCHEMA_VERSION), indent=1).encode())
+
+
+def results(folder: Path) -> list[Result]:
+    """What has come out of a run's blind tests, the latest first; a file that cannot be read is left out."""
+    found = []
+    for file in (folder / FOLDER).glob("*.json"):
+        try:
+            found.append(_read(json.loads(file.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return sorted(found, key=lambda result: -result.finished_at)
+
+
+def _read(told: Mapping[str, Any]) -> Result:
+    values = {field.name: told[field.name] for field in fields(Result)}
+    pairs = {name: tuple(values[name]) for name in ("titles", "rounds", "left")}
+    return Result(**(values | pairs | dict(total=Outcome(**told["total"]))))
+
+
+def until(found: Iterable[Result], number: int) -> list[Result]:
+    """Those of which a side is one of the run's rounds up to one, and none is a later one."""
+    return [result for result in found if 0 < max(result.rounds) <= number]
+
+
+COLUMNS = ("A", "B", "pairs", "people", "A better", "B better", "neither", "both bad", "B's share of decided pairs", "p", "a side favoured, p")
+
+
+def row_of(result: Result) -> tuple[str, ...]:
+    """A result as a row under :data:`COLUMNS`."""
+    total = result.total
+    rate, interval = total.win_rate, total.interval
+    share = "–" if rate is None or interval is None else f"{100 * rate:.0f} % ({100 * interval[0]:.0f} to {100 * interval[1]:.0f} %)"
+    counts = (result.pairs, result.people, total.a, total.b, total.tie, total.bad)
+    return (*result.titles, *map(str, counts), share, shown(total.p_value), shown(result.left_p_value))
+
+
+MEANING = (
+    "People saw two pictures of the same prompt and seed without knowing whose they were, and said which is better. The share is of decided pairs, "
+    "with Wilson's 95 % interval; p is the exact sign test's, of no difference, and of no side favoured. Where several people judged a pair, it goes "
+    "to the model that more of them called better."
+)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ddpo import blind
 from ddpo.config import ConfigError, RunConfig
 from ddpo.dataset import Row, public_reward
 from ddpo.generalisation import Generalisation, measured, rows_of
@@ -48,6 +49,7 @@ def model_card(store: RunStore, number: int, kind: str, family: str, file: str, 
             table(("what", "value"), facts(store, number)),
             *_held_out(store, number),
             *_generalisation(store, number),
+            *_blind(store, number),
             "## The reward, round by round",
             table(("round", "reward", "mean", "standard deviation", "images scored"), history(store, len(rounds), number)),
             "## How to load it",
@@ -159,6 +161,12 @@ def generalisation_card(store: RunStore, found: Generalisation, failures: Sequen
         *failures,
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _blind(store: RunStore, number: int) -> list[str]:
+    """What people said who did not know whose picture was whose, as a section of the card; nothing where nobody did."""
+    found = blind.until(blind.results(store.folder), number)
+    return ["## Blind tests", blind.MEANING, table(blind.COLUMNS, [blind.row_of(result) for result in found])] if found else []
 
 
 def _generalisation(store: RunStore, number: int) -> list[str]:

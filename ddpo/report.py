@@ -19,6 +19,7 @@ from statistics import median
 from PIL import Image
 
 import rewards
+from ddpo import blind
 from ddpo.alarms import alarm_at, series_of
 from ddpo.card import REACH, base_name, facts, held_out_change, public_settings, rated_images
 from ddpo.config import RunConfig, prompt_sets
@@ -105,6 +106,7 @@ def report(store: RunStore, number: int, naming: Naming, pairs: Sequence[Pair], 
         head(store, number, metrics),
         before_and_after(store, number, pairs, why_no_pairs),
         generalisation(store, number),
+        blind_tests(store, number),
         curves(store, number, metrics),
         rewarded(store, number),
         training_pictures(store, number),
@@ -184,6 +186,12 @@ def generalisation(store: RunStore, number: int) -> Html:
         return Html("")
     words = tag("p", " ".join([f"After round {found.round}.", REACH, *found.words()]))
     return section("How far it reaches", words, grid(*rows_of(found)))
+
+
+def blind_tests(store: RunStore, number: int) -> Html:
+    """What people said who did not know whose picture was whose; nothing where nobody did."""
+    found = blind.until(blind.results(store.folder), number)
+    return section("Blind tests", tag("p", blind.MEANING), grid(blind.COLUMNS, [blind.row_of(result) for result in found])) if found else Html("")
 
 
 def _pair(pair: Pair) -> Html:

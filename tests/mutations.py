@@ -356,6 +356,15 @@ MUTATIONS = (
         ("naming(rater), f", "rater, f", "test_raters_are_coded_unless_they_are_named_and_their_agreement_is_told"),
     ),
     *of(
+        "ddpo/blind.py",
+        (
+            "if 0 < max(result.rounds) <= number]",
+            "]",
+            "tests/test_blind_tests.py::test_what_cannot_be_read_is_left_out_and_later_rounds_are_none_of_an_earlier_one_s",
+        ),
+        ("total.a, total.b, total.tie", "total.b, total.a, total.tie", "test_a_result_as_a_row_of_the_card"),
+    ),
+    *of(
         "ddpo/generalisation.py",
         ("fmean(b for _, b in each)) for each in", "each[-1][1]) for each in", "test_a_gain_is_the_mean_over_prompts_of_their_pictures_changes"),
         ("(1 - CONFIDENCE) / 2", "1 - CONFIDENCE", "test_the_interval_holds_the_truth_as_often_as_it_says"),

@@ -12,6 +12,7 @@ from gradio_client import Client
 from PIL import Image
 from safetensors.numpy import load
 
+from ddpo.blind import Outcome, Result, keep
 from ddpo.lock import WorkerLock
 from ddpo.store import RunStore
 from rewards.jpeg import size_kb
@@ -27,7 +28,8 @@ def client(toy_studio: Studio):
 
 def test_start_rate_and_stop_through_the_api(client: Client, toy_studio: Studio, tmp_path: Path) -> None:
     assert set(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == {
-        "/start", "/stop", "/status", "/change_reward", "/retry", "/list_batch", "/rate", "/apply", "/export", "/compare",
+        "/start", "/stop", "/status", "/metrics", "/change_reward", "/retry",
+        "/list_batch", "/rate", "/apply", "/export", "/compare", "/blind_results",
     }  # fmt: skip
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
@@ -51,6 +53,19 @@ def test_start_rate_and_stop_through_the_api(client: Client, toy_studio: Studio,
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert store.status().state == "stopped" and [rating.rater for rating in store.ratings()] == ["anna"]
+    store.close()
+
+
+def test_a_script_reads_measures_and_blind_tests(client: Client, toy_studio: Studio) -> None:
+    store = filled_run(toy_studio.runs / "taste", rounds=2)
+    assert {name: [tuple(point) for point in points] for name, points in client.predict("taste", api_name="/metrics").items()} == store.metrics()
+    assert client.predict("taste", api_name="/blind_results") == []
+    keep(store.folder, Result("ab", 5.0, ("base model", "round 2"), (0, 2), 8, 2, Outcome(a=1, b=4, tie=2, bad=1), (3, 5)))
+    (found,) = client.predict("taste", api_name="/blind_results")
+    assert found["titles"] == ["base model", "round 2"] and found["total"]["win_rate"] == 0.8 and found["total"]["p_value"] == 0.375
+    for call in ("/metrics", "/blind_results"):
+        with pytest.raises(Exception, match="nothing"):
+            client.predict("nothing", api_name=call)
     store.close()
 
 

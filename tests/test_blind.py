@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from ddpo.blind import Z95, Outcome, outcome, sign_test, together, wilson
+from ddpo.blind import COLUMNS, Z95, Outcome, Result, outcome, row_of, sign_test, together, wilson
 
 
 @pytest.mark.parametrize(("wins", "n"), [(1, 1), (0, 5), (3, 10), (7, 10), (50, 100), (199, 200)])
@@ -76,3 +76,24 @@ def test_several_people_s_verdicts_are_one_of_each_pair() -> None:
     anna, ben, cleo = {0: "b", 1: "a", 2: "bad", 3: "tie", 4: "bad"}, {0: "b", 1: "b", 2: "bad", 4: "tie"}, {0: "a", 1: "tie", 2: "tie"}
     assert together([anna, ben, cleo]) == {0: "b", 1: "tie", 2: "bad", 3: "tie", 4: "tie"}
     assert together([]) == {}
+
+
+def test_a_result_as_a_row_of_the_card() -> None:
+    """Four of five decided pairs are B's: Wilson's interval, 2 (1 + 5) / 32 by the sign test, and 3 of 8 sides left: 2 (1 + 8 + 28 + 56) / 256."""
+    found = Result("ab", 0.0, ("base model", "round 2"), (0, 2), 8, 2, Outcome(a=1, b=4, tie=2, bad=1), (3, 5))
+    low, high = wilson(4, 5)
+    assert row_of(found) == (
+        "base model",
+        "round 2",
+        "8",
+        "2",
+        "1",
+        "4",
+        "2",
+        "1",
+        f"80 % ({100 * low:.0f} to {100 * high:.0f} %)",
+        "0.375",
+        "0.7266",
+    )
+    nobody = Result("ab", 0.0, ("base model", "round 2"), (0, 2), 1, 1, Outcome(0, 0, 1, 0), (0, 0))
+    assert row_of(nobody)[-3:] == ("–", "1", "1") and len(row_of(nobody)) == len(COLUMNS)

@@ -20,7 +20,7 @@ from app.comparing import Comparing
 from app.runs import Runs
 from app.scoring import Desk
 from app.trials import build_trials, title_of
-from ddpo.blind import sign_test, wilson
+from ddpo.blind import Outcome, results, sign_test, until, wilson
 from ddpo.states import State
 from ddpo.store import RunStore
 from tests.toys import named_model_run
@@ -279,3 +279,39 @@ def test_what_can_be_no_test_is_refused_in_words(web: TestClient, tests: BlindTe
     answer = web.post("/studio/blind", json=wish(**changes))
     assert answer.status_code == 422 and says in answer.json()["detail"] and not list(tests.folder.glob("*"))
     assert web.post("/studio/blind/0123456789abcdef", json=dict(rater="anna")).status_code == 422
+
+
+# --- what has come out, in the run's folder ---------------------------------------------------------------------------------------
+
+
+def test_what_comes_out_is_kept_in_the_run_s_folder_from_a_rater_s_end_on(tests: BlindTests, store: RunStore) -> None:
+    """Nothing before the end; then what the page is told, without names; of two raters, together. The rounds are this run's, the base model is 0."""
+    plan = begun(tests, store, 4)
+    verdicts = {0: "b", 1: "b", 2: "a", 3: "tie"}
+    for at, pair in enumerate(plan.order("anna")[:3]):
+        assert say(tests, plan, "anna", at, verdicts[pair] if verdicts[pair] == "tie" else "left", f"x-{at}")
+    assert results(store.folder) == []
+    judged(tests, plan, "bo", verdicts)
+    (found,) = results(store.folder)
+    assert (found.id, found.titles, found.rounds, found.pairs, found.people) == (plan.id, ("base model", "round 2"), (0, 2), 4, 1)
+    assert found.total == Outcome(a=1, b=2, tie=1, bad=0) and sum(found.left) == 3
+    judged(tests, plan, "cy", dict.fromkeys(range(4), "b"))
+    (found,) = results(store.folder)
+    assert found.people == 2 and found.total == Outcome(a=0, b=3, tie=1, bad=0) and sum(found.left) == 7  # pair 3: a tie and a b; pair 2: one each
+    assert "bo" not in (store.folder / "blind" / f"{plan.id}.json").read_text()
+
+
+def test_a_run_that_is_gone_takes_no_answer_with_it(tests: BlindTests, store: RunStore) -> None:
+    plan = begun(tests, store, 1)
+    store.folder.rename(store.folder.with_name("elsewhere"))
+    judged(tests, plan, "bo", {0: "b"})
+    assert tests.result(plan)["total"]["b"] == 1
+    store.folder.with_name("elsewhere").rename(store.folder)
+
+
+def test_what_cannot_be_read_is_left_out_and_later_rounds_are_none_of_an_earlier_one_s(tests: BlindTests, store: RunStore) -> None:
+    plan = begun(tests, store, 1)
+    judged(tests, plan, "bo", {0: "b"})
+    (store.folder / "blind" / "ffff.json").write_text("{}")
+    found = results(store.folder)
+    assert len(found) == 1 and until(found, 1) == [] and until(found, 2) == found

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ddpo import lora
+from ddpo import blind, lora
 from ddpo.__main__ import main
 from ddpo.checkpoint import save_state
 from ddpo.config import RunConfig
@@ -357,8 +357,11 @@ def test_the_card_says_what_was_trained_and_how_it_went(tmp_path: Path) -> None:
     store.add_samples(1, range(3), ["a cat"] * 3, range(3), write_images_of(store, 3))
     for sample, rater, value in ((1, "anna", 1), (1, "ben", -1), (2, "anna", 1), (2, "anna", -1), (3, "anna", None)):
         store.add_rating(f"{sample}{rater}{value}{len(store.ratings())}", sample, rater, "skip" if value is None else "thumbs", value)
+    blind.keep(store.folder, blind.Result("ab", 0.0, ("base model", "round 1"), (0, 1), 8, 2, blind.Outcome(1, 4, 2, 1), (3, 5)))
+    blind.keep(store.folder, blind.Result("cd", 0.0, ("base model", "round 2"), (0, 2), 8, 2, blind.Outcome(1, 4, 2, 1), (3, 5)))
     export(store, "diffusers", tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "| base model | round 1 | 8 | 2 | 1 | 4 | 2 | 1 | 80 % (38 to 96 %) | 0.375 | 0.7266 |" in text and "round 2" not in text
     head = yaml.safe_load(text.split("---")[1])
     assert head["base_model"] == "model" and head["library_name"] == "diffusers" and {"lora", "ddpo", "stable-diffusion"} <= set(head["tags"])
     assert "| ratings | 3 by 2 people |" in text and "| rounds | 1, 8 images each |" in text
