@@ -98,6 +98,7 @@ LABELS: dict[str, str] = {
     "watch_every": "Watch every … rounds",
     "watch_images": "Watched pictures",
     "watch_rewards": "Further rewards to watch",
+    "tracker": "Measures also go to",
     "on_alarm": "When it goes wrong",
     "shuffle_scores": "Shuffle the scores (a control)",
 }

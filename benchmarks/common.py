@@ -117,7 +117,18 @@ def effective(config: RunConfig) -> dict[str, Any]:
     """All settings of a run as ``config.json`` holds them, but for those that are no part of what is compared: its seed, its device, how much goes
     through the model at once, and what is watched."""
     found: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    aside = ("seed", "device", "microbatch", "update_microbatch", "reuse_forward", "watch_every", "watch_images", "watch_rewards", "on_alarm")
+    aside = (
+        "seed",
+        "device",
+        "microbatch",
+        "update_microbatch",
+        "reuse_forward",
+        "watch_every",
+        "watch_images",
+        "watch_rewards",
+        "on_alarm",
+        "tracker",
+    )
     return {name: value for name, value in found.items() if name not in aside}
 
 

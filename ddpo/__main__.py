@@ -20,6 +20,7 @@ from ddpo.fork import fork
 from ddpo.presets import preset_of, presets
 from ddpo.source import located, located_reward, model_source
 from ddpo.store import RunStore, StoreError
+from ddpo.tracker import require
 from ddpo.worker import follow, follows, leave
 from rewards import BLEND, RewardError, parts
 from rewards.function import trust
@@ -252,6 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
             return work(options.out)
         config = config_from(options)
         model_source(config)  # refuses a missing folder before the run's is made
+        require(config)
         RunStore.create(options.out, config).close()
         return work(options.out)
     except (ConfigError, StoreError) as error:

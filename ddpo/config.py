@@ -69,7 +69,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "device", "precision", "microbatch", "update_microbatch", "reuse_forward", "gradient_checkpointing", "vae_tiling", "reward_device",
         "reward_precision", "reward_offload",
     ),
-    "Measuring": ("watch_every", "watch_images", "watch_rewards", "on_alarm", "held_out_images", "held_out_every", "shuffle_scores"),
+    "Measuring": ("watch_every", "watch_images", "watch_rewards", "on_alarm", "held_out_images", "held_out_every", "tracker", "shuffle_scores"),
 }  # fmt: skip
 """The settings by what they are about: the sections of the command line's help and of the Run page."""
 
@@ -261,6 +261,11 @@ class RunConfig:
         "continue",
         "What to do when what is watched goes wrong: say so and continue, pause (the model stays loaded), or stop after the round.",
         choices=("continue", "pause", "stop"),
+    )
+    tracker: str = setting(
+        "off",
+        "Where measures also go, beside the run's folder: TensorBoard, trackio or Weights & Biases; each needs its own package.",
+        choices=("off", "tensorboard", "trackio", "wandb"),
     )
     shuffle_scores: bool = setting(False, "A control: scores are shuffled among the images, so that nothing can be learned.")
     seed: int = setting(0, "The seed of everything random in the run.", low=0, high=2**31 - 1)

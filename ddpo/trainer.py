@@ -52,6 +52,7 @@ from ddpo.policy import Policy
 from ddpo.rollout import batches, derive_seed
 from ddpo.store import PARENT, RunStore, SampleRow, sync_tree
 from ddpo.taster import Taster
+from ddpo.tracker import Tracker
 from rewards.base import RewardError, Sample, Score
 from rewards.blend import Standard, blended
 
@@ -67,6 +68,7 @@ class Trainer:
         self.engine = Engine(config, store.folder, policy, source, self.crew, control.report)
         self.taster = Taster(config, store)
         self.monitor = Monitor(config, store, self.engine)
+        self.tracker = Tracker(config, store)
         self._seconds_ahead = 0.0  # of other work within a phase
         self.verbs = dict(sampled=self.sample, scored=self.score, updated=self.update, checkpointed=self.checkpoint)
 
@@ -88,6 +90,7 @@ class Trainer:
                 self.measure(number)
             if not self._people_rate(number + 1):
                 self.watch(number)
+            self.tracker.send()
             if self.control.stop_after_round and number < self.config.rounds:
                 return False
         return True

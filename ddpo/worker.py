@@ -54,7 +54,7 @@ def _work(store: RunStore, watcher: Watcher | None) -> int:
     from ddpo.control import StopRun
     from ddpo.crew import Crew
 
-    number, crew = 0, Crew()
+    number, crew, trainer = 0, Crew(), None
     try:
         crew = Crew.assemble()
         crew.begin()
@@ -73,6 +73,8 @@ def _work(store: RunStore, watcher: Watcher | None) -> int:
         return 1
     finally:
         crew.dismiss()
+        if trainer is not None:
+            trainer.tracker.close()
 
 
 def follow(folder: Path) -> int:

@@ -365,6 +365,12 @@ MUTATIONS = (
         ("total.a, total.b, total.tie", "total.b, total.a, total.tie", "test_a_result_as_a_row_of_the_card"),
     ),
     *of(
+        "ddpo/tracker.py",
+        ("if mark.exists():", "if not mark.exists():", "test_every_measure_is_in_tensorboard_once_whatever_stops_the_run"),
+        ("step=number)", "step=0)", "test_every_measure_is_in_tensorboard_once_whatever_stops_the_run"),
+        ("            self._tracker = None  #", "            pass  #", "test_a_tracker_that_fails_ends_nothing"),
+    ),
+    *of(
         "ddpo/generalisation.py",
         ("fmean(b for _, b in each)) for each in", "each[-1][1]) for each in", "test_a_gain_is_the_mean_over_prompts_of_their_pictures_changes"),
         ("(1 - CONFIDENCE) / 2", "1 - CONFIDENCE", "test_the_interval_holds_the_truth_as_often_as_it_says"),

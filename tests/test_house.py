@@ -25,6 +25,7 @@ LIGHT = (
     "ddpo.blind",
     "ddpo.alarms",
     "ddpo.fork",
+    "ddpo.tracker",
 )
 HEAVY = ("torch", "diffusers", "transformers", "peft", "safetensors", "accelerate")
 MAY_IMPORT = {

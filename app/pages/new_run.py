@@ -19,6 +19,7 @@ from ddpo.config import GROUPS, ConfigError, RunConfig, prompt_sets
 from ddpo.presets import presets
 from ddpo.source import located, model_source
 from ddpo.store import RunStore
+from ddpo.tracker import require
 from rewards.function import offered
 
 MAIN = ("model", "reward", "rating", "prompts", "rounds", "images_per_round", "images_per_prompt")
@@ -168,6 +169,7 @@ def create(runs: Runs, name: str, values: Mapping[str, Any], parts: str = "") ->
         values = {**values, "reward": f"{rewards.BLEND} {parts}"}
     config = located(config_from(values))
     model_source(config)
+    require(config)
     name = (name or "").strip()
     if not name:
         raise ConfigError("The run has no name. Write one: letters, digits, dots, dashes and underscores.")
