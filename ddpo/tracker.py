@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import secrets
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -77,7 +78,9 @@ class Tracker:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         PartialState(cpu=True)  # accelerate's trackers write a log, which wants this
-        where: dict[str, Any] = dict(logging_dir=self.store.folder) if self.config.tracker == "tensorboard" else {}
+        where: dict[str, Any] = {}
+        if self.config.tracker == "tensorboard":  # two files of one second would have one name
+            where = dict(logging_dir=self.store.folder, filename_suffix=f".{secrets.token_hex(4)}")
         named = {} if where else dict(name=self.store.name, resume="allow")
         named |= dict(id=_id_of(self.store)) if self.config.tracker == "wandb" else {}
         tracker = LOGGER_TYPE_TO_CLASS[self.config.tracker](FOLDER if where else PROJECT, **where, **named)

@@ -108,7 +108,7 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
         revision="v1", resolution=64, training="full", optimiser="adamw8bit", gradient_checkpointing=True, vae_tiling=True,
         reward_models="published", reward_vlm="http://localhost/v1", reward_device="cpu", reward_precision="bf16", reward_offload=True,
         lora_targets="all", precision="bf16", device="cuda:1", held_out_images=6, held_out_every=3, shuffle_scores=True, seed=11,
-        watch_every=2, watch_images=8, watch_rewards="pickscore", on_alarm="stop",
+        watch_every=2, watch_images=8, watch_rewards="pickscore", on_alarm="stop", tracker="wandb",
     )  # fmt: skip
     assert [f.name for f in dataclasses.fields(RunConfig) if getattr(config, f.name) == f.default] == [
         "ahead",
