@@ -15,8 +15,12 @@ from starlette.responses import FileResponse
 from app.exports import ExportFailure, Exports
 from app.routes import json_answer, json_body, open_run
 from app.runs import Runs
-from ddpo.export import EXPORTS, MODELS, REACH, saved_rounds
+from ddpo.export import EXPORTS, MODELS, REACH, REPORT, saved_rounds
+from ddpo.hub import HubError, check
 from ddpo.store import RunStore, StoreError
+
+MOST_CHARACTERS = 200
+"""Of a repository's name, and of a token."""
 
 
 def build_downloads(runs: Runs, exports: Exports) -> APIRouter:
@@ -40,6 +44,11 @@ def build_downloads(runs: Runs, exports: Exports) -> APIRouter:
         body = await json_body(request)
         return await run_in_threadpool(_make, runs, exports, run, body)
 
+    @router.post("/push")
+    async def push(run: str, request: Request) -> Response:
+        body = await json_body(request)
+        return await run_in_threadpool(_push, runs, exports, run, body)
+
     @router.get("/exports/{token}")
     def fetch(run: str, token: str) -> Response:
         ready = exports.find(token)
@@ -61,15 +70,34 @@ def _make(runs: Runs, exports: Exports, run: str, body: Any) -> Response:
         raise HTTPException(409, str(error)) from error
 
 
+def _push(runs: Runs, exports: Exports, run: str, body: Any) -> Response:
+    kind, number, strength, names = export_question(body)
+    if kind in REPORT:
+        raise HTTPException(422, "A report is one file for people. Download it.")
+    repo, token = (str(body.get(name) or "")[:MOST_CHARACTERS] for name in ("repo", "token"))
+    store = open_run(runs, run)
+    try:
+        check(repo, token)
+        number = latest(store, kind, number)
+        return json_answer(dict(url=exports.push(store.folder, kind, repo, token, body.get("public") is True, number, strength, names)))
+    except HubError as error:
+        raise HTTPException(422, str(error)) from error
+    except ExportFailure as error:
+        raise HTTPException(409, str(error)) from error
+
+
+def latest(store: RunStore, kind: str, number: int | None) -> int | None:
+    """The round of an export: without one the last one of a model, and all of data."""
+    return max(saved_rounds(store), default=None) if number is None and kind in (*MODELS, *REACH) else number
+
+
 def made(exports: Exports, store: RunStore, kind: str, number: int | None, strength: float, names: bool) -> dict[str, Any]:
     """Make a file; where it is to be fetched, its name and its size. Without a round a model is the last one's.
 
     Raises:
         ExportFailure: there is nothing to take away, or the process failed.
     """
-    if number is None and kind in (*MODELS, *REACH):
-        number = max(saved_rounds(store), default=None)
-    ready = exports.make(store.folder, kind, number, strength, names)
+    ready = exports.make(store.folder, kind, latest(store, kind, number), strength, names)
     return dict(url=f"/studio/runs/{store.name}/exports/{ready.token}", name=ready.name, bytes=ready.bytes)
 
 

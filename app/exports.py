@@ -6,6 +6,7 @@ Beside :mod:`app.launch` and :mod:`app.scoring` this is the only code that start
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -66,23 +67,12 @@ class Exports:
         Raises:
             ExportFailure: there is nothing to take away, or the process failed.
         """
-        options = [
-            "--as",
-            kind,
-            "--strength",
-            str(strength),
-            *(["--round", str(number)] if number is not None else []),
-            *(["--names"] if names else []),
-        ]
         with self._turn:
             self.tidy()
-            try:
-                folder = Path(tempfile.mkdtemp(prefix="ddpo-studio-export-"))
-            except OSError as error:
-                raise ExportFailure(f"There is no room for the file: {error.strerror or error}.") from error
+            folder = _new_folder()
             try:
                 out = folder / f"{run.name}-{kind}{f'-round-{number}' if number is not None else ''}"
-                self._run([*self.command, str(run.resolve()), *options, "--out", str(out)])
+                self._run([*self.command, str(run.resolve()), *options_of(kind, number, strength, names), "--out", str(out)])
                 ready = Ready(secrets.token_urlsafe(16), packed(out, kind), time.monotonic())
             except BaseException as error:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -91,6 +81,24 @@ class Exports:
                 raise
             self._ready[ready.token] = ready
             return ready
+
+    def push(
+        self, run: Path, kind: str, repo: str, token: str, public: bool, number: int | None = None, strength: float = 1.0, names: bool = False
+    ) -> str:
+        """Make an export of a run and put it into a repository of the Hugging Face Hub; returns its address. The token goes to the process through a
+        pipe, and nowhere else.
+
+        Raises:
+            ExportFailure: there is nothing to take away, or the Hub does not take it.
+        """
+        with self._turn:
+            folder = _new_folder()
+            try:
+                to = ["--push", repo, *(["--public"] if public else []), "--out", str(folder / kind)]
+                told = self._run([*self.command, str(run.resolve()), *options_of(kind, number, strength, names), *to], token)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        return str(json.loads(told.splitlines()[-1])["url"])
 
     def find(self, token: str) -> Ready | None:
         """A file that waits, or None where there is none any more."""
@@ -118,21 +126,37 @@ class Exports:
             for token in list(self._ready):
                 self.forget(token)
 
-    def _run(self, command: Sequence[str]) -> None:
-        """Run to the end. Nothing is downloaded: the base model was there when the run was made."""
+    def _run(self, command: Sequence[str], secret: str = "") -> str:
+        """Run to the end; returns what was printed. Nothing is downloaded, but where something is sent: the base model was there when the run was
+        made."""
         with self._lock:
             if self._closed:
                 raise ExportFailure("The studio is closing.")
-            surroundings = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
+            surroundings = os.environ | {"PYTHONIOENCODING": "utf-8"} | ({"HF_TOKEN": ""} if secret else {"HF_HUB_OFFLINE": "1"})
             self._process = process = subprocess.Popen(
-                command, cwd=PROJECT, env=surroundings, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                command, cwd=PROJECT, env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                 encoding="utf-8", errors="replace",
             )  # fmt: skip
-        said = process.communicate()[1].strip().splitlines()
+        told, failed = process.communicate(secret)
+        said = failed.strip().splitlines()
         if process.returncode < 0:
             raise ExportFailure(f"The process that makes the file was ended by signal {-process.returncode}. Is the memory full?")
         if process.returncode:
             raise ExportFailure(said[-1] if said else f"The process that makes the file ended with exit code {process.returncode}.")
+        return told
+
+
+def _new_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="ddpo-studio-export-"))
+    except OSError as error:
+        raise ExportFailure(f"There is no room for the file: {error.strerror or error}.") from error
+
+
+def options_of(kind: str, number: int | None, strength: float, names: bool) -> list[str]:
+    """What ``python -m ddpo export`` is told."""
+    told = ["--as", kind, "--strength", str(strength)]
+    return told + (["--round", str(number)] if number is not None else []) + (["--names"] if names else [])
 
 
 def packed(out: Path, kind: str) -> Path:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import getpass
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts
-from ddpo.export import EXPORTS, PICTURES, PRECISIONS, REACH, ExportError, export
+from ddpo.export import EXPORTS, MODELS, PICTURES, PRECISIONS, REACH, ExportError, export
 from ddpo.fork import fork
+from ddpo.hub import HubError, check, push
 from ddpo.presets import preset_of, presets
 from ddpo.source import located, located_reward, model_source
 from ddpo.store import RunStore, StoreError
@@ -91,6 +94,12 @@ def add_export(command: argparse.ArgumentParser) -> None:
         "(default: the sets that belong to the run's own)",
     )
     command.add_argument("--names", action="store_true", help="call raters by their names instead of a hash of them")
+    command.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="put the folder into that repository of the Hugging Face Hub as well; asks for a token where HF_TOKEN has none",
+    )
+    command.add_argument("--public", action="store_true", help="a repository that --push makes can be seen by everybody (default: its owner only)")
     command.add_argument("--out", type=Path, required=True, help="the folder to make")
 
 
@@ -210,6 +219,7 @@ def take_away(options: argparse.Namespace) -> int:
     """Export, and print what was made as JSON."""
     from tqdm import tqdm
 
+    token = token_for(options.push) if options.push is not None else ""
     store, bar = RunStore(options.folder), tqdm(unit="picture", leave=False, dynamic_ncols=True, file=sys.stderr, disable=options.kind not in REACH)
 
     def made(done: int, total: int) -> None:
@@ -225,8 +235,22 @@ def take_away(options: argparse.Namespace) -> int:
         bar.close()
         store.close()
     files = sum(file.is_file() for file in options.out.rglob("*"))
-    print(json.dumps({"run": str(options.folder), "round": number, "as": options.kind, "out": str(options.out), "files": files}))
+    told = {"run": str(options.folder), "round": number, "as": options.kind, "out": str(options.out), "files": files}
+    if options.push is not None:
+        told["url"] = push(options.out, options.push, token, data=options.kind not in MODELS, private=not options.public)
+    print(json.dumps(told))
     return 0
+
+
+def token_for(repo: str) -> str:
+    """The Hub's token: HF_TOKEN's, or what is typed; from a pipe, its first line. It is asked for before anything is made.
+
+    Raises:
+        HubError: there is none, or ``repo`` can be no repository.
+    """
+    token = os.environ.get("HF_TOKEN") or (getpass.getpass("Token of the Hugging Face Hub: ") if sys.stdin.isatty() else sys.stdin.readline())
+    check(repo, token.strip())
+    return token.strip()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -234,7 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "export":
         try:
             return take_away(options)
-        except (ConfigError, StoreError, ExportError) as error:
+        except (ConfigError, StoreError, ExportError, HubError) as error:
             print(error, file=sys.stderr)
             return 2
     for file in options.trust:

@@ -365,6 +365,11 @@ MUTATIONS = (
         ("total.a, total.b, total.tie", "total.b, total.a, total.tie", "test_a_result_as_a_row_of_the_card"),
     ),
     *of(
+        "ddpo/hub.py",
+        ("private=private", "private=False", "test_a_model_and_data_are_sent_file_by_file"),
+        ('str(error).replace(token, "…")', "str(error) + token", "test_what_the_hub_refuses_is_said_and_what_was_made_stays"),
+    ),
+    *of(
         "ddpo/tracker.py",
         ("if mark.exists():", "if not mark.exists():", "test_every_measure_is_in_tensorboard_once_whatever_stops_the_run"),
         ("step=number)", "step=0)", "test_every_measure_is_in_tensorboard_once_whatever_stops_the_run"),

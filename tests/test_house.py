@@ -26,6 +26,7 @@ LIGHT = (
     "ddpo.alarms",
     "ddpo.fork",
     "ddpo.tracker",
+    "ddpo.hub",
 )
 HEAVY = ("torch", "diffusers", "transformers", "peft", "safetensors", "accelerate")
 MAY_IMPORT = {

@@ -11,7 +11,10 @@ from conftest import Studio
 from playwright.sync_api import Page, expect
 from safetensors.numpy import load_file
 
+from tests.test_hub import TOKEN, Hub, hub
 from tests.toys import add_lora, add_round, filled_run
+
+__all__ = ["hub"]
 
 
 def open_panel(page: Page, studio: Studio, run: str) -> None:
@@ -136,4 +139,30 @@ def test_the_panel_fits_its_width(page: Page, studio: Studio, width: int) -> Non
     page.get_by_role("radio", name=re.compile("Ratings")).check()
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert page.locator(".takeaway").evaluate("e => [...e.querySelectorAll('*')].every((c) => c.getBoundingClientRect().right <= innerWidth)")
+    store.close()
+
+
+def test_it_is_sent_to_the_hub_and_the_token_is_gone_afterwards(page: Page, studio: Studio, hub: Hub) -> None:
+    """What is missing is asked for where it is missing; a wrong token is said and can be changed; what was typed survives a change of the choice."""
+    store = filled_run(studio.runs / "taste", rounds=1)
+    add_lora(store, 1)
+    open_panel(page, studio, "taste")
+    told = page.locator(".takeaway-told")
+    page.get_by_text("Send it to the Hugging Face Hub").click()
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(told).to_contain_text("Name the repository")
+    expect(page.get_by_label("Repository")).to_be_focused()
+    page.keyboard.type("anna/warm")
+    page.get_by_label("Token").fill("hf_stolen")
+    page.get_by_role("radio", name=re.compile("LoRA for diffusers")).check()
+    expect(page.get_by_label("Repository")).to_have_value("anna/warm")
+    page.get_by_label("Token").press("Enter")
+    expect(told).to_contain_text("does not accept this token", timeout=60_000)
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_label("Token").press("Enter")
+    expect(told).to_contain_text(f"It is at {hub.url}/anna/warm", timeout=60_000)
+    expect(page.get_by_label("Token")).to_have_value("")
+    assert "pytorch_lora_weights.safetensors" in hub.repos["anna/warm"]["files"] and TOKEN not in page.content()
+    page.get_by_role("radio", name=re.compile("^Report")).check()
+    expect(page.get_by_text("Send it to the Hugging Face Hub")).to_have_count(0)
     store.close()

@@ -1,5 +1,5 @@
 // What can be taken away from the run: a choice, a round, and a download that starts when the file is made.
-const chosen = { run: null, kind: null, round: "", strength: 1, names: false };
+const chosen = { run: null, kind: null, round: "", strength: 1, names: false, repo: "", isPublic: false };
 let told = { text: "", tone: "" }, busy = false;
 
 function choice(v) {
@@ -30,17 +30,31 @@ function options(v, c) {
     h("button", { class: "s-button s-primary takeaway-download", key: "download", "data-act": "download", "aria-disabled": busy, "aria-busy": busy }, busy ? "Preparing…" : "Download"));
 }
 
+// The token stays in its field until it is sent, and is kept nowhere.
+function hub() {
+  return h("details", { class: "takeaway-hub", key: "hub" }, h("summary", {}, "Send it to the Hugging Face Hub"),
+    h("div", { class: "takeaway-options" },
+      h("label", { class: "takeaway-field", key: "repo" }, h("span", {}, "Repository"),
+        h("input", { type: "text", "data-repo": "", placeholder: "your-name/its-name", autocomplete: "off", spellcheck: "false", maxlength: 200 })),
+      h("label", { class: "takeaway-field", key: "token" }, h("span", {}, "Token"),
+        h("input", { type: "password", "data-token": "", placeholder: "hf_…", autocomplete: "off", maxlength: 200, "aria-describedby": "takeaway-token" })),
+      h("label", { class: "takeaway-names", key: "public" }, h("input", { type: "checkbox", "data-public": "" }), h("span", {}, "Everybody may see it")),
+      h("button", { class: "s-button", key: "push", "data-act": "push", "aria-disabled": busy }, busy ? "Working…" : "Send")),
+    h("p", { class: "s-muted", id: "takeaway-token" }, "A token with write access, from huggingface.co/settings/tokens. It is used once and not kept."));
+}
+
 function percent() { return `${Math.round(100 * chosen.strength)} %`; }
 
 function view(v) {
   if (!v.run) return null;
-  if (v.run !== chosen.run) { Object.assign(chosen, { run: v.run, kind: null, round: "", strength: 1, names: false }); told = { text: "", tone: "" }; }
+  if (v.run !== chosen.run) { Object.assign(chosen, { run: v.run, kind: null, round: "", strength: 1, names: false, repo: "", isPublic: false }); told = { text: "", tone: "" }; }
   const c = choice(v);
   return h("section", { class: "s-card takeaway", key: "takeaway", "aria-labelledby": "takeaway-title" },
     h("div", { class: "takeaway-head" }, h("h2", { id: "takeaway-title", tabindex: -1 }, "Take away"),
       h("p", { class: "s-muted" }, "The model for other programs, a report, or your ratings. What you take carries a description of how it was made.")),
     h("fieldset", { class: "presets", disabled: busy }, h("legend", { class: "s-visually-hidden" }, "What to take away"), v.choices.map((one) => card(one, c))),
     c ? options(v, c) : null,
+    c && c.kind !== "report" ? hub() : null,
     c ? h("p", { class: "takeaway-told", role: "status", "data-tone": told.tone }, told.text) : null);
 }
 
@@ -51,6 +65,9 @@ function after(v) {
   if (round) round.value = rounds(v, c).some(([value]) => value === chosen.round) ? chosen.round : "";
   if (strength) strength.value = chosen.strength;
   if (names) names.checked = chosen.names;
+  const repo = element.querySelector("[data-repo]"), everybody = element.querySelector("[data-public]");
+  if (repo && repo.value !== chosen.repo) repo.value = chosen.repo;
+  if (everybody) everybody.checked = chosen.isPublic;
   arrive(v);
 }
 
@@ -69,28 +86,47 @@ function size(bytes) {
   return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
 }
 
-async function download(v) {
+// Have the server make it, and take it or send it to the Hub; what to say afterwards comes from `then`.
+async function make(v, to, then) {
   const c = choice(v), run = v.run;
   if (busy || !c) return;
+  const slow = { pipeline: "The whole model is being put together.", report: "The pictures before and after are being made.", generalisation: "The pictures before and after are being made." };
   busy = true;
-  told = { text: c.kind === "pipeline" ? "The whole model is being put together. Leave this page open." : ["report", "generalisation"].includes(c.kind) ? "The pictures before and after are being made. Leave this page open." : "The file is being made.", tone: "" };
+  told = { text: `${slow[c.kind] || "The file is being made."}${slow[c.kind] || to === "push" ? " Leave this page open." : ""}`, tone: "" };
+  const known = rounds(v, c).some(([value]) => value === chosen.round) && chosen.round, token = element.querySelector("[data-token]");
+  const question = { kind: c.kind, round: known ? Number(known) : null, strength: c.strong ? chosen.strength : 1, names: c.people && chosen.names };
+  if (to === "push") Object.assign(question, { repo: chosen.repo.trim(), token: token.value.trim(), public: chosen.isPublic });
   redraw();
   try {
-    const known = rounds(v, c).some(([value]) => value === chosen.round) && chosen.round;
-    const question = { kind: c.kind, round: known ? Number(known) : null, strength: c.strong ? chosen.strength : 1, names: c.people && chosen.names };
-    const answer = await fetch(`/studio/runs/${encodeURIComponent(run)}/exports`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question) });
-    const file = await answer.json().catch(() => ({}));
-    if (!answer.ok) throw new Error(file.detail || "The studio gave no answer that can be read. Try again.");
-    const link = h("a", { href: file.url, download: file.name, hidden: true });
-    document.body.append(link);
-    link.click();
-    link.remove();
-    told = { text: `${file.name} (${size(file.bytes)}) is on its way to your downloads.`, tone: "good" };
+    const answer = await fetch(`/studio/runs/${encodeURIComponent(run)}/${to}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question) });
+    const made = await answer.json().catch(() => ({}));
+    if (!answer.ok) throw new Error(made.detail || "The studio gave no answer that can be read. Try again.");
+    told = { text: then(made), tone: "good" };
+    if (to === "push") token.value = "";
   } catch (error) {
     told = { text: error instanceof TypeError ? "The studio cannot be reached. Is it still running?" : error.message, tone: "bad" };
   }
   busy = false;
   redraw();
+}
+
+function fetched(file) {
+  const link = h("a", { href: file.url, download: file.name, hidden: true });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  return `${file.name} (${size(file.bytes)}) is on its way to your downloads.`;
+}
+
+function push(v) {
+  const token = element.querySelector("[data-token]");
+  if (!chosen.repo.trim() || !token.value.trim()) {
+    told = { text: chosen.repo.trim() ? "Give a token." : "Name the repository, such as anna/warm-animals.", tone: "bad" };
+    redraw();
+    element.querySelector(chosen.repo.trim() ? "[data-token]" : "[data-repo]").focus();
+    return;
+  }
+  make(v, "push", (made) => `It is at ${made.url}`);
 }
 
 element.addEventListener("input", (event) => {
@@ -99,10 +135,19 @@ element.addEventListener("input", (event) => {
   if (at.matches("[data-round]")) chosen.round = at.value;
   if (at.matches("[data-strength]")) chosen.strength = Number(at.value);
   if (at.matches("[data-names]")) chosen.names = at.checked;
+  if (at.matches("[data-repo]")) chosen.repo = at.value;
+  if (at.matches("[data-public]")) chosen.isPublic = at.checked;
+  if (at.matches("[data-token]")) return;
   told = { text: "", tone: "" };
   redraw();
 });
-onAct(({ act: kind }) => { if (kind === "download") download(props.value); });
+element.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && event.target.matches("[data-repo], [data-token]")) push(props.value);
+});
+onAct(({ act: kind }) => {
+  if (kind === "download") make(props.value, "exports", fetched);
+  if (kind === "push") push(props.value);
+});
 const onTakeAway = () => {
   if (!element.isConnected) return window.removeEventListener("studio:take-away", onTakeAway);
   arrive(props.value || {});
