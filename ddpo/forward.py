@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from ddpo import launcher
 from ddpo.diffusion import Gaussian
+from ddpo.memory import free_memory
 from ddpo.policy import Policy
 
 SHARE = 0.25
@@ -76,10 +75,3 @@ class KeptForward:
     def clear(self) -> None:
         """Let all go: the weights have changed, or the round is over."""
         self._kept.clear()
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes of a device that one of this machine's processes can still take."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available) // launcher.local_size()

@@ -61,6 +61,7 @@ FORWARD = "tests/test_forward.py::"
 KEPT_ENDS = FORWARD + "test_kept_passes_end_with_the_weights_they_are_of"
 MOSTLY_UNRATED = FORWARD + "test_of_a_microbatch_that_is_mostly_unrated_the_rest_is_computed_anew"
 NO_PASS = FORWARD + "test_the_first_step_makes_no_pass_of_its_own"
+SECOND = "test_the_second_version_s_limits_are_those_of_all_groups_around"
 QUARTER = FORWARD + "test_no_more_passes_are_kept_than_a_quarter_of_the_free_memory_holds"
 QUADRANTS = "test_the_four_clip_quadrants_in_value_and_gradient"
 
@@ -212,7 +213,6 @@ MUTATIONS = (
         ("return tensor.detach()", "return tensor", FORWARD + "test_what_is_let_go_leaves_nothing_behind"),
         ("if self._bytes <= self._budget:", "if True:", FORWARD + "test_a_pass_that_is_too_large_is_not_kept"),
         ("gaussian.mean.detach(), gaussian.std", "gaussian.mean, gaussian.std", QUARTER),
-        (" // launcher.local_size()", "", "test_processes_of_one_machine_share_its_free_memory"),
     ),
     *of(
         "ddpo/trainer.py",
@@ -363,6 +363,11 @@ MUTATIONS = (
             "tests/test_blind_tests.py::test_what_cannot_be_read_is_left_out_and_later_rounds_are_none_of_an_earlier_one_s",
         ),
         ("total.a, total.b, total.tie", "total.b, total.a, total.tie", "test_a_result_as_a_row_of_the_card"),
+    ),
+    *of(
+        "ddpo/memory.py",
+        (" // launcher.local_size()", "", "test_the_least_counts_and_is_shared_by_the_machine_s_processes"),
+        ('int((folder / "memory.current").read_text()) + ', 'int((folder / "memory.current").read_text()) - ', SECOND),
     ),
     *of(
         "ddpo/hub.py",
