@@ -215,6 +215,46 @@ def test_beside_a_run_at_work_the_page_asks_first(page: Page, toy_studio: Studio
     store.close()
 
 
+def test_two_fingers_and_the_wheel_zoom_where_they_are(page: Page, toy_studio: Studio) -> None:
+    """Fingers that part from 40 to 80 pixels, and move 30 to the right, make both pictures twice as large; what was between them is still there. The
+    finger that stays goes on moving the pictures."""
+    comparable_run(toy_studio.runs / "taste", prompts=("a cat",)).close()
+    board = open_compare(page, toy_studio)
+    make(board)
+    board.get_by_role("gridcell", name="a cat, seed 1").click()
+    dialog = page.get_by_role("dialog", name="One pair, large")
+    dialog.get_by_role("button", name="Side by side").click()
+    stage, both = dialog.locator(".cmp-both .cmp-stage").first, dialog.locator(".cmp-both img")
+    (x, y), browser = centre(stage), page.context.new_cdp_session(page)
+
+    def fingers(kind: str, at: dict[int, float]) -> None:
+        """Of those that have changed."""
+        points = [dict(x=x + 25 + by, y=y - 10, id=i) for i, by in at.items()]
+        browser.send("Input.dispatchTouchEvent", dict(type=kind, touchPoints=points))
+
+    def shown() -> list[list[float]]:
+        texts = both.evaluate_all("images => images.map((image) => getComputedStyle(image).transform)")
+        return [[float(number) for number in re.findall(r"-?[\d.]+", text.removeprefix("matrix"))] for text in texts]
+
+    fingers("touchStart", {0: -20, 1: 20})
+    for by in (10, 20, 30, 40):  # to -40 + 30 and 40 + 30
+        fingers("touchMove", {0: -20 + by / 4, 1: 20 + 5 * by / 4})
+    expect(both.first).to_have_css("transform", re.compile(r"^matrix\(2, "))  # touches come with the next frame
+    (zoom, _, _, _, right, down), other = shown()
+    assert [zoom, 0, 0, zoom, right, down] == other
+    assert zoom == pytest.approx(2) and right == pytest.approx(25 + 30 - 2 * 25, abs=0.6) and down == pytest.approx(-10 + 2 * 10, abs=0.6)
+    fingers("touchEnd", {0: -10})
+    fingers("touchMove", {1: 80})
+    expect(both.first).not_to_have_css("transform", f"matrix(2, 0, 0, 2, {right:g}, {down:g})")
+    assert shown()[0][4:] == [pytest.approx(right + 10, abs=0.6), pytest.approx(down, abs=0.6)]
+    fingers("touchEnd", {1: 80})
+    page.keyboard.press("0")
+    page.mouse.move(x + 30, y + 40)
+    page.mouse.wheel(0, -100)
+    expect(both.first).not_to_have_css("transform", "matrix(1, 0, 0, 1, 0, 0)")
+    assert shown()[0] == [pytest.approx(each, abs=0.6) for each in (1.2, 0, 0, 1.2, 30 - 1.2 * 30, 40 - 1.2 * 40)]
+
+
 def test_the_page_and_a_large_pair_fit_a_narrow_screen(page: Page, toy_studio: Studio) -> None:
     comparable_run(toy_studio.runs / ("a-run-with-a-long-name-" * 3)[:-1], prompts=("a cat", "long " * 200)).close()
     page.set_viewport_size({"width": 390, "height": 800})

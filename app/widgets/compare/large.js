@@ -45,7 +45,7 @@ function handleView() {
   if (state.mode === 1) return h("label", { class: "cmp-handle", key: "h1" }, h("span", {}, "A"), h("input", { type: "range", min: 0, max: 100, "data-own": "", "data-at": "", "aria-label": "How much of A is shown" }), h("span", {}, "B"));
   if (state.mode === 2) return h("p", { class: "cmp-handle s-muted", key: "h2" }, "Hold Space, or press on the picture, to see B.");
   if (state.mode === 3) return h("div", { class: "cmp-handle s-muted", key: "h3" }, h("button", { class: "s-button s-small", "data-zoom": 1 / 1.5, "aria-label": "Zoom out" }, "−"),
-    h("button", { class: "s-button s-small", "data-zoom": 1.5, "aria-label": "Zoom in" }, "+"), h("span", {}, "Both zoom and move together: wheel, drag, keys + − 0."));
+    h("button", { class: "s-button s-small", "data-zoom": 1.5, "aria-label": "Zoom in" }, "+"), h("span", {}, "Both zoom and move together: wheel or two fingers, drag, keys + − 0."));
   return h("p", { class: "cmp-handle s-muted", key: "h4" }, h("span", { "data-mean": "", "data-own": "", role: "status" }), h("label", {}, " Brightened ", h("input", { type: "range", min: 1, max: 16, "data-gain": "", "data-own": "", "aria-label": "How much differences are brightened" })));
 }
 
@@ -119,10 +119,17 @@ function wire(dialog) {
     if (seeds()[c] !== undefined) step(0, by);
     else step(by, -by * (state.count - 1));
   };
-  const zoom = (by) => {
-    large.zoom = Math.min(16, Math.max(1, large.zoom * by));
+  // Zoom both pictures; what lies at a place, seen from the middle of its picture, stays there.
+  const zoom = (by, at = { x: 0, y: 0 }) => {
+    const was = large.zoom;
+    large.zoom = Math.min(16, Math.max(1, was * by));
     if (large.zoom === 1) Object.assign(large, { x: 0, y: 0 });
+    else for (const axis of ["x", "y"]) large[axis] = at[axis] - ((at[axis] - large[axis]) * large.zoom) / was;
     changed();
+  };
+  const within = (stage, x, y) => {
+    const box = stage.getBoundingClientRect();
+    return { x: x - box.left - box.width / 2, y: y - box.top - box.height / 2 };
   };
   dialog.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
@@ -137,16 +144,30 @@ function wire(dialog) {
   });
   dialog.addEventListener("keyup", (event) => { if (event.key === " " && state.mode === 2) { event.preventDefault(); large.held = false; changed(); } });
   let held = null;
+  const fingers = new Map(); // on a picture that can be moved: where each is
+  const grip = () => {
+    const [a, b] = fingers.values();
+    return { apart: Math.hypot(a.x - b.x, a.y - b.y), x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 };
+  };
+  const pinch = (event) => {
+    const was = grip();
+    fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+    const now = grip(), at = within(held.stage, was.x, was.y);
+    Object.assign(large, { x: large.x + now.x - was.x, y: large.y + now.y - was.y });
+    zoom(now.apart / Math.max(1, was.apart), { x: at.x + now.x - was.x, y: at.y + now.y - was.y });
+  };
   dialog.addEventListener("pointerdown", (event) => {
     const stage = event.target.closest("[data-wipe], [data-hold], [data-pan]");
     if (!stage) return;
     event.preventDefault();
     stage.setPointerCapture(event.pointerId);
+    if ("pan" in stage.dataset) fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
     held = { stage, x: event.clientX - large.x, y: event.clientY - large.y };
     if ("hold" in stage.dataset) { large.held = true; changed(); } else move(event);
   });
   const move = (event) => {
     if (!held) return;
+    if (fingers.size > 1) return fingers.has(event.pointerId) && fingers.size === 2 ? pinch(event) : null;
     const box = held.stage.getBoundingClientRect();
     if ("wipe" in held.stage.dataset) large.wipe = Math.round(Math.min(100, Math.max(0, (100 * (event.clientX - box.left)) / box.width)));
     else if ("pan" in held.stage.dataset && large.zoom > 1) Object.assign(large, { x: event.clientX - held.x, y: event.clientY - held.y });
@@ -154,8 +175,20 @@ function wire(dialog) {
     changed();
   };
   dialog.addEventListener("pointermove", move);
-  for (const kind of ["pointerup", "pointercancel"]) dialog.addEventListener(kind, () => { if (held && "hold" in held.stage.dataset) { large.held = false; changed(); } held = null; });
-  dialog.addEventListener("wheel", (event) => { if (event.target.closest("[data-pan]")) { event.preventDefault(); zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2); } }, { passive: false });
+  for (const kind of ["pointerup", "pointercancel"]) {
+    dialog.addEventListener(kind, (event) => {
+      if (held && "hold" in held.stage.dataset) { large.held = false; changed(); }
+      fingers.delete(event.pointerId);
+      const [left] = fingers.values();
+      held = left ? { stage: held.stage, x: left.x - large.x, y: left.y - large.y } : null; // the finger that is still there goes on
+    });
+  }
+  dialog.addEventListener("wheel", (event) => {
+    const stage = event.target.closest("[data-pan]");
+    if (!stage) return;
+    event.preventDefault();
+    zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, within(stage, event.clientX, event.clientY));
+  }, { passive: false });
   dialog.addEventListener("input", ({ target }) => {
     if (target.matches("[data-at]")) { large.wipe = Number(target.value); changed(); } else if (target.matches("[data-gain]")) { large.gain = Number(target.value); changed(); } else if (target.matches("[data-strength]")) strength(target);
   });
