@@ -126,6 +126,13 @@ def public_reward(reward: str) -> str:
     return rewards.spell({Path(name).name if rewards.FUNCTION.fullmatch(name) else name: weight for name, weight in weights.items()})
 
 
+def public_metric(name: str) -> str:
+    """The same for a reward's name within a metric's."""
+    prefix = next((prefix for prefix in ("watched_", "moved_", "mean_of_") if name.startswith(prefix)), "")
+    reward = name.removeprefix(prefix)
+    return prefix + (Path(reward).name if rewards.FUNCTION.fullmatch(reward) else reward)
+
+
 def write_lines(rows: Sequence[Row], file: Path) -> None:
     """JSON, one object a line."""
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", errors="replace")

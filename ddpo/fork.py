@@ -10,6 +10,7 @@ from typing import Any
 from ddpo.config import ConfigError, RunConfig
 from ddpo.source import located
 from ddpo.store import INIT_LORA, RunStore, StoreError
+from ddpo.tracker import require
 
 KEPT = ("model", "model_config", "revision", "training", "lora_rank", "lora_alpha", "lora_targets", "init_lora", "optimiser")
 """Settings that a checkpoint's weights and the optimiser's state rest on."""
@@ -27,6 +28,7 @@ def fork(store: RunStore, number: int, folder: Path, changes: Mapping[str, Any] 
         saved = ", ".join(map(str, store.checkpoints())) or "none"
         raise StoreError(f"Round {number} of {store.name} has no checkpoint. Saved rounds: {saved}.")
     config = config_of(store, number, changes or {})
+    require(config)
     return RunStore.create(folder, config, parent=(store, number))
 
 

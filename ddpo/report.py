@@ -23,7 +23,7 @@ from ddpo import blind
 from ddpo.alarms import alarm_at, series_of
 from ddpo.card import REACH, base_name, facts, held_out_change, public_settings, rated_images
 from ddpo.config import RunConfig, prompt_sets
-from ddpo.dataset import Naming, public_reward
+from ddpo.dataset import Naming, public_metric, public_reward
 from ddpo.figure import Line, Points, chart
 from ddpo.generalisation import measured, rows_of
 from ddpo.markup import Html, shown, tag
@@ -307,7 +307,11 @@ def health(store: RunStore, number: int, metrics: Metrics) -> Html:
     families = [(title, meaning, _family(metrics, prefix, drawn)) for prefix, title, meaning in FAMILIES]
     drawn |= {metric for _, _, lines in families for metric, _ in lines}
     others = [name for name in sorted(metrics) if name not in drawn and not name.startswith(ELSEWHERE)]
-    charts = [*families, *HEALTH, *((name.replace("_", " ").capitalize(), "", ((name, name.replace("_", " ")),)) for name in others)]
+    charts = [
+        *families,
+        *HEALTH,
+        *((words.capitalize(), "", ((name, words),)) for name in others if (words := public_metric(name).replace("_", " "))),
+    ]
     changes = [(first, f"From round {first}: {public_reward(reward)}") for first, reward in store.reward_stretches()[1:]]
     figures, still = [], []
     for title, meaning, lines in charts:
@@ -347,7 +351,7 @@ DISTANCES = dict(
 
 def _family(metrics: Metrics, prefix: str, drawn: set[str]) -> tuple[tuple[str, str], ...]:
     names = [name for name in sorted(metrics) if name.startswith(prefix) and name not in drawn]
-    return tuple((name, name.removeprefix(prefix).replace("_", " ")) for name in names)
+    return tuple((name, public_metric(name).removeprefix(prefix).replace("_", " ")) for name in names)
 
 
 def moving(store: RunStore) -> bool:

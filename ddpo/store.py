@@ -10,6 +10,8 @@
       samples/0003/<sha>.png worker
       rounds/0003/           trajectory tensors, kept until the round's checkpoint exists
       checkpoints/0003/      adapter, optimiser state, header
+      generalisation/, blind/ what was measured of how far a round reaches, and what came out of blind tests (JSON)
+      <tracker>.json          as what a tracker knows the run, and what it was sent; tensorboard/ has TensorBoard's events
       worker.log, worker.lock
 
 One table, one writer. The worker writes round, sample, score, metric, probe, checkpoint, event, progress; the app writes rating,

@@ -1,20 +1,23 @@
 """A run's measures in a tracker as well: TensorBoard, trackio or Weights & Biases, through accelerate's classes.
 
-What the run has is in its own folder whatever a tracker does: one that fails is not asked again, which is an event of the run and no failure.
+What the run has is in its own folder whatever a tracker does: one that fails is an event of the run, ends nothing, and is tried again by the next
+worker. ``<tracker>.json`` in the folder says as what the tracker knows the run, and what it has been sent.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import json
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 from ddpo.card import public_settings
 from ddpo.config import ConfigError, RunConfig
-from ddpo.store import RunStore
+from ddpo.dataset import public_metric
+from ddpo.store import RunStore, write_file
 
 PACKAGES = dict(tensorboard=("tensorboard", "tensorboardX"), trackio=("trackio",), wandb=("wandb",))
 """What each tracker needs, one of these."""
@@ -24,8 +27,9 @@ PROJECT = "ddpo-studio"
 
 
 def require(config: RunConfig) -> None:
-    """Raises:
-    ConfigError: the tracker's package is not installed.
+    """
+    Raises:
+        ConfigError: the tracker's package is not installed.
     """
     packages = PACKAGES.get(config.tracker)
     if packages and not any(map(find_spec, packages)):
@@ -33,84 +37,95 @@ def require(config: RunConfig) -> None:
 
 
 class Tracker:
-    """Sends each measure once; after a restart of the worker only what is new."""
+    """Sends each measure, whatever becomes of the workers of a run: once, or a second time what was sent last before a worker was killed, since a
+    tracker may not have written it yet."""
 
     def __init__(self, config: RunConfig, store: RunStore) -> None:
-        """
-        Raises:
-            ConfigError: the tracker's package is not installed.
-        """
         self.config, self.store = config, store
+        self._file = store.folder / f"{config.tracker}.json"
         self._tracker: Any = None
+        self._id = ""
         self._sent: dict[int, set[str]] = {}
-        if config.tracker == "off":
-            return
-        require(config)
-        mark = store.folder / f"{config.tracker}.sent"
-        if mark.exists():
-            for name, points in store.metrics().items():
-                for number, _ in points:
-                    self._sent.setdefault(number, set()).add(name)
-        self._try(self._start)
-        mark.touch()
+
+    def start(self) -> None:
+        """Begin, or go on with what the worker before this one did."""
+        if self.config.tracker != "off":
+            self._try(self._start)
 
     def send(self) -> None:
-        """Everything that was measured since the last time, at its round."""
-        if self._tracker is None:
-            return
-        found: dict[int, dict[str, float]] = {}
-        for name, points in self.store.metrics().items():
-            for number, value in points:
-                if name not in self._sent.get(number, ()):
-                    self._sent.setdefault(number, set()).add(name)
-                    if value is not None and math.isfinite(value):
-                        found.setdefault(number, {})[name] = value
-        self._try(lambda: self._send(found))
+        """Everything that was measured and is not sent yet, at its round."""
+        if self._tracker is not None:
+            self._try(self._send)
 
     def close(self) -> None:
         """The end of the worker: send the rest, and have the tracker write what it holds."""
         self.send()
         if self._tracker is not None:
-            self._try(self._tracker.finish)
+            self._try(self._finish)
 
     def _start(self) -> None:
+        require(self.config)
         from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+        if self._file.exists():
+            known = json.loads(self._file.read_text(encoding="utf-8"))
+            self._id, self._sent = known["id"], {int(number): set(names) for number, names in known["sent"].items()}
+        self._id = self._id or secrets.token_hex(8)
         PartialState(cpu=True)  # accelerate's trackers write a log, which wants this
-        where: dict[str, Any] = {}
-        if self.config.tracker == "tensorboard":  # two files of one second would have one name
-            where = dict(logging_dir=self.store.folder, filename_suffix=f".{secrets.token_hex(4)}")
-        named = {} if where else dict(name=self.store.name, resume="allow")
-        named |= dict(id=_id_of(self.store)) if self.config.tracker == "wandb" else {}
-        tracker = LOGGER_TYPE_TO_CLASS[self.config.tracker](FOLDER if where else PROJECT, **where, **named)
+        tracker = LOGGER_TYPE_TO_CLASS[self.config.tracker](FOLDER if self._is_local else PROJECT, **self._named())
         tracker.main_process_only = False  # this is the process that leads
         tracker.start()
-        if where:  # hparams would be a run of their own in TensorBoard
-            tracker.log({"settings": _as_text(self.config)}, step=0)
+        settings = public_settings(self.config)
+        if self._is_local:  # its hyperparameters would be a run of their own
+            tracker.log({"settings": "\n".join(f"    {name}: {value}" for name, value in settings.items())}, step=0)
         else:
-            tracker.store_init_configuration(public_settings(self.config))
+            tracker.store_init_configuration(settings)
+        if self.config.tracker == "wandb":
+            tracker.tracker.define_metric("*", step_metric="round")
         self._tracker = tracker
+        self._keep()
 
-    def _send(self, found: Mapping[int, dict[str, float]]) -> None:
-        for number in sorted(found):
-            if self.config.tracker == "tensorboard":
-                self._tracker.log(found[number], step=number)
+    @property
+    def _is_local(self) -> bool:
+        return self.config.tracker == "tensorboard"
+
+    def _named(self) -> dict[str, Any]:
+        """As what the tracker knows the run: two of one name are two."""
+        if self.config.tracker == "trackio":
+            return dict(name=f"{self.store.name}-{self._id[:6]}", resume="allow")
+        if self.config.tracker == "wandb":
+            return dict(name=self.store.name, id=self._id, resume="allow", dir=str(self.store.folder))
+        return dict(logging_dir=self.store.folder, filename_suffix=f".{secrets.token_hex(4)}")  # two files of one second would have one name
+
+    def _send(self) -> None:
+        found: dict[int, dict[str, float]] = {}
+        for name, points in self.store.metrics().items():
+            for number, value in points:
+                if name not in self._sent.get(number, ()) and value is not None and math.isfinite(value):
+                    found.setdefault(number, {})[name] = value
+        if found:
+            self._keep()  # of what was sent before: that is written by now
+        for number, values in sorted(found.items()):
+            told = {public_metric(name): value for name, value in values.items()}
+            if self._is_local:
+                self._tracker.log(told, step=number)
             else:  # no step: these refuse one that is not the latest, and what is watched can come late
-                self._tracker.log(found[number] | {"round": number})
+                self._tracker.log(told | {"round": number})
+            self._sent.setdefault(number, set()).update(values)
 
-    def _try(self, work: Callable[[], None]) -> None:
+    def _finish(self) -> None:
+        self._tracker.finish()
+        self._keep()
+
+    def _keep(self) -> None:
+        sent = {number: sorted(names) for number, names in self._sent.items()}
+        write_file(self._file, json.dumps(dict(id=self._id, sent=sent)).encode())
+
+    def _try(self, work: Callable[[], object]) -> None:
         try:
             work()
         except Exception as error:
-            self._tracker = None  # a second failure of many would tell nothing new
-            self.store.add_event("tracker", f"{self.config.tracker} failed and is not asked again: {type(error).__name__}: {error}")
-
-
-def _id_of(store: RunStore) -> str:
-    """The same for each worker of a run."""
-    return hashlib.sha256(str(store.folder.resolve()).encode()).hexdigest()[:16]
-
-
-def _as_text(config: RunConfig) -> str:
-    return "\n".join(f"    {name}: {value}" for name, value in public_settings(config).items())
+            self._tracker = None
+            with contextlib.suppress(Exception):  # a full disk: the run says so by itself
+                self.store.add_event("tracker", f"{self.config.tracker} failed, and is left alone until the run is resumed: {error}")

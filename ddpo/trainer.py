@@ -80,6 +80,7 @@ class Trainer:
             TrainingError: it cannot go on.
         """
         self.restore()
+        self.tracker.start()
         for number in range(1, self.config.rounds + 1):
             while (mark := self.store.start_round(number).next_mark) is not None:
                 started, self._seconds_ahead = time.monotonic(), 0.0

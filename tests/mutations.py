@@ -376,9 +376,10 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/tracker.py",
-        ("if mark.exists():", "if not mark.exists():", "test_every_measure_is_in_tensorboard_once_whatever_stops_the_run"),
-        ("step=number)", "step=0)", "test_every_measure_is_in_tensorboard_once_whatever_stops_the_run"),
-        ("            self._tracker = None  #", "            pass  #", "test_a_tracker_that_fails_ends_nothing"),
+        ("if self._file.exists():", "if not self._file.exists():", "test_every_measure_is_in_tensorboard_whatever_stops_the_run"),
+        ("step=number)", "step=0)", "test_every_measure_is_in_tensorboard_whatever_stops_the_run"),
+        ("            self._tracker = None\n            with", "            with", "test_a_tracker_that_fails_ends_nothing"),
+        ("            self._sent.setdefault(number, set()).update(values)", "            pass", "test_a_tracker_that_fails_ends_nothing"),
     ),
     *of(
         "ddpo/generalisation.py",
