@@ -1,8 +1,10 @@
-"""Shared fixtures: a studio that serves a runs folder, a browser, and a page that tolerates no error."""
+"""Shared fixtures: a studio that serves a runs folder, a browser, and a page that tolerates no error. And how tests go side by side: in several
+processes (``pytest -n 2``) each computes with one thread, and a test that is marked ``alone`` has the machine to itself."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 import sys
@@ -14,6 +16,10 @@ from pathlib import Path
 
 import pytest
 
+SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
+if SIDE_BY_SIDE:
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+
 BROWSER_ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage", "--no-first-run", "--disable-domain-reliability",
@@ -21,6 +27,23 @@ BROWSER_ARGUMENTS = [
 TOY_WORKER = (sys.executable, "-m", "tests.toy_worker")
 TOY_COMPARE = (sys.executable, "-m", "tests.toy_compare")
 LOCAL = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Side by side, a test that is marked ``alone`` waits until no other runs, and no other begins before it is done; this is none of their time."""
+    if not SIDE_BY_SIDE:
+        return (yield)
+    import fcntl
+
+    with open(__file__) as queue, open(Path(__file__).with_name("toys.py")) as machine:
+        fcntl.flock(queue, fcntl.LOCK_EX)  # who comes later waits behind one who waits to be alone
+        fcntl.flock(machine, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(queue, fcntl.LOCK_UN)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(machine, fcntl.LOCK_UN)  # not by closing it alone: a forked child may hold it open
 
 
 @dataclass(frozen=True)
