@@ -54,6 +54,12 @@ class Studio:
     runs: Path
 
 
+@pytest.fixture(autouse=True)
+def stay_as_nice_as_you_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker makes way for the page. In a test it may be this process, which would make way more and more, and its browser with it."""
+    monkeypatch.setattr(os, "nice", lambda by: 0, raising=False)
+
+
 @pytest.fixture
 def studio(tmp_path: Path) -> Iterator[Studio]:
     """A studio over an empty runs folder."""

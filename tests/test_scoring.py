@@ -73,7 +73,7 @@ def test_nothing_runs_before_the_first_question_and_values_come_in_portions(scor
     values, failures = settled(scoring, cells)
     assert len(values) == 10 > module.AT_ONCE and not failures and all(value["value"] > 0 for value in values)
     assert scoring.desk.pid and scoring.ask(cells)[0] == values
-    polite = min(19, os.nice(0) + 10)
+    polite = min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
     assert psutil.Process(scoring.desk.pid).nice() == polite, "a training run goes first"
 
 
