@@ -113,7 +113,7 @@ def browser():
     """A headless Chromium."""
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
+    expect.set_options(timeout=60_000)  # a busy machine is slow, not wrong
     chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
     if chromium is None:
         pytest.skip("NO BROWSER TEST RUNS: there is no Chromium on this machine (Debian: apt-get install chromium)")
@@ -131,7 +131,7 @@ def page(browser):
     context.on("request", lambda request: LOCAL.match(request.url) or problems.append(f"request to {request.url}"))
     found.on("pageerror", lambda error: problems.append(f"page error: {error}"))
     found.on("console", lambda message: problems.append(f"console: {message.text}") if serious(message) else None)
-    found.set_default_timeout(30_000)
+    found.set_default_timeout(60_000)
     yield found
     context.close()
     assert not problems, problems

@@ -37,7 +37,8 @@ for line in sys.stdin:
 FAR = Setting("aesthetic", "published")
 
 
-def until(true: Callable[[], Any], seconds: float = 60) -> Any:
+def until(true: Callable[[], Any], seconds: float = 200) -> Any:
+    """What is true in the end. The process makes way for everything else: on a busy machine its networks may take minutes to load."""
     deadline = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < deadline, "waited in vain"
