@@ -11,7 +11,7 @@ app: $(VENV)/.base
 	$(BIN)/python -m app $(ARGS)
 
 test: $(VENV)/.dev browser check
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,8 +1,10 @@
-"""Shared fixtures: a studio that serves a runs folder, a browser, and a page that tolerates no error."""
+"""Shared fixtures: a studio that serves a runs folder, a browser, and a page that tolerates no error. And how tests go side by side: in several
+processes (``pytest -n 2``) each computes with one thread, and a test that is marked ``alone`` has the machine to itself."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 import sys
@@ -14,6 +16,10 @@ from pathlib import Path
 
 import pytest
 
+SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
+if SIDE_BY_SIDE:
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+
 BROWSER_ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage", "--no-first-run", "--disable-domain-reliability",
@@ -23,12 +29,35 @@ TOY_COMPARE = (sys.executable, "-m", "tests.toy_compare")
 LOCAL = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:")
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Side by side, a test that is marked ``alone`` waits until no other runs, and no other begins before it is done; this is none of their time."""
+    if not SIDE_BY_SIDE:
+        return (yield)
+    import fcntl
+
+    with open(__file__) as queue, open(Path(__file__).with_name("toys.py")) as machine:
+        fcntl.flock(queue, fcntl.LOCK_EX)  # who comes later waits behind one who waits to be alone
+        fcntl.flock(machine, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(queue, fcntl.LOCK_UN)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(machine, fcntl.LOCK_UN)  # not by closing it alone: a forked child may hold it open
+
+
 @dataclass(frozen=True)
 class Studio:
     """A studio that is being served, and the folder that its runs are in."""
 
     url: str
     runs: Path
+
+
+@pytest.fixture(autouse=True)
+def stay_as_nice_as_you_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker makes way for the page. In a test it may be this process, which would make way more and more, and its browser with it."""
+    monkeypatch.setattr(os, "nice", lambda by: 0, raising=False)
 
 
 @pytest.fixture
@@ -84,7 +113,7 @@ def browser():
     """A headless Chromium."""
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
+    expect.set_options(timeout=60_000)  # a busy machine is slow, not wrong
     chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
     if chromium is None:
         pytest.skip("NO BROWSER TEST RUNS: there is no Chromium on this machine (Debian: apt-get install chromium)")
@@ -102,7 +131,7 @@ def page(browser):
     context.on("request", lambda request: LOCAL.match(request.url) or problems.append(f"request to {request.url}"))
     found.on("pageerror", lambda error: problems.append(f"page error: {error}"))
     found.on("console", lambda message: problems.append(f"console: {message.text}") if serious(message) else None)
-    found.set_default_timeout(30_000)
+    found.set_default_timeout(60_000)
     yield found
     context.close()
     assert not problems, problems

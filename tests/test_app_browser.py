@@ -20,7 +20,7 @@ WIDTHS = (390, 1600)
 NAME_IN_FOCUS = "(document.activeElement.getAttribute('aria-label') || document.activeElement.textContent || '').trim()"
 
 
-def until(true: Callable[[], object], seconds: float = 30) -> None:
+def until(true: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "waited in vain"
@@ -205,10 +205,20 @@ def test_charts_update_in_place(page: Page, charted: Studio) -> None:
     assert plot.evaluate("node => node.isConnected")
 
 
+HEIGHTS = """window.heights = [];
+new MutationObserver(() => {
+  const grid = document.querySelector(".gallery-grid");
+  if (grid?.offsetHeight) window.heights.push(grid.offsetHeight);
+}).observe(document, { childList: true, subtree: true });"""
+
+
 def test_the_gallery_shows_any_round_large_and_small(page: Page, charted: Studio) -> None:
+    """And the page does not jump when the images arrive."""
+    page.add_init_script(HEIGHTS)
     open_studio(page, charted, "a", "Progress")
     gallery = page.locator("#studio-gallery")
     expect(gallery).to_contain_text("Round 6: 8 images, 8 scored")
+    assert len(set(page.evaluate("window.heights"))) == 1
     gallery.get_by_role("button", name="Earlier round").click()
     expect(gallery).to_contain_text("Round 5: 8 images")
     gallery.locator(".gallery-tile").first.click()

@@ -89,6 +89,7 @@ def seconds_of(code: str) -> float:
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
+@pytest.mark.alone
 def test_the_page_is_up_soon_and_in_little_memory(tmp_path: Path) -> None:
     """Promised: 4 s and 300 MB. A busy machine is no fault of the page, so it is the seconds of processor time that are held to it; nor is a slow
     one, where gradio alone takes half of them."""

@@ -139,12 +139,14 @@ def test_stars(page: Page, open_board: OpenBoard) -> None:
     expect(card(page, 2).locator(".rate.on")).to_have_count(3)
 
 
-@pytest.mark.parametrize("key", ["Control+u", "Alt+u", "Meta+d", "Shift+D", "x", "9", "Tab"])
-def test_other_keys_are_left_alone(page: Page, open_board: OpenBoard, key: str) -> None:
+def test_other_keys_are_left_alone(page: Page, open_board: OpenBoard) -> None:
+    """And one that means something still does after each of them."""
     store = open_board()
-    page.keyboard.press(key)
-    page.wait_for_timeout(150)
-    assert not store.ratings(1)
+    for rated, key in enumerate(("Control+u", "Alt+u", "Meta+d", "Shift+D", "x", "9", "Tab")):
+        page.keyboard.press(key)
+        page.wait_for_timeout(150)
+        assert len(store.ratings(1)) == rated, key
+        press(page, "d")
 
 
 def test_a_key_that_repeats_or_composes_does_not_rate(page: Page, open_board: OpenBoard) -> None:

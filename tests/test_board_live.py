@@ -304,6 +304,7 @@ def test_no_run_and_a_run_not_started(page: Page, studio: Studio) -> None:
 # --- speed ------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_a_key_is_acknowledged_soon(page: Page, studio: Studio, make_run: MakeRun) -> None:
     """From the key to the answer that it is on disk. The aim is 100 ms at p95; the bound leaves room for a machine that is busy with other tests."""
     make_run(images_per_prompt=4)
@@ -319,6 +320,7 @@ def test_a_key_is_acknowledged_soon(page: Page, studio: Studio, make_run: MakeRu
     assert times[len(times) // 2] < 150
 
 
+@pytest.mark.alone
 def test_sixty_four_images_move_at_the_screens_pace(page: Page, studio: Studio, make_run: MakeRun) -> None:
     """The work at a key fits into one frame of 16 ms. The quickest quarter is asked, which a busy machine leaves alone."""
     config = RunConfig(images_per_round=64, images_per_update=64, prompts=tuple(f"a thing of kind {n}" for n in range(16)))

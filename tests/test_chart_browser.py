@@ -142,6 +142,7 @@ def test_the_images_of_the_round_that_is_read_lead_to_the_gallery(page: Page, tw
     open_charts(page, two_runs, "slow")
     norm = chart(page, "Gradient norm")
     plot = norm.locator(".chart-plot")
+    expect(page.locator("#studio-gallery img")).to_have_count(8)  # the page is whole
     plot.scroll_into_view_if_needed()
     height = page.evaluate("document.documentElement.scrollHeight")
     box = plot.bounding_box()
@@ -273,6 +274,7 @@ def test_the_csv_of_a_chart_has_what_is_shown(page: Page, two_runs: Studio) -> N
 # --- long runs, small pages -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_a_thousand_rounds_of_twenty_lines_stay_fluid(page: Page, studio: Studio) -> None:
     """Reading a round, in all charts, takes at most 50 ms at the median, and drawing everything anew at most 700 ms, on a busy machine too; about
     3,000 points are sent. (A quiet core of 2026 takes 3 and 60 ms.)"""

@@ -18,6 +18,7 @@ from ddpo.store import RunStore
 from rewards.function import TRUSTED, trust
 from tests.conftest import Studio, serve
 
+pytestmark = pytest.mark.timeout(600)
 HERE = "#rating-board .card[data-state=here]"
 
 
@@ -29,7 +30,7 @@ def real_studio(tmp_path: Path):
         kill(RunStore(config.parent))
 
 
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 200.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -44,7 +45,7 @@ def press_and_save(page, key: str) -> None:
 
 def rate_whole_board(page) -> None:
     """Sixteen images by keyboard alone; each key moves on to the next image."""
-    page.wait_for_function(f"() => document.querySelectorAll('{HERE}').length === 16", timeout=60_000)
+    page.wait_for_function(f"() => document.querySelectorAll('{HERE}').length === 16", timeout=200_000)
     page.locator(HERE).first.focus()
     for i in range(16):
         press_and_save(page, "u" if i % 2 else "d")
@@ -52,7 +53,7 @@ def rate_whole_board(page) -> None:
 
 def apply_board(page) -> None:
     """Press Enter once the board says that it can be pressed."""
-    page.locator("#rating-board [data-ref=apply][aria-disabled=false]").wait_for(timeout=60_000)
+    page.locator("#rating-board [data-ref=apply][aria-disabled=false]").wait_for(timeout=200_000)
     page.locator(HERE).first.focus()
     page.keyboard.press("Enter")
 
@@ -66,7 +67,7 @@ def test_a_person_starts_a_run_rates_two_boards_by_keyboard_and_the_model_learns
     store = RunStore(real_studio.runs / "first")
     apply_board(page)
     until(lambda: len(store.samples(2)) == 16)
-    page.wait_for_function(f"() => [...document.querySelectorAll('{HERE}')].some((card) => parseInt(card.dataset.id) > 16)", timeout=60_000)
+    page.wait_for_function(f"() => [...document.querySelectorAll('{HERE}')].some((card) => parseInt(card.dataset.id) > 16)", timeout=200_000)
 
     first = store.rounds()[0]
     assert first.next_mark is None, "the first round has all four marks"
@@ -117,7 +118,7 @@ def test_a_reward_fails_and_a_person_changes_it_for_a_blend(page, real_studio: S
     Launcher().start(store.folder)
     page.goto(f"{real_studio.url}/?run=moody")
     alert = page.get_by_role("alert").filter(has_text="the oven is cold")
-    alert.wait_for(timeout=60_000)
+    alert.wait_for(timeout=200_000)
     assert page.get_by_text(f"{mine}:moody").count() and page.get_by_role("heading", name="The reward failed").count()
     pictures = [row.image for row in store.samples(1)]
 

@@ -231,6 +231,7 @@ def test_a_share_of_the_board_is_drawn_at_random() -> None:
     assert shown == set(range(32))
 
 
+@pytest.mark.alone
 def test_a_thousand_ratings_are_fitted_within_a_second() -> None:
     rng = np.random.default_rng(0)
     seen = {kind: rng.normal(size=(1000, width)) for kind, width in dict(whole=52, rings=36, colours=64, edges=64).items()}

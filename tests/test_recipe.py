@@ -15,6 +15,7 @@ FONT = any(Path(path).exists() for path in world.FONT_PATHS)
 
 
 @pytest.mark.skipif(not FONT, reason="SKIPPED: the font Noto Color Emoji is not installed, the pocket recipe is not tested")
+@pytest.mark.timeout(900)
 def test_recipe_makes_a_model_that_diffusers_loads(tmp_path, monkeypatch, capsys):
     for name, value in dict(
         HERE=tmp_path, TRAIN_SCENES=96, JUDGE_SCENES=96, HELD_OUT_SCENES=96, CLIP_STEPS=2, VAE_STEPS=2, SHARP_STEPS=2, UNET_STEPS=2,

@@ -44,6 +44,11 @@ def drop(page: Page, *seeds: int) -> None:
     page.dispatch_event("[data-drop]", "drop", {"dataTransfer": data})
 
 
+def scored(board: Locator, says: str | re.Pattern[str]) -> None:
+    """Wait for it. What scores makes way for everything else, so on a busy machine it may take minutes to load its networks."""
+    expect(board.get_by_role("status")).to_have_text(says, timeout=200_000)
+
+
 def names(board: Locator) -> list[str]:
     """The pictures from top to bottom."""
     return board.locator("tbody .rw-prompt small").all_text_contents()
@@ -57,7 +62,7 @@ def test_drop_pick_sort_compare_and_take_away(page: Page, studio: Studio) -> Non
     board.get_by_label("Prompt", exact=True).fill("a cat")
     for name in ("Aesthetic (LAION)", "CLIPScore"):
         board.get_by_role("checkbox", name=name).check()
-    expect(board.get_by_role("status")).to_have_text("2 pictures scored.")
+    scored(board, "2 pictures scored.")
     first = board.get_by_role("row").nth(1)
     expect(first.locator(".rw-value")).to_have_text(
         [re.compile(r"−\d.*kB.*JPEG file of"), re.compile(r"\d points"), re.compile(r"100 × cosine.*cosine −?0\.")]
@@ -109,7 +114,7 @@ def test_drop_pick_sort_compare_and_take_away(page: Page, studio: Studio) -> Non
 
     page.reload()
     page.get_by_role("tab", name="Rewards", exact=True).click()
-    expect(board.get_by_role("status")).to_have_text("2 pictures scored.")  # what was brought is still there
+    scored(board, "2 pictures scored.")  # what was brought is still there
     board.get_by_role("button", name="Remove 1.png").click()
     assert names(board) == ["2.png"]
     board.get_by_role("button", name="Clear").click()
@@ -127,7 +132,7 @@ def test_paste_a_round_and_what_is_no_picture(page: Page, studio: Studio) -> Non
     board.get_by_label("Round", exact=True).select_option("1")
     board.get_by_role("button", name="Take its pictures").click()
     expect(board.get_by_role("row")).to_have_count(10)
-    expect(board.get_by_role("status")).to_have_text("9 pictures scored.")
+    scored(board, "9 pictures scored.")
     prompts = set(board.locator("tbody .rw-prompt p").all_text_contents())
     assert "no prompt" in prompts and len(prompts & {" ".join(each.split()) for each in ODD_PROMPTS[:4]} | prompts & set(ODD_PROMPTS[:4])) >= 2
     board.get_by_label("Prompt", exact=True).fill("<b>a dog</b>")
@@ -136,7 +141,7 @@ def test_paste_a_round_and_what_is_no_picture(page: Page, studio: Studio) -> Non
     assert page.title() != "broken"
     board.get_by_label("Prompt", exact=True).fill("=1+1")
     expect(board.locator("tbody .rw-prompt p")).to_have_text(["=1+1"] * 9)
-    expect(board.get_by_role("status")).to_have_text("9 pictures scored.")
+    scored(board, "9 pictures scored.")
     with page.expect_download() as download:
         board.get_by_role("button", name="Download CSV").click()
     rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
@@ -159,7 +164,7 @@ def test_a_reward_that_cannot_load_says_what_to_download_and_the_others_go_on(
     board.get_by_role("button", name="Retry Aesthetic (LAION)").click()
     expect(failure).to_be_visible()
     board.get_by_role("radio", name="Pocket").check()
-    expect(board.get_by_role("status")).to_have_text("2 pictures scored.")
+    scored(board, "2 pictures scored.")
     board.get_by_role("checkbox", name="PickScore").check()
     expect(failure).to_contain_text("It has no pocket networks")
 
@@ -172,7 +177,7 @@ def test_stop_and_go_on(page: Page, studio: Studio) -> None:
     board.get_by_role("button", name="Stop").click()
     expect(board.get_by_role("status")).to_have_text("Stopped.")
     board.get_by_role("button", name="Go on").click()
-    expect(board.get_by_role("status")).to_have_text("1 picture scored.")
+    scored(board, "1 picture scored.")
 
 
 def test_the_keyboard_reaches_a_reward_s_description_and_the_table(page: Page, studio: Studio) -> None:
@@ -185,7 +190,7 @@ def test_the_keyboard_reaches_a_reward_s_description_and_the_table(page: Page, s
     page.keyboard.press("Space")
     expect(box).to_be_checked()
     drop(page, 1)
-    expect(board.get_by_role("status")).to_have_text("1 picture scored.")
+    scored(board, "1 picture scored.")
     board.get_by_role("region", name="Values").focus()
     assert page.evaluate("document.activeElement.classList.contains('rw-scroll')")
 
@@ -246,7 +251,7 @@ def test_what_looks_at_images_is_sent_when_it_is_whole(page: Page, studio: Studi
 def test_the_focus_stays_where_people_work(page: Page, studio: Studio) -> None:
     board = open_rewards(page, studio)
     drop(page, 1, 2, 3)
-    expect(board.get_by_role("status")).to_have_text("3 pictures scored.")
+    scored(board, "3 pictures scored.")
     for name, then in (("2.png", "Remove 3.png"), ("3.png", "Remove 1.png"), ("1.png", "Choose files")):
         board.get_by_role("button", name=f"Remove {name}").press("Enter")
         assert focused(page) == then
@@ -256,13 +261,13 @@ def test_the_focus_stays_where_people_work(page: Page, studio: Studio) -> None:
     assert focused(page) == "Go on"
     page.keyboard.press("Enter")
     assert focused(page) == "Stop"
-    expect(board.get_by_role("status")).to_have_text("1 picture scored.")
+    scored(board, "1 picture scored.")
     assert focused(page) == "Stop"
     expect(board.get_by_role("button", name="Stop")).to_be_disabled()
     drop(page, *range(2, 8))
     head = board.get_by_role("columnheader", name="JPEG compressibility").get_by_role("button")
     head.click()
-    expect(board.get_by_role("status")).to_have_text("7 pictures scored.")
+    scored(board, "7 pictures scored.")
     board.get_by_role("checkbox", name="Compare 4.png").focus()
     head.evaluate("head => head.click()")  # its row moves, under the focus
     assert "Compare 4.png" in focused(page)
@@ -279,12 +284,12 @@ def test_a_hidden_page_is_not_drawn_and_is_whole_when_it_is_shown(page: Page, st
       const all = { childList: true, subtree: true, characterData: true, attributes: true };
       new MutationObserver((seen) => { window.drawn += seen.length; }).observe(document.querySelector("#studio-rewards .rw"), all);
     }""")
-    with page.expect_response(lambda response: response.url.endswith("/scores") and response.json()["now"] is None, timeout=60_000):
+    with page.expect_response(lambda response: response.url.endswith("/scores") and response.json()["now"] is None, timeout=200_000):
         pass
     page.wait_for_timeout(800)
     assert page.evaluate("window.drawn") == 0
     page.get_by_role("tab", name="Rewards", exact=True).click()
-    expect(board.get_by_role("status")).to_have_text("1 picture scored.")
+    scored(board, "1 picture scored.")
 
 
 def test_a_text_with_its_picture_is_pasted_as_text(page: Page, studio: Studio) -> None:
@@ -322,7 +327,7 @@ def test_the_page_is_never_wider_than_the_window(page: Page, studio: Studio, the
     board.get_by_role("button", name="Take its pictures").click()
     expect(board.get_by_role("row")).to_have_count(9)
     heights.append(board.locator("tbody").bounding_box()["height"])  # type: ignore[index]
-    expect(board.get_by_role("status")).to_contain_text("8 pictures scored")
+    scored(board, re.compile("8 pictures scored"))
     heights.append(board.locator("tbody").bounding_box()["height"])  # type: ignore[index]
     assert heights[0] == heights[1], "no jump when values arrive"
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0

@@ -136,6 +136,7 @@ def test_an_automatic_run_shows_its_scores(client: TestClient, tmp_path: Path) -
     assert not board["rated_by_people"] and all(image["score"] < 0 for image in board["images"])
 
 
+@pytest.mark.alone
 def test_the_board_is_a_cheap_read(client: TestClient, store: RunStore) -> None:
     """A poll that has nothing new costs a few milliseconds; the bound leaves room for a busy machine."""
     revision = client.get("/studio/runs/toy/board").json()["revision"]

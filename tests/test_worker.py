@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +23,6 @@ from tests.test_config import ODD
 from tests.toys_ddpo import outcome, tiny_config
 
 SMALL = dict(rounds=2, held_out_images=0, steps=2, skip_last_steps=1)
-
-
-@pytest.fixture(autouse=True)
-def stay_as_nice_as_you_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker makes way for the page; here it is this process, and would make way for everybody more and more."""
-    monkeypatch.setattr(os, "nice", lambda by: 0)
 
 
 @pytest.fixture(scope="module")

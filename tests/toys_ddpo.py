@@ -9,7 +9,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,10 +210,11 @@ def forks() -> Any:
     return context
 
 
-def work(folder: Path) -> None:
-    """The worker's main function, in a process of its own that says what it says to the run's log."""
+def work(folder: Path, surroundings: Mapping[str, str] | None = None) -> None:
+    """The worker's main function, in a process of its own that says what it says to the run's log; with more environment variables."""
     from ddpo import worker
 
+    os.environ.update(surroundings or {})
     log = os.open(folder / "worker.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
