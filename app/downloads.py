@@ -16,11 +16,8 @@ from app.exports import ExportFailure, Exports
 from app.routes import json_answer, json_body, open_run
 from app.runs import Runs
 from ddpo.export import EXPORTS, MODELS, REACH, REPORT, saved_rounds
-from ddpo.hub import HubError, check
+from ddpo.hub import HubError, prepare, send
 from ddpo.store import RunStore, StoreError
-
-MOST_CHARACTERS = 200
-"""Of a repository's name, and of a token."""
 
 
 def build_downloads(runs: Runs, exports: Exports) -> APIRouter:
@@ -74,12 +71,11 @@ def _push(runs: Runs, exports: Exports, run: str, body: Any) -> Response:
     kind, number, strength, names = export_question(body)
     if kind in REPORT:
         raise HTTPException(422, "A report is one file for people. Download it.")
-    repo, token = (str(body.get(name) or "")[:MOST_CHARACTERS] for name in ("repo", "token"))
-    store = open_run(runs, run)
+    token, store = str(body.get("token") or "").strip(), open_run(runs, run)
     try:
-        check(repo, token)
-        number = latest(store, kind, number)
-        return json_answer(dict(url=exports.push(store.folder, kind, repo, token, body.get("public") is True, number, strength, names)))
+        repo = prepare(str(body.get("repo") or "").strip(), token, kind in MODELS, private=body.get("public") is not True)
+        with exports.folder(store.folder, kind, latest(store, kind, number), strength, names) as folder:
+            return json_answer(dict(url=send(folder, repo, token, kind in MODELS)))
     except HubError as error:
         raise HTTPException(422, str(error)) from error
     except ExportFailure as error:

@@ -6,7 +6,6 @@ Beside :mod:`app.launch` and :mod:`app.scoring` this is the only code that start
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -16,7 +15,8 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,9 +71,7 @@ class Exports:
             self.tidy()
             folder = _new_folder()
             try:
-                out = folder / f"{run.name}-{kind}{f'-round-{number}' if number is not None else ''}"
-                self._run([*self.command, str(run.resolve()), *options_of(kind, number, strength, names), "--out", str(out)])
-                ready = Ready(secrets.token_urlsafe(16), packed(out, kind), time.monotonic())
+                ready = Ready(secrets.token_urlsafe(16), packed(self._made(folder, run, kind, number, strength, names), kind), time.monotonic())
             except BaseException as error:
                 shutil.rmtree(folder, ignore_errors=True)
                 if isinstance(error, OSError):
@@ -82,23 +80,34 @@ class Exports:
             self._ready[ready.token] = ready
             return ready
 
-    def push(
-        self, run: Path, kind: str, repo: str, token: str, public: bool, number: int | None = None, strength: float = 1.0, names: bool = False
-    ) -> str:
-        """Make an export of a run and put it into a repository of the Hugging Face Hub; returns its address. The token goes to the process through a
-        pipe, and nowhere else.
+    @contextmanager
+    def folder(self, run: Path, kind: str, number: int | None = None, strength: float = 1.0, names: bool = False) -> Iterator[Path]:
+        """An export of a run as the folder that it is, while the block runs.
 
         Raises:
-            ExportFailure: there is nothing to take away, or the Hub does not take it.
+            ExportFailure: there is nothing to take away, or the process failed.
         """
-        with self._turn:
-            folder = _new_folder()
-            try:
-                to = ["--push", repo, *(["--public"] if public else []), "--out", str(folder / kind)]
-                told = self._run([*self.command, str(run.resolve()), *options_of(kind, number, strength, names), *to], token)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-        return str(json.loads(told.splitlines()[-1])["url"])
+        folder = _new_folder()
+        try:
+            with self._turn:
+                made = self._made(folder, run, kind, number, strength, names)
+            yield made
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _made(self, folder: Path, run: Path, kind: str, number: int | None, strength: float, names: bool) -> Path:
+        """Have the process make an export within a folder."""
+        out = folder / f"{run.name}-{kind}{f'-round-{number}' if number is not None else ''}"
+        options = [
+            "--as",
+            kind,
+            "--strength",
+            str(strength),
+            *(["--round", str(number)] if number is not None else []),
+            *(["--names"] if names else []),
+        ]
+        self._run([*self.command, str(run.resolve()), *options, "--out", str(out)])
+        return out
 
     def find(self, token: str) -> Ready | None:
         """A file that waits, or None where there is none any more."""
@@ -126,24 +135,24 @@ class Exports:
             for token in list(self._ready):
                 self.forget(token)
 
-    def _run(self, command: Sequence[str], secret: str = "") -> str:
-        """Run to the end; returns what was printed. Nothing is downloaded, but where something is sent: the base model was there when the run was
-        made."""
+    def _run(self, command: Sequence[str]) -> None:
+        """Run to the end. Nothing is downloaded: the base model was there when the run was made."""
         with self._lock:
             if self._closed:
                 raise ExportFailure("The studio is closing.")
-            surroundings = os.environ | {"PYTHONIOENCODING": "utf-8"} | ({"HF_TOKEN": ""} if secret else {"HF_HUB_OFFLINE": "1"})
-            self._process = process = subprocess.Popen(
-                command, cwd=PROJECT, env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                encoding="utf-8", errors="replace",
-            )  # fmt: skip
-        told, failed = process.communicate(secret)
-        said = failed.strip().splitlines()
+            surroundings = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
+            try:
+                self._process = process = subprocess.Popen(
+                    command, cwd=PROJECT, env=surroundings, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                    encoding="utf-8", errors="replace",
+                )  # fmt: skip
+            except OSError as error:
+                raise ExportFailure(f"The file cannot be made: {error.strerror or error}.") from error
+        said = process.communicate()[1].strip().splitlines()
         if process.returncode < 0:
             raise ExportFailure(f"The process that makes the file was ended by signal {-process.returncode}. Is the memory full?")
         if process.returncode:
             raise ExportFailure(said[-1] if said else f"The process that makes the file ended with exit code {process.returncode}.")
-        return told
 
 
 def _new_folder() -> Path:
@@ -151,12 +160,6 @@ def _new_folder() -> Path:
         return Path(tempfile.mkdtemp(prefix="ddpo-studio-export-"))
     except OSError as error:
         raise ExportFailure(f"There is no room for the file: {error.strerror or error}.") from error
-
-
-def options_of(kind: str, number: int | None, strength: float, names: bool) -> list[str]:
-    """What ``python -m ddpo export`` is told."""
-    told = ["--as", kind, "--strength", str(strength)]
-    return told + (["--round", str(number)] if number is not None else []) + (["--names"] if names else [])
 
 
 def packed(out: Path, kind: str) -> Path:

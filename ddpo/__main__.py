@@ -1,7 +1,7 @@
 """``python -m ddpo``: train without a page.
 
 ``run`` makes a run folder and trains in it; ``resume`` goes on with one; ``fork`` makes a new one that goes on from a round of another; ``export``
-takes a run's model or its ratings away. The page can open such a run, while it goes on and after.
+takes a run's model or its ratings away, and ``push`` sends them to the Hugging Face Hub. The page can open such a run, while it goes on and after.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts
-from ddpo.export import EXPORTS, MODELS, PICTURES, PRECISIONS, REACH, ExportError, export
+from ddpo.export import EXPORTS, PICTURES, PRECISIONS, REACH, ExportError, export
 from ddpo.fork import fork
-from ddpo.hub import HubError, check, push
+from ddpo.hub import HubError
 from ddpo.presets import preset_of, presets
 from ddpo.source import located, located_reward, model_source
 from ddpo.store import RunStore, StoreError
@@ -32,7 +32,7 @@ from rewards.function import trust
 def parser() -> argparse.ArgumentParser:
     """The command line, with one option for each setting of :class:`RunConfig`."""
     top = argparse.ArgumentParser(prog="python -m ddpo", description="Finetune a text-to-image model by reinforcement learning, without a page.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{run,resume,fork,export}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{run,resume,fork,export,push}")
     run = commands.add_parser("run", help="start a new run", description="Start a new run; the last line of output is its summary as JSON.")
     run.add_argument("--out", type=Path, required=True, help="the run folder to make, for instance runs/first")
     run.add_argument("--preset", choices=presets(), help="start from these settings; the options below change single ones")
@@ -56,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
             "export", help="take a run's model, its ratings or a report away", description="Make a folder of files for other programs."
         )
     )
+    sent = commands.add_parser("push", help="send what was exported to the Hugging Face Hub", description="Asks for a token, which is kept nowhere.")
+    sent.add_argument("folder", type=Path, help="the folder that export made: a LoRA, a whole model, or data")
+    sent.add_argument("repo", metavar="OWNER/NAME", help="the repository, which is made where there is none")
+    sent.add_argument("--public", action="store_true", help="everybody may see it (default: its owner only)")
     return top
 
 
@@ -94,12 +98,6 @@ def add_export(command: argparse.ArgumentParser) -> None:
         "(default: the sets that belong to the run's own)",
     )
     command.add_argument("--names", action="store_true", help="call raters by their names instead of a hash of them")
-    command.add_argument(
-        "--push",
-        metavar="OWNER/NAME",
-        help="put the folder into that repository of the Hugging Face Hub as well; asks for a token where HF_TOKEN has none",
-    )
-    command.add_argument("--public", action="store_true", help="a repository that --push makes can be seen by everybody (default: its owner only)")
     command.add_argument("--out", type=Path, required=True, help="the folder to make")
 
 
@@ -219,7 +217,6 @@ def take_away(options: argparse.Namespace) -> int:
     """Export, and print what was made as JSON."""
     from tqdm import tqdm
 
-    token = token_for(options.push) if options.push is not None else ""
     store, bar = RunStore(options.folder), tqdm(unit="picture", leave=False, dynamic_ncols=True, file=sys.stderr, disable=options.kind not in REACH)
 
     def made(done: int, total: int) -> None:
@@ -235,29 +232,28 @@ def take_away(options: argparse.Namespace) -> int:
         bar.close()
         store.close()
     files = sum(file.is_file() for file in options.out.rglob("*"))
-    told = {"run": str(options.folder), "round": number, "as": options.kind, "out": str(options.out), "files": files}
-    if options.push is not None:
-        told["url"] = push(options.out, options.push, token, data=options.kind not in MODELS, private=not options.public)
-    print(json.dumps(told))
+    print(json.dumps({"run": str(options.folder), "round": number, "as": options.kind, "out": str(options.out), "files": files}))
     return 0
 
 
-def token_for(repo: str) -> str:
-    """The Hub's token: HF_TOKEN's, or what is typed; from a pipe, its first line. It is asked for before anything is made.
+def push(options: argparse.Namespace) -> int:
+    """Send an export's folder to the Hub, and print where it is as JSON. The token is HF_TOKEN's, or what is typed; from a pipe, its first line."""
+    from ddpo.hub import is_model, prepare, send
 
-    Raises:
-        HubError: there is none, or ``repo`` can be no repository.
-    """
+    if not options.folder.is_dir():
+        raise ExportError(f"{options.folder} is no folder. Make one with python -m ddpo export, and name it.")
     token = os.environ.get("HF_TOKEN") or (getpass.getpass("Token of the Hugging Face Hub: ") if sys.stdin.isatty() else sys.stdin.readline())
-    check(repo, token.strip())
-    return token.strip()
+    model = is_model(options.folder)
+    repo = prepare(options.repo, token.strip(), model, private=not options.public)
+    print(json.dumps({"url": send(options.folder, repo, token.strip(), model)}))
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    if options.command == "export":
+    if options.command in ("export", "push"):
         try:
-            return take_away(options)
+            return push(options) if options.command == "push" else take_away(options)
         except (ConfigError, StoreError, ExportError, HubError) as error:
             print(error, file=sys.stderr)
             return 2

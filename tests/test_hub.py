@@ -18,11 +18,13 @@ import pytest
 import yaml
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from huggingface_hub import constants
 
 from app.downloads import build_downloads
 from app.exports import Exports
 from app.runs import Runs
-from ddpo.hub import HubError, check
+from ddpo.export import export
+from ddpo.hub import HubError, prepare
 from ddpo.store import RunStore
 from tests.toys import add_lora, filled_run
 
@@ -70,6 +72,14 @@ class Answers(BaseHTTPRequestHandler):
         self.server.stored[self.path.rpartition("/")[2]] = data
         self.say({})
 
+    def do_GET(self) -> None:
+        name = "/".join(self.path.partition("?")[0].split("/")[3:5])
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.say({"error": "Invalid credentials"}, 401)
+        if (repo := self.server.repos.get(name)) is None:
+            return self.say({"error": "Repository not found"}, 404)
+        return self.say({"id": name, "private": repo["visibility"] == "private", "siblings": [], "tags": [], "downloads": 0, "likes": 0})
+
     def do_POST(self) -> None:
         data = self.read()
         self.server.seen.append(self.path)
@@ -109,13 +119,16 @@ class Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The Hub that processes meet which are started now."""
+    """The Hub that this process meets, and those that are started now."""
     server = Hub()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name, value in (("HF_ENDPOINT", server.url), ("HF_HUB_DISABLE_XET", "1")):
+        monkeypatch.setenv(name, value)
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     yield server
     server.shutdown()
     server.server_close()
@@ -129,58 +142,77 @@ def store(tmp_path: Path) -> Iterator[RunStore]:
     found.close()
 
 
-def command(store: RunStore, out: Path, *options: str, typed: str = "", **surroundings: str) -> subprocess.CompletedProcess[str]:
-    order = [sys.executable, "-W", "ignore", "-m", "ddpo", "export", str(store.folder), "--out", str(out), *options]
+def pushed(folder: Path, repo: str, *options: str, typed: str = "", **surroundings: str) -> subprocess.CompletedProcess[str]:
+    order = [sys.executable, "-W", "ignore", "-m", "ddpo", "push", str(folder), repo, *options]
     return subprocess.run(order, input=typed, capture_output=True, text=True, timeout=240, env=os.environ | surroundings)
 
 
 def test_a_model_and_data_are_sent_file_by_file(hub: Hub, store: RunStore, tmp_path: Path) -> None:
     """The folder's own files, bit by bit; a model in a model's repository for its owner only, ratings in a dataset that everybody may see."""
-    made = command(store, tmp_path / "lora", "--push", "anna/warm", typed=f"{TOKEN}\n")
+    export(store, "diffusers", tmp_path / "lora")
+    made = pushed(tmp_path / "lora", "anna/warm", typed=f"{TOKEN}\n")
     assert made.returncode == 0, made.stderr
-    assert json.loads(made.stdout)["url"] == f"{hub.url}/anna/warm"
+    assert json.loads(made.stdout) == dict(url=f"{hub.url}/anna/warm")
     repo = hub.repos["anna/warm"]
     assert repo["kind"] == "model" and repo["visibility"] == "private"
     assert repo["files"] == {file.name: file.read_bytes() for file in (tmp_path / "lora").iterdir()}
     assert {"README.md", "pytorch_lora_weights.safetensors"} <= set(repo["files"])
-    made = command(store, tmp_path / "data", "--as", "ratings", "--push", "said", "--public", HF_TOKEN=TOKEN)
+    export(store, "ratings", tmp_path / "data")
+    made = pushed(tmp_path / "data", "said", "--public", HF_TOKEN=TOKEN)
     assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout) == dict(url=f"{hub.url}/datasets/anna/said")
     assert hub.repos["anna/said"]["kind"] == "dataset" and hub.repos["anna/said"]["visibility"] != "private" and hub.repos["anna/said"]["files"]
 
 
-def test_what_the_hub_refuses_is_said_and_what_was_made_stays(hub: Hub, store: RunStore, tmp_path: Path) -> None:
-    wrong = command(store, tmp_path / "a", "--push", "anna/warm", typed="hf_stolen\n")
-    assert wrong.returncode == 2 and "does not accept this token" in wrong.stderr and "hf_stolen" not in wrong.stderr + wrong.stdout
-    other = command(store, tmp_path / "b", "--push", "ben/warm", typed=f"{TOKEN}\n")
-    assert other.returncode == 2 and "may not write to ben/warm" in other.stderr and TOKEN not in other.stderr + other.stdout
-    away = command(store, tmp_path / "c", "--push", "anna/warm", typed=f"{TOKEN}\n", HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="1")
+@pytest.mark.parametrize(
+    ("repo", "token", "words"),
+    [
+        ("anna/warm", "hf_stolen", "does not accept this token"),
+        ("ben/warm", TOKEN, "may not write to ben/warm"),
+        ("anna/warm", "", "needs a token"),
+        ("anna/warm", "hf stolen", "needs a token"),
+        ("a/b/c", TOKEN, "can be no repository"),
+        ("anna/wa rm", TOKEN, "can be no repository"),
+        ("anna/warm.", TOKEN, "can be no repository"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_before_anything_is_made(hub: Hub, repo: str, token: str, words: str) -> None:
+    with pytest.raises(HubError, match=words) as refused:
+        prepare(repo, token, model=True)
+    assert not token or token not in str(refused.value)
+    assert not hub.repos
+
+
+def test_what_everybody_sees_gets_nothing_private(hub: Hub) -> None:
+    assert prepare("warm", TOKEN, model=False, private=False) == "anna/warm"
+    with pytest.raises(HubError, match="everybody may see it"):
+        prepare("anna/warm", TOKEN, model=False)
+    assert prepare("anna/warm", TOKEN, model=False, private=False) == "anna/warm" and prepare("anna/own", TOKEN, model=True) == "anna/own"
+    assert prepare("anna/own", TOKEN, model=True) == "anna/own"
+
+
+def test_a_hub_that_is_away_or_off_is_said(hub: Hub, store: RunStore, tmp_path: Path) -> None:
+    export(store, "diffusers", tmp_path / "lora")
+    away = pushed(tmp_path / "lora", "anna/warm", typed=f"{TOKEN}\n", HF_ENDPOINT="http://127.0.0.1:9")
     assert away.returncode == 2 and "cannot be reached" in away.stderr and TOKEN not in away.stderr
-    assert all((tmp_path / name / "README.md").exists() for name in "abc") and not hub.repos.get("anna/warm", {}).get("files")
+    off = pushed(tmp_path / "lora", "anna/warm", typed=f"{TOKEN}\n", HF_HUB_OFFLINE="1")
+    assert off.returncode == 2 and "HF_HUB_OFFLINE is set" in off.stderr and TOKEN not in off.stderr
+    nothing = pushed(tmp_path / "nothing", "anna/warm", typed=f"{TOKEN}\n")
+    assert nothing.returncode == 2 and "is no folder" in nothing.stderr
 
 
-def test_without_a_token_or_a_name_nothing_is_made(hub: Hub, store: RunStore, tmp_path: Path) -> None:
-    for repo, typed, words in (
-        ("anna/warm", "\n", "needs a token"),
-        ("a/b/c", f"{TOKEN}\n", "no repository"),
-        ("../x", f"{TOKEN}\n", "no repository"),
-    ):
-        refused = command(store, tmp_path / "out", "--push", repo, typed=typed)
-        assert refused.returncode == 2 and words in refused.stderr
-    assert not (tmp_path / "out").exists() and not hub.seen
-    with pytest.raises(HubError, match="no repository"):
-        check("anna/wa rm", TOKEN)
-
-
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the Hub's own client
 def test_the_page_sends_it_too(hub: Hub, store: RunStore) -> None:
     runs, exports, app = Runs(store.folder.parent), Exports(), FastAPI()
     app.include_router(build_downloads(runs, exports))
     client = TestClient(app)
     body = dict(kind="kohya", round=None, strength=1.0, names=False, repo="anna/warm", token=TOKEN, public=False)
     answer = client.post("/studio/runs/taste/push", json=body)
-    assert answer.status_code == 200 and answer.json() == dict(url=f"{hub.url}/anna/warm")
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == dict(url=f"{hub.url}/anna/warm")
     assert [name for name in hub.repos["anna/warm"]["files"] if name.endswith(".safetensors")] == ["taste-round-2.safetensors"]
-    assert client.post("/studio/runs/taste/push", json=body | dict(token="hf_stolen")).status_code == 409
-    for changed in (dict(repo="a b"), dict(repo=""), dict(token=""), dict(kind="report")):
+    for changed in (dict(token="hf_stolen"), dict(repo="a b"), dict(repo=""), dict(token=""), dict(kind="report"), dict(token=[1])):
         assert client.post("/studio/runs/taste/push", json=body | changed).status_code == 422
+    assert client.post("/studio/runs/taste/push", json=body | dict(round=1)).status_code == 409  # it has no checkpoint
     exports.close()
     runs.close()

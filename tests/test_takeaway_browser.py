@@ -142,6 +142,7 @@ def test_the_panel_fits_its_width(page: Page, studio: Studio, width: int) -> Non
     store.close()
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the Hub's own client
 def test_it_is_sent_to_the_hub_and_the_token_is_gone_afterwards(page: Page, studio: Studio, hub: Hub) -> None:
     """What is missing is asked for where it is missing; a wrong token is said and can be changed; what was typed survives a change of the choice."""
     store = filled_run(studio.runs / "taste", rounds=1)

@@ -1,6 +1,6 @@
 // What can be taken away from the run: a choice, a round, and a download that starts when the file is made.
 const chosen = { run: null, kind: null, round: "", strength: 1, names: false, repo: "", isPublic: false };
-let told = { text: "", tone: "" }, busy = false;
+let told = { text: "", tone: "" }, busy = false, typedFor = null;
 
 function choice(v) {
   const open = v.choices.filter((c) => c.enabled);
@@ -37,10 +37,10 @@ function hub() {
       h("label", { class: "takeaway-field", key: "repo" }, h("span", {}, "Repository"),
         h("input", { type: "text", "data-repo": "", placeholder: "your-name/its-name", autocomplete: "off", spellcheck: "false", maxlength: 200 })),
       h("label", { class: "takeaway-field", key: "token" }, h("span", {}, "Token"),
-        h("input", { type: "password", "data-token": "", placeholder: "hf_…", autocomplete: "off", maxlength: 200, "aria-describedby": "takeaway-token" })),
+        h("input", { type: "password", "data-token": "", placeholder: "hf_…", autocomplete: "new-password", "aria-describedby": "takeaway-token" })),
       h("label", { class: "takeaway-names", key: "public" }, h("input", { type: "checkbox", "data-public": "" }), h("span", {}, "Everybody may see it")),
       h("button", { class: "s-button", key: "push", "data-act": "push", "aria-disabled": busy }, busy ? "Working…" : "Send")),
-    h("p", { class: "s-muted", id: "takeaway-token" }, "A token with write access, from huggingface.co/settings/tokens. It is used once and not kept."));
+    h("p", { class: "s-muted", id: "takeaway-token" }, "A token with write access, from huggingface.co/settings/tokens. It is used once and not kept. Files of the same names that are there are replaced; the Hub keeps what they were."));
 }
 
 function percent() { return `${Math.round(100 * chosen.strength)} %`; }
@@ -65,7 +65,9 @@ function after(v) {
   if (round) round.value = rounds(v, c).some(([value]) => value === chosen.round) ? chosen.round : "";
   if (strength) strength.value = chosen.strength;
   if (names) names.checked = chosen.names;
-  const repo = element.querySelector("[data-repo]"), everybody = element.querySelector("[data-public]");
+  const repo = element.querySelector("[data-repo]"), everybody = element.querySelector("[data-public]"), token = element.querySelector("[data-token]");
+  if (token && typedFor !== v.run) token.value = "";
+  typedFor = v.run;
   if (repo && repo.value !== chosen.repo) repo.value = chosen.repo;
   if (everybody) everybody.checked = chosen.isPublic;
   arrive(v);
