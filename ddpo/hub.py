@@ -68,16 +68,16 @@ def _plain(repo: str, token: str) -> Iterator[None]:
         yield
     except HubError:
         raise
-    except HFValidationError as error:
-        raise HubError(f"{repo!r} can be no repository. Write your name on the Hub, a slash and a name, such as anna/warm-animals.") from error
+    except HFValidationError:
+        raise HubError(f"{repo!r} can be no repository. Write your name on the Hub, a slash and a name, such as anna/warm-animals.") from None
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
-        raise HubError(_refusal(status, repo, str(error).replace(token, "…"))) from error
+        raise HubError(_refusal(status, repo, str(error).replace(token, "…"))) from None
     except OfflineModeIsEnabled:
-        raise HubError("HF_HUB_OFFLINE is set, so nothing can be sent to the Hub. Unset it and start again.") from error
+        raise HubError("HF_HUB_OFFLINE is set, so nothing can be sent to the Hub. Unset it and start again.") from None
     except Exception as error:
         told = f"{type(error).__name__}: {error}".replace(token, "…")
-        raise HubError(f"The Hub cannot be reached, or the files could not be sent ({told}). Try again later.") from error
+        raise HubError(f"The Hub cannot be reached, or the files could not be sent ({told}). Try again later.") from None
 
 
 def _refusal(status: int, repo: str, said: str) -> str:
