@@ -271,13 +271,15 @@ class BlindTests:
     def _keep(self, plan: Plan) -> None:
         """What has come out, into the folders of the runs that the test compares. The answers are safe by themselves: a run that is gone, or a full
         disk, loses none."""
-        found, done = self.result(plan), len(plan.pairs)
+        found, pairs = self.result(plan), len(plan.pairs)
+        at_end = [answers for answers in self.said(plan).values() if len(answers) == pairs]
+        finished = max(answer.saved_at for answers in at_end for answer in answers.values())
         for run in dict.fromkeys(side.run for side in plan.sides):
             rounds = [side.round if side.run == run and not side.is_base else 0 for side in plan.sides]
             total = Outcome(*(found["total"][verdict] for verdict in VERDICTS))
             left = (found["left"]["left"], found["left"]["right"])
             with contextlib.suppress(OSError):
-                keep(run, Result(plan.id, time.time(), plan.titles, (rounds[0], rounds[1]), done, len(found["raters"]), total, left))
+                keep(run, Result(plan.id, finished, plan.titles, (rounds[0], rounds[1]), pairs, len(at_end), total, left))
 
     # --- what a rater sees ------------------------------------------------------------------------------------------------------
 
@@ -286,6 +288,8 @@ class BlindTests:
         mine, order = self.said(plan).get(rater, {}), plan.order(rater)
         found: dict[str, Any] = dict(id=plan.id, rater=rater, total=len(order), done=len(mine))
         if len(mine) == len(order):
+            with self._lock:
+                self._keep(plan)  # once more: the answer that ended it may have been the last thing before a crash
             return found | dict(result=self.result(plan))
         place = at if at is not None and 0 <= at < len(order) and order[at] in mine else plan.place(rater, mine)
         return found | dict(pair=self._shown(plan, rater, order, place), next=self._shown(plan, rater, order, place + 1))

@@ -47,15 +47,14 @@ def parser() -> argparse.ArgumentParser:
     branch.add_argument("--round", type=int, required=True, help="the round after which the new run begins")
     branch.add_argument("--out", type=Path, required=True, help="the run folder to make")
     add_settings(branch)
-    for command in (run, resume, branch):
+    taken = commands.add_parser(
+        "export", help="take a run's model, its ratings or a report away", description="Make a folder of files for other programs."
+    )
+    add_export(taken)
+    for command in (run, resume, branch, taken):
         command.add_argument(
             "--trust", type=Path, action="append", default=[], metavar="FILE", help="a Python file that may run, for a reward FILE:function in it"
         )
-    add_export(
-        commands.add_parser(
-            "export", help="take a run's model, its ratings or a report away", description="Make a folder of files for other programs."
-        )
-    )
     sent = commands.add_parser("push", help="send what was exported to the Hugging Face Hub", description="Asks for a token, which is kept nowhere.")
     sent.add_argument("folder", type=Path, help="the folder that export made: a LoRA, a whole model, or data")
     sent.add_argument("repo", metavar="OWNER/NAME", help="the repository, which is made where there is none")
@@ -251,14 +250,14 @@ def push(options: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    for file in getattr(options, "trust", ()):
+        trust(file)
     if options.command in ("export", "push"):
         try:
             return push(options) if options.command == "push" else take_away(options)
         except (ConfigError, StoreError, ExportError, HubError) as error:
             print(error, file=sys.stderr)
             return 2
-    for file in options.trust:
-        trust(file)
     if follows():  # one of several processes: the first one makes the folder, and leads
         return follow(options.folder if options.command == "resume" else options.out)
     try:

@@ -147,20 +147,15 @@ def _held_out(store: RunStore, number: int) -> list[str]:
     ]
 
 
-def generalisation_card(store: RunStore, found: Generalisation, failures: Sequence[str]) -> str:
-    """What was measured of how far a run reaches, for people."""
+def generalisation_card(store: RunStore, found: Generalisation, missing: Sequence[str]) -> str:
+    """What was measured of how far a run reaches, for people; ``missing`` names rewards that could not be asked."""
     told = (
         "`generalisation.csv` has a row for each pair of pictures, with what every reward says of either; `generalisation.json` has the table above. "
-        f"The base model is `{base_name(store.config)}`; what was optimised is {public_reward(found.reward)}."
+        f"The base model is `{base_name(store.config)}`; what was optimised is {found.reward}."
     )
-    parts = [
-        f"# {store.name}: how far it reaches after round {found.round}",
-        " ".join([REACH, *found.words()]),
-        table(*rows_of(found)),
-        told,
-        *failures,
-    ]
-    return "\n\n".join(parts) + "\n"
+    told += f" Could not be asked: {', '.join(missing)}." if missing else ""
+    words = " ".join([REACH, *found.words()])
+    return "\n\n".join([f"# {store.name}: how far it reaches after round {found.round}", words, table(*rows_of(found)), told]) + "\n"
 
 
 def _blind(store: RunStore, number: int) -> list[str]:
@@ -176,8 +171,9 @@ def _generalisation(store: RunStore, number: int) -> list[str]:
 
 
 REACH = (
-    "Each picture is compared with the base model's of the same prompt and seed, which was not trained on; intervals are of the mean over prompts. "
-    "The trained prompts come first, the others were never trained on."
+    "Each picture is compared with the base model's of the same prompt and seed, which was not trained on. The trained prompts come first; the "
+    "others are none of this run's prompts. Intervals (95 %) are over the pictures of the trained prompts where all of these were measured, and over "
+    "the others, which stand for prompts like them."
 )
 
 

@@ -32,7 +32,6 @@ from ddpo.store import write_images
 from ddpo.trajectory import Trajectory
 from rewards.base import Reward, RewardError, Sample
 from rewards.cache import Cached
-from rewards.function import Function
 
 Source = Callable[[str], Reward]
 """Makes the reward of a name; its networks are loaded when it first scores."""
@@ -227,14 +226,10 @@ class Engine:
         return dict(scores=[(id, score.value, dict(score.explanation)) for (id, _, _), score in zip(mine, scores, strict=True)])
 
     def ready(self, names: Sequence[str]) -> str:
-        """Load what automatic rewards need, by having their networks score an empty picture; returns why that cannot be, or nothing."""
+        """Load what automatic rewards need; returns why that cannot be, or nothing."""
         try:
             for name in names:
-                reward = self.reward(name)
-                if isinstance(reward.reward, Function):
-                    reward.reward.load()
-                elif rewards.card(name).published:
-                    reward.score([Sample(0, self.config.prompts[0], Image.new("RGB", (64, 64)))])
+                self.reward(name).ready(self.config.prompts[0])
         except RewardError as error:
             return str(error)
         return ""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ddpo.card import data_card, generalisation_card, model_card
 from ddpo.dataset import Row, copy_pictures, image_rows, pair_rows, raters_of, rating_rows, write_lines, write_table
-from ddpo.generalisation import Report, groups_of, measure
+from ddpo.generalisation import TRAINED, Report, groups_of, measure
 from ddpo.report import Pair, held_out_pairs, report, watched_pairs
 from ddpo.source import LORA_FILE
 from ddpo.store import RunStore
@@ -266,21 +266,29 @@ def write_generalisation(
     Raises:
         ExportError: all prompts of a group were trained on.
     """
+    from ddpo.worker import explain
+
+    if TRAINED in unseen:
+        raise ExportError(f"{TRAINED} is what the run's own prompts are called. Give the file of unseen prompts another name.")
     groups = groups_of(store.config, unseen)
     if trained := [name for name in unseen if name not in groups]:
         raise ExportError(f"All prompts of {', '.join(trained)} were trained on, so they cannot show how far the run reaches. Name others.")
-    found, twins, failures = measure(store, number, place, count, unseen, report)
+    try:
+        found, twins, failures = measure(store, number, place, folder, count, unseen, report)
+    except OSError:
+        raise
+    except Exception as error:  # a model or a reward that does not load, or for which there is no memory
+        raise ExportError(explain(error)) from error
     rows: list[Row] = []
-    for i, twin in enumerate(twins):
-        files = {side: f"pictures/{i:04d}-{side}.png" for side in ("before", "after")}
-        for side, image in (("before", twin.before), ("after", twin.after)):
-            (folder / files[side]).parent.mkdir(exist_ok=True)
-            image.save(folder / files[side])
-        told = {f"{name}_{side}": value for name, both in twin.values.items() for side, value in zip(files, both, strict=True)}
-        rows.append(dict(group=twin.group, prompt=twin.prompt, seed=twin.seed) | files | told)
+    for twin in twins:
+        told = {f"{name}_{side}": value for name, both in twin.values.items() for side, value in zip(("before", "after"), both, strict=True)}
+        rows.append(dict(group=twin.group, prompt=twin.prompt, seed=twin.seed, before=twin.files[0], after=twin.files[1]) | told)
     write_table(rows, folder / "generalisation.csv")
     (folder / "generalisation.json").write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
-    (folder / "README.md").write_text(generalisation_card(store, found, failures), encoding="utf-8", errors="replace")
+    for failure in failures:
+        print(f"Could not be asked: {failure}", file=sys.stderr)
+    missing = [failure.split(": ")[0] for failure in failures]
+    (folder / "README.md").write_text(generalisation_card(store, found, missing), encoding="utf-8", errors="replace")
 
 
 def write_report(store: RunStore, folder: Path, number: int | None, names: bool, pictures: int) -> int:

@@ -1,9 +1,10 @@
 """How far what a run has learned reaches: what its reward gains on prompts that are trained, and on prompts that never are.
 
 (Black et al. 2023, section 6.3.) Every picture after a round has its twin of the base model, by the same prompt and seed; no seed was trained on. A
-group's gain is the mean over its prompts of what each gained, with Student's 95 % interval: a prompt's pictures are averaged first, since they are no
-independent prompts. With one prompt it is over its pictures. What is measured is kept in the run's folder, ``generalisation/<round>.json``, where the
-model card and the report read it. Imports torch for the measuring alone.
+group's gain is the mean over its prompts of what each gained, with Student's 95 % interval. Prompts that were not trained stand for others like them:
+theirs is the interval over prompts, whose pictures are averaged first, since they are no independent prompts. Of the trained prompts all are known,
+where all were measured: theirs is the interval over pictures, prompt by prompt; and so is a single prompt's. What is measured is kept in the run's
+folder, ``generalisation/<round>.json``, where the model card and the report read it. Imports torch for the measuring alone.
 """
 
 from __future__ import annotations
@@ -13,17 +14,16 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from statistics import fmean, stdev, variance
+from typing import Any
 
-from ddpo.config import RunConfig, prompt_sets
+import rewards
+from ddpo.config import ConfigError, RunConfig, prompt_sets
 from ddpo.dataset import public_reward
 from ddpo.markup import shown
 from ddpo.store import RunStore, write_file
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 FOLDER = "generalisation"
 SCHEMA_VERSION = 1
@@ -35,6 +35,8 @@ OTHERS = {
 }
 """Which prompt sets show how far what is learned from a set reaches."""
 CONFIDENCE = 0.95
+AT_ONCE = 32
+"""Pictures in memory while they are scored."""
 
 Report = Callable[[int, int], None]
 
@@ -76,14 +78,16 @@ class Generalisation:
         return list(dict.fromkeys(name for group in self.groups for name in group.gains))
 
     def share(self, group: Group, reward: str) -> float | None:
-        """A group's gain as a share of that on trained prompts; None where the latter is not told from 0."""
+        """A group's gain as a share of that on trained prompts; None where the latter is not surely above 0."""
         own = self.groups[0].gains.get(reward)
-        if own is None or own.low is None or own.high is None or own.low <= 0 <= own.high or reward not in group.gains:
+        if own is None or own.low is None or own.low <= 0 or reward not in group.gains:
             return None
         return group.gains[reward].gain / own.gain
 
     def words(self) -> list[str]:
-        """What it says of the reward that was optimised, a sentence a group of prompts that are not trained."""
+        """What it says of the reward that was optimised: a sentence a group of prompts that are not trained."""
+        if "human" in rewards.parts(self.reward):
+            return ["People's ratings cannot be asked about these pictures, so that only other rewards are told; a blind test asks people."]
         told = []
         for group in self.groups[1:]:
             gain, share = group.gains.get(self.reward), self.share(group, self.reward)
@@ -91,13 +95,18 @@ class Generalisation:
                 continue
             what = "rises" if gain.low > 0 else "falls" if gain.high < 0 else "does not surely change"
             kept = f", {100 * share:.0f} % of what it gains on trained prompts" if share is not None else ""
-            told.append(f"On {words_of(group.name)} it {what}: {interval(gain)}{kept}.")
+            told.append(f"After round {self.round}, {public_reward(self.reward)} {what} on {described(group)}: {interval(gain)}{kept}.")
         return told
 
 
 def words_of(group: str) -> str:
     """A group's name in a sentence."""
     return f"{group} prompts" if group == TRAINED else group.replace("_", " ")
+
+
+def described(group: Group) -> str:
+    """A group in a sentence, with its prompts where they are so few that they stand for themselves only."""
+    return f"{words_of(group.name)} (one prompt)" if group.prompts == 1 else words_of(group.name)
 
 
 def interval(gain: Gain) -> str:
@@ -116,37 +125,50 @@ def rows_of(found: Generalisation) -> tuple[tuple[str, ...], list[tuple[str, ...
                 share = found.share(group, reward) if group is not found.groups[0] else None
                 kept = "" if share is None else f"{100 * share:.0f} %"
                 of = f"{words_of(group.name)} ({group.prompts})"
-                rows.append((public_reward(reward), of, str(group.pictures), shown(gain.before), shown(gain.after), interval(gain), kept))
+                rows.append((reward, of, str(group.pictures), shown(gain.before), shown(gain.after), interval(gain), kept))
     return head, rows
 
 
 # --- arithmetic -----------------------------------------------------------------------------------------------------------------
 
 
-def gain_of(prompts: Sequence[str], before: Sequence[float | None], after: Sequence[float | None]) -> Gain | None:
-    """A group's gain from the values of its pictures and of their twins, by position; None where no pair is known."""
+def gain_of(prompts: Sequence[str], before: Sequence[float | None], after: Sequence[float | None], all_known: bool = False) -> Gain | None:
+    """A group's gain from the values of its pictures and of their twins, by position; None where no pair is known.
+
+    Args:
+        all_known: the prompts are all that the group has, and stand for no others.
+    """
     by_prompt: dict[str, list[tuple[float, float]]] = {}
     for prompt, a, b in zip(prompts, before, after, strict=True):
         if a is not None and b is not None:
             by_prompt.setdefault(prompt, []).append((a, b))
     if not by_prompt:
         return None
-    pairs = [(fmean(a for a, _ in each), fmean(b for _, b in each)) for each in by_prompt.values()]
-    if len(pairs) == 1:
-        pairs = next(iter(by_prompt.values()))
-    changes = [b - a for a, b in pairs]
-    gain, half = fmean(changes), half_width(changes)
+    changes = [[b - a for a, b in each] for each in by_prompt.values()]
+    means = [(fmean(a for a, _ in each), fmean(b for _, b in each)) for each in by_prompt.values()]
+    gain = fmean(map(fmean, changes))
+    half = _within(changes) if (all_known and min(map(len, changes)) > 1) or len(changes) == 1 else _between(list(map(fmean, changes)))
     low, high = (None, None) if half is None else (gain - half, gain + half)
-    return Gain(fmean(a for a, _ in pairs), fmean(b for _, b in pairs), gain, low, high)
+    return Gain(fmean(a for a, _ in means), fmean(b for _, b in means), gain, low, high)
 
 
-def half_width(values: Sequence[float]) -> float | None:
-    """Half the width of a mean's interval by Student's t; None of a single value."""
-    if len(values) < 2:
+def _between(values: Sequence[float]) -> float | None:
+    """Half the width of a mean's interval; None of a single value."""
+    return _quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def _within(groups: Sequence[Sequence[float]]) -> float | None:
+    """The same of the mean of several groups' means, where only what is in the groups is drawn: √(Σ s² / n) / groups; None of a single value."""
+    freedom = sum(map(len, groups)) - len(groups)
+    if not freedom:
         return None
-    from scipy.stats import t  # here, since it takes a second
+    return _quantile(freedom) * math.sqrt(math.fsum(variance(each) / len(each) for each in groups)) / len(groups)
 
-    return float(t.isf((1 - CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+
+def _quantile(freedom: int) -> float:
+    from scipy.special import stdtrit  # Student's t; here, since it takes a while
+
+    return -float(stdtrit(freedom, (1 - CONFIDENCE) / 2))
 
 
 def groups_of(config: RunConfig, unseen: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -164,75 +186,108 @@ def groups_of(config: RunConfig, unseen: Mapping[str, Sequence[str]]) -> dict[st
 
 @dataclass(frozen=True)
 class Twin:
-    """Two pictures of one prompt and seed, and what rewards say of either."""
+    """Two pictures of one prompt and seed, and what rewards say of either, by their names."""
 
     group: str
     prompt: str
     seed: int
-    before: Image.Image
-    after: Image.Image
+    files: tuple[str, str]
+    """By the base model, and after the round: within the folder."""
     values: dict[str, tuple[float | None, float | None]]
 
 
 def measure(
-    store: RunStore, number: int, place: Path, count: int, unseen: Mapping[str, Sequence[str]], report: Report = lambda done, total: None
+    store: RunStore,
+    number: int,
+    place: Path,
+    folder: Path,
+    count: int,
+    unseen: Mapping[str, Sequence[str]],
+    report: Report = lambda done, total: None,
 ) -> tuple[Generalisation, list[Twin], list[str]]:
     """Make a number of pictures of each group, by the base model and by a round's weights, and score them.
 
     Args:
         place: the round's checkpoint.
+        folder: where the pictures go, as they are made.
         count: pictures of each group; prompts in turn, a set's drawn by a fixed seed where there are more.
         unseen: prompts that were not trained on, by a name for them; none is those that belong to the run's prompt set.
 
     Returns:
-        What was measured, which is in the run's folder too; the pictures; and why a reward could not be asked, if one could not.
+        What was measured, which is in the run's folder too unless what is optimised could not be asked; the pictures; and why a reward could not be
+        asked, if one could not.
 
     Raises:
-        ConfigError: the model cannot be loaded.
+        ConfigError: the model cannot be loaded, or what is optimised cannot be asked.
         CheckpointError: the weights cannot be read, or are of another base model.
     """
+    from PIL import Image
+
     from ddpo.checkpoint import load_state
     from ddpo.monitor import drawn, panel, scorer
     from ddpo.policy import StableDiffusionPolicy
     from ddpo.rollout import batches, derive_seed, rollout
-    from ddpo.worker import reward_source
+    from ddpo.worker import reward_source, with_own_lora
     from rewards.base import RewardError, Sample
     from rewards.cache import Cached
 
-    config, reward = store.config, store.reward_at(number)
-    chosen = {name: drawn(prompts, count) for name, prompts in groups_of(config, unseen).items()}
+    config, reward = with_own_lora(store.config, store.folder), store.reward_at(number)
+    groups = groups_of(config, unseen)
+    chosen = {name: drawn(prompts, count) for name, prompts in groups.items()}
     items = [(name, prompts[i % len(prompts)], derive_seed("generalisation", i)) for name, prompts in chosen.items() for i in range(count)]
+    source, failures = reward_source(config), list[str]()
+    made = cache(lambda part: Cached(source(part)))
+    try:
+        for part in rewards.parts(reward):  # before anything that takes long
+            if part != "human":
+                made(part).ready(config.prompts[0])
+                made(part).free()
+    except RewardError as error:
+        raise ConfigError(f"{public_reward(reward)} cannot be asked. {error}") from error
     policy = StableDiffusionPolicy.load(config)
     load_state(place, policy.parameters(), base=policy.fingerprint, averaged=True)
-    sides: tuple[list[Image.Image], list[Image.Image]] = ([], [])
-    for side, made in enumerate(sides):
+    (folder / "pictures").mkdir()
+    files = [(f"pictures/{i:04d}-before.png", f"pictures/{i:04d}-after.png") for i in range(len(items))]
+    for side in (0, 1):
         with policy.base() if side == 0 else contextlib.nullcontext():
             for batch in batches(len(items), config.microbatch):
                 report(side * len(items) + batch.start, 2 * len(items))
-                made += rollout(policy, [items[i][1] for i in batch], [items[i][2] for i in batch])[1]
+                for i, image in zip(batch, rollout(policy, [items[i][1] for i in batch], [items[i][2] for i in batch])[1], strict=True):
+                    image.save(folder / files[i][side])
     del policy  # a reward's networks may need its memory
     report(2 * len(items), 2 * len(items))
-    make, failures = reward_source(config), []
+
+    def samples(batch: range, side: int) -> list[Sample]:
+        return [Sample(i, items[i][1], Image.open(folder / files[i][side]).convert("RGB")) for i in batch]
+
     values: list[dict[str, tuple[float | None, float | None]]] = [{} for _ in items]
     for name in panel(config, reward):
         try:
-            asked = scorer(name, store, lambda part: Cached(make(part)))
-            both = [asked.score([Sample(i, items[i][1], image) for i, image in enumerate(made)]) for made in sides]
+            scores = scorer(name, store, made)
+            said = [tuple(score.value for batch in batches(len(items), AT_ONCE) for score in scores.score(samples(batch, side))) for side in (0, 1)]
         except RewardError as error:
-            failures.append(f"{public_reward(name)} could not be asked: {error}")
+            failures.append(f"{public_reward(name)}: {error}")
             continue
-        for i, (a, b) in enumerate(zip(*both, strict=True)):
-            values[i][name] = (a.value, b.value)
-    twins = [Twin(*item, before, after, said) for item, before, after, said in zip(items, *sides, values, strict=True)]
-    found = Generalisation(number, reward, tuple(_group(name, [twin for twin in twins if twin.group == name]) for name in chosen))
-    save(store, found)
+        for i, (a, b) in enumerate(zip(*said, strict=True)):
+            values[i][public_reward(name)] = (a, b)
+    twins = [Twin(*item, both, told) for item, both, told in zip(items, files, values, strict=True)]
+    told_groups = tuple(
+        _group(name, [twin for twin in twins if twin.group == name], all_known=name == TRAINED and len(chosen[name]) == len(groups[name]))
+        for name in chosen
+    )
+    found = Generalisation(number, public_reward(reward), told_groups)
+    if "human" in rewards.parts(reward) or found.reward in found.rewards:
+        save(store, found)
     return found, twins, failures
 
 
-def _group(name: str, twins: Sequence[Twin]) -> Group:
-    prompts = [twin.prompt for twin in twins]
-    gains = {reward: gain_of(prompts, *zip(*(twin.values[reward] for twin in twins), strict=True)) for reward in twins[0].values}
-    return Group(name, len(set(prompts)), len(twins), {reward: gain for reward, gain in gains.items() if gain is not None})
+def _group(name: str, twins: Sequence[Twin], all_known: bool) -> Group:
+    prompts, gains = [twin.prompt for twin in twins], dict[str, Gain]()
+    for reward in twins[0].values:
+        before, after = ([twin.values[reward][side] for twin in twins] for side in (0, 1))
+        if gain := gain_of(prompts, before, after, all_known):
+            gains[reward] = gain
+    return Group(name, len(set(prompts)), len(twins), gains)
 
 
 # --- keeping --------------------------------------------------------------------------------------------------------------------

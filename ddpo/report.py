@@ -184,7 +184,7 @@ def generalisation(store: RunStore, number: int) -> Html:
     found = measured(store, number)
     if found is None:
         return Html("")
-    words = tag("p", " ".join([f"After round {found.round}.", REACH, *found.words()]))
+    words = tag("p", " ".join([REACH, *found.words()]))
     return section("How far it reaches", words, grid(*rows_of(found)))
 
 

@@ -10,7 +10,9 @@ from queue import SimpleQueue
 
 from PIL import Image
 
+from rewards import card
 from rewards.base import Reward, RewardError, Sample, Score
+from rewards.function import Function
 
 REMEMBERED = 20_000
 """How many scores are kept in memory, the latest ones."""
@@ -42,6 +44,17 @@ class Cached:
                 while len(self._known) > REMEMBERED:
                     del self._known[next(iter(self._known))]
         return [score for score in found if score is not None]
+
+    def ready(self, prompt: str = "") -> None:
+        """Load what it needs, by having its networks score an empty picture; a reward without networks needs nothing.
+
+        Raises:
+            RewardError: it cannot be had; the message says what to do.
+        """
+        if isinstance(self.reward, Function):
+            self.reward.load()
+        elif card(self.name).published:
+            self.score([Sample(0, prompt, Image.new("RGB", (64, 64)))])
 
     def ahead(self, samples: Sequence[Sample]) -> None:
         """Score these in a thread of its own, for a later :meth:`score`, which also says what went wrong: here a failure is passed over."""

@@ -383,9 +383,9 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/generalisation.py",
-        ("fmean(b for _, b in each)) for each in", "each[-1][1]) for each in", "test_a_gain_is_the_mean_over_prompts_of_their_pictures_changes"),
+        ("else _between(list(map(fmean, changes)))", "else _within(changes)", "test_a_gain_is_the_mean_over_prompts_of_their_pictures_changes"),
         ("(1 - CONFIDENCE) / 2", "1 - CONFIDENCE", "test_the_interval_holds_the_truth_as_often_as_it_says"),
-        ("own.low <= 0 <= own.high", "own.gain == 0", "test_what_it_says_of_groups_in_words"),
+        ("own.low <= 0", "own.gain == 0", "test_what_it_says_of_groups_in_words"),
         ("if prompt not in own)", ")", "test_the_groups_are_the_sets_that_are_kept_from_training_or_those_that_are_named"),
         ("if side == 0 else", "if side == 1 else", "test_the_pictures_are_the_models_and_every_value_is_told"),
     ),

@@ -301,12 +301,17 @@ def test_what_comes_out_is_kept_in_the_run_s_folder_from_a_rater_s_end_on(tests:
     assert "bo" not in (store.folder / "blind" / f"{plan.id}.json").read_text()
 
 
-def test_a_run_that_is_gone_takes_no_answer_with_it(tests: BlindTests, store: RunStore) -> None:
+def test_a_run_that_is_gone_takes_no_answer_with_it_and_is_told_when_it_is_back(tests: BlindTests, store: RunStore) -> None:
+    """As where a worker dies between the last answer and what comes out of it: whoever looks at the result has it kept."""
     plan = begun(tests, store, 1)
     store.folder.rename(store.folder.with_name("elsewhere"))
     judged(tests, plan, "bo", {0: "b"})
     assert tests.result(plan)["total"]["b"] == 1
     store.folder.with_name("elsewhere").rename(store.folder)
+    assert results(store.folder) == []
+    tests.view(plan, "bo")
+    (found,) = results(store.folder)
+    assert found.total.b == 1 and found.finished_at == tests.answers(plan)[0].saved_at
 
 
 def test_what_cannot_be_read_is_left_out_and_later_rounds_are_none_of_an_earlier_one_s(tests: BlindTests, store: RunStore) -> None:

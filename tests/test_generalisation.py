@@ -16,7 +16,7 @@ from ddpo.export import ExportError, export
 from ddpo.generalisation import Gain, Generalisation, Group, gain_of, groups_of, measured, rows_of, save
 from ddpo.rollout import derive_seed, rollout
 from rewards.jpeg import Compressibility
-from tests.test_export import Run
+from tests.test_export import FAMILIES, Run
 from tests.toys import filled_run
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------------------
@@ -38,15 +38,21 @@ def test_one_prompt_is_told_by_its_pictures_and_one_picture_has_no_interval() ->
     assert gain_of(["a"], [1.0], [3.0]) == Gain(1.0, 3.0, 2.0, None, None)
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
-    """12 prompts whose own gains differ (sd 1), two pictures each: in 95 % of 1,000 draws, within three standard errors of that count."""
+@pytest.mark.parametrize("all_known", [False, True])
+def test_the_interval_holds_the_truth_as_often_as_it_says(all_known: bool) -> None:
+    """12 prompts whose own gains differ (sd 1), two pictures each: in 95 % of 1,000 draws, within three standard errors of that count. Where the
+    prompts stand for others, they are drawn anew each time; where they are all, they are the same, and the interval is narrower."""
     numbers = np.random.default_rng(0)
-    prompts, held = [name for name in map(str, range(12)) for _ in range(2)], 0
+    own = numbers.normal(0, 1, 12)
+    prompts, held, widths = [name for name in map(str, range(12)) for _ in range(2)], 0, []
     for _ in range(1000):
-        gains = 0.3 + numbers.normal(0, 1, 12).repeat(2) + numbers.normal(0, 0.5, 24)
-        found = gain_of(prompts, [0.0] * 24, gains.tolist())
-        held += found is not None and found.low is not None and found.high is not None and found.low <= 0.3 <= found.high
-    assert abs(held - 950) < 21
+        of_prompts = own if all_known else numbers.normal(0, 1, 12)
+        gains = 0.3 + of_prompts.repeat(2) + numbers.normal(0, 0.5, 24)
+        found = gain_of(prompts, [0.0] * 24, gains.tolist(), all_known)
+        assert found is not None and found.low is not None and found.high is not None
+        held += found.low <= 0.3 + (own.mean() if all_known else 0) <= found.high
+        widths.append(found.high - found.low)
+    assert abs(held - 950) < 21 and (np.mean(widths) < 0.5) == all_known
 
 
 def gain(value: float, half: float) -> Gain:
@@ -54,18 +60,21 @@ def gain(value: float, half: float) -> Gain:
 
 
 def test_what_it_says_of_groups_in_words() -> None:
-    """A rise, a fall, no sure change; of the trained prompts' gain a share only where that gain is told from 0."""
+    """A rise, a fall, no sure change; a share only of a gain on trained prompts that is surely one; few prompts are said to be few."""
     groups = [("trained", gain(2, 1)), ("unseen_animals", gain(1.5, 1)), ("objects", gain(-1, 0.5)), ("unseen", gain(0.1, 0.5))]
-    found = Generalisation(3, "clip_score", tuple(Group(name, 4, 8, {"clip_score": each}) for name, each in groups))
+    found = Generalisation(3, "clip_score", tuple(Group(name, 4 if name != "unseen" else 1, 8, {"clip_score": each}) for name, each in groups))
     assert found.words() == [
-        "On unseen animals it rises: +1.5 (0.5 to 2.5), 75 % of what it gains on trained prompts.",
-        "On objects it falls: -1 (-1.5 to -0.5), -50 % of what it gains on trained prompts.",
-        "On unseen it does not surely change: +0.1 (-0.4 to 0.6), 5 % of what it gains on trained prompts.",
+        "After round 3, clip_score rises on unseen animals: +1.5 (0.5 to 2.5), 75 % of what it gains on trained prompts.",
+        "After round 3, clip_score falls on objects: -1 (-1.5 to -0.5), -50 % of what it gains on trained prompts.",
+        "After round 3, clip_score does not surely change on unseen (one prompt): +0.1 (-0.4 to 0.6), 5 % of what it gains on trained prompts.",
     ]
     head, rows = rows_of(found)
     assert head[4] == "round 3" and rows[0] == ("clip_score", "trained prompts (4)", "8", "0", "2", "+2 (1 to 3)", "") and rows[1][-1] == "75 %"
-    unsure = Generalisation(3, "clip_score", tuple(Group(name, 4, 8, {"clip_score": gain(1, 2)}) for name, _ in groups[:2]))
-    assert unsure.words() == ["On unseen animals it does not surely change: +1 (-1 to 3)."]
+    for own in (gain(1, 2), gain(-2, 1)):
+        unsure = Generalisation(3, "clip_score", (Group("trained", 4, 8, {"clip_score": own}), Group("objects", 4, 8, {"clip_score": gain(1, 2)})))
+        assert unsure.words() == ["After round 3, clip_score does not surely change on objects: +1 (-1 to 3)."]
+    (words,) = Generalisation(3, "blend: 1 human, 1 clip_score", found.groups).words()
+    assert "a blind test asks people" in words
 
 
 def test_the_groups_are_the_sets_that_are_kept_from_training_or_those_that_are_named() -> None:
@@ -135,15 +144,58 @@ def sample(image: Image.Image) -> object:
 def test_what_cannot_be_measured_is_refused_before_a_model_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(tmp_path, "sd1")
     trained = "; ".join(run.store.config.prompts)
+    (tmp_path / "trained.txt").write_text("a ship\n")
     order = ["export", str(run.store.folder), "--as", "generalisation", "--out", str(tmp_path / "out")]
     for options, words in (
         (["--unseen", trained], "were trained on"),
         (["--pictures", "0"], "between 1 and"),
         (["--round", "7"], "no checkpoint"),
         (["--as", "report", "--unseen", "a ship"], "Leave out --unseen"),
+        (["--unseen", str(tmp_path / "trained.txt")], "another name"),
     ):
         assert main([*order, *options]) == 2 and words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    run.store.close()
+
+
+def test_a_blend_of_one_s_own_function_is_told_without_its_folder_and_asked_only_where_it_is_trusted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the adapter that the run starts from is the run's own copy: the file that it was is gone. Afterwards the base model is another one."""
+    file = tmp_path / "house" / "mine.py"
+    file.parent.mkdir()
+    file.write_text("def warm(images, prompts):\n    return [float(image.getpixel((0, 0))[0]) for image in images]\n")
+    run = Run(tmp_path, "sd1", prompts=("a cat", "a dog"), reward=f"blend: 1 jpeg_compressibility, 2 {file}:warm")
+    order = [
+        "export",
+        str(run.store.folder),
+        "--as",
+        "generalisation",
+        "--pictures",
+        "2",
+        "--unseen",
+        "a fox; a ship",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(order) == 2 and "trust" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main([*order, "--trust", str(file)]) == 0
+    found = measured(run.store, 1)
+    assert found is not None and found.rewards[:3] == ["blend: 1 jpeg_compressibility, 2 mine.py:warm", "jpeg_compressibility", "mine.py:warm"]
+    text = "".join(path.read_text() for path in (tmp_path / "out").iterdir() if path.is_file())
+    assert "mine.py:warm_before" in text and "house" not in text and "house" not in (run.store.folder / "generalisation" / "0001.json").read_text()
+    capsys.readouterr()
+    FAMILIES["sd1"]().save_pretrained(run.model)
+    (run.model / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"gone")
+    assert main([*order[:-1], str(tmp_path / "again"), "--trust", str(file)]) == 2 and "Traceback" not in capsys.readouterr().err
+    run.store.close()
+
+
+def test_a_run_that_people_rate_tells_other_rewards_and_says_so(tmp_path: Path) -> None:
+    run = Run(tmp_path, "sd1", prompts=("a cat", "a dog"), reward="human")
+    export(run.store, "generalisation", tmp_path / "out", pictures=2)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "a blind test asks people" in text and "| jpeg_compressibility | trained prompts (2) |" in text
     run.store.close()
 
 
