@@ -24,10 +24,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, pstdev, stdev
 
 import rewards
-from ddpo.store import ProbeRow
+from ddpo.store import ProbeRow, RunStore
 
 CHANCE = 0.05
 """How often chance alone may make a sign in a whole run."""
@@ -123,6 +124,12 @@ def series_of(rows: Sequence[ProbeRow]) -> Series:
     return found
 
 
+def watched(store: RunStore, up_to: int | None = None) -> tuple[Series, dict[int, str]]:
+    """The watched pictures' values of a run, up to a round, and what was optimised in each of these rounds."""
+    series = series_of([row for row in store.probes() if up_to is None or row.round <= up_to])
+    return series, {at: store.reward_at(at) for at in series}
+
+
 def spread_of_base(name: str, values: Sequence[float]) -> float | None:
     """The standard deviation by which a measure's moves are told; None where the base model's pictures are all alike."""
     spread = pstdev(values)
@@ -181,6 +188,7 @@ def _is_told(name: str, reward: str) -> bool:
     return name not in ("kl", *NO_MERIT, reward, *asked) and not (name in OF_TASTE and "human" in asked)
 
 
+@lru_cache(maxsize=4096)
 def sure(comparisons: int, count: int) -> float:
     """How many standard errors the mean of ``count`` changes must be from 0, for chance to reach that in a share :data:`CHANCE` of runs with so many
     comparisons at most: Student's t, by Bonferroni's bound. A measure's best round of k is chosen among k, and it is asked in each of k rounds."""
@@ -211,7 +219,11 @@ def is_on(signs: Sequence[Sign]) -> bool:
 
 def best_round(series: Series, rewards_at: Mapping[int, str], up_to: int | None = None) -> int:
     """The best watched round, of those up to one; 0 where there is none."""
-    good = [at for at, signs in signs_of(series, rewards_at).items() if at and (up_to is None or at <= up_to) and not is_on(signs)]
+    return _best(series, signs_of(series, rewards_at), rewards_at, up_to)
+
+
+def _best(series: Series, found: Mapping[int, Sequence[Sign]], rewards_at: Mapping[int, str], up_to: int | None) -> int:
+    good = [at for at, signs in found.items() if at and (up_to is None or at <= up_to) and not is_on(signs)]
     if not good:
         return 0
     reward = rewards_at[good[-1]]
@@ -221,8 +233,19 @@ def best_round(series: Series, rewards_at: Mapping[int, str], up_to: int | None 
 
 def alarm_at(series: Series, number: int, rewards_at: Mapping[int, str]) -> Alarm | None:
     """The alarm after a watched round; None where all is well."""
+    return _alarm(series, signs_of(series, rewards_at), number, rewards_at)
+
+
+def alarms_in(series: Series, rewards_at: Mapping[int, str]) -> list[Alarm]:
+    """The alarms of a run, each once, as it was when it began."""
     found = signs_of(series, rewards_at)
-    signs = found.get(number, ())
+    alarms = [_alarm(series, found, at, rewards_at) for at in sorted(found)]
+    return [alarm for alarm in alarms if alarm is not None and alarm.began == alarm.round]
+
+
+def _alarm(series: Series, found: Mapping[int, Sequence[Sign]], number: int, rewards_at: Mapping[int, str]) -> Alarm | None:
+    """The alarm after a round, from the signs after each."""
+    signs = tuple(found.get(number, ()))
     if not is_on(signs):
         return None
     began = number
@@ -232,4 +255,4 @@ def alarm_at(series: Series, number: int, rewards_at: Mapping[int, str]) -> Alar
         began = at
     now, then = (mean_at(series, at, rewards_at[number]) for at in (number, max(sign.since for sign in signs)))
     rises = None if now is None or then is None else now > then
-    return Alarm(number, began, signs, rises, best_round(series, rewards_at, number))
+    return Alarm(number, began, signs, rises, _best(series, found, rewards_at, number))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ddpo.markup import Html, join, tag
+from ddpo.milestones import Milestone
 
 Points = Sequence[tuple[int, float | None]]
 """(round, value), in order of rounds; None where there is no value."""
@@ -48,23 +49,21 @@ class Scale:
         return self.height - BOTTOM - (value - self.low) / (self.high - self.low) * (self.height - TOP - BOTTOM)
 
 
-def chart(lines: Sequence[Line], label: str, changes: Iterable[tuple[int, str]] = (), wide: bool = False) -> Html:
-    """The lines over their rounds, and a broken line before each round of ``changes``; ``label`` says to those who cannot see it what it shows."""
+def chart(lines: Sequence[Line], label: str, marks: Iterable[Milestone] = (), wide: bool = False) -> Html:
+    """The lines over their rounds, and what happened there; ``label`` says to those who cannot see it what it shows."""
     width, height = (920.0, 300.0) if wide else (440.0, 190.0)
     lines = [thinned(line) for line in lines]
     scale = fitted(lines, width, height)
-    marks = [_axes(scale)]
-    for number, words in changes:
-        if scale.first <= number <= scale.last:
-            x = _f(scale.x(max(scale.first, number - 0.5)))
-            marks.append(tag("g", tag("title", words), tag("line", x1=x, x2=x, y1=TOP, y2=_f(height - BOTTOM)), class_="change"))
-    marks += [tag("g", *_marks(line, scale), class_=f"c{i % COLOURS}") for i, line in enumerate(lines)]
+    seen = [mark for mark in marks if scale.first <= mark.round <= scale.last]
+    parts = [_axes(scale), *(_happened(mark, scale, wide) for mark in seen)]
+    parts += [tag("g", *_marks(line, scale), class_=f"c{i % COLOURS}") for i, line in enumerate(lines)]
     legend = tag(
         "ul",
         *(tag("li", tag("i", class_=f"c{i % COLOURS}{' dot' if line.dots else ''}"), line.label) for i, line in enumerate(lines)),
         class_="legend",
     )
-    drawing = tag("svg", *marks, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label)
+    label = ". ".join([label, *(f"{mark.label}: round {mark.round}" for mark in seen if mark.kind != "change")])
+    drawing = tag("svg", *parts, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label)
     return join([*([legend] if len(lines) > 1 else []), drawing])
 
 
@@ -142,6 +141,27 @@ def _marks(line: Line, scale: Scale) -> Iterator[Html]:
         for number, value in part if line.dots or len(line.points) <= 60 or len(part) == 1 else []:
             words = tag("title", f"Round {number}: {line.label} {value:.4g}")
             yield tag("g", words, tag("circle", cx=_f(scale.x(number)), cy=_f(scale.y(value)), r=4 if line.dots else 2.5))
+
+
+HEADS = dict(alarm="M0,8L-6,-3L6,-3Z", best="M0,-6L5,0L0,6L-5,0Z")
+LINES_DOWN = dict(change=0, alarm=1, best=2)
+
+
+def _happened(mark: Milestone, scale: Scale, wide: bool) -> Html:
+    """A line where something happened: broken and before its round for a change, with a triangle for an alarm, a diamond for the best round."""
+    at = scale.x(max(scale.first, mark.round - 0.5) if mark.kind == "change" else mark.round)
+    x, late = _f(at), at > (scale.width + LEFT) / 2
+    found = [
+        tag("title", mark.text if mark.kind == "change" else f"Round {mark.round}: {mark.text}"),
+        tag("line", x1=x, x2=x, y1=TOP, y2=_f(scale.height - BOTTOM)),
+    ]
+    if mark.kind in HEADS:
+        found.append(tag("path", d=HEADS[mark.kind], transform=f"translate({x}, {TOP})"))
+    if wide:
+        words = mark.label if len(mark.label) <= 48 else f"{mark.label[:47]}…"
+        y, side = TOP + 10 + 15 * LINES_DOWN[mark.kind], "end" if late else "start"
+        found.append(tag("text", words, x=_f(at + (-8 if late else 8)), y=y, text_anchor=side))
+    return tag("g", *found, class_=f"mark {mark.kind}")
 
 
 def _parts(points: Points) -> Iterator[list[tuple[int, float]]]:

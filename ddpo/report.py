@@ -19,12 +19,13 @@ from statistics import median
 from PIL import Image
 
 import rewards
-from ddpo.alarms import alarm_at, series_of
+from ddpo.alarms import alarm_at, watched
 from ddpo.card import base_name, facts, held_out_change, public_settings, rated_images, shown
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_reward
 from ddpo.figure import Line, Points, chart
 from ddpo.markup import Html, tag
+from ddpo.milestones import milestones
 from ddpo.presets import preset_of, presets
 from ddpo.store import RunStore, SampleRow
 from rewards.agreement import alpha
@@ -183,7 +184,7 @@ def _pair(pair: Pair) -> Html:
 def curves(store: RunStore, number: int, metrics: Metrics) -> Html:
     """The reward over the rounds, one chart for each reward that was in force: units are not mixed."""
     stretches = [(first, reward) for first, reward in store.reward_stretches() if first <= number]
-    found = []
+    found, marks = [], milestones(store, public_reward, number)
     for reward in dict.fromkeys(reward for _, reward in stretches):
         own = {name: [p for p in points if _in_force(stretches, p[0]) == reward] for name, points in metrics.items()}
         mean, held, base = (own.get(name, []) for name in ("reward_mean", "held_out_reward", "held_out_base"))
@@ -193,7 +194,7 @@ def curves(store: RunStore, number: int, metrics: Metrics) -> Html:
         named = tag("h3", f"{public_reward(reward)}{unit_of(reward)}")
         if mean or held:
             words = f"Reward by {public_reward(reward)} over the rounds"
-            found.append(tag("figure", named, chart(lines, words, wide=True)))
+            found.append(tag("figure", named, chart(lines, words, marks, wide=True)))
     rows = [(str(n), public_reward(store.reward_at(n)), *(shown(dict(metrics.get(name, [])).get(n)) for name in COLUMNS)) for n in _rounds(metrics)]
     names = ("round", "reward", "mean", "standard deviation", "images scored")
     return section(
@@ -289,14 +290,14 @@ def health(store: RunStore, number: int, metrics: Metrics) -> Html:
     drawn |= {metric for _, _, lines in families for metric, _ in lines}
     others = [name for name in sorted(metrics) if name not in drawn and not name.startswith(ELSEWHERE)]
     charts = [*families, *HEALTH, *((name.replace("_", " ").capitalize(), "", ((name, name.replace("_", " ")),)) for name in others)]
-    changes = [(first, f"From round {first}: {public_reward(reward)}") for first, reward in store.reward_stretches()[1:]]
+    marks = milestones(store, public_reward, number)
     figures, still = [], []
     for title, meaning, lines in charts:
         known = [Line(label, metrics[metric]) for metric, label in lines if metric in metrics]
         if known and not any(value for line in known for _, value in line.points):
             still.append(title.lower())
         elif known:
-            figures.append(tag("figure", tag("h3", title), tag("p", meaning, class_="muted"), chart(known, f"{title} over the rounds", changes)))
+            figures.append(tag("figure", tag("h3", title), tag("p", meaning, class_="muted"), chart(known, f"{title} over the rounds", marks)))
     told = alarm_words(store, number)
     told += [each for name, words in DISTANCES.items() if (each := _distance(metrics, name, words))]
     told += [] if set(DISTANCES) & set(metrics) else ["KL divergence was not measured."]
@@ -311,10 +312,10 @@ def health(store: RunStore, number: int, metrics: Metrics) -> Html:
 
 def alarm_words(store: RunStore, number: int) -> list[str]:
     """What was wrong after the last watched round, in a sentence; nothing where nothing was watched."""
-    series = series_of([row for row in store.probes() if row.round <= number])
+    series, rewards_at = watched(store, number)
     if not (last := max(series, default=0)):
         return []
-    alarm = alarm_at(series, last, {at: store.reward_at(at) for at in series})
+    alarm = alarm_at(series, last, rewards_at)
     return [f"After round {last} the alarm was on: {alarm.text}" if alarm else f"After round {last} no alarm was on."]
 
 

@@ -397,6 +397,17 @@ MUTATIONS = (
         ("and not is_on(signs)]", "]", "test_the_best_round_has_the_highest_reward_while_no_alarm_is_on"),
         ("reward, *asked)", "reward)", "test_what_is_optimised_and_what_has_no_merit_is_no_sign"),
     ),
+    *of(
+        "ddpo/milestones.py",
+        ("watched(store, up_to)", "watched(store)", "test_alarms_the_best_round_and_changes_of_reward_stand_at_their_rounds"),
+        ("best and (alarms or", "best and (True or", "test_where_people_rate_and_all_is_well_no_round_is_called_best"),
+    ),
+    Mutation(
+        "ddpo/alarms.py",
+        "if alarm is not None and alarm.began == alarm.round]",
+        "if alarm is not None]",
+        ("tests/test_milestones.py::test_alarms_the_best_round_and_changes_of_reward_stand_at_their_rounds",),
+    ),
     Mutation(
         "ddpo/trainer.py",
         "alarm is not None and alarm.began == number",

@@ -60,6 +60,24 @@ def test_the_banner_shows_what_goes_wrong_and_is_dismissed_for_good(page: Page, 
     expect(banner).to_have_count(0)
 
 
+def test_the_charts_show_where_the_alarm_began_and_say_it(page: Page, alarmed: Studio) -> None:
+    """Drawn at round 10 in every chart, read by the arrow keys, named to those who cannot see it, and a column of the table."""
+    open_progress(page, alarmed)
+    figure = page.locator("figure.chart").first
+    marks = page.locator('.chart-mark[data-kind="alarm"]')
+    assert marks.count() == page.locator(".chart-plot svg").count() and figure.locator('.chart-mark[data-kind="best"] path').count() == 1
+    assert marks.first.locator("title").text_content() == f"Alarm: {TEXT}"
+    plot = figure.locator(".chart-plot")
+    assert "Best so far: round 5. Alarm: round 10. " in (plot.get_attribute("aria-label") or "")
+    plot.press("End")
+    expect(figure.locator(".chart-reading")).to_contain_text(f"Alarm: {TEXT}")
+    for _ in range(5):
+        plot.press("ArrowLeft")
+    expect(figure.locator(".chart-reading")).to_contain_text("Best round so far")
+    figure.get_by_text("As a table").click()
+    expect(figure.get_by_role("row", name="10").last).to_contain_text("Alarm: Diversity")
+
+
 def test_going_on_from_the_best_round_starts_a_run_that_names_its_parent(page: Page, alarmed: Studio) -> None:
     open_progress(page, alarmed)
     banner = page.get_by_role("status", name="Alarm")
@@ -152,7 +170,8 @@ def test_going_on_stops_the_run_that_is_left(tmp_path, monkeypatch) -> None:
         alarm.dismiss(store, "x")
     card = library.card(Runs(tmp_path).open("a-from-5"), launcher)
     add_round(made := Runs(tmp_path).open("a-from-5"), 1)
-    assert progress.charts_value(made)["charts"][0]["marks"] == [dict(round=1, text="Goes on from a, round 5")]
+    (mark,) = progress.charts_value(made)["charts"][0]["marks"]
+    assert (mark["round"], mark["kind"], mark["text"]) == (1, "change", "Goes on from a, round 5")
     assert card["parent"] == "a, round 5" and library.card(store, launcher)["parent"] == ""
 
 

@@ -24,6 +24,7 @@ LIGHT = (
     "ddpo.states",
     "ddpo.blind",
     "ddpo.alarms",
+    "ddpo.milestones",
     "ddpo.fork",
 )
 HEAVY = ("torch", "diffusers", "transformers", "peft", "safetensors", "accelerate")

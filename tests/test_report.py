@@ -19,6 +19,7 @@ from ddpo.__main__ import config_from, main, parser
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.export import ExportError, export
 from ddpo.figure import Line, chart, fitted, ticks
+from ddpo.milestones import Milestone
 from ddpo.presets import presets
 from ddpo.report import Pair, command, picture
 from ddpo.store import RunStore
@@ -130,6 +131,10 @@ def test_pictures_that_were_watched_stand_before_and_after(store: RunStore, tmp_
     shown = [pixels(node) for node in part.iter("img")]
     assert shown == [Image.open(store.folder / row.image).tobytes() for i in (0, 2) for row in (store.probes(0)[i], store.probes(4)[i])]
     assert "After round 4 the alarm was on: " in said(tree) and "Best round so far: 2." in said(tree)
+    drawing = next(node for node in section(tree, "The reward, round by round").iter("svg"))
+    assert drawing.attrib["aria-label"].endswith("Best so far: round 2. Alarm: round 4")
+    marks = {node.attrib["class"]: node.findtext("title") for node in drawing.iter("g") if node.attrib.get("class", "").startswith("mark ")}
+    assert marks["mark best"] == "Round 2: Best round so far" and marks["mark alarm"].startswith("Round 4: Alarm: Diversity") and len(marks) == 2
     early = made(store, tmp_path / "early", number=3, pictures=4)
     assert "on the right round 2" in said(early) and "After round 2 no alarm was on." in said(early)
 
@@ -279,7 +284,9 @@ def test_it_opens_without_a_server_in_both_themes_and_fits(browser: Browser, tmp
 
 def test_a_chart_draws_where_the_values_lie() -> None:
     """On paper: the least value of (1, 2, 3) lies lowest, equal steps are equally far apart, a gap parts the line, a long line keeps its jump."""
-    tree = ET.fromstring(f"<div>{chart([Line('x', [(1, 1.0), (2, 2.0), (3, 3.0), (4, None), (5, 2.0)])], 'words', [(3, 'changed')])}</div>")
+    tree = ET.fromstring(
+        f"<div>{chart([Line('x', [(1, 1.0), (2, 2.0), (3, 3.0), (4, None), (5, 2.0)])], 'words', [Milestone(3, 'change', 'changed', 'changed')])}</div>"
+    )
     heights = [float(dot.attrib["cy"]) for dot in tree.iter("circle")]
     assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.11) and heights[0] > heights[1] > heights[2]
     assert len([path for path in tree.iter("path") if path.attrib["class"] == "line"]) == 1

@@ -12,7 +12,7 @@ from app import words
 from app.board import config_of
 from app.launch import Launcher
 from app.widgets.kit import widget
-from ddpo.alarms import ALIKE, DAMAGE, FALL, SPREAD, Sign, alarm_at, series_of
+from ddpo.alarms import ALIKE, DAMAGE, FALL, SPREAD, Sign, alarm_at, watched
 from ddpo.fork import fork, suggested
 from ddpo.store import ProbeRow, RunStore, StoreError
 
@@ -34,13 +34,11 @@ def build() -> gr.HTML:
 def alarm_value(store: RunStore) -> dict[str, Any]:
     """The alarm that is on after the latest watched round; without one, and once it was dismissed, nothing but the run's name."""
     nothing: dict[str, Any] = dict(run=store.name)
-    if not config_of(store).watch_every or not (probes := store.probes()):
-        return nothing
-    series = series_of(probes)
-    alarm = alarm_at(series, max(series), {at: store.reward_at(at) for at in series})
+    series, rewards_at = watched(store) if config_of(store).watch_every else ({}, {})
+    alarm = alarm_at(series, max(series), rewards_at) if series else None
     if alarm is None or int(store.choices().get(DISMISSED, 0)) >= alarm.began:
         return nothing
-    status, shown = store.status(), {(row.round, row.position): row for row in probes}
+    status, shown = store.status(), {(row.round, row.position): row for row in store.probes()}
     pictures = [(shown[alarm.best, i], shown[alarm.round, i]) for i in alarm.pictures]
     return nothing | dict(
         round=alarm.round, best=alarm.best, text=alarm.text, details=[detail(sign) for sign in alarm.signs],

@@ -33,7 +33,7 @@ function lightStyle() {
     try { own = [...sheet.cssRules]; } catch { continue; } // another site's sheet; there is none of ours
     rules.push(...own.filter((rule) => rule.selectorText?.includes(".chart")).map((rule) => rule.cssText));
   }
-  const colours = ["card", "line", "line-strong", "ink", "muted", ...Array.from({ length: COLOURS }, (_, i) => `c${i}`)];
+  const colours = ["card", "line", "line-strong", "ink", "muted", "wait", "good", ...Array.from({ length: COLOURS }, (_, i) => `c${i}`)];
   return `svg { ${colours.map((name) => `--s-${name}: ${light.getPropertyValue(`--s-${name}`)}`).join("; ")}; font-family: ui-sans-serif, system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif; }\n${rules.join("\n")}`;
 }
 

@@ -52,16 +52,19 @@ function axes(l, axis) {
   ];
 }
 
-// Where the reward was changed: a line between the rounds.
-function changes(drawn, l) {
+// What happened: where the reward was changed, a broken line between the rounds; an alarm, a line with a triangle on it; the best round, one with a
+// diamond. In a wide chart each says in a few words what it is, each kind at its own height.
+const HEADS = { alarm: "M0,8L-6,-3L6,-3Z", best: "M0,-6L5,0L0,6L-5,0Z" }, LINES_DOWN = { change: 0, alarm: 1, best: 2 };
+function happened(drawn, l) {
   return drawn.marks.filter((m) => m.x >= l.first && m.x <= l.last).map((m) => {
-    const x = l.x(m.x), late = x > (l.width + PAD.left) / 2, room = late ? x - PAD.left : l.width - PAD.right - x;
-    return h("g", { class: "chart-change" }, h("title", {}, m.text), h("line", { x1: f(x), x2: f(x), y1: PAD.top, y2: l.height - PAD.bottom }),
-      drawn.chart.wide ? h("text", { class: "chart-tick", x: f(x + (late ? -5 : 5)), y: PAD.top + 10, "text-anchor": late ? "end" : null }, short(m.text, Math.floor(room / LETTER))) : null);
+    const x = l.x(m.x), late = x > (l.width + PAD.left) / 2, room = (late ? x - PAD.left : l.width - PAD.right - x) - 8;
+    return h("g", { class: "chart-mark", "data-kind": m.kind }, h("title", {}, m.text), h("line", { x1: f(x), x2: f(x), y1: PAD.top, y2: l.height - PAD.bottom }),
+      HEADS[m.kind] ? h("path", { d: HEADS[m.kind], transform: `translate(${f(x)}, ${PAD.top})` }) : null,
+      drawn.chart.wide ? h("text", { class: "chart-tick", x: f(x + (late ? -8 : 8)), y: PAD.top + 10 + 15 * LINES_DOWN[m.kind], "text-anchor": late ? "end" : null }, short(m.label, Math.floor(room / LETTER))) : null);
   });
 }
 
-function plotMarks(drawn, l, axis) { return [countMarks(drawn, l), axes(l, axis), changes(drawn, l), drawn.lines.map((s) => lineMarks(s, l))].flat(4); }
+function plotMarks(drawn, l, axis) { return [countMarks(drawn, l), axes(l, axis), happened(drawn, l), drawn.lines.map((s) => lineMarks(s, l))].flat(4); }
 
 // The line under the pointer, and the values that it meets: of each run, those of its nearest round.
 function cursor(drawn, l, at) {

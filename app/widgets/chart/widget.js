@@ -46,7 +46,8 @@ function prepare(chart) {
   });
   const stops = [...new Set(sides.flatMap((side) => side.stops))].sort((a, b) => a - b), place = sides[0].place;
   const counts = chart.counts && !chosen.hidden.includes(nameOf(chart, chart.counts.label)) ? chart.counts.points.map(([number, n]) => [place(number), n]) : null;
-  const marks = (chart.marks || []).filter((m) => place(m.round) >= (stops[0] ?? 0)).map((m) => ({ ...m, x: Math.max(stops[0] ?? 0, (place(m.round - 1) + place(m.round)) / 2) }));
+  const marks = (chart.marks || []).filter((m) => place(m.round) >= (stops[0] ?? 0))
+    .map((m) => ({ ...m, x: m.kind === "change" ? Math.max(stops[0] ?? 0, (place(m.round - 1) + place(m.round)) / 2) : place(m.round) }));
   const logs = offersLog(chart);
   return { chart, lines, runs: sides, stops, counts, marks, logs, log: logs && chosen.log.includes(chart.title) };
 }
@@ -69,7 +70,7 @@ function said(of, run) {
   if (number === undefined) return null;
   const parts = known.map(([s, v]) => `${of.chart.series.length > 1 ? `${s.label} ` : ""}${text(v.y)}${v.spread !== null ? ` ± ${text(v.spread)}` : ""}${of.chart.unit ? ` ${of.chart.unit}` : ""}${v.smooth ? `, smoothed ${text(v.smooth)}` : ""}`);
   const n = run.index ? null : of.chart.counts?.points.find((p) => p[0] === number)?.[1] ?? null;
-  const change = run.index ? null : of.marks.find((m) => m.round === number)?.text, cost = placeText(x, chosen.axis);
+  const change = run.index ? null : of.marks.filter((m) => m.round === number).map((m) => m.text).join(" · "), cost = placeText(x, chosen.axis);
   return { number, words: [`Round ${number}${cost ? ` (${cost})` : ""}: ${parts.join(" · ") || "no value"}`, n === null ? "" : `${n} ${of.chart.counts.label}`, change].filter(Boolean).join(" · ") };
 }
 
@@ -81,16 +82,20 @@ function latest(of, run) {
 function summary(of) {
   const rounds = of.runs[0].stops.length ? of.chart.series.flatMap((s) => s.points.map((p) => p[0])) : [];
   if (!rounds.length) return `${of.chart.title}: no value yet`;
-  return `${of.chart.title}, rounds ${rounds.reduce((a, b) => Math.min(a, b))} to ${rounds.reduce((a, b) => Math.max(a, b))}; ${latest(of, of.runs[0])}. Left and right arrow keys read single rounds, Enter shows the round's images.`;
+  return `${of.chart.title}, rounds ${rounds.reduce((a, b) => Math.min(a, b))} to ${rounds.reduce((a, b) => Math.max(a, b))}; ${latest(of, of.runs[0])}. ${happenings(of)}Left and right arrow keys read single rounds, Enter shows the round's images.`;
 }
+
+// Alarms and the best round, for those who cannot see them drawn.
+function happenings(of) { return of.marks.filter((m) => m.kind !== "change").map((m) => `${m.label}: round ${m.round}. `).join(""); }
 
 function table(of) {
   const rounds = [...new Set(of.lines.flatMap((s) => s.points.map((p) => p[2])))].sort((a, b) => a - b).slice(-500);
   const columns = of.lines.map((s) => ({ label: of.runs.length > 1 ? `${of.runs.find((run) => run.index === s.run).name}: ${s.label}` : s.label, at: (round) => s.byRound.get(round)?.y }));
   const counts = of.counts && new Map(of.chart.counts.points);
   if (counts) columns.push({ label: of.chart.counts.label, at: (round) => counts.get(round) });
-  return h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Round"), columns.map((c) => h("th", { scope: "col" }, c.label)))),
-    h("tbody", {}, rounds.map((round) => h("tr", {}, h("th", { scope: "row" }, String(round)), columns.map((c) => h("td", {}, text(c.at(round))))))));
+  const happened = (round) => of.marks.filter((m) => m.round === round).map((m) => m.text).join(" · "), any = rounds.some(happened);
+  return h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Round"), columns.map((c) => h("th", { scope: "col" }, c.label)), any ? h("th", { scope: "col" }, "What happened") : null)),
+    h("tbody", {}, rounds.map((round) => h("tr", {}, h("th", { scope: "row" }, String(round)), columns.map((c) => h("td", {}, text(c.at(round)))), any ? h("td", {}, happened(round)) : null))));
 }
 
 // --- the figures ---

@@ -1,0 +1,45 @@
+"""What happened in a run, to be drawn on its charts: changes of reward, alarms, the best round so far, where it came from. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import rewards
+from ddpo.alarms import alarms_in, best_round, watched
+from ddpo.store import RunStore
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """Something that a chart shows at a round."""
+
+    round: int
+    kind: str
+    """``change`` lies before its round; ``alarm`` and ``best`` lie at theirs."""
+    label: str
+    """In a few words, where there is little room."""
+    text: str
+
+
+def milestones(store: RunStore, named: Callable[[str], str], up_to: int | None = None) -> list[Milestone]:
+    """Those of a run in order of rounds, up to one. Alarms are those of the watched pictures, each where it began; the best round is none where
+    people rate and all is well: there it is only the latest.
+
+    Args:
+        named: what a reward is called.
+    """
+    stretches = store.reward_stretches()
+    found = [_change(1, "Goes on from {}, round {}".format(*store.parent))] if store.parent else []
+    found += [_change(number, f"From round {number}: {named(reward)}") for number, reward in stretches[1:]]
+    series, rewards_at = watched(store, up_to)
+    alarms = alarms_in(series, rewards_at)
+    found += [Milestone(alarm.round, "alarm", "Alarm", f"Alarm: {alarm.text}") for alarm in alarms]
+    best = best_round(series, rewards_at)
+    if best and (alarms or "human" not in rewards.parts(stretches[-1][1])):
+        found.append(Milestone(best, "best", "Best so far", "Best round so far"))
+    return sorted((one for one in found if up_to is None or one.round <= up_to), key=lambda one: one.round)
+
+
+def _change(number: int, text: str) -> Milestone:
+    return Milestone(number, "change", text, text)
