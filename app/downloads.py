@@ -15,7 +15,7 @@ from starlette.responses import FileResponse
 from app.exports import ExportFailure, Exports
 from app.routes import json_answer, json_body, open_run
 from app.runs import Runs
-from ddpo.export import EXPORTS, MODELS, saved_rounds
+from ddpo.export import EXPORTS, MODELS, round_to_take
 from ddpo.store import RunStore, StoreError
 
 
@@ -62,13 +62,13 @@ def _make(runs: Runs, exports: Exports, run: str, body: Any) -> Response:
 
 
 def made(exports: Exports, store: RunStore, kind: str, number: int | None, strength: float, names: bool) -> dict[str, Any]:
-    """Make a file; where it is to be fetched, its name and its size. Without a round a model is the last one's.
+    """Make a file; where it is to be fetched, its name and its size. Without a round a model is that of :func:`ddpo.export.round_to_take`.
 
     Raises:
         ExportFailure: there is nothing to take away, or the process failed.
     """
     if number is None and kind in MODELS:
-        number = max(saved_rounds(store), default=None)
+        number = round_to_take(store)
     ready = exports.make(store.folder, kind, number, strength, names)
     return dict(url=f"/studio/runs/{store.name}/exports/{ready.token}", name=ready.name, bytes=ready.bytes)
 

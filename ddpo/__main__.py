@@ -169,6 +169,7 @@ def ask_for_reward(folder: Path, reward: str) -> None:
 def work(folder: Path) -> int:
     """Train in a run folder, with progress bars, and print the summary."""
     from ddpo import worker
+    from ddpo.result import rolled_back
     from ddpo.trainer import summary
 
     store = RunStore(folder)
@@ -178,7 +179,7 @@ def work(folder: Path) -> int:
     bars = Bars(config.rounds)
     code = worker.run(folder, bars)
     bars.close()
-    result = dict(run=str(folder), state=store.status().state, **summary(store.metrics()))
+    result = dict(run=str(folder), state=store.status().state, **summary(store.metrics(), rolled_back(store)))
     if store.reward_at(config.rounds).startswith(BLEND):
         result["gain_percent"] = None  # of a base near 0
     store.close()

@@ -144,7 +144,7 @@ def _marks(line: Line, scale: Scale) -> Iterator[Html]:
 
 
 HEADS = dict(alarm="M0,8L-6,-3L6,-3Z", best="M0,-6L5,0L0,6L-5,0Z")
-LINES_DOWN = dict(change=0, alarm=1, best=2)
+LINES_DOWN = dict(change=0, alarm=1, best=2, fork=3)
 
 
 def _happened(mark: Milestone, scale: Scale, wide: bool) -> Html:

@@ -27,6 +27,7 @@ from ddpo.figure import Line, Points, chart
 from ddpo.markup import Html, tag
 from ddpo.milestones import milestones
 from ddpo.presets import preset_of, presets
+from ddpo.result import result_until
 from ddpo.store import RunStore, SampleRow
 from rewards.agreement import alpha
 from rewards.human import opinions
@@ -137,8 +138,9 @@ def head(store: RunStore, number: int, metrics: Metrics) -> Html:
     tiles = [("rounds", f"{number} of {config.rounds}"), ("images made", f"{made:,}")]
     if rated:
         tiles.append(("images rated", f"{sum(rated.values()):,} by {words_for(len(rated), 'person', 'people')}"))
-    change, unit = held_out_change(store, number), unit_of(store.reward_at(number))
-    if change:
+    result, unit = result_until(store, number), unit_of(store.reward_at(number))
+    tiles += [("rolled back to, and taken away", f"round {result}")] if result != number else []
+    if change := held_out_change(store, result):
         tiles.append((f"mean reward on held-out seeds{unit}", f"{shown(change.before[0])} → {shown(change.after[0])}"))
     tiles += [("time of all phases", span(seconds))] if seconds else []
     begun, ended = rounds[0].started_at, max(row.checkpointed_at or row.scored_at or row.started_at for row in rounds)
@@ -168,7 +170,7 @@ def before_and_after(store: RunStore, number: int, pairs: Sequence[Pair], why_no
         parts.append(tag("div", *map(_pair, pairs), class_="pairs"))
     elif why_not:
         parts.append(tag("p", why_not, class_="note"))
-    if change := held_out_change(store, number):
+    if change := held_out_change(store, result_until(store, number)):
         before, after = (f"{shown(value)} ± {shown(error)}" for value, error in (change.before, change.after))
         images = store.config.held_out_images
         told = f"The mean reward (± standard error) of {images} held-out images went from {before} (base model) to {after} (round {change.last})"

@@ -402,6 +402,26 @@ MUTATIONS = (
         ("watched(store, up_to)", "watched(store)", "test_alarms_the_best_round_and_changes_of_reward_stand_at_their_rounds"),
         ("best and (alarms or", "best and (True or", "test_where_people_rate_and_all_is_well_no_round_is_called_best"),
     ),
+    *of(
+        "ddpo/result.py",
+        ("if alarms_in(series, rewards_at) else 0", "", "test_the_rule_holds_only_where_it_is_set_and_an_alarm_was_on"),
+        ("return number if number in store.checkpoints() else None", "return number", "test_the_rule_holds_only_where_it_is_set_and_an_alarm_was_on"),
+        ("or result > number", "", "test_people_roll_back_and_take_it_back"),
+    ),
+    Mutation(
+        "ddpo/export.py",
+        "return number if number in places else max(places, default=None)",
+        "return max(places, default=None)",
+        ("tests/test_result.py::test_people_roll_back_and_take_it_back",),
+    ),
+    *[
+        Mutation("ddpo/trainer.py", old, new, (f"tests/test_result.py::{test}",))
+        for old, new, test in (
+            ("            raise StopRun  # nobody", "            pass  # nobody", "test_people_are_not_asked_to_rate_what_is_given_up"),
+            ("        if number != last:", "        if False:", "test_a_ruined_run_stops_rolls_back_and_measures_what_is_taken_away"),
+            ("number = rolled_back(self.store) or last", "number = last", "test_a_ruined_run_stops_rolls_back_and_measures_what_is_taken_away"),
+        )
+    ],
     Mutation(
         "ddpo/alarms.py",
         "if alarm is not None and alarm.began == alarm.round]",

@@ -25,6 +25,7 @@ LIGHT = (
     "ddpo.blind",
     "ddpo.alarms",
     "ddpo.milestones",
+    "ddpo.result",
     "ddpo.fork",
 )
 HEAVY = ("torch", "diffusers", "transformers", "peft", "safetensors", "accelerate")

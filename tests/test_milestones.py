@@ -23,6 +23,10 @@ def test_alarms_the_best_round_and_changes_of_reward_stand_at_their_rounds(tmp_p
     assert [(number, kind) for number, kind, _ in found] == [(10, "alarm"), (20, "best"), (25, "alarm")]
     assert found[0][2] == first and found[1][2] == "Best round so far" and found[2][2].endswith("Best round so far: 20.")
     assert told(store, 10) == [(5, "best", "Best round so far"), (10, "alarm", first)]
+    store.choose("fork b", "15 kl_weight 0.01")
+    assert (15, "fork", "b goes on from here") in told(store) and (15, "fork", "b goes on from here") not in told(store, 10)
+    store.choose("result", "5")
+    assert (5, "best", "Rolled back to this round: it is taken away") in told(store) and not [m for m in told(store) if m[0] == 20]
     store.set_reward(12, "aesthetic")
     assert (12, "change", "From round 12: AESTHETIC") in told(store) and len(told(store, 11)) == 2
 

@@ -22,6 +22,7 @@ from ddpo.figure import Line, chart, fitted, ticks
 from ddpo.milestones import Milestone
 from ddpo.presets import presets
 from ddpo.report import Pair, command, picture
+from ddpo.result import roll_back
 from ddpo.store import RunStore
 from tests.toys import ODD_PROMPTS, add_images, add_lora, add_watched, filled_run
 from tests.toys import picture as drawn
@@ -137,6 +138,21 @@ def test_pictures_that_were_watched_stand_before_and_after(store: RunStore, tmp_
     assert marks["mark best"] == "Round 2: Best round so far" and marks["mark alarm"].startswith("Round 4: Alarm: Diversity") and len(marks) == 2
     early = made(store, tmp_path / "early", number=3, pictures=4)
     assert "on the right round 2" in said(early) and "After round 2 no alarm was on." in said(early)
+
+
+def test_the_result_of_a_run_that_is_rolled_back_is_an_earlier_round(store: RunStore, tmp_path: Path) -> None:
+    """Curves to the end, pictures and the held-out reward of the round that is taken away; up to an earlier round nothing of it."""
+    for number, fallen in ((0, 0.0), (2, 0.1), (4, 1.5)):
+        add_watched(store, number, fallen)
+    store.add_metrics(0, dict(held_out_reward=-3.0, held_out_reward_std_error=0.1))
+    store.add_metrics(2, dict(held_out_reward=-2.0, held_out_reward_std_error=0.1))
+    store.add_metrics(5, dict(held_out_reward=-1.0, held_out_reward_std_error=0.1))
+    roll_back(store, 2)
+    tree = made(store, tmp_path / "out", pictures=2)
+    part = said(section(tree, "Before and after"))
+    assert "on the right round 2" in part and "to -2 ± 0.1 (round 2)" in part and "rolled back to, and taken away" in said(tree)
+    assert len(rows(section(tree, "The reward, round by round"))) == 5
+    assert "rolled back" not in said(made(store, tmp_path / "early", number=1))
 
 
 def pixels(node: ET.Element) -> bytes:
@@ -284,9 +300,8 @@ def test_it_opens_without_a_server_in_both_themes_and_fits(browser: Browser, tmp
 
 def test_a_chart_draws_where_the_values_lie() -> None:
     """On paper: the least value of (1, 2, 3) lies lowest, equal steps are equally far apart, a gap parts the line, a long line keeps its jump."""
-    tree = ET.fromstring(
-        f"<div>{chart([Line('x', [(1, 1.0), (2, 2.0), (3, 3.0), (4, None), (5, 2.0)])], 'words', [Milestone(3, 'change', 'changed', 'changed')])}</div>"
-    )
+    marks = [Milestone(3, "change", "changed", "changed")]
+    tree = ET.fromstring(f"<div>{chart([Line('x', [(1, 1.0), (2, 2.0), (3, 3.0), (4, None), (5, 2.0)])], 'words', marks)}</div>")
     heights = [float(dot.attrib["cy"]) for dot in tree.iter("circle")]
     assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.11) and heights[0] > heights[1] > heights[2]
     assert len([path for path in tree.iter("path") if path.attrib["class"] == "line"]) == 1

@@ -18,6 +18,7 @@ from app.runs import Runs
 from app.widgets.kit import widget
 from ddpo.config import ConfigError
 from ddpo.milestones import milestones
+from ddpo.result import rolled_back
 from ddpo.store import RunStore, SampleRow, StoreError
 from rewards.base import Score
 from rewards.human import scores
@@ -216,7 +217,7 @@ def around(points: Points, spread: dict[int, float | None]) -> list[tuple[int, f
 
 
 def gallery_value(store: RunStore) -> dict[str, Any]:
-    """Which rounds have images; ``stamp`` changes when the latest of them may look different."""
+    """Which rounds have images, and to which the run is rolled back; ``stamp`` changes when the latest of them may look different."""
     rounds = [row.number for row in store.rounds() if row.sampled_at is not None]
     present = store.rounds()[-1:] if store.rounds() else []
     if present and present[0].number not in rounds and store.samples(present[0].number):
@@ -225,7 +226,7 @@ def gallery_value(store: RunStore) -> dict[str, Any]:
         return dict(run=store.name, rounds=[], stamp="")
     last = rounds[-1]
     stamp = f"{len(store.samples(last))}.{len(store.scores(last, store.reward_at(last)))}.{len(store.ratings(last))}"
-    return dict(run=store.name, rounds=rounds, stamp=stamp, saved=list(store.checkpoints()), alive=store.status().alive)
+    return dict(run=store.name, rounds=rounds, stamp=stamp, saved=list(store.checkpoints()), alive=store.status().alive, result=rolled_back(store))
 
 
 def images_of_round(store: RunStore, number: int, samples: Sequence[SampleRow] | None = None) -> dict[str, Any]:

@@ -54,7 +54,7 @@ function axes(l, axis) {
 
 // What happened: where the reward was changed, a broken line between the rounds; an alarm, a line with a triangle on it; the best round, one with a
 // diamond. In a wide chart each says in a few words what it is, each kind at its own height.
-const HEADS = { alarm: "M0,8L-6,-3L6,-3Z", best: "M0,-6L5,0L0,6L-5,0Z" }, LINES_DOWN = { change: 0, alarm: 1, best: 2 };
+const HEADS = { alarm: "M0,8L-6,-3L6,-3Z", best: "M0,-6L5,0L0,6L-5,0Z" }, LINES_DOWN = { change: 0, alarm: 1, best: 2, fork: 3 };
 function happened(drawn, l) {
   return drawn.marks.filter((m) => m.x >= l.first && m.x <= l.last).map((m) => {
     const x = l.x(m.x), late = x > (l.width + PAD.left) / 2, room = (late ? x - PAD.left : l.width - PAD.right - x) - 8;
