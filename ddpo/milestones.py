@@ -40,7 +40,7 @@ def milestones(store: RunStore, named: Callable[[str], str], up_to: int | None =
     best = best_round(series, rewards_at)
     found += [Milestone(number, "fork", name, f"{name} goes on from here") for name, number in store.forks]
     if result := rolled_back(store):
-        found.append(Milestone(result, "best", "Rolled back to", "Rolled back to this round: it is taken away"))
+        found.append(Milestone(result, "best", "Result", "Rolled back to this round: it is taken away"))
     elif best and (alarms or "human" not in rewards.parts(stretches[-1][1])):
         found.append(Milestone(best, "best", "Best so far", "Best round so far"))
     return sorted((one for one in found if up_to is None or one.round <= up_to), key=lambda one: one.round)

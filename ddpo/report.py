@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -24,6 +25,7 @@ from ddpo.card import base_name, facts, held_out_change, public_settings, rated_
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_reward
 from ddpo.figure import Line, Points, chart
+from ddpo.gold import fit, peak_of, proxy_and_gold, words_of
 from ddpo.markup import Html, tag
 from ddpo.milestones import milestones
 from ddpo.presets import preset_of, presets
@@ -106,6 +108,7 @@ def report(store: RunStore, number: int, naming: Naming, pairs: Sequence[Pair], 
         head(store, number, metrics),
         before_and_after(store, number, pairs, why_no_pairs),
         curves(store, number, metrics),
+        against_gold(store, number),
         rewarded(store, number),
         training_pictures(store, number),
         ratings(store, number, naming),
@@ -205,6 +208,33 @@ def curves(store: RunStore, number: int, metrics: Metrics) -> Html:
         *found,
         tag("details", tag("summary", "As a table"), grid(names, rows)),
     )
+
+
+def against_gold(store: RunStore, number: int) -> Html:
+    """The gains of what was optimised and of gold over the distance from the base model; nothing where nothing was watched."""
+    both = proxy_and_gold(store, number)
+    if both is None:
+        return Html("")
+    of_many = f"the mean of {', '.join(both.names)}" if len(both.names) > 1 else both.names[0]
+    gold = "people's ratings of each new board" if both.names == ("human",) else of_many
+    curve = fit(both.gold)
+    peak, furthest = peak_of(curve) if curve else None, max(point.distance for point in (*both.proxy, *both.gold))
+    furthest = max(furthest, 1.1 * peak.high) if peak else furthest
+    series = [(f"proxy: {public_reward(store.config.reward)}", both.proxy), (f"gold: {gold.removeprefix('the ')}", both.gold)]
+    lines, fitted = [], []
+    for i, (label, points) in enumerate((label, points) for label, points in series if points):
+        around = [(p.distance, p.gain - p.error, p.gain + p.error) for p in points if p.distance and math.isfinite(p.error)]
+        lines.append(Line(label, [(p.distance, p.gain) for p in points], around, dots=True))
+        if found := fit(points):
+            fitted.append(Line(label, found.drawn(furthest), of=i))
+    drawing = chart(
+        [*lines, *fitted], "Gains over the distance from the base model", wide=True, across="√KL", band=(peak.low, peak.high) if peak else ()
+    )
+    meant = f"The proxy is what was optimised; gold is what it stands for, here {gold}."
+    units = "Gains are in the base model's standard deviations, the distance is √KL in nats."
+    lines_are = "The dotted lines are R(d) = d (α − β log d), by least squares (Gao et al. 2022, arXiv 2210.10760)."
+    told = tag("p", f"{meant} {units} {lines_are}", class_="muted")
+    return section("Proxy against gold", tag("p", words_of(both.gold, both.now)), tag("figure", drawing), told)
 
 
 COLUMNS = ("reward_mean", "reward_std", "scored_images")

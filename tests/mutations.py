@@ -403,6 +403,23 @@ MUTATIONS = (
         ("best and (alarms or", "best and (True or", "test_where_people_rate_and_all_is_well_no_round_is_called_best"),
     ),
     *of(
+        "ddpo/gold.py",
+        ("-d * np.log(d)]", "d * np.log(d)]", "test_a_known_curve_is_found_again"),
+        ("math.exp(best - 1)", "math.exp(best)", "test_a_known_curve_is_found_again"),
+        (
+            "quantile = float(t.ppf(0.5 + SURE / 2, curve.points - 2)) ** 2",
+            "quantile = 0.1",
+            "test_errors_and_interval_hold_the_truth_as_often_as_they_say",
+        ),
+        ("/ (len(known) - 2)", "/ len(known) ** 2", "test_errors_and_interval_hold_the_truth_as_often_as_they_say"),
+        ("curve.beta <= 0 or square <= 0", "curve.beta == 0", "test_no_peak_is_told_where_none_is_known"),
+        (" and math.isfinite(p.gain)]", "]", "test_no_peak_is_told_where_none_is_known"),
+        ("math.sqrt(max(0.0, kl))", "max(0.0, kl)", "test_gains_are_the_pictures_own_in_the_base_s_deviations"),
+        ("number - 1 - (behind", "number - (behind", "test_people_s_ratings_are_held_out_by_the_boards_they_are_of"),
+        ("or len(stretches) > 1", "", "test_a_run_has_both_while_its_reward_stays"),
+        ("reward, *DAMAGE, *NO_MERIT,", "reward, *DAMAGE,", "test_gold_is_what_nobody_optimises"),
+    ),
+    *of(
         "ddpo/result.py",
         ("if alarms_in(series, rewards_at) else 0", "", "test_the_rule_holds_only_where_it_is_set_and_an_alarm_was_on"),
         ("return number if number in store.checkpoints() else None", "return number", "test_the_rule_holds_only_where_it_is_set_and_an_alarm_was_on"),

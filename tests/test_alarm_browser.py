@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import Studio
@@ -40,8 +41,8 @@ def alarmed(toy_studio: Studio) -> Iterator[Studio]:
     yield toy_studio
 
 
-def open_progress(page: Page, studio: Studio) -> None:
-    page.goto(f"{studio.url}/?run=a")
+def open_progress(page: Page, studio: Studio, run: str = "a") -> None:
+    page.goto(f"{studio.url}/?run={run}")
     page.get_by_role("tab", name="Progress", exact=True).click()
     expect(page.locator(".chart-plot svg").first).to_be_visible()
 
@@ -82,6 +83,34 @@ def test_the_charts_show_where_the_alarm_began_and_say_it(page: Page, alarmed: S
     expect(figure.get_by_role("row", name="10").last).to_contain_text("Alarm: Diversity")
 
 
+def test_proxy_and_gold_are_read_on_an_axis_of_their_own(page: Page, alarmed: Studio) -> None:
+    """The distance lies across: 0, √50, √60 to 10. The arrow keys go by distance, and the other charts read the same round."""
+    store = filled_run(alarmed.runs / "b", rounds=10, reward="jpeg_compressibility")
+    for number in (0, *range(5, 11)):
+        add_watched(store, number, max(0.0, 0.2 * number - 0.6))
+    store.close()
+    open_progress(page, alarmed, "b")
+    figure = page.locator('figure[data-chart="gold"]')
+    expect(figure).to_contain_text("Gold falls from √KL 7.07 on, the first that was watched: its peak lies before. The run is at 10.")
+    assert "Gold falls from" in (figure.locator(".chart-plot").get_attribute("aria-label") or "")
+    expect(figure.locator(".chart-plot path.chart-line")).to_have_count(1)
+    plot = figure.locator(".chart-plot")
+    plot.press("End")
+    expect(figure.locator(".chart-reading")).to_contain_text("Round 10 (√KL 10): ")
+    expect(figure.locator('.chart-mark[data-kind="alarm"]')).to_have_count(1)
+    plot.press("ArrowLeft")
+    expect(figure.locator(".chart-reading")).to_contain_text("Round 9 (√KL 9.487): ")
+    expect(page.locator("figure.chart").first.locator(".chart-reading")).to_contain_text("Round 9: ")
+    plot.press("Home")
+    expect(figure.locator(".chart-reading")).to_contain_text("Round 0 (√KL 0): ")
+    dots = figure.locator(".chart-plot circle.chart-dot:not(.chart-now)").evaluate_all("all => all.map((c) => Number(c.getAttribute('cx')))")
+    assert (dots[1] - dots[0]) / (dots[-1] - dots[0]) == pytest.approx(0.5**0.5, abs=0.01)
+    with page.expect_download() as waiting:
+        figure.get_by_role("button", name="as CSV").click()
+    lines = Path(waiting.value.path()).read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("run,round,images_scored,seconds,√KL,") and lines[-1].startswith("b,10,") and ",10," in lines[-1][5:]
+
+
 def test_going_on_from_the_best_round_starts_a_run_that_names_its_parent(page: Page, alarmed: Studio) -> None:
     open_progress(page, alarmed)
     banner = page.get_by_role("status", name="Alarm")
@@ -119,11 +148,12 @@ def test_rolling_back_makes_a_round_what_is_shown_compared_and_taken_away(page: 
     page.get_by_role("button", name="Roll back to round 5").press("Enter")
     banner = page.get_by_role("status", name="Alarm")
     expect(banner.get_by_role("heading")).to_have_text("Rolled back to round 5")
+    expect(banner.get_by_role("heading")).to_be_focused()
     expect(banner.get_by_role("button", name="Roll back to round 5")).to_have_count(0)
     expect(gallery).to_contain_text("Round 5:")
     expect(taken).to_contain_text("This run is rolled back to round 5")
     expect(taken.locator("[data-round]")).to_have_value("")
-    expect(taken.locator("[data-round] option").first).to_have_text("Round 5, rolled back to")
+    expect(taken.locator("[data-round] option").first).to_have_text("Round 5, the result")
     page.get_by_role("tab", name="Library", exact=True).click()
     expect(page.get_by_role("article", name="a")).to_contain_text("Rolled back to round 5")
     page.get_by_role("tab", name="Compare", exact=True).click()

@@ -24,6 +24,7 @@ LIGHT = (
     "ddpo.states",
     "ddpo.blind",
     "ddpo.alarms",
+    "ddpo.gold",
     "ddpo.milestones",
     "ddpo.result",
     "ddpo.fork",

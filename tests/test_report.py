@@ -140,6 +140,21 @@ def test_pictures_that_were_watched_stand_before_and_after(store: RunStore, tmp_
     assert "on the right round 2" in said(early) and "After round 2 no alarm was on." in said(early)
 
 
+def test_proxy_and_gold_stand_over_the_distance_with_their_curves(store: RunStore, tmp_path: Path) -> None:
+    """Points at √KL (0, √20, … as the pictures were watched), a dotted curve once there are four, and in words why no peak is told."""
+    for number in range(4):
+        add_watched(store, number, -0.1 * number)
+    few = section(made(store, tmp_path / "few"), "Proxy against gold")
+    assert "Too few points to say where gold peaks: 3, and it takes 4." in said(few) and not [g for g in few.iter("g") if "fitted" in str(g.attrib)]
+    add_watched(store, 4, -0.4)
+    part = section(made(store, tmp_path / "out"), "Proxy against gold")
+    assert "No peak of gold can be told yet from these 4 points; the run is at √KL 6.32." in said(part) and "here clip_score" in said(part)
+    assert "√KL 6.325: gold: clip_score 0.4" in " ".join(title.text or "" for title in part.iter("title"))
+    assert len([g for g in part.iter("g") if g.attrib.get("class") == "c0 fitted"]) == 1 and [t.text for t in part.iter("text")][-1] == "√KL"
+    store.set_reward(3, "aesthetic")
+    assert "Proxy against gold" not in said(made(store, tmp_path / "changed"))
+
+
 def test_the_result_of_a_run_that_is_rolled_back_is_an_earlier_round(store: RunStore, tmp_path: Path) -> None:
     """Curves to the end, pictures and the held-out reward of the round that is taken away; up to an earlier round nothing of it."""
     for number, fallen in ((0, 0.0), (2, 0.1), (4, 1.5)):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +18,7 @@ from app.pages.run import image_url
 from app.runs import Runs
 from app.widgets.kit import widget
 from ddpo.config import ConfigError
+from ddpo.gold import fit, peak_of, proxy_and_gold, words_of
 from ddpo.milestones import milestones
 from ddpo.result import rolled_back
 from ddpo.store import RunStore, SampleRow, StoreError
@@ -113,7 +115,7 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     watched = [panel_chart(metrics, stretches[-1][1]), *WATCHED]
     known = {name for chart in (*watched, *CHARTS) for name in (*chart.used, *(metric for metric, _ in chart.lines))} | {*HERO, "updates"}
     unknown = [Chart(name, title_of(name), "", ((name, title_of(name)),)) for name in sorted(metrics) if name not in known]
-    charts = heroes(metrics, stretches) + by_prompt(store, stretches[-1][1])
+    charts = heroes(metrics, stretches) + by_prompt(store, stretches[-1][1]) + gold_chart(store)
     charts += [line_chart(chart, metrics) for chart in (*watched, *CHARTS, *unknown) if any(metric in metrics for metric, _ in chart.lines)]
     thinned = thin(charts)
     marks = [asdict(one) for one in milestones(store, words.reward)]
@@ -197,6 +199,39 @@ def by_prompt(store: RunStore, reward: str) -> list[dict[str, Any]]:
 def _prompt_means(store: RunStore, reward: str, _scored: tuple[int, ...]) -> dict[str, list[tuple[int, float]]]:
     """Made anew when a round was scored."""
     return store.prompt_means(reward)
+
+
+def gold_chart(store: RunStore) -> list[dict[str, Any]]:
+    """The gain of what is optimised and of gold over the distance from the base model, each with its fitted curve, and where gold is predicted to
+    peak. Points are named by their rounds; ``places`` says where these lie, and ``curves`` are (distance, gain)."""
+    both = proxy_and_gold(store)
+    if both is None:
+        return []
+    series, curves, furthest = [], [], max(point.distance for point in (*both.proxy, *both.gold))
+    fitted, peak = fit(both.gold), None
+    if fitted is not None and (peak := peak_of(fitted)):
+        furthest = max(furthest, 1.1 * peak.high)
+    for label, points in ((f"proxy: {words.reward(store.config.reward)}", both.proxy), (f"gold: {gold_name(both.names)}", both.gold)):
+        if points:
+            error = [(p.round, p.gain - p.error, p.gain + p.error) for p in points if p.round and math.isfinite(p.error)]
+            series.append(dict(label=label, points=[(p.round, p.gain) for p in points], error=error, style="dots"))
+            curve = fit(points)
+            curves.append(curve.drawn(furthest) if curve else [])
+    return [
+        dict(
+            key="gold", title="Proxy against gold", wide=True, unit="sd", series=series, curves=curves, across="√KL",
+            told=words_of(both.gold, both.now),
+            hint="Gains in the base model's standard deviations, by d = √KL from it, in nats. Lines: d (α − β log d), fitted (Gao et al. 2022).",
+            places=[(p.round, p.distance) for p in {p.round: p for p in (*both.proxy, *both.gold)}.values()], peak=peak and astuple(peak),
+        )
+    ]  # fmt: skip
+
+
+def gold_name(names: Sequence[str]) -> str:
+    """What gold is, in words."""
+    if list(names) == ["human"]:
+        return "your ratings of each new board"
+    return words.reward(names[0]) if len(names) == 1 else f"mean of {', '.join(map(words.reward, names))}"
 
 
 def line_chart(chart: Chart, metrics: Metrics) -> dict[str, Any]:

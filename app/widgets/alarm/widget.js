@@ -6,7 +6,7 @@ function pair(p, v) {
 
 // What a button does, beside it.
 const TOLD = {
-  rollback: (v) => `${v.alive ? "This run stops. " : ""}Round ${v.best} is what you take away and compare. Later rounds are kept, and Resume goes on after the last.`,
+  rollback: (v) => `${v.alive ? "This run stops. " : ""}Round ${v.best} is what you take away and compare. Later rounds are kept.`,
   fork: (v) => `A new run begins with what the model had learned by then${v.alive ? "; this one stops" : ""}.`,
   penalty: (v) => `The same, and each step’s distance from the base model costs ${v.penalty} a nat (kl_weight): the reward rises more slowly, and the pictures stay nearer to the base model’s.`,
 };
@@ -24,20 +24,27 @@ function view(v) {
   if (!v.text) return h("div", { key: "none", hidden: true });
   const rolled = v.rolled === v.best;
   return h("section", { class: "s-card alarm", key: `${v.run}-${v.round}`, role: "status", "aria-label": "Alarm" },
-    h("div", { class: "alarm-words" }, h("h3", {}, v.rolled ? `Rolled back to round ${v.rolled}` : "Something goes wrong"), h("p", {}, v.text),
-      h("details", {}, h("summary", {}, "What was measured"), h("ul", {}, v.details.map((d) => h("li", {}, d)))),
+    h("div", { class: "alarm-words" }, h("h3", { tabindex: -1 }, v.rolled ? `Rolled back to round ${v.rolled}` : "Something goes wrong"), h("p", {}, v.text),
+      h("details", {}, h("summary", {}, "What was measured"), h("ul", {}, v.details.map((d) => h("li", {}, d))))),
+    h("ul", { class: "alarm-pictures", "aria-label": "Pictures that show it" }, v.pictures.map((p) => pair(p, v))),
+    h("div", { class: "alarm-do" },
       v.saved ? h("ul", { class: "alarm-actions", "aria-label": "What can be done" },
         rolled ? null : action(v, "rollback", `Roll back to round ${v.best}`, "s-primary"),
         action(v, "fork", `Go on from round ${v.best}`, rolled ? "s-primary" : ""),
         action(v, "penalty", `Go on from round ${v.best} with a KL penalty`, "")) : null,
       h("div", { class: "s-row" },
-        v.alive ? [button(v, "continue", "Continue"), v.paused ? null : button(v, "pause", "Pause"), button(v, "stop", "Stop now")] : button(v, "dismiss", "Dismiss", "s-ghost"))),
-    h("ul", { class: "alarm-pictures", "aria-label": "Pictures that show it" }, v.pictures.map((p) => pair(p, v))));
+        v.alive ? [button(v, "continue", "Continue"), v.paused ? null : button(v, "pause", "Pause"), button(v, "stop", "Stop now")] : button(v, "dismiss", "Dismiss"))));
 }
 
+let lost = false; // whether the button that was pressed goes away, and the focus with it
 onAct(({ act: kind }, pressed) => {
+  lost = kind === "rollback";
   const v = props.value, starts = ["fork", "penalty"].includes(kind);
   act({ kind, run: v.run, round: starts || kind === "rollback" ? v.best : v.round }, pressed);
   if (starts) openTab("Run");
 });
-show(view);
+show(view, (v) => {
+  if (!lost || !v.rolled) return;
+  lost = false;
+  element.querySelector("h3")?.focus();
+});

@@ -166,7 +166,7 @@ function sideView(i, v) {
     h("div", { class: "cmp-choose" },
       v.runs.length > 1 ? h("select", { "data-side": i, "data-run": "", "aria-label": `Run of ${"AB"[i]}` }, v.runs.map((r) => option(r.run, r.run))) : null,
       h("select", { "data-side": i, "data-what": "", "aria-label": `Model ${"AB"[i]}`, "data-now": what },
-        option("0", "Base model"), [...run.rounds].reverse().map((n, at) => option(String(n), `Round ${n}${at ? "" : ", the latest"}${at && n === run.result ? ", rolled back to" : ""}`)), option("lora", "A LoRA file…"))),
+        option("0", "Base model"), [...run.rounds].reverse().map((n, at) => option(String(n), `Round ${n}${at ? "" : ", the latest"}${at && n === run.result ? ", the result" : ""}`)), option("lora", "A LoRA file…"))),
     s.lora || s.lora === null ? h("div", { class: "cmp-field", key: "file" },
       h("button", { class: "s-button s-small", "data-act": "file", "data-side": i }, state.bringing ? "Reading…" : "Choose file"),
       h("input", { type: "file", "data-side": i, "data-file": "", accept: ".safetensors", class: "s-visually-hidden", tabindex: -1, "aria-label": `LoRA file of ${"AB"[i]}`, "data-own": "" }),

@@ -7,11 +7,11 @@ function choice(v) {
   return open.find((c) => c.kind === chosen.kind) || open[0] || null;
 }
 
-// Rounds of the choice, newest first, but the one that is rolled back to before all; "" is the result of a model, and all of data.
+// Rounds of the choice, newest first, but the result of a roll-back before all; "" is the result of a model, and all of data.
 function rounds(v, c) {
   const found = [...(c.data ? v.made : v.saved)].reverse();
   return c.data ? [["", "All rounds"], ...found.map((n) => [String(n), `${c.kind === "report" ? "Up to round" : "Round"} ${n}`])]
-    : [...(v.rolled ? [["", `Round ${v.result}, rolled back to`]] : []),
+    : [...(v.rolled ? [["", `Round ${v.result}, the result`]] : []),
       ...found.map((n, i) => [i || v.rolled ? String(n) : "", i ? `Round ${n}` : `Round ${n}, the latest`]).filter(([n]) => !v.rolled || Number(n) !== v.result)];
 }
 
