@@ -130,7 +130,7 @@ def decision(name: str, value: str) -> str:
     return {
         "rating": f"Rated from now on: {RATINGS.get(value, value)}.",
         "rater": f"{whom} is left out." if value == "out" else f"{whom} counts again.",
-        "alarm": f"Went on after the alarm at round {value}.",
+        "alarm": f"The alarm of round {value} was seen.",
         "result": f"Rolled back to round {value}: it is taken away, and later rounds are kept." if value else "The latest round is taken away again.",
         "fork": f"{whom} goes on from round {at}{f', with {changes}' if changes else ''}.",
     }.get(kind, f"{name}: {value}")

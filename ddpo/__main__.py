@@ -69,7 +69,9 @@ def add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, help="the run folder")
     command.add_argument("--as", dest="kind", choices=EXPORTS, default="diffusers", help=f"{kinds} (default: diffusers)")
     command.add_argument(
-        "--round", type=int, help="which round (default: the last one that is saved; for ratings, pairs, images and a report all of them)"
+        "--round",
+        type=int,
+        help="which round (default: the last one that is saved, or is rolled back to; for ratings, pairs, images and a report all of them)",
     )
     command.add_argument("--strength", type=float, default=1.0, help="how much of what was trained is in a model (default: 1)")
     command.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of a model's weights in the file (default: fp32)")

@@ -25,7 +25,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import fmean, pstdev, stdev
+from statistics import fmean
 
 import rewards
 from ddpo.store import ProbeRow, RunStore
@@ -132,7 +132,7 @@ def watched(store: RunStore, up_to: int | None = None) -> tuple[Series, dict[int
 
 def spread_of_base(name: str, values: Sequence[float]) -> float | None:
     """The standard deviation by which a measure's moves are told; None where the base model's pictures are all alike."""
-    spread = pstdev(values)
+    spread = deviation(values, len(values))
     spread = max(spread, LEAST_SPREAD) if name in DAMAGE else spread
     return spread if spread > 1e-9 else None
 
@@ -151,7 +151,14 @@ def changes(series: Series, name: str, before: int, after: int) -> dict[int, flo
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """A mean and its standard error, which of a single value is infinite."""
-    return fmean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    n = len(values)
+    return fmean(values), deviation(values, n - 1) / math.sqrt(n) if n > 1 else math.inf
+
+
+def deviation(values: Sequence[float], freedom: int) -> float:
+    """The standard deviation with so many degrees of freedom. (That of :mod:`statistics` counts in fractions, for which a long run has no time.)"""
+    mean = fmean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / freedom)
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------------------
@@ -192,9 +199,9 @@ def _is_told(name: str, reward: str) -> bool:
 def sure(comparisons: int, count: int) -> float:
     """How many standard errors the mean of ``count`` changes must be from 0, for chance to reach that in a share :data:`CHANCE` of runs with so many
     comparisons at most: Student's t, by Bonferroni's bound. A measure's best round of k is chosen among k, and it is asked in each of k rounds."""
-    from scipy.stats import t  # here, since it takes a second
+    from scipy.special import stdtrit  # the t distribution's quantile; here, since it takes a while
 
-    return float(t.isf(CHANCE / max(1, comparisons), count - 1))
+    return -float(stdtrit(count - 1, CHANCE / max(1, comparisons)))
 
 
 def _sign(series: Series, number: int, name: str, peak: int, comparisons: int) -> Sign | None:
@@ -236,11 +243,34 @@ def alarm_at(series: Series, number: int, rewards_at: Mapping[int, str]) -> Alar
     return _alarm(series, signs_of(series, rewards_at), number, rewards_at)
 
 
-def alarms_in(series: Series, rewards_at: Mapping[int, str]) -> list[Alarm]:
-    """The alarms of a run, each once, as it was when it began."""
+@dataclass(frozen=True)
+class Judgement:
+    """What is wrong in a run, and what is best."""
+
+    last: int
+    """The latest watched round; 0 where there is none."""
+    alarms: Mapping[int, Alarm]
+    """By the watched rounds after which one is on."""
+    best: int
+    """The best round; 0 where there is none."""
+
+    @property
+    def begun(self) -> list[Alarm]:
+        """Each alarm once, as it was when it began."""
+        return [alarm for alarm in self.alarms.values() if alarm.began == alarm.round]
+
+
+def judged(store: RunStore, up_to: int | None = None) -> Judgement:
+    """What the watched pictures of a run say, up to a round; thought over again only when a round was watched or the reward changed."""
+    return _judged(store, up_to, (store.probed, tuple(store.reward_stretches())))
+
+
+@lru_cache(maxsize=32)
+def _judged(store: RunStore, up_to: int | None, _stamp: object) -> Judgement:
+    series, rewards_at = watched(store, up_to)
     found = signs_of(series, rewards_at)
-    alarms = [_alarm(series, found, at, rewards_at) for at in sorted(found)]
-    return [alarm for alarm in alarms if alarm is not None and alarm.began == alarm.round]
+    alarms = {at: alarm for at in sorted(found) if (alarm := _alarm(series, found, at, rewards_at)) is not None}
+    return Judgement(max(series, default=0), alarms, _best(series, found, rewards_at, up_to))
 
 
 def _alarm(series: Series, found: Mapping[int, Sequence[Sign]], number: int, rewards_at: Mapping[int, str]) -> Alarm | None:

@@ -101,10 +101,10 @@ def fit(points: Iterable[Point]) -> Curve | None:
 def peak_of(curve: Curve) -> Peak | None:
     """The curve's peak with Fieller's interval for α/β (Fieller 1954); None where β is not surely above 0, or the peak may lie far beyond
     the points."""
-    from scipy.stats import t  # here, since it takes a second
+    from scipy.special import stdtrit  # the t distribution's quantile; here, since it takes a while
 
     (aa, ab), (_, bb) = curve.covariance
-    quantile = float(t.ppf(0.5 + SURE / 2, curve.points - 2)) ** 2
+    quantile = float(stdtrit(curve.points - 2, 0.5 + SURE / 2)) ** 2
     square = curve.beta**2 - quantile * bb
     if curve.beta <= 0 or square <= 0:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import rewards
-from ddpo.alarms import alarms_in, best_round, watched
+from ddpo.alarms import judged
 from ddpo.result import rolled_back
 from ddpo.store import RunStore
 
@@ -34,10 +34,9 @@ def milestones(store: RunStore, named: Callable[[str], str], up_to: int | None =
     stretches = store.reward_stretches()
     found = [_change(1, "Goes on from {}, round {}".format(*store.parent))] if store.parent else []
     found += [_change(number, f"From round {number}: {named(reward)}") for number, reward in stretches[1:]]
-    series, rewards_at = watched(store, up_to)
-    alarms = alarms_in(series, rewards_at)
+    watched = judged(store, up_to)
+    alarms, best = watched.begun, watched.best
     found += [Milestone(alarm.round, "alarm", "Alarm", f"Alarm: {alarm.text}") for alarm in alarms]
-    best = best_round(series, rewards_at)
     found += [Milestone(number, "fork", name, f"{name} goes on from here") for name, number in store.forks]
     if result := rolled_back(store):
         found.append(Milestone(result, "best", "Result", "Rolled back to this round: it is taken away"))

@@ -20,7 +20,7 @@ from statistics import median
 from PIL import Image
 
 import rewards
-from ddpo.alarms import alarm_at, watched
+from ddpo.alarms import judged
 from ddpo.card import base_name, facts, held_out_change, public_settings, rated_images, shown
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_reward
@@ -344,11 +344,11 @@ def health(store: RunStore, number: int, metrics: Metrics) -> Html:
 
 def alarm_words(store: RunStore, number: int) -> list[str]:
     """What was wrong after the last watched round, in a sentence; nothing where nothing was watched."""
-    series, rewards_at = watched(store, number)
-    if not (last := max(series, default=0)):
+    found = judged(store, number)
+    if not found.last:
         return []
-    alarm = alarm_at(series, last, rewards_at)
-    return [f"After round {last} the alarm was on: {alarm.text}" if alarm else f"After round {last} no alarm was on."]
+    alarm = found.alarms.get(found.last)
+    return [f"After round {found.last} the alarm was on: {alarm.text}" if alarm else f"After round {found.last} no alarm was on."]
 
 
 DISTANCES = dict(

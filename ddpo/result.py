@@ -2,12 +2,12 @@
 
 **Rolling back** stops a run and makes an earlier round its result. Nothing is deleted and no round is made anew: rounds and ratings are never
 unwritten. To train on from there is another run (:mod:`ddpo.fork`). People roll back with a button; with the setting ``on_alarm rollback`` the run
-does it by itself, by the rule of :func:`ddpo.alarms.best_round`.
+does it by itself, by the rule of :mod:`ddpo.alarms`.
 """
 
 from __future__ import annotations
 
-from ddpo.alarms import alarms_in, best_round, watched
+from ddpo.alarms import judged
 from ddpo.store import RESULT, RunStore, StoreError
 
 RULE = "the watched round with the highest reward at which no alarm was on (where people rate, the latest of these)"
@@ -20,8 +20,8 @@ def rolled_back(store: RunStore) -> int | None:
     if chosen is not None:
         number = int(chosen or 0)
     elif store.config.on_alarm == "rollback":
-        series, rewards_at = watched(store)
-        number = best_round(series, rewards_at) if alarms_in(series, rewards_at) else 0
+        watched = judged(store)
+        number = watched.best if watched.alarms else 0
     else:
         return None
     return number if number in store.checkpoints() else None

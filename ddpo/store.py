@@ -738,6 +738,11 @@ class RunStore:
             WHERE ?1 IS NULL OR round = ?1 ORDER BY round, position"""
         return [ProbeRow(*(*row[:7], json.loads(row[7]))) for row in self._rows(sql, number)]
 
+    @property
+    def probed(self) -> tuple[int, ...]:
+        """Changes whenever pictures were watched."""
+        return tuple(self._rows("SELECT count(*), coalesce(max(id), 0) FROM probe")[0])
+
     def probe(self, id: int) -> ProbeRow | None:
         sql = "SELECT id, round, position, kind, prompt, seed, image, found FROM probe WHERE id = ?"
         return next((ProbeRow(*(*row[:7], json.loads(row[7]))) for row in self._rows(sql, id)), None)

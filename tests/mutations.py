@@ -399,7 +399,7 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/milestones.py",
-        ("watched(store, up_to)", "watched(store)", "test_alarms_the_best_round_and_changes_of_reward_stand_at_their_rounds"),
+        ("judged(store, up_to)", "judged(store)", "test_alarms_the_best_round_and_changes_of_reward_stand_at_their_rounds"),
         ("best and (alarms or", "best and (True or", "test_where_people_rate_and_all_is_well_no_round_is_called_best"),
     ),
     *of(
@@ -407,7 +407,7 @@ MUTATIONS = (
         ("-d * np.log(d)]", "d * np.log(d)]", "test_a_known_curve_is_found_again"),
         ("math.exp(best - 1)", "math.exp(best)", "test_a_known_curve_is_found_again"),
         (
-            "quantile = float(t.ppf(0.5 + SURE / 2, curve.points - 2)) ** 2",
+            "quantile = float(stdtrit(curve.points - 2, 0.5 + SURE / 2)) ** 2",
             "quantile = 0.1",
             "test_errors_and_interval_hold_the_truth_as_often_as_they_say",
         ),
@@ -421,7 +421,7 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/result.py",
-        ("if alarms_in(series, rewards_at) else 0", "", "test_the_rule_holds_only_where_it_is_set_and_an_alarm_was_on"),
+        ("if watched.alarms else 0", "", "test_the_rule_holds_only_where_it_is_set_and_an_alarm_was_on"),
         ("return number if number in store.checkpoints() else None", "return number", "test_the_rule_holds_only_where_it_is_set_and_an_alarm_was_on"),
         ("or result > number", "", "test_people_roll_back_and_take_it_back"),
     ),
@@ -441,8 +441,8 @@ MUTATIONS = (
     ],
     Mutation(
         "ddpo/alarms.py",
-        "if alarm is not None and alarm.began == alarm.round]",
-        "if alarm is not None]",
+        " if alarm.began == alarm.round]",
+        "]",
         ("tests/test_milestones.py::test_alarms_the_best_round_and_changes_of_reward_stand_at_their_rounds",),
     ),
     Mutation(

@@ -257,7 +257,7 @@ def test_a_run_at_work_is_paused_goes_on_or_stops_and_all_of_it_is_written_down(
     assert [request.kind for request in store.pending_requests()] == ["pause", "resume", "stop"]
     lock.release()
     said = [each["text"] for each in history(store) if each["kind"] == "decision"]
-    assert said == ["Rolled back to round 5: it is taken away, and later rounds are kept.", "Went on after the alarm at round 10."]
+    assert said == ["Rolled back to round 5: it is taken away, and later rounds are kept.", "The alarm of round 10 was seen."]
 
 
 def test_a_penalty_is_added_or_doubled_and_wants_precision_where_noise_is_low() -> None:

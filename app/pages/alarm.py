@@ -13,7 +13,7 @@ from app.board import config_of
 from app.launch import Launcher
 from app.pages.run import steer
 from app.widgets.kit import widget
-from ddpo.alarms import ALIKE, DAMAGE, FALL, SPREAD, Sign, alarm_at, watched
+from ddpo.alarms import ALIKE, DAMAGE, FALL, SPREAD, Sign, judged
 from ddpo.config import RunConfig
 from ddpo.fork import fork, suggested
 from ddpo.result import roll_back, rolled_back
@@ -39,8 +39,8 @@ def build() -> gr.HTML:
 def alarm_value(store: RunStore) -> dict[str, Any]:
     """The alarm that is on after the latest watched round; without one, and once it was dismissed, nothing but the run's name."""
     nothing: dict[str, Any] = dict(run=store.name)
-    series, rewards_at = watched(store) if config_of(store).watch_every else ({}, {})
-    alarm = alarm_at(series, max(series), rewards_at) if series else None
+    found = judged(store) if config_of(store).watch_every else None
+    alarm = found.alarms.get(found.last) if found else None
     if alarm is None or int(store.choices().get(DISMISSED, 0)) >= alarm.began:
         return nothing
     status, shown = store.status(), {(row.round, row.position): row for row in store.probes()}

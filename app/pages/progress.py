@@ -18,7 +18,7 @@ from app.pages.run import image_url
 from app.runs import Runs
 from app.widgets.kit import widget
 from ddpo.config import ConfigError
-from ddpo.gold import fit, peak_of, proxy_and_gold, words_of
+from ddpo.gold import ProxyAndGold, fit, peak_of, proxy_and_gold, words_of
 from ddpo.milestones import milestones
 from ddpo.result import rolled_back
 from ddpo.store import RunStore, SampleRow, StoreError
@@ -204,7 +204,8 @@ def _prompt_means(store: RunStore, reward: str, _scored: tuple[int, ...]) -> dic
 def gold_chart(store: RunStore) -> list[dict[str, Any]]:
     """The gain of what is optimised and of gold over the distance from the base model, each with its fitted curve, and where gold is predicted to
     peak. Points are named by their rounds; ``places`` says where these lie, and ``curves`` are (distance, gain)."""
-    both = proxy_and_gold(store)
+    scored = tuple(row.number for row in store.rounds() if row.scored_at is not None)
+    both = _proxy_and_gold(store, store.probed, tuple(store.reward_stretches()), scored)
     if both is None:
         return []
     series, curves, furthest = [], [], max(point.distance for point in (*both.proxy, *both.gold))
@@ -225,6 +226,12 @@ def gold_chart(store: RunStore) -> list[dict[str, Any]]:
             places=[(p.round, p.distance) for p in {p.round: p for p in (*both.proxy, *both.gold)}.values()], peak=peak and astuple(peak),
         )
     ]  # fmt: skip
+
+
+@lru_cache(maxsize=32)
+def _proxy_and_gold(store: RunStore, *_stamps: object) -> ProxyAndGold | None:
+    """Made anew when a round was watched or scored."""
+    return proxy_and_gold(store)
 
 
 def gold_name(names: Sequence[str]) -> str:
