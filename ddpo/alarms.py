@@ -95,7 +95,7 @@ class Alarm:
         fallen += [f"{NUMBERS[min(others, len(NUMBERS) - 1)]} other reward{'s' * (others > 1)}"] if others else []
         spread = [SPREADING[sign.name] for sign in self.signs if sign.name in DAMAGE]
         parts = [f"{listed(fallen)} {'have' if len(fallen) > 1 or others > 1 else 'has'} fallen"] if fallen else []
-        parts += [f"{listed(spread)} {'have' if len(spread) > 1 or 'flatness' in [s.name for s in self.signs] else 'has'} spread"] if spread else []
+        parts += [f"{listed(spread)} {'have' if len(spread) > 1 or spread[0] != SPREADING['noise'] else 'has'} spread"] if spread else []
         since = f"since round {self.since}" if self.since else "since the start"
         what = f"{' and '.join(parts)} {since}"
         start = {True: "The reward still rises, but ", False: "The reward has stopped rising, and ", None: ""}[self.rises]

@@ -115,7 +115,7 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     watched = [panel_chart(metrics, stretches[-1][1]), *WATCHED]
     known = {name for chart in (*watched, *CHARTS) for name in (*chart.used, *(metric for metric, _ in chart.lines))} | {*HERO, "updates"}
     unknown = [Chart(name, title_of(name), "", ((name, title_of(name)),)) for name in sorted(metrics) if name not in known]
-    charts = heroes(metrics, stretches) + by_prompt(store, stretches[-1][1]) + gold_chart(store)
+    charts = heroes(metrics, stretches) + gold_chart(store) + by_prompt(store, stretches[-1][1])
     charts += [line_chart(chart, metrics) for chart in (*watched, *CHARTS, *unknown) if any(metric in metrics for metric, _ in chart.lines)]
     thinned = thin(charts)
     marks = [asdict(one) for one in milestones(store, words.reward)]
