@@ -15,7 +15,7 @@ from starlette.responses import FileResponse
 from app.exports import ExportFailure, Exports
 from app.routes import json_answer, json_body, open_run
 from app.runs import Runs
-from ddpo.export import EXPORTS, MODELS, REACH, REPORT, saved_rounds
+from ddpo.export import EXPORTS, MODELS, REACH, REPORT, round_to_take
 from ddpo.hub import HubError, prepare, send
 from ddpo.store import RunStore, StoreError
 
@@ -88,7 +88,7 @@ def latest(store: RunStore, kind: str, number: int | None) -> int | None:
 
 
 def made(exports: Exports, store: RunStore, kind: str, number: int | None, strength: float, names: bool) -> dict[str, Any]:
-    """Make a file; where it is to be fetched, its name and its size. Without a round a model is the last one's.
+    """Make a file; where it is to be fetched, its name and its size. Without a round a model is that of :func:`ddpo.export.round_to_take`.
 
     Raises:
         ExportFailure: there is nothing to take away, or the process failed.

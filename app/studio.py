@@ -16,7 +16,7 @@ from app.scoring import Scoring
 from app.views import Views
 from app.widgets.kit import action, widget
 from ddpo.config import ConfigError
-from ddpo.store import StoreError
+from ddpo.store import RunStore, StoreError
 
 QUIET: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility="private")
 """For events that must not show themselves, nor wait in line behind another."""
@@ -87,13 +87,12 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports, comparing: Co
 
         def heed(selected: str, told: str, event: gr.EventData) -> list[Any]:
             asked, made = action(event), list[str]()
-            kind, number = str(asked.get("kind")), asked.get("round")
-            if kind == "fork":
-                views.attempt(selected, lambda store: made.append(alarm.go_on(store, launcher, number)))
-            elif kind == "dismiss":
-                views.attempt(selected, lambda store: alarm.dismiss(store, number))
-            else:
-                views.attempt(selected, lambda store: run.steer(store, launcher, kind))
+
+            def work(store: RunStore) -> None:
+                if name := alarm.heed(store, launcher, str(asked.get("kind")), asked.get("round")):
+                    made.append(name)
+
+            views.attempt(selected, work)
             selected = made[0] if made else selected
             return [selected, *views.changes(selected, told)]
 
@@ -127,7 +126,7 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports, comparing: Co
         timer.tick(tick, [name, seen], shown, **QUIET)
         bar.act(pick, [seen], [name, *shown], **QUIET)
         panel.act(steer, [name, seen], shown, **QUIET)
-        for each in (banner, gallery):
+        for each in (banner, gallery, taken):
             each.act(heed, [name, seen], [name, *shown], **QUIET)
         shelf.act(manage, [name, seen], [name, *shown], **QUIET)
         form.cards.act(choose_preset, [form.name], form.inputs, **QUIET)

@@ -124,6 +124,19 @@ def reward(setting: str) -> str:
     return "Blend: " + ", ".join(f"{number(weight)} × {names[name]}" for name, weight in weights.items())
 
 
+def decision(name: str, value: str) -> str:
+    """What somebody settled (:meth:`ddpo.store.RunStore.choose`), in a sentence."""
+    kind, _, whom = name.partition(" ")
+    at, _, changes = value.partition(" ")
+    return {
+        "rating": f"Rated from now on: {RATINGS.get(value, value)}.",
+        "rater": f"{whom} is left out." if value == "out" else f"{whom} counts again.",
+        "alarm": f"The alarm of round {value} was seen.",
+        "result": f"Rolled back to round {value}: it is taken away, and later rounds are kept." if value else "The latest round is taken away again.",
+        "fork": f"{whom} goes on from round {at}{f', with {changes}' if changes else ''}.",
+    }.get(kind, f"{name}: {value}")
+
+
 def number(value: float | None) -> str:
     """A number for people: three digits that matter; a dash where there is none."""
     if value is None:

@@ -77,7 +77,9 @@ def add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, help="the run folder")
     command.add_argument("--as", dest="kind", choices=EXPORTS, default="diffusers", help=f"{kinds} (default: diffusers)")
     command.add_argument(
-        "--round", type=int, help="which round (default: the last one that is saved; for ratings, pairs, images and a report all of them)"
+        "--round",
+        type=int,
+        help="which round (default: the last one that is saved, or is rolled back to; for ratings, pairs, images and a report all of them)",
     )
     command.add_argument("--strength", type=float, default=1.0, help="how much of what was trained is in a model (default: 1)")
     command.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of a model's weights in the file (default: fp32)")
@@ -195,6 +197,7 @@ def ask_for_reward(folder: Path, reward: str) -> None:
 def work(folder: Path) -> int:
     """Train in a run folder, with progress bars, and print the summary."""
     from ddpo import worker
+    from ddpo.result import rolled_back
     from ddpo.trainer import summary
 
     store = RunStore(folder)
@@ -204,7 +207,7 @@ def work(folder: Path) -> int:
     bars = Bars(config.rounds)
     code = worker.run(folder, bars)
     bars.close()
-    result = dict(run=str(folder), state=store.status().state, **summary(store.metrics()))
+    result = dict(run=str(folder), state=store.status().state, **summary(store.metrics(), rolled_back(store)))
     if store.reward_at(config.rounds).startswith(BLEND):
         result["gain_percent"] = None  # of a base near 0
     store.close()

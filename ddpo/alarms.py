@@ -24,10 +24,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, pstdev, stdev
+from functools import lru_cache
+from statistics import fmean
 
 import rewards
-from ddpo.store import ProbeRow
+from ddpo.store import ProbeRow, RunStore
 
 CHANCE = 0.05
 """How often chance alone may make a sign in a whole run."""
@@ -94,7 +95,7 @@ class Alarm:
         fallen += [f"{NUMBERS[min(others, len(NUMBERS) - 1)]} other reward{'s' * (others > 1)}"] if others else []
         spread = [SPREADING[sign.name] for sign in self.signs if sign.name in DAMAGE]
         parts = [f"{listed(fallen)} {'have' if len(fallen) > 1 or others > 1 else 'has'} fallen"] if fallen else []
-        parts += [f"{listed(spread)} {'have' if len(spread) > 1 or 'flatness' in [s.name for s in self.signs] else 'has'} spread"] if spread else []
+        parts += [f"{listed(spread)} {'have' if len(spread) > 1 or spread[0] != SPREADING['noise'] else 'has'} spread"] if spread else []
         since = f"since round {self.since}" if self.since else "since the start"
         what = f"{' and '.join(parts)} {since}"
         start = {True: "The reward still rises, but ", False: "The reward has stopped rising, and ", None: ""}[self.rises]
@@ -123,9 +124,15 @@ def series_of(rows: Sequence[ProbeRow]) -> Series:
     return found
 
 
+def watched(store: RunStore, up_to: int | None = None) -> tuple[Series, dict[int, str]]:
+    """The watched pictures' values of a run, up to a round, and what was optimised in each of these rounds."""
+    series = series_of([row for row in store.probes() if up_to is None or row.round <= up_to])
+    return series, {at: store.reward_at(at) for at in series}
+
+
 def spread_of_base(name: str, values: Sequence[float]) -> float | None:
     """The standard deviation by which a measure's moves are told; None where the base model's pictures are all alike."""
-    spread = pstdev(values)
+    spread = deviation(values, len(values))
     spread = max(spread, LEAST_SPREAD) if name in DAMAGE else spread
     return spread if spread > 1e-9 else None
 
@@ -144,7 +151,14 @@ def changes(series: Series, name: str, before: int, after: int) -> dict[int, flo
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """A mean and its standard error, which of a single value is infinite."""
-    return fmean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    n = len(values)
+    return fmean(values), deviation(values, n - 1) / math.sqrt(n) if n > 1 else math.inf
+
+
+def deviation(values: Sequence[float], freedom: int) -> float:
+    """The standard deviation with so many degrees of freedom. (That of :mod:`statistics` counts in fractions, for which a long run has no time.)"""
+    mean = fmean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / freedom)
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------------------
@@ -181,12 +195,13 @@ def _is_told(name: str, reward: str) -> bool:
     return name not in ("kl", *NO_MERIT, reward, *asked) and not (name in OF_TASTE and "human" in asked)
 
 
+@lru_cache(maxsize=4096)
 def sure(comparisons: int, count: int) -> float:
     """How many standard errors the mean of ``count`` changes must be from 0, for chance to reach that in a share :data:`CHANCE` of runs with so many
     comparisons at most: Student's t, by Bonferroni's bound. A measure's best round of k is chosen among k, and it is asked in each of k rounds."""
-    from scipy.stats import t  # here, since it takes a second
+    from scipy.special import stdtrit  # the t distribution's quantile; here, since it takes a while
 
-    return float(t.isf(CHANCE / max(1, comparisons), count - 1))
+    return -float(stdtrit(count - 1, CHANCE / max(1, comparisons)))
 
 
 def _sign(series: Series, number: int, name: str, peak: int, comparisons: int) -> Sign | None:
@@ -211,7 +226,11 @@ def is_on(signs: Sequence[Sign]) -> bool:
 
 def best_round(series: Series, rewards_at: Mapping[int, str], up_to: int | None = None) -> int:
     """The best watched round, of those up to one; 0 where there is none."""
-    good = [at for at, signs in signs_of(series, rewards_at).items() if at and (up_to is None or at <= up_to) and not is_on(signs)]
+    return _best(series, signs_of(series, rewards_at), rewards_at, up_to)
+
+
+def _best(series: Series, found: Mapping[int, Sequence[Sign]], rewards_at: Mapping[int, str], up_to: int | None) -> int:
+    good = [at for at, signs in found.items() if at and (up_to is None or at <= up_to) and not is_on(signs)]
     if not good:
         return 0
     reward = rewards_at[good[-1]]
@@ -221,8 +240,42 @@ def best_round(series: Series, rewards_at: Mapping[int, str], up_to: int | None 
 
 def alarm_at(series: Series, number: int, rewards_at: Mapping[int, str]) -> Alarm | None:
     """The alarm after a watched round; None where all is well."""
+    return _alarm(series, signs_of(series, rewards_at), number, rewards_at)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is wrong in a run, and what is best."""
+
+    last: int
+    """The latest watched round; 0 where there is none."""
+    alarms: Mapping[int, Alarm]
+    """By the watched rounds after which one is on."""
+    best: int
+    """The best round; 0 where there is none."""
+
+    @property
+    def begun(self) -> list[Alarm]:
+        """Each alarm once, as it was when it began."""
+        return [alarm for alarm in self.alarms.values() if alarm.began == alarm.round]
+
+
+def judged(store: RunStore, up_to: int | None = None) -> Judgement:
+    """What the watched pictures of a run say, up to a round; thought over again only when a round was watched or the reward changed."""
+    return _judged(store, up_to, (store.probed, tuple(store.reward_stretches())))
+
+
+@lru_cache(maxsize=32)
+def _judged(store: RunStore, up_to: int | None, _stamp: object) -> Judgement:
+    series, rewards_at = watched(store, up_to)
     found = signs_of(series, rewards_at)
-    signs = found.get(number, ())
+    alarms = {at: alarm for at in sorted(found) if (alarm := _alarm(series, found, at, rewards_at)) is not None}
+    return Judgement(max(series, default=0), alarms, _best(series, found, rewards_at, up_to))
+
+
+def _alarm(series: Series, found: Mapping[int, Sequence[Sign]], number: int, rewards_at: Mapping[int, str]) -> Alarm | None:
+    """The alarm after a round, from the signs after each."""
+    signs = tuple(found.get(number, ()))
     if not is_on(signs):
         return None
     began = number
@@ -232,4 +285,4 @@ def alarm_at(series: Series, number: int, rewards_at: Mapping[int, str]) -> Alar
         began = at
     now, then = (mean_at(series, at, rewards_at[number]) for at in (number, max(sign.since for sign in signs)))
     rises = None if now is None or then is None else now > then
-    return Alarm(number, began, signs, rises, best_round(series, rewards_at, number))
+    return Alarm(number, began, signs, rises, _best(series, found, rewards_at, number))

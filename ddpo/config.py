@@ -259,8 +259,9 @@ class RunConfig:
     )
     on_alarm: str = setting(
         "continue",
-        "What to do when what is watched goes wrong: say so and continue, pause (the model stays loaded), or stop after the round.",
-        choices=("continue", "pause", "stop"),
+        "What to do when what is watched goes wrong: say so and continue, pause (the model stays loaded), stop after the round, or rollback: stop, "
+        "and take away the watched round with the highest reward at which no alarm was on (where people rate, the latest of these).",
+        choices=("continue", "pause", "stop", "rollback"),
     )
     tracker: str = setting(
         "off",

@@ -15,6 +15,7 @@ from ddpo.card import data_card, generalisation_card, model_card
 from ddpo.dataset import Row, copy_pictures, image_rows, pair_rows, raters_of, rating_rows, write_lines, write_table
 from ddpo.generalisation import TRAINED, Report, groups_of, measure
 from ddpo.report import Pair, held_out_pairs, report, watched_pairs
+from ddpo.result import result_until, rolled_back
 from ddpo.source import LORA_FILE
 from ddpo.store import RunStore
 
@@ -59,7 +60,7 @@ def export(
     the last one of a report.
 
     Args:
-        number: the round; by default the last one with a checkpoint for a model, and all rounds for data.
+        number: the round; by default for a model the last one with a checkpoint, or the one that the run is rolled back to, and for data all rounds.
         strength: how much of what was trained, for a model: 1 is all of it.
         names: call raters by their names instead of a hash.
         pictures: how many pictures before and after a report has, or each group of prompts; they take the model.
@@ -123,16 +124,22 @@ def saved_rounds(store: RunStore) -> dict[int, Path]:
     return {number: place for number, place in store.checkpoints().items() if (place / file).exists() or any(place.glob("unet/*.index.json"))}
 
 
+def round_to_take(store: RunStore) -> int | None:
+    """The round whose model is taken away where none is named: the one that the run is rolled back to, or else the last; None where none is saved."""
+    places, number = saved_rounds(store), rolled_back(store)
+    return number if number in places else max(places, default=None)
+
+
 def checkpoint_of(store: RunStore, number: int | None) -> tuple[int, Path]:
-    """A round and its checkpoint's folder; by default the last one.
+    """A round and its checkpoint's folder; by default that of :func:`round_to_take`.
 
     Raises:
         ExportError: no round, or not this one, has a checkpoint.
     """
     places = saved_rounds(store)
-    if not places:
+    number = round_to_take(store) if number is None else number
+    if not places or number is None:
         raise ExportError(f"No round of {store.name} is finished yet, so there are no weights to take away. Wait for its first round.")
-    number = max(places) if number is None else number
     if number not in places:
         raise ExportError(f"Round {number} of {store.name} has no checkpoint. Choose one of {listed(sorted(places))}, or leave out --round.")
     return number, places[number]
@@ -303,7 +310,7 @@ def write_report(store: RunStore, folder: Path, number: int | None, names: bool,
     number = scored[-1] if number is None else number
     if number not in scored:
         raise ExportError(f"Round {number} of {store.name} is not scored. Choose one of {listed(scored)}, or leave out --round.")
-    pairs, why_not = before_and_after(store, number, pictures)
+    pairs, why_not = before_and_after(store, result_until(store, number), pictures)
     told = report(store, number, raters_of(store, names), pairs, why_not)
     (folder / f"{store.name}-report.html").write_text(told, encoding="utf-8", errors="replace")
     return number

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ddpo.markup import Html, join, tag
+from ddpo.milestones import Milestone
 
 Points = Sequence[tuple[int, float | None]]
 """(round, value), in order of rounds; None where there is no value."""
-Bars = Sequence[tuple[int, float, float]]
+Bars = Sequence[tuple[float, float, float]]
 """(round, low, high)."""
 
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 12.0, 26.0
 """Room around the plot for ticks, in the units of the drawing."""
 COLOURS = 6
+LETTER = 7.0
+"""About how wide a letter is."""
 MOST_STRETCHES = 250
 """A line of more rounds is cut into so many stretches, each with its lowest and its highest value."""
 
@@ -23,10 +26,13 @@ MOST_STRETCHES = 250
 @dataclass(frozen=True)
 class Line:
     label: str
-    points: Points
+    points: Sequence[tuple[float, float | None]]
+    """Over rounds, or over what else the chart's axis has."""
     spread: Bars = field(default=())
     """A band around a line, or an error bar of each dot."""
     dots: bool = False
+    of: int | None = None
+    """A fitted curve: drawn dotted, in the colour of the line of this number, and not named beside the others."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +54,35 @@ class Scale:
         return self.height - BOTTOM - (value - self.low) / (self.high - self.low) * (self.height - TOP - BOTTOM)
 
 
-def chart(lines: Sequence[Line], label: str, changes: Iterable[tuple[int, str]] = (), wide: bool = False) -> Html:
-    """The lines over their rounds, and a broken line before each round of ``changes``; ``label`` says to those who cannot see it what it shows."""
+def chart(
+    lines: Sequence[Line], label: str, marks: Iterable[Milestone] = (), wide: bool = False, across: str = "round", band: tuple[float, ...] = ()
+) -> Html:
+    """The lines over their rounds, and what happened there; ``label`` says to those who cannot see it what it shows.
+
+    Args:
+        across: what the horizontal axis has.
+        band: from where to where something is expected.
+    """
     width, height = (920.0, 300.0) if wide else (440.0, 190.0)
     lines = [thinned(line) for line in lines]
     scale = fitted(lines, width, height)
-    marks = [_axes(scale)]
-    for number, words in changes:
-        if scale.first <= number <= scale.last:
-            x = _f(scale.x(max(scale.first, number - 0.5)))
-            marks.append(tag("g", tag("title", words), tag("line", x1=x, x2=x, y1=TOP, y2=_f(height - BOTTOM)), class_="change"))
-    marks += [tag("g", *_marks(line, scale), class_=f"c{i % COLOURS}") for i, line in enumerate(lines)]
+    seen = [mark for mark in marks if scale.first <= mark.round <= scale.last]
+    parts = [_axes(scale, across), *(_happened(mark, scale, wide) for mark in seen)]
+    if band:
+        left, right = (scale.x(min(scale.last, max(scale.first, end))) for end in band)
+        parts.append(tag("rect", x=_f(left), width=_f(max(1.0, right - left)), y=TOP, height=_f(height - TOP - BOTTOM), class_="peak"))
+    for i, line in enumerate(lines):
+        look = f"c{(i if line.of is None else line.of) % COLOURS}{'' if line.of is None else ' fitted'}"
+        parts.append(tag("g", *_marks(line, scale, across), class_=look))
+    named = [(i, line) for i, line in enumerate(lines) if line.of is None]
     legend = tag(
         "ul",
-        *(tag("li", tag("i", class_=f"c{i % COLOURS}{' dot' if line.dots else ''}"), line.label) for i, line in enumerate(lines)),
+        *(tag("li", tag("i", class_=f"c{i % COLOURS}{' dot' if line.dots else ''}"), line.label) for i, line in named),
         class_="legend",
     )
-    drawing = tag("svg", *marks, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label)
-    return join([*([legend] if len(lines) > 1 else []), drawing])
+    label = ". ".join([label, *(f"{mark.label}: round {mark.round}" for mark in seen if mark.kind != "change")])
+    drawing = tag("svg", *parts, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label)
+    return join([*([legend] if len(named) > 1 else []), drawing])
 
 
 def thinned(line: Line) -> Line:
@@ -74,15 +91,15 @@ def thinned(line: Line) -> Line:
     if len(line.points) <= 2 * MOST_STRETCHES:
         return line
     kept = extremes(line.points, width) | {line.points[-1][0]}
-    return Line(line.label, [p for p in line.points if p[0] in kept], [bar for bar in line.spread if bar[0] in kept], line.dots)
+    return replace(line, points=[p for p in line.points if p[0] in kept], spread=[bar for bar in line.spread if bar[0] in kept])
 
 
-def extremes(points: Points, width: int) -> set[int]:
+def extremes(points: Sequence[tuple[float, float | None]], width: int) -> set[float]:
     """The rounds of the lowest and the highest value, and of the first gap, in each stretch of ``width`` rounds."""
-    stretches: dict[int, list[tuple[int, float | None]]] = {}
+    stretches: dict[float, list[tuple[float, float | None]]] = {}
     for point in points:
         stretches.setdefault(point[0] // width, []).append(point)
-    found = set()
+    found = set[float]()
     for stretch in stretches.values():
         known = [(value, number) for number, value in stretch if value is not None]
         found |= {number for _, number in (min(known), max(known))} if known else set()
@@ -111,19 +128,20 @@ def ticks(low: float, high: float, wanted: float) -> list[float]:
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
-def _axes(scale: Scale) -> Html:
-    across = [x for x in ticks(scale.first, max(scale.last, scale.first + 1), scale.width / 90) if x == int(x) and x <= scale.last]
-    found = []
+def _axes(scale: Scale, across: str) -> Html:
+    found = ticks(scale.first, max(scale.last, scale.first + 1), scale.width / 90)
+    numbers = [x for x in found if (across != "round" or x == int(x)) and x <= scale.last]
+    drawn = []
     for value in ticks(scale.low, scale.high, scale.height / 55):
         y = scale.y(value)
-        found.append(tag("line", x1=LEFT, x2=_f(scale.width - RIGHT), y1=_f(y), y2=_f(y), class_="grid"))
-        found.append(tag("text", f"{value:.8g}".replace("-", "−"), x=LEFT - 8, y=_f(y + 4), text_anchor="end"))
+        drawn.append(tag("line", x1=LEFT, x2=_f(scale.width - RIGHT), y1=_f(y), y2=_f(y), class_="grid"))
+        drawn.append(tag("text", f"{value:.8g}".replace("-", "−"), x=LEFT - 8, y=_f(y + 4), text_anchor="end"))
     bottom = _f(scale.height - 7)
-    found += [tag("text", f"{int(x)}", x=_f(scale.x(x)), y=bottom, text_anchor="middle") for x in across]
-    return tag("g", *found, tag("text", "round", x=LEFT - 8, y=bottom, text_anchor="end"), class_="axes")
+    drawn += [tag("text", f"{x:g}", x=_f(scale.x(x)), y=bottom, text_anchor="middle") for x in numbers]
+    return tag("g", *drawn, tag("text", across, x=LEFT - 8, y=bottom, text_anchor="end"), class_="axes")
 
 
-def _marks(line: Line, scale: Scale) -> Iterator[Html]:
+def _marks(line: Line, scale: Scale, across: str) -> Iterator[Html]:
     """The band, the line in parts where it has gaps, and a dot for each round where there are few; each dot says its value."""
     known = {number for number, value in line.points if value is not None}
     bars = {number: (low, high) for number, low, high in line.spread}
@@ -139,14 +157,35 @@ def _marks(line: Line, scale: Scale) -> Iterator[Html]:
         if len(part) > 1:
             yield tag("path", d="M" + "L".join(f"{_f(scale.x(n))},{_f(scale.y(v))}" for n, v in part), class_="line")
     for part in parts:
-        for number, value in part if line.dots or len(line.points) <= 60 or len(part) == 1 else []:
-            words = tag("title", f"Round {number}: {line.label} {value:.4g}")
+        for number, value in part if line.of is None and (line.dots or len(line.points) <= 60 or len(part) == 1) else []:
+            words = tag("title", f"{across[0].upper()}{across[1:]} {number:.4g}: {line.label} {value:.4g}")
             yield tag("g", words, tag("circle", cx=_f(scale.x(number)), cy=_f(scale.y(value)), r=4 if line.dots else 2.5))
 
 
-def _parts(points: Points) -> Iterator[list[tuple[int, float]]]:
+HEADS = dict(alarm="M0,8L-6,-3L6,-3Z", best="M0,-6L5,0L0,6L-5,0Z")
+LINES_DOWN = dict(change=0, alarm=1, best=2, fork=3)
+
+
+def _happened(mark: Milestone, scale: Scale, wide: bool) -> Html:
+    """A line where something happened: broken and before its round for a change, with a triangle for an alarm, a diamond for the best round."""
+    at = scale.x(max(scale.first, mark.round - 0.5) if mark.kind == "change" else mark.round)
+    x, words = _f(at), mark.label if len(mark.label) <= 48 else f"{mark.label[:47]}…"
+    late = at > (scale.width + LEFT) / 2 if mark.kind == "change" else scale.width - RIGHT - at < LETTER * len(words)
+    found = [
+        tag("title", mark.text if mark.kind == "change" else f"Round {mark.round}: {mark.text}"),
+        tag("line", x1=x, x2=x, y1=TOP, y2=_f(scale.height - BOTTOM)),
+    ]
+    if mark.kind in HEADS:
+        found.append(tag("path", d=HEADS[mark.kind], transform=f"translate({x}, {TOP})"))
+    if wide:
+        y, side = TOP + 10 + 15 * LINES_DOWN[mark.kind], "end" if late else "start"
+        found.append(tag("text", words, x=_f(at + (-8 if late else 8)), y=y, text_anchor=side))
+    return tag("g", *found, class_=f"mark {mark.kind}")
+
+
+def _parts(points: Sequence[tuple[float, float | None]]) -> Iterator[list[tuple[float, float]]]:
     """Stretches of points without a gap."""
-    part: list[tuple[int, float]] = []
+    part: list[tuple[float, float]] = []
     for number, value in points:
         if value is not None:
             part.append((number, value))

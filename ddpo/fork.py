@@ -9,7 +9,7 @@ from typing import Any
 
 from ddpo.config import ConfigError, RunConfig
 from ddpo.source import located
-from ddpo.store import INIT_LORA, RunStore, StoreError
+from ddpo.store import FORK, INIT_LORA, RunStore, StoreError
 from ddpo.tracker import require
 
 KEPT = ("model", "model_config", "revision", "training", "lora_rank", "lora_alpha", "lora_targets", "init_lora", "optimiser")
@@ -18,7 +18,7 @@ KEPT = ("model", "model_config", "revision", "training", "lora_rank", "lora_alph
 
 def fork(store: RunStore, number: int, folder: Path, changes: Mapping[str, Any] | None = None) -> RunStore:
     """Make a run that begins with another run's state after a round. Its rounds count from 1; unless they are changed it has as many as are left, is
-    scored by what scored that round, and draws other prompts and seeds than its parent did.
+    scored by what scored that round, and draws other prompts and seeds than its parent did. The parent writes down that it was made.
 
     Raises:
         ConfigError: a change that the state does not fit, or that cannot work.
@@ -29,7 +29,14 @@ def fork(store: RunStore, number: int, folder: Path, changes: Mapping[str, Any] 
         raise StoreError(f"Round {number} of {store.name} has no checkpoint. Saved rounds: {saved}.")
     config = config_of(store, number, changes or {})
     require(config)
-    return RunStore.create(folder, config, parent=(store, number))
+    made = RunStore.create(folder, config, parent=(store, number))
+    store.choose(f"{FORK}{made.name}", f"{number} {', '.join(changed(changes or {}))}".strip())
+    return made
+
+
+def changed(changes: Mapping[str, Any]) -> list[str]:
+    """Changed settings in a few words: numbers as they are, longer things by name."""
+    return [f"{name} {value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else name for name, value in changes.items()]
 
 
 def config_of(store: RunStore, number: int, changes: Mapping[str, Any]) -> RunConfig:
@@ -59,8 +66,8 @@ def config_of(store: RunStore, number: int, changes: Mapping[str, Any]) -> RunCo
     return located(parent.with_changes(**own).with_changes(**{name: value for name, value in changes.items() if name not in KEPT}))
 
 
-def suggested(store: RunStore, number: int) -> Path:
+def suggested(store: RunStore, number: int, end: str = "") -> Path:
     """A free folder beside the run's own."""
-    stem = f"{store.name[:60]}-from-{number}"
+    stem = f"{store.name[:60]}-from-{number}{end}"
     names = (stem, *(f"{stem}-{n}" for n in range(2, 1000)))
     return next(path for name in names if not (path := store.folder.parent / name).exists())

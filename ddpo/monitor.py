@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor
 
 import rewards
-from ddpo.alarms import Alarm, alarm_at, series_of, spread_of_base
+from ddpo.alarms import Alarm, alarm_at, spread_of_base, watched
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.engine import Engine, read_image
 from ddpo.generalisation import OTHERS, TRAINED
@@ -234,8 +234,8 @@ class Monitor:
 
     def alarm(self, number: int) -> Alarm | None:
         """What is wrong after a watched round, if anything is."""
-        series = series_of(self.store.probes())
-        return alarm_at(series, number, {at: self.store.reward_at(at) for at in series})
+        series, rewards_at = watched(self.store)
+        return alarm_at(series, number, rewards_at)
 
     def _make(self, number: int, reward: str, report: Callable[[int, int], None]) -> None:
         """The pictures of the base model (0) or of the present policy, measured, on disk."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -20,14 +21,17 @@ from PIL import Image
 
 import rewards
 from ddpo import blind
-from ddpo.alarms import alarm_at, series_of
+from ddpo.alarms import judged
 from ddpo.card import REACH, base_name, facts, held_out_change, public_settings, rated_images
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_metric, public_reward
 from ddpo.figure import Line, Points, chart
 from ddpo.generalisation import measured, rows_of
+from ddpo.gold import fit, peak_of, proxy_and_gold, words_of
 from ddpo.markup import Html, shown, tag
+from ddpo.milestones import milestones
 from ddpo.presets import preset_of, presets
+from ddpo.result import result_until
 from ddpo.store import RunStore, SampleRow
 from rewards.agreement import alpha
 from rewards.human import opinions
@@ -108,6 +112,7 @@ def report(store: RunStore, number: int, naming: Naming, pairs: Sequence[Pair], 
         generalisation(store, number),
         blind_tests(store, number),
         curves(store, number, metrics),
+        against_gold(store, number),
         rewarded(store, number),
         training_pictures(store, number),
         ratings(store, number, naming),
@@ -140,8 +145,9 @@ def head(store: RunStore, number: int, metrics: Metrics) -> Html:
     tiles = [("rounds", f"{number} of {config.rounds}"), ("images made", f"{made:,}")]
     if rated:
         tiles.append(("images rated", f"{sum(rated.values()):,} by {words_for(len(rated), 'person', 'people')}"))
-    change, unit = held_out_change(store, number), unit_of(store.reward_at(number))
-    if change:
+    result, unit = result_until(store, number), unit_of(store.reward_at(number))
+    tiles += [("rolled back to, and taken away", f"round {result}")] if result != number else []
+    if change := held_out_change(store, result):
         tiles.append((f"mean reward on held-out seeds{unit}", f"{shown(change.before[0])} → {shown(change.after[0])}"))
     tiles += [("time of all phases", span(seconds))] if seconds else []
     begun, ended = rounds[0].started_at, max(row.checkpointed_at or row.scored_at or row.started_at for row in rounds)
@@ -171,7 +177,7 @@ def before_and_after(store: RunStore, number: int, pairs: Sequence[Pair], why_no
         parts.append(tag("div", *map(_pair, pairs), class_="pairs"))
     elif why_not:
         parts.append(tag("p", why_not, class_="note"))
-    if change := held_out_change(store, number):
+    if change := held_out_change(store, result_until(store, number)):
         before, after = (f"{shown(value)} ± {shown(error)}" for value, error in (change.before, change.after))
         images = store.config.held_out_images
         told = f"The mean reward (± standard error) of {images} held-out images went from {before} (base model) to {after} (round {change.last})"
@@ -202,7 +208,7 @@ def _pair(pair: Pair) -> Html:
 def curves(store: RunStore, number: int, metrics: Metrics) -> Html:
     """The reward over the rounds, one chart for each reward that was in force: units are not mixed."""
     stretches = [(first, reward) for first, reward in store.reward_stretches() if first <= number]
-    found = []
+    found, marks = [], milestones(store, public_reward, number)
     for reward in dict.fromkeys(reward for _, reward in stretches):
         own = {name: [p for p in points if _in_force(stretches, p[0]) == reward] for name, points in metrics.items()}
         mean, held, base = (own.get(name, []) for name in ("reward_mean", "held_out_reward", "held_out_base"))
@@ -212,7 +218,7 @@ def curves(store: RunStore, number: int, metrics: Metrics) -> Html:
         named = tag("h3", f"{public_reward(reward)}{unit_of(reward)}")
         if mean or held:
             words = f"Reward by {public_reward(reward)} over the rounds"
-            found.append(tag("figure", named, chart(lines, words, wide=True)))
+            found.append(tag("figure", named, chart(lines, words, marks, wide=True)))
     rows = [(str(n), public_reward(store.reward_at(n)), *(shown(dict(metrics.get(name, [])).get(n)) for name in COLUMNS)) for n in _rounds(metrics)]
     names = ("round", "reward", "mean", "standard deviation", "images scored")
     return section(
@@ -221,6 +227,33 @@ def curves(store: RunStore, number: int, metrics: Metrics) -> Html:
         *found,
         tag("details", tag("summary", "As a table"), grid(names, rows)),
     )
+
+
+def against_gold(store: RunStore, number: int) -> Html:
+    """The gains of what was optimised and of gold over the distance from the base model; nothing where nothing was watched."""
+    both = proxy_and_gold(store, number)
+    if both is None:
+        return Html("")
+    of_many = f"the mean of {', '.join(both.names)}" if len(both.names) > 1 else both.names[0]
+    gold = "people's ratings of each new board" if both.names == ("human",) else of_many
+    curve = fit(both.gold)
+    peak, furthest = peak_of(curve) if curve else None, max(point.distance for point in (*both.proxy, *both.gold))
+    furthest = max(furthest, 1.1 * peak.high) if peak else furthest
+    series = [(f"proxy: {public_reward(store.config.reward)}", both.proxy), (f"gold: {gold.removeprefix('the ')}", both.gold)]
+    lines, fitted = [], []
+    for i, (label, points) in enumerate((label, points) for label, points in series if points):
+        around = [(p.distance, p.gain - p.error, p.gain + p.error) for p in points if p.distance and math.isfinite(p.error)]
+        lines.append(Line(label, [(p.distance, p.gain) for p in points], around, dots=True))
+        if found := fit(points):
+            fitted.append(Line(label, found.drawn(furthest), of=i))
+    drawing = chart(
+        [*lines, *fitted], "Gains over the distance from the base model", wide=True, across="√KL", band=(peak.low, peak.high) if peak else ()
+    )
+    meant = f"The proxy is what was optimised; gold is what it stands for, here {gold}."
+    units = "Gains are in the base model's standard deviations, the distance is √KL in nats."
+    lines_are = "The dotted lines are R(d) = d (α − β log d), by least squares (Gao et al. 2022, arXiv 2210.10760)."
+    told = tag("p", f"{meant} {units} {lines_are}", class_="muted")
+    return section("Proxy against gold", tag("p", words_of(both.gold, both.now)), tag("figure", drawing), told)
 
 
 COLUMNS = ("reward_mean", "reward_std", "scored_images")
@@ -307,19 +340,16 @@ def health(store: RunStore, number: int, metrics: Metrics) -> Html:
     families = [(title, meaning, _family(metrics, prefix, drawn)) for prefix, title, meaning in FAMILIES]
     drawn |= {metric for _, _, lines in families for metric, _ in lines}
     others = [name for name in sorted(metrics) if name not in drawn and not name.startswith(ELSEWHERE)]
-    charts = [
-        *families,
-        *HEALTH,
-        *((words.capitalize(), "", ((name, words),)) for name in others if (words := public_metric(name).replace("_", " "))),
-    ]
-    changes = [(first, f"From round {first}: {public_reward(reward)}") for first, reward in store.reward_stretches()[1:]]
+    told_others = [(name, public_metric(name).replace("_", " ")) for name in others]
+    charts = [*families, *HEALTH, *((each.capitalize(), "", ((name, each),)) for name, each in told_others)]
+    marks = milestones(store, public_reward, number)
     figures, still = [], []
     for title, meaning, lines in charts:
         known = [Line(label, metrics[metric]) for metric, label in lines if metric in metrics]
         if known and not any(value for line in known for _, value in line.points):
             still.append(title.lower())
         elif known:
-            figures.append(tag("figure", tag("h3", title), tag("p", meaning, class_="muted"), chart(known, f"{title} over the rounds", changes)))
+            figures.append(tag("figure", tag("h3", title), tag("p", meaning, class_="muted"), chart(known, f"{title} over the rounds", marks)))
     told = alarm_words(store, number)
     told += [each for name, words in DISTANCES.items() if (each := _distance(metrics, name, words))]
     told += [] if set(DISTANCES) & set(metrics) else ["KL divergence was not measured."]
@@ -334,11 +364,11 @@ def health(store: RunStore, number: int, metrics: Metrics) -> Html:
 
 def alarm_words(store: RunStore, number: int) -> list[str]:
     """What was wrong after the last watched round, in a sentence; nothing where nothing was watched."""
-    series = series_of([row for row in store.probes() if row.round <= number])
-    if not (last := max(series, default=0)):
+    found = judged(store, number)
+    if not found.last:
         return []
-    alarm = alarm_at(series, last, {at: store.reward_at(at) for at in series})
-    return [f"After round {last} the alarm was on: {alarm.text}" if alarm else f"After round {last} no alarm was on."]
+    alarm = found.alarms.get(found.last)
+    return [f"After round {found.last} the alarm was on: {alarm.text}" if alarm else f"After round {found.last} no alarm was on."]
 
 
 DISTANCES = dict(

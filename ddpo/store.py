@@ -139,6 +139,9 @@ INIT_LORA = "init_lora.safetensors"
 PARENT = "parent"
 """The folder of what a run goes on from, where that is another run's round."""
 
+RESULT, FORK = "result", "fork "
+"""Choices: the round that a run was rolled back to; and, with a run's name behind it, the round that this one goes on from."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called: the name is a folder's."""
 
@@ -238,6 +241,16 @@ class RequestRow:
     created_at: float
     kind: str
     payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ChoiceRow:
+    """What somebody settled; see :meth:`RunStore.choose`."""
+
+    id: int
+    created_at: float
+    name: str
+    value: str
 
 
 @dataclass(frozen=True)
@@ -566,8 +579,9 @@ class RunStore:
             return int(cursor.lastrowid or 0)
 
     def choose(self, name: str, value: str) -> None:
-        """Settle something for the run from now on: ``rating``, the mode in which people rate; ``rater NAME``, whether a rater counts; or ``alarm``,
-        the round up to which people were told what goes wrong.
+        """Settle something for the run from now on, or write down that somebody did: ``rating``, the mode in which people rate; ``rater NAME``,
+        whether a rater counts; ``alarm``, the round up to which people were told what goes wrong; ``result``, the round that the run is rolled back
+        to, or nothing; ``fork NAME``, the round that another run goes on from, and the settings that it changes.
 
         Raises:
             ConfigError: the run cannot be rated in that mode.
@@ -582,6 +596,16 @@ class RunStore:
     def choices(self) -> dict[str, str]:
         """What people settled, by name: the latest of each."""
         return {str(name): str(value) for name, value in self._rows("SELECT name, value FROM choice ORDER BY id")}
+
+    def decisions(self) -> list[ChoiceRow]:
+        """All that people settled, oldest first."""
+        return [ChoiceRow(*row) for row in self._rows("SELECT id, created_at, name, value FROM choice ORDER BY id")]
+
+    @property
+    def forks(self) -> list[tuple[str, int]]:
+        """The runs that go on from this one's rounds, and from which, oldest first."""
+        found = [(row.name.removeprefix(FORK), row.value.split(" ")[0]) for row in self.decisions() if row.name.startswith(FORK)]
+        return [(name, int(number)) for name, number in found]
 
     @property
     def rating(self) -> str:
@@ -715,6 +739,11 @@ class RunStore:
         sql = """SELECT id, round, position, kind, prompt, seed, image, found FROM probe
             WHERE ?1 IS NULL OR round = ?1 ORDER BY round, position"""
         return [ProbeRow(*(*row[:7], json.loads(row[7]))) for row in self._rows(sql, number)]
+
+    @property
+    def probed(self) -> tuple[int, ...]:
+        """Changes whenever pictures were watched."""
+        return tuple(self._rows("SELECT count(*), coalesce(max(id), 0) FROM probe")[0])
 
     def probe(self, id: int) -> ProbeRow | None:
         sql = "SELECT id, round, position, kind, prompt, seed, image, found FROM probe WHERE id = ?"

@@ -41,7 +41,7 @@ from torch import Tensor
 
 import rewards
 from ddpo.config import RunConfig
-from ddpo.control import ChangeReward, Control
+from ddpo.control import ChangeReward, Control, StopRun
 from ddpo.crew import Crew
 from ddpo.engine import Engine, Report, Source, read_image
 from ddpo.evaluate import HeldOut, held_out
@@ -49,6 +49,7 @@ from ddpo.loss import Health
 from ddpo.monitor import Monitor
 from ddpo.objective import Weights, advantages_of, weights_of
 from ddpo.policy import Policy
+from ddpo.result import rolled_back, words_of
 from ddpo.rollout import batches, derive_seed
 from ddpo.store import PARENT, RunStore, SampleRow, sync_tree
 from ddpo.taster import Taster
@@ -345,9 +346,21 @@ class Trainer:
         if missing and self.config.reward_offload:
             self.crew.together("free")
 
+    def conclude(self) -> None:
+        """At the end, measure what is taken away: the last round, or the one that the run is rolled back to, by its own weights."""
+        last = max(self.store.checkpoints(), default=0)
+        number = rolled_back(self.store) or last
+        if number != last:
+            self.crew.together("load", place=self.store.checkpoints()[number].relative_to(self.store.folder).as_posix())
+        self.measure(number)
+
     def watch(self, number: int, meanwhile: int = 0) -> None:
         """Watch for overoptimisation after a round, where that is due and its weights are the present ones: by itself, or while people rate the board
-        of the round ``meanwhile``."""
+        of the round ``meanwhile``.
+
+        Raises:
+            StopRun: it goes wrong while people rate, and the run rolls back.
+        """
         if not self.monitor.due(number) or self._updates() != number:
             return
         started, images = time.monotonic(), len(self.store.board(meanwhile)) if meanwhile else 0
@@ -363,8 +376,12 @@ class Trainer:
         began = alarm is not None and alarm.began == number  # once, however long it lasts
         if alarm is not None and began:
             self.store.add_event("alarm", alarm.text)
+            if self.config.on_alarm == "rollback":
+                self.store.add_event("rollback", words_of(alarm.best))
         self.store.add_metrics(number, metrics)
-        if began and self.config.on_alarm == "stop":
+        if began and self.config.on_alarm == "rollback" and meanwhile:
+            raise StopRun  # nobody is to rate a board of what is given up
+        if began and self.config.on_alarm in ("stop", "rollback"):
             self.control.stop_after_round = True
         elif began and self.config.on_alarm == "pause":
             self.control.pause()
@@ -400,14 +417,18 @@ def automatic(reward: str) -> list[str]:
 PHASES = dict(sampled="sampling", scored="scoring", updated="updating", checkpointed="checkpointing")
 
 
-def summary(metrics: Mapping[str, list[tuple[int, float | None]]]) -> dict[str, object]:
-    """What a run came to: rounds, held-out reward before and after, seconds per phase."""
+def summary(metrics: Mapping[str, list[tuple[int, float | None]]], result: int | None = None) -> dict[str, object]:
+    """What a run came to: rounds, held-out reward before and after, seconds per phase.
+
+    Args:
+        result: the round that the run is rolled back to, if it is.
+    """
     held, bases = dict(metrics.get("held_out_reward", [])), dict(metrics.get("held_out_base", []))
-    last = max(held) if held else None
+    last = result if result in held else max(held) if held else None
     before, after = bases[max(bases)] if bases else held.get(0), held.get(last) if last else None
     seconds = {
         name.removeprefix("seconds_"): round(sum(v or 0.0 for _, v in points), 2) for name, points in metrics.items() if name.startswith("seconds_")
     }
     gain = None if before in (None, 0) or after is None else round(100 * (after - before) / abs(before), 2)
     rounds = max((number for number, _ in metrics.get("seconds_checkpointing", [])), default=0)
-    return dict(rounds=rounds, reward_before=before, reward_after=after, gain_percent=gain, seconds=seconds)
+    return dict(rounds=rounds, result=result or rounds, reward_before=before, reward_after=after, gain_percent=gain, seconds=seconds)

@@ -61,7 +61,7 @@ def _work(store: RunStore, watcher: Watcher | None) -> int:
         trainer = build(store, watcher, crew)
         finished = trainer.run()
         number = max((row.number for row in store.rounds() if row.checkpointed_at is not None), default=0)
-        trainer.measure(number)
+        trainer.conclude()
         return _end(store, "finished" if finished else "stopped", number, f"{'All' if finished else 'Stopped after'} {number} rounds are done.")
     except StopRun:
         return _end(store, "stopped", number or _present_round(store), "Stopped. Resume goes on from the last finished phase.")

@@ -431,6 +431,54 @@ MUTATIONS = (
         ("and not is_on(signs)]", "]", "test_the_best_round_has_the_highest_reward_while_no_alarm_is_on"),
         ("reward, *asked)", "reward)", "test_what_is_optimised_and_what_has_no_merit_is_no_sign"),
     ),
+    *of(
+        "ddpo/milestones.py",
+        ("judged(store, up_to)", "judged(store)", "test_alarms_the_best_round_and_changes_of_reward_stand_at_their_rounds"),
+        ("best and (alarms or", "best and (True or", "test_where_people_rate_and_all_is_well_no_round_is_called_best"),
+    ),
+    *of(
+        "ddpo/gold.py",
+        ("-d * np.log(d)]", "d * np.log(d)]", "test_a_known_curve_is_found_again"),
+        ("math.exp(best - 1)", "math.exp(best)", "test_a_known_curve_is_found_again"),
+        (
+            "quantile = float(stdtrit(curve.points - 2, 0.5 + SURE / 2)) ** 2",
+            "quantile = 0.1",
+            "test_errors_and_interval_hold_the_truth_as_often_as_they_say",
+        ),
+        ("/ (len(known) - 2)", "/ len(known) ** 2", "test_errors_and_interval_hold_the_truth_as_often_as_they_say"),
+        ("curve.beta <= 0 or square <= 0", "curve.beta == 0", "test_no_peak_is_told_where_none_is_known"),
+        (" and math.isfinite(p.gain)]", "]", "test_no_peak_is_told_where_none_is_known"),
+        ("math.sqrt(max(0.0, kl))", "max(0.0, kl)", "test_gains_are_the_pictures_own_in_the_base_s_deviations"),
+        ("number - 1 - (behind", "number - (behind", "test_people_s_ratings_are_held_out_by_the_boards_they_are_of"),
+        ("or len(stretches) > 1", "", "test_a_run_has_both_while_its_reward_stays"),
+        ("reward, *DAMAGE, *NO_MERIT,", "reward, *DAMAGE,", "test_gold_is_what_nobody_optimises"),
+    ),
+    *of(
+        "ddpo/result.py",
+        ("if watched.alarms else 0", "", "test_the_rule_holds_only_where_it_is_set_and_an_alarm_was_on"),
+        ("return number if number in store.checkpoints() else None", "return number", "test_the_rule_holds_only_where_it_is_set_and_an_alarm_was_on"),
+        ("or result > number", "", "test_people_roll_back_and_take_it_back"),
+    ),
+    Mutation(
+        "ddpo/export.py",
+        "return number if number in places else max(places, default=None)",
+        "return max(places, default=None)",
+        ("tests/test_result.py::test_people_roll_back_and_take_it_back",),
+    ),
+    *[
+        Mutation("ddpo/trainer.py", old, new, (f"tests/test_result.py::{test}",))
+        for old, new, test in (
+            ("            raise StopRun  # nobody", "            pass  # nobody", "test_people_are_not_asked_to_rate_what_is_given_up"),
+            ("        if number != last:", "        if False:", "test_a_ruined_run_stops_rolls_back_and_measures_what_is_taken_away"),
+            ("number = rolled_back(self.store) or last", "number = last", "test_a_ruined_run_stops_rolls_back_and_measures_what_is_taken_away"),
+        )
+    ],
+    Mutation(
+        "ddpo/alarms.py",
+        " if alarm.began == alarm.round]",
+        "]",
+        ("tests/test_milestones.py::test_alarms_the_best_round_and_changes_of_reward_stand_at_their_rounds",),
+    ),
     Mutation(
         "ddpo/trainer.py",
         "alarm is not None and alarm.began == number",

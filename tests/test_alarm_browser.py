@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import Studio
 from playwright.sync_api import Page, expect
-from toys import add_round, add_watched, filled_run
+from toys import add_lora, add_round, add_watched, filled_run
 
 from app.launch import Launcher
 from app.pages import alarm, library, progress
+from app.pages.run import history
 from app.runs import Runs
+from ddpo.config import RunConfig
 from ddpo.lock import WorkerLock
 from ddpo.store import RunStore, StoreError
 
@@ -27,6 +30,8 @@ def ruined(folder, rounds: int = 10) -> RunStore:
         add_watched(store, number, fallen)
     for place in store.checkpoints().values():
         (place / "state.safetensors").write_bytes(b"weights")
+    for number in store.checkpoints():
+        add_lora(store, number)
     return store
 
 
@@ -36,8 +41,8 @@ def alarmed(toy_studio: Studio) -> Iterator[Studio]:
     yield toy_studio
 
 
-def open_progress(page: Page, studio: Studio) -> None:
-    page.goto(f"{studio.url}/?run=a")
+def open_progress(page: Page, studio: Studio, run: str = "a") -> None:
+    page.goto(f"{studio.url}/?run={run}")
     page.get_by_role("tab", name="Progress", exact=True).click()
     expect(page.locator(".chart-plot svg").first).to_be_visible()
 
@@ -60,14 +65,56 @@ def test_the_banner_shows_what_goes_wrong_and_is_dismissed_for_good(page: Page, 
     expect(banner).to_have_count(0)
 
 
+def test_the_charts_show_where_the_alarm_began_and_say_it(page: Page, alarmed: Studio) -> None:
+    """Drawn at round 10 in every chart, read by the arrow keys, named to those who cannot see it, and a column of the table."""
+    open_progress(page, alarmed)
+    figure = page.locator("figure.chart").first
+    marks = page.locator('.chart-mark[data-kind="alarm"]')
+    assert marks.count() == page.locator(".chart-plot svg").count() and figure.locator('.chart-mark[data-kind="best"] path').count() == 1
+    assert marks.first.locator("title").text_content() == f"Alarm: {TEXT}"
+    plot = figure.locator(".chart-plot")
+    assert "Best so far: round 5. Alarm: round 10. " in (plot.get_attribute("aria-label") or "")
+    plot.press("End")
+    expect(figure.locator(".chart-reading")).to_contain_text(f"Alarm: {TEXT}")
+    for _ in range(5):
+        plot.press("ArrowLeft")
+    expect(figure.locator(".chart-reading")).to_contain_text("Best round so far")
+    figure.get_by_text("As a table").click()
+    expect(figure.get_by_role("row", name="10").last).to_contain_text("Alarm: Diversity")
+
+
+def test_proxy_and_gold_are_read_on_an_axis_of_their_own(page: Page, alarmed: Studio) -> None:
+    """The distance lies across: 0, √50, √60 to 10. The arrow keys go by distance, and the other charts read the same round."""
+    store = filled_run(alarmed.runs / "b", rounds=10, reward="jpeg_compressibility")
+    for number in (0, *range(5, 11)):
+        add_watched(store, number, max(0.0, 0.2 * number - 0.6))
+    store.close()
+    open_progress(page, alarmed, "b")
+    figure = page.locator('figure[data-chart="gold"]')
+    expect(figure).to_contain_text("Gold falls from √KL 7.07 on, the first that was watched: its peak lies before. The run is at 10.")
+    assert "Gold falls from" in (figure.locator(".chart-plot").get_attribute("aria-label") or "")
+    expect(figure.locator(".chart-plot path.chart-line")).to_have_count(1)
+    plot = figure.locator(".chart-plot")
+    plot.press("End")
+    expect(figure.locator(".chart-reading")).to_contain_text("Round 10 (√KL 10): ")
+    expect(figure.locator('.chart-mark[data-kind="alarm"]')).to_have_count(1)
+    plot.press("ArrowLeft")
+    expect(figure.locator(".chart-reading")).to_contain_text("Round 9 (√KL 9.487): ")
+    expect(page.locator("figure.chart").first.locator(".chart-reading")).to_contain_text("Round 9: ")
+    plot.press("Home")
+    expect(figure.locator(".chart-reading")).to_contain_text("Round 0 (√KL 0): ")
+    dots = figure.locator(".chart-plot circle.chart-dot:not(.chart-now)").evaluate_all("all => all.map((c) => Number(c.getAttribute('cx')))")
+    assert (dots[1] - dots[0]) / (dots[-1] - dots[0]) == pytest.approx(0.5**0.5, abs=0.01)
+    with page.expect_download() as waiting:
+        figure.get_by_role("button", name="as CSV").click()
+    lines = Path(waiting.value.path()).read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("run,round,images_scored,seconds,√KL,") and lines[-1].startswith("b,10,") and ",10," in lines[-1][5:]
+
+
 def test_going_on_from_the_best_round_starts_a_run_that_names_its_parent(page: Page, alarmed: Studio) -> None:
     open_progress(page, alarmed)
     banner = page.get_by_role("status", name="Alarm")
-    banner.get_by_role("button", name="Go on from round 5").click()
-    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
-    assert not (alarmed.runs / "a-from-5").exists()
-    banner.get_by_role("button", name="Go on from round 5").click()
-    page.get_by_role("dialog").get_by_role("button", name="Go on").click()
+    banner.get_by_role("button", name="Go on from round 5", exact=True).click()
     expect(page.locator(".bar select")).to_have_value("a-from-5")
     expect(page.locator("#studio-panel")).to_contain_text("a, round 5")
     page.get_by_role("tab", name="Library", exact=True).click()
@@ -75,6 +122,48 @@ def test_going_on_from_the_best_round_starts_a_run_that_names_its_parent(page: P
     made = RunStore(alarmed.runs / "a-from-5")
     assert made.parent == ("a", 5) and made.config.rounds == 5 and (made.folder / "parent" / "state.safetensors").read_bytes() == b"weights"
     made.close()
+
+
+def test_a_kl_penalty_is_added_by_one_click_which_says_what_it_does(page: Page, alarmed: Studio) -> None:
+    """By keyboard; the new run has the penalty that the button states, and the old run's history and charts say where it went on."""
+    open_progress(page, alarmed)
+    button = page.get_by_role("button", name="Go on from round 5 with a KL penalty")
+    assert "costs 0.01 a nat (kl_weight)" in (page.locator(f"#{button.get_attribute('aria-describedby')}").text_content() or "")
+    button.press("Enter")
+    expect(page.locator(".bar select")).to_have_value("a-from-5-kl")
+    made = RunStore(alarmed.runs / "a-from-5-kl")
+    assert made.config.kl_weight == 0.01 and made.parent == ("a", 5)
+    made.close()
+    page.goto(f"{alarmed.url}/?run=a")
+    expect(page.get_by_role("list", name="History, newest first")).to_contain_text("a-from-5-kl goes on from round 5, with kl_weight 0.01.")
+    page.get_by_role("tab", name="Progress", exact=True).click()
+    expect(page.locator('.chart-wide .chart-mark[data-kind="fork"] title').first).to_have_text("a-from-5-kl goes on from here")
+
+
+def test_rolling_back_makes_a_round_what_is_shown_compared_and_taken_away(page: Page, alarmed: Studio) -> None:
+    """Everywhere at once, and taken back by another click."""
+    open_progress(page, alarmed)
+    gallery, taken = page.locator("#studio-gallery"), page.locator("#studio-takeaway")
+    expect(gallery).to_contain_text("Round 10:")
+    page.get_by_role("button", name="Roll back to round 5").press("Enter")
+    banner = page.get_by_role("status", name="Alarm")
+    expect(banner.get_by_role("heading")).to_have_text("Rolled back to round 5")
+    expect(banner.get_by_role("heading")).to_be_focused()
+    expect(banner.get_by_role("button", name="Roll back to round 5")).to_have_count(0)
+    expect(gallery).to_contain_text("Round 5:")
+    expect(taken).to_contain_text("This run is rolled back to round 5")
+    expect(taken.locator("[data-round]")).to_have_value("")
+    expect(taken.locator("[data-round] option").first).to_have_text("Round 5, the result")
+    page.get_by_role("tab", name="Library", exact=True).click()
+    expect(page.get_by_role("article", name="a")).to_contain_text("Rolled back to round 5")
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    expect(page.get_by_role("combobox", name="Model B")).to_have_value("5")
+    page.get_by_role("tab", name="Run", exact=True).click()
+    expect(page.get_by_role("list", name="History, newest first")).to_contain_text("Rolled back to round 5: it is taken away")
+    page.get_by_role("tab", name="Progress", exact=True).click()
+    taken.get_by_role("button", name="Take the latest again").click()
+    expect(taken.locator("[data-round] option").first).to_have_text("Round 10, the latest")
+    expect(gallery).to_contain_text("Round 10:")
 
 
 def test_any_saved_round_can_be_gone_on_from(page: Page, alarmed: Studio) -> None:
@@ -116,8 +205,8 @@ def test_the_banner_is_a_function_of_the_store(tmp_path) -> None:
     assert alarm.alarm_value(calm) == dict(run="calm")
     store = ruined(tmp_path / "a")
     shown = alarm.alarm_value(store)
-    assert (shown["text"], shown["round"], shown["best"], shown["forks"], shown["alive"]) == (TEXT, 10, 5, True, False)
-    alarm.dismiss(store, shown["round"])
+    assert (shown["text"], shown["round"], shown["best"], shown["saved"], shown["alive"]) == (TEXT, 10, 5, True, False)
+    alarm.heed(store, Started(), "dismiss", shown["round"])
     assert alarm.alarm_value(store) == dict(run="a")
     add_watched(store, 15, 2.0)
     assert alarm.alarm_value(store) == dict(run="a")
@@ -132,28 +221,49 @@ def test_going_on_stops_the_run_that_is_left(tmp_path, monkeypatch) -> None:
     lock = WorkerLock(store.folder / "worker.lock")
     started, letting_go = time.monotonic(), threading.Timer(0.5, lock.release)
     letting_go.start()
-    assert alarm.go_on(store, launcher, 5) == "a-from-5" and launcher.folders == ["a-from-5"]
+    assert alarm.heed(store, launcher, "fork", 5) == "a-from-5" and launcher.folders == ["a-from-5"]
     assert 0.5 <= time.monotonic() - started < 30
     assert [request.kind for request in store.pending_requests()] == ["stop"]
     monkeypatch.setattr(alarm, "PATIENCE", 0.2)
     lock = WorkerLock(store.folder / "worker.lock")
     with pytest.raises(StoreError, match="a is stopping"):  # pressed twice
-        alarm.go_on(store, launcher, 5)
+        alarm.heed(store, launcher, "fork", 5)
     for request in store.pending_requests():
         store.add_event("stop", "", request.id)
     with pytest.raises(StoreError, match=r"a has not stopped yet\. When it has, start a-from-5-2"):
-        alarm.go_on(store, launcher, 5)
+        alarm.heed(store, launcher, "fork", 5)
     assert launcher.folders == ["a-from-5"]
     lock.release()
-    for odd in (None, "5", 77):
+    for kind, odd in (("fork", None), ("fork", "5"), ("penalty", 77), ("rollback", 77), ("dismiss", "x"), ("explode", 5), ("pause", 5)):
         with pytest.raises(StoreError):
-            alarm.go_on(store, launcher, odd)
-    with pytest.raises(StoreError):
-        alarm.dismiss(store, "x")
+            alarm.heed(store, launcher, kind, odd)
     card = library.card(Runs(tmp_path).open("a-from-5"), launcher)
     add_round(made := Runs(tmp_path).open("a-from-5"), 1)
-    assert progress.charts_value(made)["charts"][0]["marks"] == [dict(round=1, text="Goes on from a, round 5")]
+    (mark,) = progress.charts_value(made)["charts"][0]["marks"]
+    assert (mark["round"], mark["kind"], mark["text"]) == (1, "change", "Goes on from a, round 5")
     assert card["parent"] == "a, round 5" and library.card(store, launcher)["parent"] == ""
+
+
+def test_a_run_at_work_is_paused_goes_on_or_stops_and_all_of_it_is_written_down(tmp_path) -> None:
+    """What the worker is asked for, what is settled, and what the Run page's history says of it."""
+    store, launcher = ruined(tmp_path / "a"), Started()
+    lock = WorkerLock(store.folder / "worker.lock")
+    alarm.heed(store, launcher, "pause", 10)
+    store.set_progress("paused", 10)
+    assert alarm.alarm_value(store)["paused"]
+    alarm.heed(store, launcher, "continue", 10)
+    assert alarm.alarm_value(store) == dict(run="a")
+    alarm.heed(store, launcher, "rollback", 5)
+    assert [request.kind for request in store.pending_requests()] == ["pause", "resume", "stop"]
+    lock.release()
+    said = [each["text"] for each in history(store) if each["kind"] == "decision"]
+    assert said == ["Rolled back to round 5: it is taken away, and later rounds are kept.", "The alarm of round 10 was seen."]
+
+
+def test_a_penalty_is_added_or_doubled_and_wants_precision_where_noise_is_low() -> None:
+    assert alarm.penalty_of(RunConfig()) == dict(kl_weight=0.01)
+    assert alarm.penalty_of(RunConfig(kl_weight=0.03, precision="bf16")) == dict(kl_weight=0.06)
+    assert alarm.penalty_of(RunConfig(eta=0.1, precision="bf16")) == dict(kl_weight=0.01, precision="fp32")
 
 
 def test_a_watched_picture_has_an_address(client, tmp_path) -> None:

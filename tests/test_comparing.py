@@ -348,7 +348,7 @@ def test_runs_that_sample_differently_are_told_apart(store: RunStore, tmp_path: 
 
 def test_the_page_offers_the_rounds_whose_weights_are_there(store: RunStore, tmp_path: Path) -> None:
     created = (store.folder / "config.json").stat().st_mtime
-    assert compare.choice(store) == dict(run="taste", created=created, rounds=[1, 2], pocket=False, full=False, rewards=[])
+    assert compare.choice(store) == dict(run="taste", created=created, rounds=[1, 2], result=2, pocket=False, full=False, rewards=[])
     auto = filled_run(tmp_path / "auto", rounds=1, reward="blend: 1 human, 1 aesthetic")
     assert compare.choice(auto)["rounds"] == [] and compare.choice(auto)["rewards"] == ["aesthetic"]
     value = compare.page_value("taste", [compare.choice(store)])

@@ -26,7 +26,7 @@ from ddpo.config import ConfigError
 from ddpo.crew import Crew, CrewError, Dismissed
 from ddpo.loss import Health
 from ddpo.policy import StableDiffusionPolicy
-from ddpo.store import RunStore, Status
+from ddpo.store import RESULT, RunStore, Status
 from ddpo.worker import load_policy
 from tests.models import save_tiny_model
 from tests.toys_ddpo import PROJECT, THREADS, finish, forks, outcome, rate_rounds, tiny_config, work
@@ -282,6 +282,18 @@ def test_two_processes_do_what_one_does(tmp_path: Path, changes: dict[str, Any])
         torch.testing.assert_close(states[1][key], value, rtol=1e-2, atol=atol, msg=key)
     for name in ("kl_update", "grad_norm", "loss", "updates", "ratio_std", "held_out_reward"):
         assert dict(two["metrics"][name]) == pytest.approx(dict(one["metrics"][name]), rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.timeout(400)
+def test_two_processes_measure_the_round_that_is_rolled_back_to(tmp_path: Path) -> None:
+    """The first decides; both load that round's weights at the end."""
+    config = tiny_config(save_tiny_model(tmp_path / "model"), rounds=2)
+    store = RunStore.create(tmp_path / "run", config)
+    store.choose(RESULT, "1")
+    with launched(tmp_path / "run") as process:
+        assert result(tmp_path / "run", process) == 0, log_of(tmp_path / "run")
+    assert [number for number, _ in store.metrics()["held_out_reward"]] == [0, 1] and max(store.checkpoints()) == 2
+    store.close()
 
 
 @pytest.mark.timeout(400)

@@ -27,6 +27,7 @@ def test_a_fork_begins_with_the_weights_and_the_optimiser_s_state_of_its_round(t
     """Weights, moments, step counts and moving average are those of the checkpoint, bit for bit; the settings are the parent's but for what is said;
     and the parent may be gone by then."""
     made = fork(parent, 2, tmp_path / "child", dict(learning_rate=0.01))
+    assert parent.forks == [("child", 2)] and parent.choices()["fork child"] == "2 learning_rate 0.01"
     assert made.parent == ("parent", 2) and RunStore(tmp_path / "child").parent == ("parent", 2) and parent.parent is None
     assert made.config == parent.config.with_changes(rounds=2, learning_rate=0.01, seed=made.config.seed) and made.config.seed != parent.config.seed
     place = parent.checkpoints()[2]

@@ -19,8 +19,10 @@ from ddpo.__main__ import config_from, main, parser
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.export import ExportError, export
 from ddpo.figure import Line, chart, fitted, ticks
+from ddpo.milestones import Milestone
 from ddpo.presets import presets
 from ddpo.report import Pair, command, picture
+from ddpo.result import roll_back
 from ddpo.store import RunStore
 from tests.toys import ODD_PROMPTS, add_images, add_lora, add_watched, filled_run
 from tests.toys import picture as drawn
@@ -130,8 +132,42 @@ def test_pictures_that_were_watched_stand_before_and_after(store: RunStore, tmp_
     shown = [pixels(node) for node in part.iter("img")]
     assert shown == [Image.open(store.folder / row.image).tobytes() for i in (0, 2) for row in (store.probes(0)[i], store.probes(4)[i])]
     assert "After round 4 the alarm was on: " in said(tree) and "Best round so far: 2." in said(tree)
+    drawing = next(node for node in section(tree, "The reward, round by round").iter("svg"))
+    assert drawing.attrib["aria-label"].endswith("Best so far: round 2. Alarm: round 4")
+    marks = {node.attrib["class"]: node.findtext("title") for node in drawing.iter("g") if node.attrib.get("class", "").startswith("mark ")}
+    assert marks["mark best"] == "Round 2: Best round so far" and marks["mark alarm"].startswith("Round 4: Alarm: Diversity") and len(marks) == 2
     early = made(store, tmp_path / "early", number=3, pictures=4)
     assert "on the right round 2" in said(early) and "After round 2 no alarm was on." in said(early)
+
+
+def test_proxy_and_gold_stand_over_the_distance_with_their_curves(store: RunStore, tmp_path: Path) -> None:
+    """Points at √KL (0, √20, … as the pictures were watched), a dotted curve once there are four, and in words why no peak is told."""
+    for number in range(4):
+        add_watched(store, number, -0.1 * number)
+    few = section(made(store, tmp_path / "few"), "Proxy against gold")
+    assert "Too few points to say where gold peaks: 3, and it takes 4." in said(few) and not [g for g in few.iter("g") if "fitted" in str(g.attrib)]
+    add_watched(store, 4, -0.4)
+    part = section(made(store, tmp_path / "out"), "Proxy against gold")
+    assert "No peak of gold can be told yet from these 4 points; the run is at √KL 6.32." in said(part) and "here clip_score" in said(part)
+    assert "√KL 6.325: gold: clip_score 0.4" in " ".join(title.text or "" for title in part.iter("title"))
+    assert len([g for g in part.iter("g") if g.attrib.get("class") == "c0 fitted"]) == 1 and [t.text for t in part.iter("text")][-1] == "√KL"
+    store.set_reward(3, "aesthetic")
+    assert "Proxy against gold" not in said(made(store, tmp_path / "changed"))
+
+
+def test_the_result_of_a_run_that_is_rolled_back_is_an_earlier_round(store: RunStore, tmp_path: Path) -> None:
+    """Curves to the end, pictures and the held-out reward of the round that is taken away; up to an earlier round nothing of it."""
+    for number, fallen in ((0, 0.0), (2, 0.1), (4, 1.5)):
+        add_watched(store, number, fallen)
+    store.add_metrics(0, dict(held_out_reward=-3.0, held_out_reward_std_error=0.1))
+    store.add_metrics(2, dict(held_out_reward=-2.0, held_out_reward_std_error=0.1))
+    store.add_metrics(5, dict(held_out_reward=-1.0, held_out_reward_std_error=0.1))
+    roll_back(store, 2)
+    tree = made(store, tmp_path / "out", pictures=2)
+    part = said(section(tree, "Before and after"))
+    assert "on the right round 2" in part and "to -2 ± 0.1 (round 2)" in part and "rolled back to, and taken away" in said(tree)
+    assert len(rows(section(tree, "The reward, round by round"))) == 5
+    assert "rolled back" not in said(made(store, tmp_path / "early", number=1))
 
 
 def pixels(node: ET.Element) -> bytes:
@@ -279,7 +315,8 @@ def test_it_opens_without_a_server_in_both_themes_and_fits(browser: Browser, tmp
 
 def test_a_chart_draws_where_the_values_lie() -> None:
     """On paper: the least value of (1, 2, 3) lies lowest, equal steps are equally far apart, a gap parts the line, a long line keeps its jump."""
-    tree = ET.fromstring(f"<div>{chart([Line('x', [(1, 1.0), (2, 2.0), (3, 3.0), (4, None), (5, 2.0)])], 'words', [(3, 'changed')])}</div>")
+    marks = [Milestone(3, "change", "changed", "changed")]
+    tree = ET.fromstring(f"<div>{chart([Line('x', [(1, 1.0), (2, 2.0), (3, 3.0), (4, None), (5, 2.0)])], 'words', marks)}</div>")
     heights = [float(dot.attrib["cy"]) for dot in tree.iter("circle")]
     assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.11) and heights[0] > heights[1] > heights[2]
     assert len([path for path in tree.iter("path") if path.attrib["class"] == "line"]) == 1

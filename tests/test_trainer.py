@@ -315,7 +315,7 @@ def test_held_out_measurements_are_paired_and_of_the_right_policy_in_a_run(tmp_p
 def test_the_summary_reads_the_first_and_the_last_measurement() -> None:
     metrics = {"held_out_reward": [(0, -2.0), (2, -1.5), (4, -1.0)], "seconds_sampling": [(1, 1.25), (2, None)], "seconds_checkpointing": [(4, 0.1)]}
     assert summary(metrics) == dict(
-        rounds=4, reward_before=-2.0, reward_after=-1.0, gain_percent=50.0, seconds=dict(sampling=1.25, checkpointing=0.1)
+        rounds=4, result=4, reward_before=-2.0, reward_after=-1.0, gain_percent=50.0, seconds=dict(sampling=1.25, checkpointing=0.1)
     )
     assert summary({})["reward_after"] is None
 

@@ -11,9 +11,12 @@ import gradio as gr
 from app import words
 from app.board import config_of
 from app.launch import Launcher
+from app.pages.run import steer
 from app.widgets.kit import widget
-from ddpo.alarms import ALIKE, DAMAGE, FALL, SPREAD, Sign, alarm_at, series_of
+from ddpo.alarms import ALIKE, DAMAGE, FALL, SPREAD, Sign, judged
+from ddpo.config import RunConfig
 from ddpo.fork import fork, suggested
+from ddpo.result import roll_back, rolled_back
 from ddpo.store import ProbeRow, RunStore, StoreError
 
 NAMES = dict(noise="Noise", flatness="Flat places", clipping="Clipped colours")
@@ -21,6 +24,8 @@ DISMISSED = "alarm"
 """The choice that names the round up to which people have been told."""
 PATIENCE = 60.0
 """Seconds that a run is given to stop before the one that goes on from it starts."""
+PENALTY = 0.01
+"""The KL penalty that is offered where there is none: advantage per nat."""
 
 
 def build() -> gr.HTML:
@@ -34,19 +39,18 @@ def build() -> gr.HTML:
 def alarm_value(store: RunStore) -> dict[str, Any]:
     """The alarm that is on after the latest watched round; without one, and once it was dismissed, nothing but the run's name."""
     nothing: dict[str, Any] = dict(run=store.name)
-    if not config_of(store).watch_every or not (probes := store.probes()):
-        return nothing
-    series = series_of(probes)
-    alarm = alarm_at(series, max(series), {at: store.reward_at(at) for at in series})
+    found = judged(store) if config_of(store).watch_every else None
+    alarm = found.alarms.get(found.last) if found else None
     if alarm is None or int(store.choices().get(DISMISSED, 0)) >= alarm.began:
         return nothing
-    status, shown = store.status(), {(row.round, row.position): row for row in probes}
+    status, shown = store.status(), {(row.round, row.position): row for row in store.probes()}
     pictures = [(shown[alarm.best, i], shown[alarm.round, i]) for i in alarm.pictures]
     return nothing | dict(
         round=alarm.round, best=alarm.best, text=alarm.text, details=[detail(sign) for sign in alarm.signs],
         before=f"round {alarm.best}" if alarm.best else "base model", now=f"round {alarm.round}",
         pictures=[dict(prompt=now.prompt[:300], before=probe_url(store, before), now=probe_url(store, now)) for before, now in pictures],
-        alive=status.alive, paused=status.state == "paused", pending=list(status.pending), forks=alarm.best in store.checkpoints(),
+        alive=status.alive, paused=status.state == "paused", pending=list(status.pending), saved=alarm.best in store.checkpoints(),
+        rolled=rolled_back(store), penalty=words.number(penalty_of(config_of(store))["kl_weight"]),
     )  # fmt: skip
 
 
@@ -68,31 +72,67 @@ def probe_url(store: RunStore, row: ProbeRow) -> str:
 # --- what is done ---------------------------------------------------------------------------------------------------------------
 
 
-def dismiss(store: RunStore, number: object) -> None:
-    """Say no more of an alarm that people have seen, until another one begins.
+def heed(store: RunStore, launcher: Launcher, kind: str, number: object) -> str | None:
+    """Do what a button says; returns the name of the run that it has started, if it has.
+
+    Args:
+        kind: ``continue`` and ``dismiss`` say no more of the alarm, and the first lets a paused run go on; ``rollback`` makes a round the result and
+            stops the run; ``fork`` and ``penalty`` go on from a round in a new run, ``penalty`` with a KL penalty; ``latest`` takes a roll-back back;
+            others are those of the Run page.
+        number: the round that it is about.
 
     Raises:
-        StoreError: that is no round.
+        ConfigError, StoreError, LaunchError: it cannot be done.
     """
+    if kind == "latest":
+        roll_back(store, None)
+        return None
+    if kind in ("pause", "stop"):
+        if refusal := steer(store, launcher, kind):
+            raise StoreError(refusal)
+        return None
     if not isinstance(number, int):
         raise StoreError("There is no such round.")
-    store.choose(DISMISSED, str(number))
+    if kind in ("fork", "penalty"):
+        return go_on(store, launcher, number, penalty_of(config_of(store)) if kind == "penalty" else {})
+    if kind == "rollback":
+        roll_back(store, number)
+        stop(store, launcher)
+    elif kind in ("continue", "dismiss"):
+        store.choose(DISMISSED, str(number))
+        if kind == "continue" and store.status().state == "paused":
+            steer(store, launcher, "resume")
+    else:
+        raise StoreError(f"There is no button {kind!r}.")
+    return None
 
 
-def go_on(store: RunStore, launcher: Launcher, number: object) -> str:
+def penalty_of(config: RunConfig) -> dict[str, Any]:
+    """The settings that hold a run nearer to the base model: a KL penalty, or one of twice the weight; in fp32 where half precision would be louder
+    than what it compares (README, Precision)."""
+    exact = dict(precision="fp32") if config.eta < 0.5 and config.precision in ("bf16", "fp16") else {}
+    return dict(kl_weight=2 * config.kl_weight or PENALTY) | exact
+
+
+def stop(store: RunStore, launcher: Launcher) -> bool:
+    """Ask a run that is at work to stop now; whether it is at work."""
+    alive = store.status().alive or launcher.starting(store.folder)
+    if alive and "stop" not in store.status().pending:
+        store.add_request("stop")
+    return alive
+
+
+def go_on(store: RunStore, launcher: Launcher, number: int, changes: dict[str, Any]) -> str:
     """Start a new run that goes on from a round of this one, which is stopped; returns the new one's name.
 
     Raises:
         ConfigError, StoreError, LaunchError: it cannot be made or started.
     """
-    if not isinstance(number, int):
-        raise StoreError("There is no such round.")
-    if (alive := store.status().alive or launcher.starting(store.folder)) and "stop" in store.status().pending:
+    if (store.status().alive or launcher.starting(store.folder)) and "stop" in store.status().pending:
         raise StoreError(f"{store.name} is stopping. Go on when it has stopped.")
-    made = fork(store, number, suggested(store, number))
+    made = fork(store, number, suggested(store, number, "-kl" if "kl_weight" in changes else ""), changes)
     made.close()
-    if alive:
-        store.add_request("stop")
+    if stop(store, launcher):
         give_up = time.monotonic() + PATIENCE
         while (store.status().alive or launcher.starting(store.folder)) and time.monotonic() < give_up:
             time.sleep(0.1)  # two models at once may be more than the memory holds

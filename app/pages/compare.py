@@ -13,7 +13,7 @@ from app.pages.rewards import cards
 from app.runs import Runs
 from app.widgets.kit import widget
 from ddpo.config import ConfigError, prompt_sets
-from ddpo.export import saved_rounds
+from ddpo.export import round_to_take, saved_rounds
 from ddpo.states import STRONGEST
 from ddpo.store import RunStore, StoreError
 
@@ -27,11 +27,13 @@ def build(prompts_of: Callable[[dict[str, Any]], dict[str, Any]]) -> gr.HTML:
 
 
 def choice(store: RunStore) -> dict[str, Any]:
-    """What can be compared of a run: its base model, and the rounds whose weights are there; when it was begun, and which reward it follows."""
+    """What can be compared of a run: its base model, the rounds whose weights are there, and which of them is its result; when it was begun, and
+    which reward it follows."""
     config, rounds = config_of(store), sorted(saved_rounds(store))
     scored = [name for name in rewards.parts(store.reward_at(config.rounds)) if name in rewards.automatic()]
     created = (store.folder / "config.json").stat().st_mtime
-    return dict(run=store.name, created=created, rounds=rounds, pocket=config.model == "pocket", full=config.training == "full", rewards=scored)
+    known = dict(run=store.name, created=created, rounds=rounds, result=round_to_take(store), rewards=scored)
+    return known | dict(pocket=config.model == "pocket", full=config.training == "full")
 
 
 def page_value(run: str | None, choices: Iterable[dict[str, Any]]) -> dict[str, Any]:

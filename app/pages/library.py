@@ -12,6 +12,7 @@ from app.launch import Launcher
 from app.pages.run import bar_value, strip
 from app.runs import Runs
 from app.widgets.kit import widget
+from ddpo.result import rolled_back
 from ddpo.store import RunStore, delete_run
 
 
@@ -35,7 +36,7 @@ def card(store: RunStore, launcher: Launcher) -> dict[str, Any]:
         held=[words.number(held[0]), words.number(held[-1])] if len(held) > 1 else None,
         done=sum(row.checkpointed_at is not None for row in rounds), rounds=config.rounds,
         created=(store.folder / "config.json").stat().st_mtime,
-        parent="{}, round {}".format(*store.parent) if store.parent else "",
+        rolled=rolled_back(store), parent="{}, round {}".format(*store.parent) if store.parent else "",
         images=strip(store, rounds, 6), alive=alive, resumable=not alive and shown["state"] != "finished",
     )  # fmt: skip
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +18,9 @@ from app.pages.run import image_url
 from app.runs import Runs
 from app.widgets.kit import widget
 from ddpo.config import ConfigError
+from ddpo.gold import ProxyAndGold, fit, peak_of, proxy_and_gold, words_of
+from ddpo.milestones import milestones
+from ddpo.result import rolled_back
 from ddpo.store import RunStore, SampleRow, StoreError
 from rewards.base import Score
 from rewards.human import scores
@@ -111,12 +115,10 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     watched = [panel_chart(metrics, stretches[-1][1]), *WATCHED]
     known = {name for chart in (*watched, *CHARTS) for name in (*chart.used, *(metric for metric, _ in chart.lines))} | {*HERO, "updates"}
     unknown = [Chart(name, title_of(name), "", ((name, title_of(name)),)) for name in sorted(metrics) if name not in known]
-    charts = heroes(metrics, stretches) + by_prompt(store, stretches[-1][1])
+    charts = heroes(metrics, stretches) + gold_chart(store) + by_prompt(store, stretches[-1][1])
     charts += [line_chart(chart, metrics) for chart in (*watched, *CHARTS, *unknown) if any(metric in metrics for metric, _ in chart.lines)]
     thinned = thin(charts)
-    marks = [dict(round=number, text=f"From round {number}: {words.reward(reward)}") for number, reward in stretches[1:]]
-    if store.parent:
-        marks = [dict(round=1, text="Goes on from {}, round {}".format(*store.parent)), *marks]
+    marks = [asdict(one) for one in milestones(store, words.reward)]
     charts = [chart | dict(marks=marks) for chart in charts]
     return dict(run=store.name, charts=charts, clock=clock(metrics), thinned=thinned, csv=f"/studio/runs/{store.name}/metrics.csv")
 
@@ -199,6 +201,46 @@ def _prompt_means(store: RunStore, reward: str, _scored: tuple[int, ...]) -> dic
     return store.prompt_means(reward)
 
 
+def gold_chart(store: RunStore) -> list[dict[str, Any]]:
+    """The gain of what is optimised and of gold over the distance from the base model, each with its fitted curve, and where gold is predicted to
+    peak. Points are named by their rounds; ``places`` says where these lie, and ``curves`` are (distance, gain)."""
+    scored = tuple(row.number for row in store.rounds() if row.scored_at is not None)
+    both = _proxy_and_gold(store, store.probed, tuple(store.reward_stretches()), scored)
+    if both is None:
+        return []
+    series, curves, furthest = [], [], max(point.distance for point in (*both.proxy, *both.gold))
+    fitted, peak = fit(both.gold), None
+    if fitted is not None and (peak := peak_of(fitted)):
+        furthest = max(furthest, 1.1 * peak.high)
+    for label, points in ((f"proxy: {words.reward(store.config.reward)}", both.proxy), (f"gold: {gold_name(both.names)}", both.gold)):
+        if points:
+            error = [(p.round, p.gain - p.error, p.gain + p.error) for p in points if p.round and math.isfinite(p.error)]
+            series.append(dict(label=label, points=[(p.round, p.gain) for p in points], error=error, style="dots"))
+            curve = fit(points)
+            curves.append(curve.drawn(furthest) if curve else [])
+    return [
+        dict(
+            key="gold", title="Proxy against gold", wide=True, unit="sd", series=series, curves=curves, across="√KL",
+            told=words_of(both.gold, both.now),
+            hint="Gains in the base model's standard deviations, by d = √KL from it, in nats. Lines: d (α − β log d), fitted (Gao et al. 2022).",
+            places=[(p.round, p.distance) for p in {p.round: p for p in (*both.proxy, *both.gold)}.values()], peak=peak and astuple(peak),
+        )
+    ]  # fmt: skip
+
+
+@lru_cache(maxsize=32)
+def _proxy_and_gold(store: RunStore, *_stamps: object) -> ProxyAndGold | None:
+    """Made anew when a round was watched or scored."""
+    return proxy_and_gold(store)
+
+
+def gold_name(names: Sequence[str]) -> str:
+    """What gold is, in words."""
+    if list(names) == ["human"]:
+        return "your ratings of each new board"
+    return words.reward(names[0]) if len(names) == 1 else f"mean of {', '.join(map(words.reward, names))}"
+
+
 def line_chart(chart: Chart, metrics: Metrics) -> dict[str, Any]:
     spread = dict(metrics.get("ratio_std", [])) if chart.key == "ratio" else {}
     series = []
@@ -217,7 +259,7 @@ def around(points: Points, spread: dict[int, float | None]) -> list[tuple[int, f
 
 
 def gallery_value(store: RunStore) -> dict[str, Any]:
-    """Which rounds have images; ``stamp`` changes when the latest of them may look different."""
+    """Which rounds have images, and to which the run is rolled back; ``stamp`` changes when the latest of them may look different."""
     rounds = [row.number for row in store.rounds() if row.sampled_at is not None]
     present = store.rounds()[-1:] if store.rounds() else []
     if present and present[0].number not in rounds and store.samples(present[0].number):
@@ -226,7 +268,7 @@ def gallery_value(store: RunStore) -> dict[str, Any]:
         return dict(run=store.name, rounds=[], stamp="")
     last = rounds[-1]
     stamp = f"{len(store.samples(last))}.{len(store.scores(last, store.reward_at(last)))}.{len(store.ratings(last))}"
-    return dict(run=store.name, rounds=rounds, stamp=stamp, saved=list(store.checkpoints()), alive=store.status().alive)
+    return dict(run=store.name, rounds=rounds, stamp=stamp, saved=list(store.checkpoints()), alive=store.status().alive, result=rolled_back(store))
 
 
 def images_of_round(store: RunStore, number: int, samples: Sequence[SampleRow] | None = None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from app.launch import Launcher, LaunchError, kill
 from app.raters import raters_value
 from app.widgets.kit import widget
 from ddpo.config import RunConfig
+from ddpo.result import rolled_back
 from ddpo.source import located_reward
 from ddpo.store import MARKS, RoundRow, RunStore, SampleRow, Status
 
@@ -61,7 +62,6 @@ def panel_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
     status, config, rounds = status_of(store, launcher), config_of(store), store.rounds()
     reward = store.reward_at(status.round)
     wanted = store.reward_wanted or reward
-    events = store.events()
     latest = next((row for row in reversed(rounds) if row.number == status.round), rounds[-1] if rounds else None)
     return bar_value(store, launcher) | dict(
         kind="run", run=store.name,
@@ -72,12 +72,19 @@ def panel_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
         failure=failure_of(store, status, launcher),
         controls=controls(status, stop_overdue(store, status)),
         time=time_split(rounds),
-        raters=raters_value(store), facts=facts(config, reward, store.parent), images=strip(store, rounds),
-        events=[dict(id=e.id, at=e.created_at, kind=e.kind, text=e.message) for e in reversed(events[-EVENTS_SHOWN:])],
+        raters=raters_value(store), facts=facts(config, reward, store.parent, rolled_back(store)), images=strip(store, rounds),
+        events=history(store),
         log=store.log_tail(40),
         rewards=choices(rewards.parts(wanted)), weights=rewards.parts(wanted), blend=wanted.startswith(rewards.BLEND),
         wanted=words.reward(wanted) if wanted != reward else "",
     )  # fmt: skip
+
+
+def history(store: RunStore) -> list[dict[str, Any]]:
+    """What the worker has said and what people have settled, newest first."""
+    found: list[dict[str, Any]] = [dict(id=f"e{e.id}", at=e.created_at, kind=e.kind, text=e.message) for e in store.events()]
+    found += [dict(id=f"c{d.id}", at=d.created_at, kind="decision", text=words.decision(d.name, d.value)) for d in store.decisions()]
+    return sorted(found, key=lambda each: each["at"], reverse=True)[:EVENTS_SHOWN]
 
 
 def headline_of(store: RunStore, status: Status, launcher: Launcher) -> tuple[str, str]:
@@ -188,7 +195,7 @@ def controls(status: Status, overdue: bool) -> list[dict[str, Any]]:
     return [*found, button("kill", "Force quit", True, danger=True)] if overdue else found
 
 
-def facts(config: RunConfig, reward: str, parent: tuple[str, int] | None = None) -> list[list[str]]:
+def facts(config: RunConfig, reward: str, parent: tuple[str, int] | None = None, result: int | None = None) -> list[list[str]]:
     """The settings worth seeing at a glance. A file of somebody's own that is run is named in full."""
     files = [name for name in rewards.parts(reward) if rewards.FUNCTION.fullmatch(name)]
     shown = [
@@ -196,6 +203,7 @@ def facts(config: RunConfig, reward: str, parent: tuple[str, int] | None = None)
         *(["Runs code of", name] for name in files),
         ["Model", config.model],
         *([["Goes on from", f"{parent[0]}, round {parent[1]}"]] if parent else []),
+        *([["Rolled back to", f"round {result}"]] if result else []),
         ["Prompts", words.count(len(config.prompts), "prompt")],
         ["Each round", f"{words.count(config.images_per_round, 'image')}, {config.images_per_prompt} per prompt"],
         ["Learning rate", f"{config.learning_rate:g}"],

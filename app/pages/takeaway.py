@@ -9,7 +9,8 @@ import gradio as gr
 from app import words
 from app.board import config_of
 from app.widgets.kit import widget
-from ddpo.export import MODELS, REACH, saved_rounds
+from ddpo.export import MODELS, REACH, round_to_take, saved_rounds
+from ddpo.result import rolled_back
 from ddpo.store import RunStore
 
 CHOICES: dict[str, tuple[str, str]] = {
@@ -26,7 +27,7 @@ CHOICES: dict[str, tuple[str, str]] = {
 
 
 def build() -> gr.HTML:
-    """The panel; it asks its own routes (:mod:`app.downloads`) for files."""
+    """The panel; it asks its own routes (:mod:`app.downloads`) for files. Its ``act`` event takes a roll-back back."""
     return widget("takeaway")
 
 
@@ -44,7 +45,8 @@ def takeaway_value(store: RunStore) -> dict[str, Any]:
         lacking = _lacking(kind, saved, made, scored, rated)
         people = kind in ("ratings", "pairs") or (kind == "report" and rated > 0)
         choices.append(dict(kind=kind, title=title, text=lacking or text, enabled=not lacking, data=data, strong=kind in MODELS, people=people))
-    return dict(run=store.name, choices=choices, saved=saved, made=made, rated=words.count(rated, "rating"))
+    taken = dict(result=round_to_take(store), rolled=rolled_back(store) is not None)
+    return dict(run=store.name, choices=choices, saved=saved, made=made, rated=words.count(rated, "rating")) | taken
 
 
 def _lacking(kind: str, saved: list[int], made: list[int], scored: bool, rated: int) -> str:

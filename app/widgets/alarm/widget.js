@@ -1,30 +1,50 @@
-// What goes wrong in the run, the pictures that show it, and what can be done.
+// What goes wrong in the run, the pictures that show it, and what can be done. Nothing that is done here loses anything, so nothing asks twice.
 function pair(p, v) {
   const side = (url, when) => h("div", {}, h("img", { src: url, alt: `${short(p.prompt)}, ${when}`, width: 96, height: 96 }), h("span", {}, when));
   return h("li", { key: p.now }, h("figure", {}, h("div", { class: "alarm-pair" }, side(p.before, v.before), side(p.now, v.now)), h("figcaption", {}, short(p.prompt))));
 }
 
-function button(v, kind, label, more = {}) {
-  return h("button", { class: `s-button${more.primary ? " s-primary" : more.ghost ? " s-ghost" : ""}`, "data-act": kind, key: kind, disabled: v.pending.includes(kind) || (kind === "fork" && v.pending.includes("stop")) }, label);
+// What a button does, beside it.
+const TOLD = {
+  rollback: (v) => `${v.alive ? "This run stops. " : ""}Round ${v.best} is what you take away and compare. Later rounds are kept.`,
+  fork: (v) => `A new run begins with what the model had learned by then${v.alive ? "; this one stops" : ""}.`,
+  penalty: (v) => `The same, and each step’s distance from the base model costs ${v.penalty} a nat (kl_weight): the reward rises more slowly, and the pictures stay nearer to the base model’s.`,
+};
+
+function button(v, kind, label, look = "") {
+  const late = kind in TOLD && v.pending.includes("stop");
+  return h("button", { class: `s-button ${look}`, "data-act": kind, "aria-describedby": kind in TOLD ? `alarm-${kind}` : null, disabled: late || v.pending.includes(kind) }, label);
+}
+
+function action(v, kind, label, look) {
+  return h("li", { key: kind }, button(v, kind, label, look), h("p", { class: "s-muted", id: `alarm-${kind}` }, TOLD[kind](v)));
 }
 
 function view(v) {
   if (!v.text) return h("div", { key: "none", hidden: true });
+  const rolled = v.rolled === v.best;
   return h("section", { class: "s-card alarm", key: `${v.run}-${v.round}`, role: "status", "aria-label": "Alarm" },
-    h("div", { class: "alarm-words" }, h("h3", {}, "Something goes wrong"), h("p", {}, v.text),
-      h("details", {}, h("summary", {}, "What was measured"), h("ul", {}, v.details.map((d) => h("li", {}, d)))),
+    h("div", { class: "alarm-words" }, h("h3", { tabindex: -1 }, v.rolled ? `Rolled back to round ${v.rolled}` : "Something goes wrong"), h("p", {}, v.text),
+      h("details", {}, h("summary", {}, "What was measured"), h("ul", {}, v.details.map((d) => h("li", {}, d))))),
+    h("ul", { class: "alarm-pictures", "aria-label": "Pictures that show it" }, v.pictures.map((p) => pair(p, v))),
+    h("div", { class: "alarm-do" },
+      v.saved ? h("ul", { class: "alarm-actions", "aria-label": "What can be done" },
+        rolled ? null : action(v, "rollback", `Roll back to round ${v.best}`, "s-primary"),
+        action(v, "fork", `Go on from round ${v.best}`, rolled ? "s-primary" : ""),
+        action(v, "penalty", `Go on from round ${v.best} with a KL penalty`, "")) : null,
       h("div", { class: "s-row" },
-        v.forks ? button(v, "fork", `Go on from round ${v.best}`, { primary: true }) : null,
-        v.paused ? button(v, "resume", "Continue") : v.alive ? button(v, "pause", "Pause") : null,
-        v.alive ? button(v, "stop", "Stop now") : null,
-        button(v, "dismiss", "Dismiss", { ghost: true }))),
-    h("ul", { class: "alarm-pictures", "aria-label": "Pictures that show it" }, v.pictures.map((p) => pair(p, v))));
+        v.alive ? [button(v, "continue", "Continue"), v.paused ? null : button(v, "pause", "Pause"), button(v, "stop", "Stop now")] : button(v, "dismiss", "Dismiss"))));
 }
 
-onAct(async ({ act: kind }, pressed) => {
-  const v = props.value;
-  if (kind === "fork" && !(await askToGoOn(v.best, v.alive))) return;
-  act({ kind, run: v.run, round: kind === "fork" ? v.best : v.round }, pressed);
-  if (kind === "fork") openTab("Run");
+let lost = false; // whether the button that was pressed goes away, and the focus with it
+onAct(({ act: kind }, pressed) => {
+  lost = kind === "rollback";
+  const v = props.value, starts = ["fork", "penalty"].includes(kind);
+  act({ kind, run: v.run, round: starts || kind === "rollback" ? v.best : v.round }, pressed);
+  if (starts) openTab("Run");
 });
-show(view);
+show(view, (v) => {
+  if (!lost || !v.rolled) return;
+  lost = false;
+  element.querySelector("h3")?.focus();
+});

@@ -1,4 +1,5 @@
 // A chart as SVG: lines with bands, dots with error bars, gaps as gaps. `drawn` is what widget.js has prepared: a chart, its lines and their stops.
+const ROOMY = 520; // from this width on marks are labelled
 const LETTER = 6.6; // about how wide a letter of a tick is, in pixels
 const f = (v) => v.toFixed(1);
 
@@ -41,9 +42,9 @@ function countMarks(drawn, l) {
   return points.map(([x, n]) => h("rect", { class: "chart-count", x: f(l.x(x) - wide / 2), width: f(wide), y: f(base - (26 * n) / most), height: f((26 * n) / most), rx: 1 }));
 }
 
-function axes(l, axis) {
-  const [unit, size] = unitOf(axis, l.last), across = steps(l.first / size, l.last / size, Math.max(2, Math.min(10, l.width / 90)));
-  const whole = size > 1 || axis === "time" ? across.found : across.found.filter((x) => Math.abs(x - Math.round(x)) < 1e-6);
+function axes(l, axis, named) {
+  const [unit, size] = unitOf(axis, l.last, named), across = steps(l.first / size, l.last / size, Math.max(2, Math.min(10, l.width / 90)));
+  const whole = size > 1 || axis === "time" || axis === OWN ? across.found : across.found.filter((x) => Math.abs(x - Math.round(x)) < 1e-6);
   return [
     l.ticks.map((y) => [h("line", { class: "chart-grid", x1: PAD.left, x2: l.width - PAD.right, y1: f(l.y(y)), y2: f(l.y(y)), "data-zero": !l.log && Math.abs(y) < l.step * 1e-6 }),
       h("text", { class: "chart-tick", x: PAD.left - 8, y: f(l.y(y) + 4), "text-anchor": "end" }, tickText(y, l))]),
@@ -52,16 +53,29 @@ function axes(l, axis) {
   ];
 }
 
-// Where the reward was changed: a line between the rounds.
-function changes(drawn, l) {
+// What happened: where the reward was changed, a broken line between the rounds; an alarm, a line with a triangle on it; the best round, one with a
+// diamond. In a wide chart each says in a few words what it is, each kind at its own height.
+const HEADS = { alarm: "M0,8L-6,-3L6,-3Z", best: "M0,-6L5,0L0,6L-5,0Z" }, LINES_DOWN = { change: 0, alarm: 1, best: 2, fork: 3 };
+function happened(drawn, l) {
   return drawn.marks.filter((m) => m.x >= l.first && m.x <= l.last).map((m) => {
-    const x = l.x(m.x), late = x > (l.width + PAD.left) / 2, room = late ? x - PAD.left : l.width - PAD.right - x;
-    return h("g", { class: "chart-change" }, h("title", {}, m.text), h("line", { x1: f(x), x2: f(x), y1: PAD.top, y2: l.height - PAD.bottom }),
-      drawn.chart.wide ? h("text", { class: "chart-tick", x: f(x + (late ? -5 : 5)), y: PAD.top + 10, "text-anchor": late ? "end" : null }, short(m.text, Math.floor(room / LETTER))) : null);
+    const x = l.x(m.x), right = l.width - PAD.right - x - 8;
+    const late = m.kind === "change" ? x > (l.width + PAD.left) / 2 : right < m.label.length * LETTER, room = late ? x - PAD.left - 8 : right;
+    return h("g", { class: "chart-mark", "data-kind": m.kind }, h("title", {}, m.text), h("line", { x1: f(x), x2: f(x), y1: PAD.top, y2: l.height - PAD.bottom }),
+      HEADS[m.kind] ? h("path", { d: HEADS[m.kind], transform: `translate(${f(x)}, ${PAD.top})` }) : null,
+      drawn.chart.wide && l.width >= ROOMY ? h("text", { class: "chart-tick", x: f(x + (late ? -8 : 8)), y: PAD.top + 10 + 15 * LINES_DOWN[m.kind], "text-anchor": late ? "end" : null }, short(m.label, Math.floor(room / LETTER))) : null);
   });
 }
 
-function plotMarks(drawn, l, axis) { return [countMarks(drawn, l), axes(l, axis), changes(drawn, l), drawn.lines.map((s) => lineMarks(s, l))].flat(4); }
+// A fitted curve of each line, and within what the peak of the last one lies.
+function fitted(drawn, l) {
+  const curves = drawn.curves.map((c) => h("path", { class: "chart-line", "data-c": c.colour, "data-dash": 2, d: stroke(c.points, l) }));
+  if (!drawn.chart.peak || !curves.length) return curves;
+  const [at, low, high] = drawn.chart.peak.map((d) => l.x(Math.min(l.last, Math.max(l.first, d)))), colour = drawn.curves[drawn.curves.length - 1].colour;
+  return [h("g", { class: "chart-peak", "data-c": colour }, h("title", {}, drawn.chart.told), h("rect", { x: f(low), width: f(Math.max(1, high - low)), y: PAD.top, height: l.height - PAD.top - PAD.bottom }),
+    h("line", { x1: f(at), x2: f(at), y1: PAD.top, y2: l.height - PAD.bottom })), ...curves];
+}
+
+function plotMarks(drawn, l) { return [countMarks(drawn, l), axes(l, drawn.axis, drawn.chart.across), fitted(drawn, l), happened(drawn, l), drawn.lines.map((s) => lineMarks(s, l))].flat(4); }
 
 // The line under the pointer, and the values that it meets: of each run, those of its nearest round.
 function cursor(drawn, l, at) {

@@ -1,5 +1,6 @@
 // Numbers of a chart: ticks, words, scales, and moving averages. Nothing here draws.
 const PAD = { top: 10, right: 12, bottom: 24, left: 52 };
+const OWN = "distance"; // the horizontal axis of a chart that does not lie over rounds
 const AXES = { round: "Rounds", images: "Images scored", time: "Time" };
 
 function steps(low, high, wanted) {
@@ -55,13 +56,14 @@ function placer(run, axis) {
 }
 
 // The unit of the horizontal axis: [what it is called, how much of what is counted it holds].
-function unitOf(axis, last) {
+function unitOf(axis, last, across) {
+  if (axis === OWN) return [across, 1];
   if (axis === "round") return ["round", 1];
   if (axis === "images") return last >= 20000 ? ["1,000 img.", 1000] : ["images", 1];
   return last < 180 ? ["s", 1] : last < 10800 ? ["min", 60] : ["h", 3600];
 }
 
-function placeText(x, axis) { return axis === "images" ? `${Math.round(x).toLocaleString("en")} images` : axis === "time" ? duration(x) : ""; }
+function placeText(x, axis) { return axis === OWN ? `√KL ${text(x)}` : axis === "images" ? `${Math.round(x).toLocaleString("en")} images` : axis === "time" ? duration(x) : ""; }
 
 // The nearest of some sorted numbers; none where x is beyond their ends.
 function nearest(sorted, x) {

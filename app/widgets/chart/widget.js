@@ -30,7 +30,7 @@ function prepare(chart) {
   allRuns().forEach((run, index) => {
     const of = index ? run.value?.charts?.find((c) => c.title === chart.title && (c.unit || "") === (chart.unit || "")) : chart;
     if (!of) return;
-    const place = placer(run.value, chosen.axis), seen = new Set();
+    const places = new Map(of.places), place = of.places ? (number) => places.get(number) ?? NaN : placer(run.value, chosen.axis), seen = new Set();
     const round = (rows) => rows?.map(([number, ...rest]) => [place(number), ...rest]);
     of.series.forEach((s, i) => {
       const points = s.points.map(([number, y]) => [place(number), y, number]);
@@ -42,13 +42,17 @@ function prepare(chart) {
       lines.push({ run: index, label: s.label, style: s.style, points, band, error, smooth, values, byRound: new Map([...values.values()].map((v) => [v.number, v])),
         colour: (several ? index : i) % COLOURS, dash: several ? i : Math.floor(i / COLOURS) });
     });
-    sides.push({ index, name: run.name, place, stops: [...seen].sort((a, b) => a - b), images: placer(run.value, "images"), seconds: placer(run.value, "time") });
+    const byStop = new Map(of.series.flatMap((s) => s.points.map(([number]) => [place(number), number])));
+    sides.push({ index, name: run.name, place, byStop, stops: [...seen].sort((a, b) => a - b), images: placer(run.value, "images"), seconds: placer(run.value, "time") });
   });
   const stops = [...new Set(sides.flatMap((side) => side.stops))].sort((a, b) => a - b), place = sides[0].place;
   const counts = chart.counts && !chosen.hidden.includes(nameOf(chart, chart.counts.label)) ? chart.counts.points.map(([number, n]) => [place(number), n]) : null;
-  const marks = (chart.marks || []).filter((m) => place(m.round) >= (stops[0] ?? 0)).map((m) => ({ ...m, x: Math.max(stops[0] ?? 0, (place(m.round - 1) + place(m.round)) / 2) }));
-  const logs = offersLog(chart);
-  return { chart, lines, runs: sides, stops, counts, marks, logs, log: logs && chosen.log.includes(chart.title) };
+  const marks = (chart.marks || []).filter((m) => place(m.round) >= (stops[0] ?? 0))
+    .map((m) => ({ ...m, x: m.kind === "change" ? Math.max(stops[0] ?? 0, (place(m.round - 1) + place(m.round)) / 2) : place(m.round) }));
+  const logs = offersLog(chart), axis = chart.places ? OWN : chosen.axis;
+  const curves = (chart.curves || []).map((points, i) => ({ points, colour: several ? 0 : i })).filter((c, i) => c.points.length && !chosen.hidden.includes(nameOf(chart, chart.series[i].label)));
+  const ends = curves.map((c) => c.points[c.points.length - 1][0]), span = ends.length ? [Math.min(0, stops[0]), Math.max(...stops, ...ends)] : stops;
+  return { chart, lines, runs: sides, stops, counts, marks, logs, log: logs && chosen.log.includes(chart.title), axis, curves, span, seen: [...lines, ...curves] };
 }
 
 // What can be hidden: the lines, where there are several; with several runs each line stands once, and the runs are named above.
@@ -61,15 +65,25 @@ function legendOf(of) {
 }
 
 // --- words ---
+// Where a chart is read: where the axis is, or on its own axis the round that lies nearest to that.
+function here(of, run = of.runs[0]) {
+  if (!of.chart.places || at === null) return at;
+  const rounds = [...run.byStop.values()], far = (number) => Math.abs(placer(props.value, chosen.axis)(number) - at);
+  return rounds.length ? run.place(rounds.reduce((a, b) => (far(b) < far(a) ? b : a))) : null;
+}
+
+// And back: where the axis is read when a chart is read at one of its stops.
+function axisAt(of, x) { return of.chart.places && x !== null ? placer(props.value, chosen.axis)(of.runs[0].byStop.get(x) ?? 0) : x; }
+
 function said(of, run) {
-  const x = nearest(run.stops, at), lines = of.lines.filter((s) => s.run === run.index);
+  const x = nearest(run.stops, here(of, run)), lines = of.lines.filter((s) => s.run === run.index);
   if (x === null) return null;
   const known = lines.map((s) => [s, s.values.get(x)]).filter(([, v]) => v && v.y !== null);
   const number = lines.map((s) => s.values.get(x)?.number).find((n) => n !== undefined);
   if (number === undefined) return null;
   const parts = known.map(([s, v]) => `${of.chart.series.length > 1 ? `${s.label} ` : ""}${text(v.y)}${v.spread !== null ? ` ± ${text(v.spread)}` : ""}${of.chart.unit ? ` ${of.chart.unit}` : ""}${v.smooth ? `, smoothed ${text(v.smooth)}` : ""}`);
   const n = run.index ? null : of.chart.counts?.points.find((p) => p[0] === number)?.[1] ?? null;
-  const change = run.index ? null : of.marks.find((m) => m.round === number)?.text, cost = placeText(x, chosen.axis);
+  const change = run.index ? null : of.marks.filter((m) => m.round === number).map((m) => m.text).join(" · "), cost = placeText(x, of.axis);
   return { number, words: [`Round ${number}${cost ? ` (${cost})` : ""}: ${parts.join(" · ") || "no value"}`, n === null ? "" : `${n} ${of.chart.counts.label}`, change].filter(Boolean).join(" · ") };
 }
 
@@ -81,16 +95,21 @@ function latest(of, run) {
 function summary(of) {
   const rounds = of.runs[0].stops.length ? of.chart.series.flatMap((s) => s.points.map((p) => p[0])) : [];
   if (!rounds.length) return `${of.chart.title}: no value yet`;
-  return `${of.chart.title}, rounds ${rounds.reduce((a, b) => Math.min(a, b))} to ${rounds.reduce((a, b) => Math.max(a, b))}; ${latest(of, of.runs[0])}. Left and right arrow keys read single rounds, Enter shows the round's images.`;
+  return `${of.chart.title}${of.chart.told ? `. ${of.chart.told} R` : ", r"}ounds ${rounds.reduce((a, b) => Math.min(a, b))} to ${rounds.reduce((a, b) => Math.max(a, b))}; ${latest(of, of.runs[0])}. ${happenings(of)}Left and right arrow keys read single rounds, Enter shows the round's images.`;
 }
+
+// Alarms and the best round, for those who cannot see them drawn.
+function happenings(of) { return of.marks.filter((m) => m.kind !== "change").map((m) => `${m.label}: round ${m.round}. `).join(""); }
 
 function table(of) {
   const rounds = [...new Set(of.lines.flatMap((s) => s.points.map((p) => p[2])))].sort((a, b) => a - b).slice(-500);
   const columns = of.lines.map((s) => ({ label: of.runs.length > 1 ? `${of.runs.find((run) => run.index === s.run).name}: ${s.label}` : s.label, at: (round) => s.byRound.get(round)?.y }));
   const counts = of.counts && new Map(of.chart.counts.points);
+  if (of.chart.across) columns.unshift({ label: of.chart.across, at: of.runs[0].place });
   if (counts) columns.push({ label: of.chart.counts.label, at: (round) => counts.get(round) });
-  return h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Round"), columns.map((c) => h("th", { scope: "col" }, c.label)))),
-    h("tbody", {}, rounds.map((round) => h("tr", {}, h("th", { scope: "row" }, String(round)), columns.map((c) => h("td", {}, text(c.at(round))))))));
+  const happened = (round) => of.marks.filter((m) => m.round === round).map((m) => m.text).join(" · "), any = rounds.some(happened);
+  return h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Round"), columns.map((c) => h("th", { scope: "col" }, c.label)), any ? h("th", { scope: "col" }, "What happened") : null)),
+    h("tbody", {}, rounds.map((round) => h("tr", {}, h("th", { scope: "row" }, String(round)), columns.map((c) => h("td", {}, text(c.at(round)))), any ? h("td", {}, happened(round)) : null))));
 }
 
 // --- the figures ---
@@ -103,7 +122,7 @@ function figure(chart) {
   const of = drawn.get(chart.key), items = legendOf(of).filter((item) => !item.run);
   const tool = (name, label, more = {}) => h("button", { class: "s-button s-small s-ghost", "data-act": name, "data-chart": chart.key, ...more }, label);
   return h("figure", { class: `s-card chart${chart.wide ? " chart-wide" : ""}`, key: chart.key, "data-chart": chart.key },
-    h("figcaption", {}, h("h3", {}, chart.title), h("p", { class: "s-muted" }, chart.hint), h("div", { class: "chart-strip", "data-own": "" })),
+    h("figcaption", {}, h("h3", {}, chart.title), chart.told ? h("p", { class: "chart-told" }, chart.told) : null, h("p", { class: "s-muted" }, chart.hint), h("div", { class: "chart-strip", "data-own": "" })),
     items.length ? h("ul", { class: "chart-legend" }, items.map((item) => h("li", {},
       h("button", { "data-act": "hide", "data-name": nameOf(chart, item.text), "aria-pressed": String(!item.hidden), title: item.hidden ? "Show" : "Hide" }, sample(item), item.text)))) : null,
     h("div", { class: "chart-plot", "data-chart": chart.key, "data-own": "", tabindex: 0, role: "img", "aria-label": summary(of) }),
@@ -118,15 +137,15 @@ function figure(chart) {
 function draw(plot) {
   const of = drawn.get(plot.dataset.chart), width = plot.clientWidth;
   if (!of || width < 40) return;
-  const height = of.chart.wide ? (width < 520 ? 240 : 320) : 180, l = layout(of.lines, of.stops, of.log, width, height);
+  const height = of.chart.wide ? (width < 520 ? 240 : 320) : 180, l = layout(of.seen, of.span, of.log, width, height);
   plot.layout = l;
-  morphChildren(plot, [h("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" }, plotMarks(of, l, chosen.axis), h("g", { class: "chart-live" }))]);
+  morphChildren(plot, [h("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" }, plotMarks(of, l), h("g", { class: "chart-live" }))]);
   point(plot, of);
 }
 
 function point(plot, of) {
   const live = plot.querySelector(".chart-live"), line = plot.parentElement.querySelector(".chart-reading");
-  if (live) live.replaceChildren(...(at === null ? [] : cursor(of, plot.layout, at)));
+  if (live) live.replaceChildren(...(at === null ? [] : cursor(of, plot.layout, here(of))));
   line.setAttribute("aria-live", of.chart.key === over ? "polite" : "off"); // one chart speaks, not all of them
   const several = of.runs.length > 1;
   const read = of.runs.map((run) => {
@@ -254,7 +273,7 @@ onAct(({ act: kind, name, chart, round, run }) => {
   if (kind === "hide") choose({ hidden: toggled(chosen.hidden, name) });
   if (kind === "log") choose({ log: toggled(chosen.log, of.chart.title) });
   if (kind === "csv") save(new Blob([csvOf(of)], { type: "text/csv" }), `${file}.csv`);
-  if (kind === "png") savePicture(of, chosen.axis, `${file}.png`);
+  if (kind === "png") savePicture(of, `${file}.png`);
   if (kind === "gallery") showGallery(Number(round), true);
   if (kind === "remove") { beside.runs = beside.runs.filter((other) => other.name !== run); redraw(); element.querySelector("[data-compare]")?.focus(); }
 });
@@ -271,7 +290,7 @@ function readUnder(event) {
   if (!plot.layout || !of.stops.length) return read(null);
   const x = event.clientX - plot.getBoundingClientRect().left, l = plot.layout, span = l.x(l.last) - l.x(l.first);
   const asked = span ? l.first + ((x - l.x(l.first)) / span) * (l.last - l.first) : l.first;
-  read(nearest(of.stops, Math.min(l.last, Math.max(l.first, asked))), of.chart.key);
+  read(axisAt(of, nearest(of.stops, Math.min(of.stops[of.stops.length - 1], Math.max(of.stops[0], asked)))), of.chart.key);
 }
 element.addEventListener("pointermove", readUnder);
 element.addEventListener("pointerdown", readUnder); // a finger that taps does not move
@@ -284,6 +303,6 @@ element.addEventListener("keydown", (event) => {
   const stops = of?.runs[0].stops;
   if (!stops?.length || by === undefined) return;
   event.preventDefault();
-  const from = at === null ? (by > 0 ? -1 : stops.length) : stops.indexOf(nearest(stops, at));
-  read(stops[Math.min(stops.length - 1, Math.max(0, from + by))], of.chart.key);
+  const from = at === null ? (by > 0 ? -1 : stops.length) : stops.indexOf(nearest(stops, here(of)));
+  read(axisAt(of, stops[Math.min(stops.length - 1, Math.max(0, from + by))]), of.chart.key);
 });

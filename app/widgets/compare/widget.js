@@ -24,13 +24,13 @@ function recall() {
 
 const runOf = (name) => (props.value.runs || []).find((r) => r.run === name);
 const isBase = (side) => !side.round && !side.lora && side.lora !== null;
-// Base against the latest round of the selected run, or of the newest one that has a round; kept until a person chooses, or another run is selected.
+// Base against the result of the selected run (the latest round, or the one that it is rolled back to), or of the newest one that has a round; kept until a person chooses, or another run is selected.
 function fill(v) {
   const gone = state.sides?.some((side) => !runOf(side.run));
   if (state.sides && !gone && (state.touched || state.of === v.run || !runOf(v.run)?.rounds.length)) return;
   const home = runOf(v.run)?.rounds.length ? runOf(v.run) : v.runs.find((r) => r.rounds.length) || runOf(v.run) || v.runs[0];
   if (!home) return void (state.sides = null);
-  against(home.run, home.rounds.at(-1) || 0);
+  against(home.run, home.result || 0);
   state.of = v.run;
 }
 
@@ -166,7 +166,7 @@ function sideView(i, v) {
     h("div", { class: "cmp-choose" },
       v.runs.length > 1 ? h("select", { "data-side": i, "data-run": "", "aria-label": `Run of ${"AB"[i]}` }, v.runs.map((r) => option(r.run, r.run))) : null,
       h("select", { "data-side": i, "data-what": "", "aria-label": `Model ${"AB"[i]}`, "data-now": what },
-        option("0", "Base model"), [...run.rounds].reverse().map((n, at) => option(String(n), at ? `Round ${n}` : `Round ${n}, the latest`)), option("lora", "A LoRA file…"))),
+        option("0", "Base model"), [...run.rounds].reverse().map((n, at) => option(String(n), `Round ${n}${at ? "" : ", the latest"}${at && n === run.result ? ", the result" : ""}`)), option("lora", "A LoRA file…"))),
     s.lora || s.lora === null ? h("div", { class: "cmp-field", key: "file" },
       h("button", { class: "s-button s-small", "data-act": "file", "data-side": i }, state.bringing ? "Reading…" : "Choose file"),
       h("input", { type: "file", "data-side": i, "data-file": "", accept: ".safetensors", class: "s-visually-hidden", tabindex: -1, "aria-label": `LoRA file of ${"AB"[i]}`, "data-own": "" }),

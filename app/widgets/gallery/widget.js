@@ -1,10 +1,12 @@
-// The images of any round, with their scores; follows the latest round until a person chooses another.
+// The images of any round, with their scores; follows the latest round, or shows the one that the run is rolled back to, until a person chooses another.
 const state = { round: null, follow: true, order: "made", shown: null, asked: "", run: null };
+
+function home(v) { return v.rounds.includes(v.result) ? v.result : v.rounds[v.rounds.length - 1] ?? null; }
 
 function wanted(v) {
   const rounds = v.rounds || [];
   if (v.run !== state.run) Object.assign(state, { run: v.run, round: null, follow: true, shown: null, asked: "" });
-  if (state.follow || !rounds.includes(state.round)) state.round = rounds[rounds.length - 1] ?? null;
+  if (state.follow || !rounds.includes(state.round)) state.round = rounds.length ? home(v) : null;
   return state.round;
 }
 
@@ -42,7 +44,8 @@ function tools(v) {
       h("label", { class: "gallery-round" }, h("span", {}, `Round ${state.round}`),
         h("input", { type: "range", "data-own": "", min: 0, max: v.rounds.length - 1, "aria-label": "Round", "aria-valuetext": `Round ${state.round}` })),
       h("button", { class: "s-button s-small", "data-act": "step", "data-by": 1, disabled: at >= v.rounds.length - 1, "aria-label": "Later round" }, "›"),
-      h("button", { class: "s-button s-small s-ghost", "data-act": "latest", disabled: state.follow }, "Latest"),
+      h("button", { class: "s-button s-small s-ghost", "data-act": "latest", disabled: at >= v.rounds.length - 1 }, "Latest"),
+      v.rounds.includes(v.result) ? h("button", { class: "s-button s-small s-ghost", "data-act": "result", disabled: state.round === v.result, title: `The run is rolled back to round ${v.result}` }, "Result") : null,
       h("button", { class: "s-button s-small s-ghost", "data-act": "compare", title: "The base model and this round, side by side" }, "Compare"),
       h("button", { class: "s-button s-small s-ghost", "data-act": "fork", disabled: !v.saved.includes(state.round), title: "Start a new run from this round" }, "Go on from here")),
     h("label", { class: "gallery-order" }, h("span", {}, "Order"),
@@ -69,9 +72,8 @@ function after(v) {
 }
 
 function go(round) {
-  const rounds = props.value.rounds;
   state.round = round;
-  state.follow = round === rounds[rounds.length - 1];
+  state.follow = round === home(props.value);
   redraw();
 }
 
@@ -119,6 +121,7 @@ onAct(async (data, pressed) => {
   }
   if (data.act === "zoom") zoom(data.id);
   if (data.act === "compare") compareWith(props.value.run, state.round);
+  if (data.act === "result") go(props.value.result);
   if (data.act === "latest") go(rounds[rounds.length - 1]);
   if (data.act === "step") go(rounds[rounds.indexOf(state.round) + Number(data.by)] ?? state.round);
 });

@@ -28,7 +28,8 @@ function card(c) {
       h("h3", {}, c.run),
       h("p", { class: "library-state" }, h("span", { class: "s-pill", "data-tone": c.tone }, h("i", { class: "s-dot" }), c.headline), ` ${c.done} of ${c.rounds} rounds`),
       h("p", { class: "s-muted" }, rewardLine(c)), h("p", { class: "s-muted" }, `Made ${clock(c.created)}`),
-      c.parent && h("p", { class: "s-muted" }, `Goes on from ${c.parent}`)),
+      c.parent && h("p", { class: "s-muted" }, `Goes on from ${c.parent}`),
+      c.rolled && h("p", { class: "s-muted" }, `Rolled back to round ${c.rolled}`)),
     actions(c, true));
 }
 

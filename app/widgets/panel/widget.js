@@ -117,7 +117,7 @@ function ratersView(v) {
 function historyView(v) {
   return h("section", { class: "panel-part", key: "history" }, h("h3", {}, "History"),
     v.events.length ? h("ol", { class: "panel-events", tabindex: 0, "aria-label": "History, newest first" }, v.events.map((e) =>
-      h("li", { key: `e${e.id}`, "data-kind": e.kind }, h("time", {}, clock(e.at)), h("span", {}, e.text)))) : h("p", { class: "s-muted" }, "Nothing has happened yet."));
+      h("li", { key: e.id, "data-kind": e.kind }, h("time", {}, clock(e.at)), h("span", {}, e.text)))) : h("p", { class: "s-muted" }, "Nothing has happened yet."));
 }
 
 function view(v) {

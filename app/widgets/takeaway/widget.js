@@ -7,11 +7,12 @@ function choice(v) {
   return open.find((c) => c.kind === chosen.kind) || open[0] || null;
 }
 
-// Rounds of the choice, newest first; "" is the last one of a model, and all of data.
+// Rounds of the choice, newest first, but the result of a roll-back before all; "" is the result of a model, and all of data.
 function rounds(v, c) {
   const found = [...(c.data ? v.made : v.saved)].reverse();
   return c.data ? [["", "All rounds"], ...found.map((n) => [String(n), `${c.kind === "report" ? "Up to round" : "Round"} ${n}`])]
-    : found.map((n, i) => [i ? String(n) : "", i ? `Round ${n}` : `Round ${n}, the latest`]);
+    : [...(v.rolled ? [["", `Round ${v.result}, the result`]] : []),
+      ...found.map((n, i) => [i || v.rolled ? String(n) : "", i ? `Round ${n}` : `Round ${n}, the latest`]).filter(([n]) => !v.rolled || Number(n) !== v.result)];
 }
 
 function card(c, now) {
@@ -52,6 +53,8 @@ function view(v) {
   return h("section", { class: "s-card takeaway", key: "takeaway", "aria-labelledby": "takeaway-title" },
     h("div", { class: "takeaway-head" }, h("h2", { id: "takeaway-title", tabindex: -1 }, "Take away"),
       h("p", { class: "s-muted" }, "The model for other programs, a report, or your ratings. What you take carries a description of how it was made.")),
+    v.rolled ? h("div", { class: "s-row takeaway-rolled", key: "rolled" }, h("p", {}, `This run is rolled back to round ${v.result}: that is what you take away, unless you choose another round.`),
+      h("button", { class: "s-button s-small", "data-act": "latest" }, "Take the latest again")) : null,
     h("fieldset", { class: "presets", disabled: busy }, h("legend", { class: "s-visually-hidden" }, "What to take away"), v.choices.map((one) => card(one, c))),
     c ? options(v, c) : null,
     c && c.kind !== "report" ? hub() : null,
@@ -146,9 +149,10 @@ element.addEventListener("input", (event) => {
 element.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && event.target.matches("[data-repo], [data-token]")) push(props.value);
 });
-onAct(({ act: kind }) => {
+onAct(({ act: kind }, pressed) => {
   if (kind === "download") make(props.value, "exports", fetched);
   if (kind === "push") push(props.value);
+  if (kind === "latest") act({ kind, run: props.value.run }, pressed);
 });
 const onTakeAway = () => {
   if (!element.isConnected) return window.removeEventListener("studio:take-away", onTakeAway);

@@ -1,0 +1,49 @@
+"""What happened in a run, to be drawn on its charts: changes of reward, alarms, the best round so far, where
+it came from and what goes on from it. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import rewards
+from ddpo.alarms import judged
+from ddpo.result import rolled_back
+from ddpo.store import RunStore
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """Something that a chart shows at a round."""
+
+    round: int
+    kind: str
+    """``change`` lies before its round; ``alarm``, ``best`` and ``fork`` lie at theirs."""
+    label: str
+    """In a few words, where there is little room."""
+    text: str
+
+
+def milestones(store: RunStore, named: Callable[[str], str], up_to: int | None = None) -> list[Milestone]:
+    """Those of a run in order of rounds, up to one. Alarms are those of the watched pictures, each where it began; the best round is the one
+    that the run is rolled back to, if it is, and none where people rate and all is well: there it would only be the latest.
+
+    Args:
+        named: what a reward is called.
+    """
+    stretches = store.reward_stretches()
+    found = [_change(1, "Goes on from {}, round {}".format(*store.parent))] if store.parent else []
+    found += [_change(number, f"From round {number}: {named(reward)}") for number, reward in stretches[1:]]
+    watched = judged(store, up_to)
+    alarms, best = watched.begun, watched.best
+    found += [Milestone(alarm.round, "alarm", "Alarm", f"Alarm: {alarm.text}") for alarm in alarms]
+    found += [Milestone(number, "fork", name, f"{name} goes on from here") for name, number in store.forks]
+    if result := rolled_back(store):
+        found.append(Milestone(result, "best", "Result", "Rolled back to this round: it is taken away"))
+    elif best and (alarms or "human" not in rewards.parts(stretches[-1][1])):
+        found.append(Milestone(best, "best", "Best so far", "Best round so far"))
+    return sorted((one for one in found if up_to is None or one.round <= up_to), key=lambda one: one.round)
+
+
+def _change(number: int, text: str) -> Milestone:
+    return Milestone(number, "change", text, text)
