@@ -83,8 +83,8 @@ def _push(runs: Runs, exports: Exports, run: str, body: Any) -> Response:
 
 
 def latest(store: RunStore, kind: str, number: int | None) -> int | None:
-    """The round of an export: without one the last one of a model, and all of data."""
-    return max(saved_rounds(store), default=None) if number is None and kind in (*MODELS, *REACH) else number
+    """The round of an export: without one that of :func:`ddpo.export.round_to_take` for a model, and all of data."""
+    return round_to_take(store) if number is None and kind in (*MODELS, *REACH) else number
 
 
 def made(exports: Exports, store: RunStore, kind: str, number: int | None, strength: float, names: bool) -> dict[str, Any]:
