@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ddpo import earlier
 from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts
 from ddpo.export import EXPORTS, PICTURES, PRECISIONS, ExportError, export
 from ddpo.fork import fork
@@ -90,6 +91,8 @@ def add_setting(section: argparse._ArgumentGroup, field: dataclasses.Field[Any])
         section.add_argument(
             flag, metavar="SET|FILE|TEXT", help=f"{help} A set ({', '.join(prompt_sets())}), a text file, or prompts separated by ;."
         )
+    elif field.name == "ratings_from":
+        section.add_argument(flag, nargs="+", metavar="RUN|FILE", help=help)
     elif field.type == "bool":
         section.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f"{help} (default: {field.default})")
     else:
@@ -109,6 +112,8 @@ def prompts_from(text: str) -> tuple[str, ...]:
 def changes_from(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that the options name."""
     changes: dict[str, Any] = {f.name: v for f in dataclasses.fields(RunConfig) if (v := getattr(options, f.name)) is not None}
+    if "ratings_from" in changes:
+        changes["ratings_from"] = "; ".join(changes["ratings_from"])
     return changes | (dict(prompts=prompts_from(changes["prompts"])) if "prompts" in changes else {})
 
 
@@ -222,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
             return work(options.out)
         config = config_from(options)
         model_source(config)  # refuses a missing folder before the run's is made
-        RunStore.create(options.out, config).close()
+        earlier.create(options.out, config).close()
         return work(options.out)
     except (ConfigError, StoreError) as error:
         print(error, file=sys.stderr)

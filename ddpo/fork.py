@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.config import ConfigError, RunConfig
+from ddpo.earlier import create
 from ddpo.source import located
 from ddpo.store import INIT_LORA, RunStore, StoreError
 
@@ -17,7 +18,7 @@ KEPT = ("model", "model_config", "revision", "training", "lora_rank", "lora_alph
 
 def fork(store: RunStore, number: int, folder: Path, changes: Mapping[str, Any] | None = None) -> RunStore:
     """Make a run that begins with another run's state after a round. Its rounds count from 1; unless they are changed it has as many as are left, is
-    scored by what scored that round, and draws other prompts and seeds than its parent did.
+    scored by what scored that round, and draws other prompts and seeds than its parent did. A model of taste keeps the parent's ratings.
 
     Raises:
         ConfigError: a change that the state does not fit, or that cannot work.
@@ -27,7 +28,7 @@ def fork(store: RunStore, number: int, folder: Path, changes: Mapping[str, Any] 
         saved = ", ".join(map(str, store.checkpoints())) or "none"
         raise StoreError(f"Round {number} of {store.name} has no checkpoint. Saved rounds: {saved}.")
     config = config_of(store, number, changes or {})
-    return RunStore.create(folder, config, parent=(store, number))
+    return create(folder, config, (store, number))
 
 
 def config_of(store: RunStore, number: int, changes: Mapping[str, Any]) -> RunConfig:
@@ -52,6 +53,8 @@ def config_of(store: RunStore, number: int, changes: Mapping[str, Any]) -> RunCo
     own: dict[str, Any] = dict(
         rounds=max(1, parent.rounds - number), reward=store.reward_at(number), rating=store.rating, seed=(parent.seed + 7919 * number) % 2**31
     )
+    if parent.preference != "off" and (store.ratings() or parent.ratings_from):
+        own["ratings_from"] = str(store.folder)  # its own, and what it has from elsewhere
     if parent.init_lora:
         own["init_lora"] = str(store.folder / INIT_LORA)
     return located(parent.with_changes(**own).with_changes(**{name: value for name, value in changes.items() if name not in KEPT}))

@@ -15,10 +15,12 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from PIL import Image
 
 import rewards
+from ddpo import beliefs
 from ddpo.alarms import alarm_at, series_of
 from ddpo.card import base_name, facts, held_out_change, public_settings, rated_images, shown
 from ddpo.config import RunConfig, prompt_sets
@@ -107,6 +109,7 @@ def report(store: RunStore, number: int, naming: Naming, pairs: Sequence[Pair], 
         rewarded(store, number),
         training_pictures(store, number),
         ratings(store, number, naming),
+        believed(store, number),
         health(store, number, metrics),
         settings(store, number),
         again(store, number),
@@ -280,6 +283,35 @@ def ratings(store: RunStore, number: int, naming: Naming) -> Html:
         tag("p", f"{sum(rated.values()):,} images were rated, each counted once a person. {words if agreement is not None else ''}"),
         grid(("rater", "images rated", "in the reward"), rows),
     )
+
+
+BELIEVED = dict(
+    liked="What it takes people to like best",
+    disliked="What it takes them to like least",
+    unsure="Where it is least sure, and a rating would tell most",
+)
+"""The pictures that a model of taste shows, in words."""
+
+
+def believed(store: RunStore, number: int) -> Html:
+    """What the model of taste believes of the pictures up to this round; nothing where there is none, or it has gone on since."""
+    told = beliefs.read(store)
+    if told is None or told["round"] > number:
+        return Html("")
+    parts = [tag("p", beliefs.trust(told, "the raters")), tag("p", "Under each picture: what would be said of it (from −1 to 1), and what was.")]
+    for name, words in BELIEVED.items():
+        parts += [tag("h3", words), tag("div", *(_believed(store, told["images"][str(id)]) for id in told[name]), class_="strip")]
+    return section("What the model of taste believes", *parts)
+
+
+def _believed(store: RunStore, found: Mapping[str, Any]) -> Html:
+    try:
+        image = picture(_opened(store.folder / found["image"]), f"{found['prompt']}, round {found['round']}")
+    except OSError:
+        image = tag("p", "The picture's file is gone.", class_="note")
+    said = "not rated" if found["said"] is None else f"said: {shown(found['said'])}"
+    caption = tag("b", f"{shown(found['mean'])} ± {shown(found['wide'])}") + tag("span", said) + tag("br") + tag("bdi", short(found["prompt"], 40))
+    return tag("figure", image, tag("figcaption", Html(caption)))
 
 
 def health(store: RunStore, number: int, metrics: Metrics) -> Html:

@@ -5,11 +5,13 @@
     runs/<name>/
       config.json            written once before launch
       init_lora.safetensors  a copy of the LoRA that the run starts from, if it does
+      ratings/               a copy of the ratings from elsewhere that it learns from as well, if it does (ddpo/earlier.py)
       parent/                of a run that goes on from another one's round: a copy of that checkpoint, and parent.json, which names it
       run.db                 SQLite: WAL, synchronous=FULL, foreign keys on
       samples/0003/<sha>.png worker
       rounds/0003/           trajectory tensors, kept until the round's checkpoint exists
       checkpoints/0003/      adapter, optimiser state, header
+      taste.json             worker: what its model of taste believes, where it has one (ddpo/beliefs.py)
       worker.log, worker.lock
 
 One table, one writer. The worker writes round, sample, score, metric, probe, checkpoint, event, progress; the app writes rating,
@@ -29,7 +31,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,6 +136,7 @@ PATIENCE = 30.0
 """Seconds to wait for other processes' turns with a database."""
 
 INIT_LORA = "init_lora.safetensors"
+RATINGS = "ratings"
 PARENT = "parent"
 """The folder of what a run goes on from, where that is another run's round."""
 
@@ -291,11 +294,14 @@ class RunStore:
         self._migrate()
 
     @classmethod
-    def create(cls, folder: Path, config: RunConfig, parent: tuple[RunStore, int] | None = None) -> RunStore:
+    def create(
+        cls, folder: Path, config: RunConfig, parent: tuple[RunStore, int] | None = None, fill: Callable[[Path], None] | None = None
+    ) -> RunStore:
         """Make a run folder; its configuration is never written again.
 
         Args:
             parent: the run and the round whose state it goes on from, if it does.
+            fill: writes into the folder what else belongs to the run, before it is one.
 
         Raises:
             StoreError: a run of that name exists, the name cannot be a folder's, or the disk refuses.
@@ -314,6 +320,8 @@ class RunStore:
             shutil.rmtree(folder / PARENT, ignore_errors=True)  # of a fork that could not be made
             if parent is not None:
                 _copy_state(*parent, folder / PARENT)
+            if fill is not None:
+                fill(folder)
             partial = folder / "config.json.partial"
             config.save(partial)
             _sync(partial)

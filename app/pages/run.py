@@ -196,6 +196,7 @@ def facts(config: RunConfig, reward: str, parent: tuple[str, int] | None = None)
         *(["Runs code of", name] for name in files),
         ["Model", config.model],
         *([["Goes on from", f"{parent[0]}, round {parent[1]}"]] if parent else []),
+        *([["Learns from ratings of", ", ".join(Path(name).name for name in config.ratings_sources)]] if config.ratings_from else []),
         ["Prompts", words.count(len(config.prompts), "prompt")],
         ["Each round", f"{words.count(config.images_per_round, 'image')}, {config.images_per_prompt} per prompt"],
         ["Learning rate", f"{config.learning_rate:g}"],

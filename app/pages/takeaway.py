@@ -18,7 +18,7 @@ CHOICES: dict[str, tuple[str, str]] = {
     "pipeline": ("Whole model", "A zip of a diffusers folder that needs no base model. As large as the base model; takes a while."),
     "report": ("Report", "One page with curves, pictures before and after, ratings and settings. Opens anywhere, offline; takes a while."),
     "pairs": ("Preference pairs", "Which of two images you like better, with the images: for training other models."),
-    "ratings": ("Ratings", "Every rating in its order, as a table."),
+    "ratings": ("Ratings", "Every rating in its order, as a table, with the images. A new run can learn from it."),
     "imagefolder": ("Images", "All images with their prompts, scores and ratings."),
 }
 """What each kind of export is called, and what it is good for."""
