@@ -105,7 +105,7 @@ def image_rows(store: RunStore, rounds: Iterable[int]) -> list[Row]:
     """Every image with its prompt, what the round's reward said of it, and people's mean rating from -1 to 1 (None where nobody rated)."""
     found = []
     for number in rounds:
-        scored, said = store.scores(number, store.reward_at(number)), scores(store.asked(number), counting(store, number))
+        scored, said = store.scores(number, store.reward_at(number)), scores(store.asked(number), counting(store, number), store.weights)
         for sample in store.samples(number):
             score, rated = scored.get(sample.id), said.get(sample.id, Score(None))
             found.append(

@@ -276,13 +276,17 @@ def ratings(store: RunStore, number: int, naming: Naming) -> Html:
             for rater, opinion in opinions(store.asked(row.number), store.latest_ratings(row.number, row.closed_rating)).items():
                 told.setdefault(rater, {}).update(opinion)
     agreement, images = alpha(told.values())
-    rows = [(naming(rater), f"{count:,}", "left out" if rater in store.left_out else "counts") for rater, count in rated.most_common()]
+    rows = [(naming(rater), f"{count:,}", _counts(store, rater)) for rater, count in rated.most_common()]
     words = f"Krippendorff's α is {shown(agreement)}, from {images} images that several people rated (1 is full agreement, 0 what chance would give)."
     return section(
         "Ratings",
         tag("p", f"{sum(rated.values()):,} images were rated, each counted once a person. {words if agreement is not None else ''}"),
         grid(("rater", "images rated", "in the reward"), rows),
     )
+
+
+def _counts(store: RunStore, rater: str) -> str:
+    return "left out" if rater in store.left_out else "counts half" if rater in store.weights else "counts"
 
 
 BELIEVED = dict(

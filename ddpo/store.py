@@ -572,8 +572,8 @@ class RunStore:
             return int(cursor.lastrowid or 0)
 
     def choose(self, name: str, value: str) -> None:
-        """Settle something for the run from now on: ``rating``, the mode in which people rate; ``rater NAME``, whether a rater counts; or ``alarm``,
-        the round up to which people were told what goes wrong.
+        """Settle something for the run from now on: ``rating``, the mode in which people rate; ``rater NAME``, whether a rater counts (``in``,
+        ``half`` beside others, or ``out``); or ``alarm``, the round up to which people were told what goes wrong.
 
         Raises:
             ConfigError: the run cannot be rated in that mode.
@@ -598,6 +598,11 @@ class RunStore:
     def left_out(self) -> set[str]:
         """The raters whose ratings do not count."""
         return {name.removeprefix("rater ") for name, value in self.choices().items() if name.startswith("rater ") and value == "out"}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """How much raters count beside others, where it is less than others do."""
+        return {name.removeprefix("rater "): 0.5 for name, value in self.choices().items() if name.startswith("rater ") and value == "half"}
 
     def rounds(self) -> list[RoundRow]:
         return [RoundRow(*row) for row in self._rows(f"SELECT {ROUND_COLUMNS} FROM round ORDER BY number")]

@@ -137,11 +137,11 @@ class Taster:
         return rated
 
     def _said(self, row: RoundRow) -> dict[int, Score]:
-        """What people said of a round, by sample id: as it was written down, or where a rater was ever left out, folded anew from those who count."""
+        """What people said of a round, by sample id: as it was written down, or where it was ever settled how much a rater counts, folded anew."""
         said = self.store.scores(row.number, "human")
         if not said or not any(name.startswith("rater ") for name in self.store.choices()):
             return said
-        return scores(self.store.asked(row.number), self.store.latest_ratings(row.number, row.closed_rating))
+        return scores(self.store.asked(row.number), self.store.latest_ratings(row.number, row.closed_rating), self.store.weights)
 
     def _taste(self, number: int, rows: list[SampleRow]) -> Taste | None:
         """What the ratings of all rounds up to one say, and those from elsewhere; None while there are none. ``rows`` are the images that it will be

@@ -25,6 +25,8 @@ LIGHT = (
     "ddpo.blind",
     "ddpo.alarms",
     "ddpo.fork",
+    "ddpo.earlier",
+    "ddpo.beliefs",
 )
 HEAVY = ("torch", "diffusers", "transformers", "peft", "safetensors", "accelerate")
 MAY_IMPORT = {

@@ -24,6 +24,8 @@ PATIENCE_SECONDS = 10.0
 
 EVENTS_SHOWN = 60
 STRIP_IMAGES = 16
+COUNTS = dict(count="in", halve="half", leave_out="out")
+"""How much a rater can count, by what is asked for."""
 PHASES = ("Make images", "Score", "Learn", "Save")
 PHASE_WORDS = dict(zip(MARKS, ("Making images", "Scoring", "Learning", "Saving"), strict=True))
 
@@ -226,7 +228,7 @@ def steer(store: RunStore, launcher: Launcher, kind: str, reward: str = "", rate
 
     Args:
         reward: what shall score from now on, where ``kind`` is reward.
-        rater: who shall not count from now on, where ``kind`` is leave_out, or count again, where it is count.
+        rater: who counts as others do from now on, where ``kind`` is count, half beside others, where it is halve, or not, where it is leave_out.
 
     Raises:
         LaunchError: the process could not be started or ended.
@@ -236,10 +238,10 @@ def steer(store: RunStore, launcher: Launcher, kind: str, reward: str = "", rate
     if kind == "reward":
         store.add_request("reward", reward=located_reward(reward))
         return None if status.alive else "It scores once you press Resume."
-    if kind in ("leave_out", "count"):
+    if kind in COUNTS:
         if all(rater != each["name"] for each in raters_value(store)["raters"]):
             raise LaunchError(f"Nobody called {rater[:80]!r} rated this run.")
-        store.choose(f"rater {rater}", "out" if kind == "leave_out" else "in")
+        store.choose(f"rater {rater}", COUNTS[kind])
         return None
     if kind == "launch":
         launcher.start(store.folder)
