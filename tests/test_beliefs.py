@@ -25,9 +25,9 @@ from rewards.preference import OWN, Taste
 from tests.toys import add_images, filled_run
 
 
-def tasted(folder: Path, earlier: Path | None = None, rounds: int = 2) -> RunStore:
+def tasted(folder: Path, earlier: Path | None = None, rounds: int = 2, prompts: tuple[str, ...] = RunConfig().prompts) -> RunStore:
     """A run of sixteen pictures a round, of which people like the bright ones, whose model of taste has said what it makes of the last round."""
-    config = RunConfig(preference="lead", images_per_round=16, images_per_prompt=8, rounds=4, ratings_from=str(earlier or ""))
+    config = RunConfig(preference="lead", images_per_round=16, images_per_prompt=8, rounds=4, ratings_from=str(earlier or ""), prompts=prompts)
     store = create(folder, config)
     taster = Taster(config, store)
     for number in range(1, rounds + 1):
