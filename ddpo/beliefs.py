@@ -85,7 +85,7 @@ def trust(told: Mapping[str, Any], who: str = "you") -> str:
     share = f"in {100 * told['accuracy']:.0f} of 100 cases without having seen {whose} answer"
     picked = f"Of two images of a prompt it picks the one that {who} like better {share}"
     if told["least"] <= 0.5:
-        return f"{based}. {picked}; by chance it would be 50. That may still be luck: rate on."
+        return f"{based}. {picked}; by chance it would be 50. It is not surely better than that yet: rate on."
     missing = told.get("more")
     if missing is None:
         more = ""
