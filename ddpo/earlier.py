@@ -191,6 +191,11 @@ def _of_run(path: Path) -> list[Source]:
     return found
 
 
+def has_ratings(store: RunStore) -> bool:
+    """Whether a run has ratings that another one can learn from: its own, or from elsewhere."""
+    return bool(sources_in(store.folder)) or any(opinions(store.asked(row.number), counting(store, row.number)) for row in store.rounds())
+
+
 # --- files ----------------------------------------------------------------------------------------------------------------------
 
 

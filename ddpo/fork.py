@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.config import ConfigError, RunConfig
-from ddpo.earlier import create
+from ddpo.earlier import create, has_ratings
 from ddpo.source import located
 from ddpo.store import INIT_LORA, RunStore, StoreError
 
@@ -53,8 +53,8 @@ def config_of(store: RunStore, number: int, changes: Mapping[str, Any]) -> RunCo
     own: dict[str, Any] = dict(
         rounds=max(1, parent.rounds - number), reward=store.reward_at(number), rating=store.rating, seed=(parent.seed + 7919 * number) % 2**31
     )
-    if parent.preference != "off" and (store.ratings() or parent.ratings_from):
-        own["ratings_from"] = str(store.folder)  # its own, and what it has from elsewhere
+    learns = changes.get("preference", parent.preference) != "off"
+    own["ratings_from"] = str(store.folder) if learns and has_ratings(store) else ""  # its own, and what it has from elsewhere
     if parent.init_lora:
         own["init_lora"] = str(store.folder / INIT_LORA)
     return located(parent.with_changes(**own).with_changes(**{name: value for name, value in changes.items() if name not in KEPT}))
