@@ -1,5 +1,5 @@
-"""The few calls that other programs may make: start, stop, status, metrics, change_reward, retry, list_batch, rate, apply, export, compare and
-blind_results."""
+"""The few calls that other programs may make: start, stop, status, metrics, change_reward, retry, list_batch, rate, count_rater, apply, export,
+compare and blind_results."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
         """Ask a reward that failed once more; returns the run's status."""
         return steer(name, "retry")
 
-    def steer(name: str, kind: str, reward: str = "") -> dict[str, Any]:
+    def steer(name: str, kind: str, reward: str = "", rater: str = "") -> dict[str, Any]:
         try:
-            run.steer(runs.open(name), launcher, kind, reward)
+            run.steer(runs.open(name), launcher, kind, reward, rater)
         except (StoreError, LaunchError, RewardError) as error:
             raise gr.Error(str(error), print_exception=False) from error
         return status(name)
@@ -110,6 +110,13 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
             return store.add_rating(client_id or uuid.uuid4().hex, int(image), rater, kind, value, other=None if other is None else int(other))
         except StoreError as error:
             raise gr.Error(str(error), print_exception=False) from error
+
+    def count_rater(name: str, rater: str, weight: float = 1.0) -> dict[str, Any]:
+        """Have a rater count as others do (1), half beside others (0.5), or not (0); scores are worked out anew. Returns the run's status."""
+        kinds = {1.0: "count", 0.5: "halve", 0.0: "leave_out"}
+        if weight not in kinds:
+            raise gr.Error(f"weight is {weight!r}; choose 1, 0.5 or 0.", print_exception=False)
+        return steer(name, kinds[weight], rater=rater)
 
     def apply(name: str, number: int) -> dict[str, Any]:
         """Have the run learn from its ratings of a round, as Enter does on the page; returns the run's status."""
@@ -145,5 +152,5 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
         except ComparisonError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    for call in (start, stop, status, metrics, change_reward, retry, list_batch, rate, apply, export, compare, blind_results):
+    for call in (start, stop, status, metrics, change_reward, retry, list_batch, rate, count_rater, apply, export, compare, blind_results):
         gr.api(call, api_name=call.__name__, queue=False)

@@ -89,8 +89,9 @@ def board_json(store: RunStore, rater: str) -> dict[str, Any]:
     applying = not closed and is_applying(store, number)
     turn = is_turn(store, status, row)
     mode, absent = store.rating, store.left_out
-    teaches = signal(samples, {id: [each for each in said if each.rater not in absent] for id, said in ratings.items()})
-    told = {name: found for name, found in opinions(asked_of(samples), ratings).items() if name != rater and name not in absent}
+    teaches = signal(samples, {id: [each for each in said if each.rater not in absent] for id, said in ratings.items()}, store.weights)
+    others = {name: found for name, found in opinions(asked_of(samples), ratings).items() if name != rater and name not in absent}
+    told = [(found, store.weights.get(name, 1.0) / store.weights.get(rater, 1.0)) for name, found in others.items()]
     expected, per_prompt, places = _shape(store, row, samples)
     again = repeated(store, number, rater, per_prompt) if rated and row and _is_shaped(config, row) else []
     if again:
@@ -121,7 +122,7 @@ def board_json(store: RunStore, rater: str) -> dict[str, Any]:
         "making": config.images_per_round,
         "per_set": set_size(per_prompt) if mode == "best-worst" else per_prompt,
         "images": [
-            _image_json(store.name, sample, place, own.get(sample.id), [found[sample.id] for found in told.values() if sample.id in found])
+            _image_json(store.name, sample, place, own.get(sample.id), [(found[sample.id], weight) for found, weight in told if sample.id in found])
             | {"score": scored[sample.id].value if sample.id in scored else None, "set": group, "again": sample.round != number}
             for sample, place, group in zip(images, places, sets, strict=True)
         ],
@@ -212,8 +213,8 @@ def modes_of(config: RunConfig) -> list[str]:
     return [mode for mode in VALUES if config.images_per_prompt > 1 or mode in ("thumbs", "stars")]
 
 
-def _image_json(run: str, sample: SampleRow, place: int, own: RatingRow | None, others: Sequence[float]) -> dict[str, Any]:
-    """One image: the asking rater's mark, and the sum and number of the other raters' opinions."""
+def _image_json(run: str, sample: SampleRow, place: int, own: RatingRow | None, others: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """One image: the asking rater's mark, and the sum and the weight of the other raters' opinions, each beside the asking one's."""
     sha = Path(sample.image).stem
     return {
         "id": sample.id,
@@ -222,15 +223,15 @@ def _image_json(run: str, sample: SampleRow, place: int, own: RatingRow | None, 
         "url": f"/studio/runs/{run}/image/{sample.id}?v={sha}",
         "prompt": sample.prompt,
         "rating": {"kind": own.kind, "value": own.value} if own else None,
-        "others": [sum(others), len(others)],
+        "others": [sum(value * weight for value, weight in others), sum(weight for _, weight in others)],
     }
 
 
-def signal(samples: Iterable[SampleRow], ratings: Ratings) -> dict[str, Any]:
+def signal(samples: Iterable[SampleRow], ratings: Ratings, weights: Mapping[str, float] | None = None) -> dict[str, Any]:
     """What the ratings teach: only differences between images of one prompt do."""
     asked = asked_of(samples)
     values: dict[str, list[float]] = {prompt: [] for prompt in asked.values()}
-    for id, score in scores(asked, ratings).items():
+    for id, score in scores(asked, ratings, weights).items():
         if score.value is not None:
             values[asked[id]].append(score.value)
     carrying = sum(len({round(value, 9) for value in found}) > 1 for found in values.values())
@@ -263,7 +264,7 @@ def apply_refusal(store: RunStore, number: int) -> str:
         return f"Round {number} has no board that waits; the one of round {row.number} is on the page."
     if row.sampled_at is None:
         return f"Round {number} is still making images."
-    if not signal(board_of(store, number), store.latest_ratings(number))["carrying"]:
+    if not signal(board_of(store, number), store.latest_ratings(number), store.weights)["carrying"]:
         return "Nothing to learn yet: rate at least two images of one prompt differently."
     return ""
 

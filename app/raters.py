@@ -54,6 +54,7 @@ def _value(store: RunStore, _said: tuple[int, ...]) -> dict[str, Any]:
                 again.setdefault(rater, []).append((max(e.id for e in late if e.rater == rater), same, pairs))
     agreement, images = alpha(found for name, found in told.items() if name not in absent)
     raters = [_rater(name, events, [each for each in again.get(name, ()) if each[2]], name not in absent) for name, events in by_rater.items()]
+    raters = [each | dict(half=each["name"] in store.weights) for each in raters]
     text = f"Agreement between raters: {words.number(agreement)} (Krippendorff’s α; 1 is full, 0 is chance), from {words.count(images, 'image')}"
     return dict(raters=raters, agreement=text if agreement is not None else "")
 

@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from app.board import apply_refusal, board_json, board_revision, rating_refusal
 from app.runs import Runs
 from ddpo.config import ConfigError
-from ddpo.store import REQUESTS, ProbeRow, RunStore, SampleRow, StoreError
+from ddpo.store import RATINGS, REQUESTS, ProbeRow, RunStore, SampleRow, StoreError
 from rewards.base import RewardError
 from rewards.human import valid
 
@@ -32,6 +32,8 @@ ASKED = tuple(kind for kind in REQUESTS if kind != "reward")
 """What may be asked for here; another reward is chosen on the Run page, which checks it."""
 LARGEST_ID = 2**63 - 1
 IMAGE_FILE = re.compile(r"samples/\d{4,}/([0-9a-f]{8,64})\.png")
+EARLIER_FILE = re.compile(r"[0-9a-f]{32}\.(png|jpg|webp)")
+EARLIER_TYPES = dict(png="image/png", jpg="image/jpeg", webp="image/webp")
 IMMUTABLE = "private, max-age=31536000, immutable"
 
 T = TypeVar("T")
@@ -57,6 +59,10 @@ def build_router(runs: Path | Runs) -> APIRouter:
     @router.get("/probe/{probe_id}")
     async def probe(run: str, probe_id: int, request: Request) -> Response:
         return await run_in_threadpool(_image, all_runs, run, RunStore.probe, probe_id, request.headers.get("if-none-match", ""))
+
+    @router.get("/earlier/{name}")
+    async def earlier(run: str, name: str) -> Response:
+        return await run_in_threadpool(_earlier, all_runs, run, name)
 
     @router.get("/board")
     async def board(run: str, rater: Rater = "me", since: str = "") -> Response:
@@ -95,6 +101,19 @@ def _image(runs: Runs, run: str, find: Callable[[RunStore, int], SampleRow | Pro
         return Response(status_code=304, headers=headers)
     try:
         return Response((store.folder / sample.image).read_bytes(), media_type="image/png", headers=headers)
+    except OSError as error:
+        raise HTTPException(404, "The image's file is gone.") from error
+
+
+def _earlier(runs: Runs, run: str, name: str) -> Response:
+    """An image that came with ratings from elsewhere; its name is its hash."""
+    store = open_run(runs, run)
+    found = EARLIER_FILE.fullmatch(name)
+    if not found:
+        raise HTTPException(404, "There is no such image.")
+    headers = {"Cache-Control": IMMUTABLE, "X-Content-Type-Options": "nosniff"}
+    try:
+        return Response((store.folder / RATINGS / "images" / name).read_bytes(), media_type=EARLIER_TYPES[found[1]], headers=headers)
     except OSError as error:
         raise HTTPException(404, "The image's file is gone.") from error
 

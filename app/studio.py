@@ -10,7 +10,7 @@ from app import api
 from app.comparing import Comparing
 from app.exports import Exports
 from app.launch import Launcher, LaunchError
-from app.pages import alarm, compare, library, new_run, progress, rate, rewards, run, takeaway
+from app.pages import alarm, compare, library, new_run, progress, rate, rewards, run, takeaway, taste
 from app.runs import Runs
 from app.scoring import Scoring
 from app.views import Views
@@ -56,6 +56,7 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports, comparing: Co
             with gr.Tab("Progress", id="progress"):
                 banner = alarm.build()
                 charts, gallery = progress.build(round_images, round_strip, run_curves)
+                believed = taste.build()
                 taken = takeaway.build()
             with gr.Tab("Compare", id="compare"):
                 pairs = compare.build(prompts_of)
@@ -65,12 +66,12 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports, comparing: Co
                 shelf = library.build()
         timer = gr.Timer(1.0)
 
-        shown = [bar, panel, banner, charts, gallery, taken, pairs, scores, shelf, board, seen]
+        shown = [bar, panel, banner, charts, gallery, believed, taken, pairs, scores, shelf, board, seen]
 
         def load(request: gr.Request) -> list[Any]:
             asked = request.query_params.get("run") or views.first()
             first = new_run.suggest_name(runs, "rate")
-            return [asked, gr.update(open=asked is None), first, *views.changes(asked, None)]
+            return [asked, gr.update(open=asked is None), first, new_run.earlier_choices(runs), *views.changes(asked, None)]
 
         def tick(selected: str, told: str) -> list[Any]:
             return views.changes(selected, told)
@@ -120,7 +121,9 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports, comparing: Co
             return [selected, *views.changes(selected, told)]
 
         api.publish(runs, launcher, exports, comparing, scoring)  # first: its names go before those of the page's own events
-        loaded = blocks.load(load, None, [name, fresh, suggested, *shown], **QUIET)
+        earlier = form.settings["ratings_from"]
+        loaded = blocks.load(load, None, [name, fresh, suggested, earlier, *shown], **QUIET)
+        fresh.expand(lambda: new_run.earlier_choices(runs), None, earlier, **QUIET)
         # In the browser, when the answer is there: by then somebody may have typed a name.
         loaded.then(None, [form.name, suggested], form.name, js="(typed, suggested) => typed || suggested", **QUIET)
         timer.tick(tick, [name, seen], shown, **QUIET)

@@ -17,13 +17,13 @@ from typing import Any
 import gradio as gr
 
 from app.launch import Launcher
-from app.pages import alarm, compare, library, progress, rate, rewards, run, takeaway
+from app.pages import alarm, compare, library, progress, rate, rewards, run, takeaway, taste
 from app.runs import Runs
 from ddpo.config import ConfigError
 from ddpo.store import RunStore, StoreError
 from rewards.base import RewardError
 
-NAMES = ("bar", "panel", "alarm", "charts", "gallery", "takeaway", "compare", "rewards", "library", "board")
+NAMES = ("bar", "panel", "alarm", "charts", "gallery", "taste", "takeaway", "compare", "rewards", "library", "board")
 """The values, in the order in which :meth:`Views.changes` gives them; what was seen comes last."""
 
 UNREADABLE = (StoreError, ConfigError, RewardError, sqlite3.Error, OSError, TypeError, ValueError, LookupError)
@@ -80,7 +80,12 @@ class Views:
         common = dict(library=dict(run=name, cards=cards), board=rate.board_value(name if name in names else None))
         common |= dict(compare=compare.page_value(name if name in names else None, comparable))
         empty = dict(
-            alarm=dict(run=None), charts=dict(run=None), gallery=dict(run=None), takeaway=dict(run=None), rewards=rewards.page_value(dict(run=None))
+            alarm=dict(run=None),
+            charts=dict(run=None),
+            gallery=dict(run=None),
+            taste=dict(run=None),
+            takeaway=dict(run=None),
+            rewards=rewards.page_value(dict(run=None)),
         )
         if name not in names:
             return dict(bar=bar, panel=dict(kind="missing", text=f"There is no run called {name}.") if name else dict(kind="none"), **empty, **common)
@@ -90,7 +95,7 @@ class Views:
             panel = run.panel_value(store, self.launcher)
             gallery = progress.gallery_value(store)
             shown = dict(charts=progress.charts_value(store) | dict(runs=names), gallery=gallery, takeaway=takeaway.takeaway_value(store))
-            shown |= dict(alarm=alarm.alarm_value(store), rewards=rewards.page_value(gallery))
+            shown |= dict(alarm=alarm.alarm_value(store), taste=taste.taste_value(store), rewards=rewards.page_value(gallery))
             return dict(bar=bar, panel=panel, **shown, **common)
         except UNREADABLE as error:
             return dict(bar=bar, panel=dict(kind="broken", text=_reason(error)), **empty, **common)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ddpo import earlier
 from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts
 from ddpo.export import EXPORTS, PICTURES, PRECISIONS, REACH, ExportError, export
 from ddpo.fork import fork
@@ -109,6 +110,8 @@ def add_setting(section: argparse._ArgumentGroup, field: dataclasses.Field[Any])
         section.add_argument(
             flag, metavar="SET|FILE|TEXT", help=f"{help} A set ({', '.join(prompt_sets())}), a text file, or prompts separated by ;."
         )
+    elif field.name == "ratings_from":
+        section.add_argument(flag, nargs="+", metavar="RUN|FILE", help=help)
     elif field.type == "bool":
         section.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f"{help} (default: {field.default})")
     else:
@@ -137,6 +140,8 @@ def unseen_from(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
 def changes_from(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that the options name."""
     changes: dict[str, Any] = {f.name: v for f in dataclasses.fields(RunConfig) if (v := getattr(options, f.name)) is not None}
+    if "ratings_from" in changes:
+        changes["ratings_from"] = "; ".join(changes["ratings_from"])
     return changes | (dict(prompts=prompts_from(changes["prompts"])) if "prompts" in changes else {})
 
 
@@ -276,7 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = config_from(options)
         model_source(config)  # refuses a missing folder before the run's is made
         require(config)
-        RunStore.create(options.out, config).close()
+        earlier.create(options.out, config).close()
         return work(options.out)
     except (ConfigError, StoreError) as error:
         print(error, file=sys.stderr)

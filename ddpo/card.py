@@ -219,7 +219,8 @@ TITLES = dict(ratings="ratings", pairs="preference pairs", imagefolder="rated im
 DATA = {
     "ratings": (
         "`ratings.csv` and `ratings.jsonl` hold the same: every event in the order in which it came, `kind` thumbs (-1 or 1), stars (1 to 5), skip "
-        "or clear (an earlier rating taken back). `counts` marks each rater's last word, which the model learned from. Times are seconds since 1970.",
+        "or clear (an earlier rating taken back). `counts` marks each rater's last word, which the model learned from. Times are seconds since 1970. "
+        "`metadata.jsonl` names the images that people were asked about, in the order of the board.",
         'import pandas\n\nratings = pandas.read_json("ratings.jsonl", lines=True)\n'
         'print(ratings[ratings.counts].groupby("prompt").value.mean())\n',
     ),
@@ -257,6 +258,7 @@ def public_settings(config: RunConfig) -> dict[str, Any]:
     changes |= {
         name: Path(getattr(config, name)).name for name in ("model_config", "reward_vlm", "init_lora") if Path(getattr(config, name)).is_absolute()
     }
+    changes["ratings_from"] = "; ".join(Path(name).name for name in config.ratings_sources)
     if "://" in config.reward_vlm:
         changes["reward_vlm"] = config.reward_vlm.rpartition("#")[2]
     return {name: value for name, value in (asdict(config) | changes).items() if name != "prompts"}

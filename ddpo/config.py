@@ -56,7 +56,9 @@ DEVICES = (r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", "auto, cpu, cuda, cuda:1, mps")
 """The form of a device's name, and examples."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Task": ("model", "revision", "model_config", "reward", "reward_models", "reward_vlm", "prompts", "rating", "repeats", "preference", "ahead"),
+    "Task": ("model", "revision", "model_config", "reward", "reward_models", "reward_vlm", "prompts", "rating", "repeats", "preference",
+        "ratings_from", "ahead",
+    ),
     "Rounds": ("rounds", "images_per_round", "images_per_prompt", "board_images", "board_every", "images_per_update", "passes", "seed"),
     "Sampling": ("steps", "guidance", "eta", "shared_start", "resolution"),
     "Objective": (
@@ -124,6 +126,10 @@ class RunConfig:
         "off",
         "A model of your taste, from all your ratings so far: `assist` scores the images you did not rate, `lead` all, once it surely beats chance.",
         choices=("off", "assist", "lead"),
+    )
+    ratings_from: str = setting(
+        "",
+        "Ratings that the model of your taste learns from as well: earlier runs, or what was taken away of them, separated by ;. They are copied.",
     )
     board_images: int = setting(
         0, "How many of a round's images you are shown: those whose ratings tell the model of your taste most; 0 is all.", low=0, high=4096
@@ -347,6 +353,11 @@ class RunConfig:
                 f"board_every is {self.board_every} and preference is {self.preference}: in rounds without a board nobody would say what is good. "
                 "Choose preference lead, or board_every 1."
             )
+        if self.ratings_sources and self.preference == "off":
+            raise ConfigError(
+                f"ratings_from is {self.ratings_from!r} and preference is off: earlier ratings are learned from by the model of your taste only. "
+                "Choose preference lead or assist, or leave ratings_from empty."
+            )
         if k < 2 and self.rating in ("best", "best-worst", "pairs"):
             raise ConfigError(
                 f"images_per_prompt is 1 and rating is {self.rating}, which compares the images of one prompt. "
@@ -426,6 +437,11 @@ class RunConfig:
     def rated_by_people(self) -> bool:
         """Whether the run begins with people's ratings."""
         return "human" in rewards.parts(self.reward)
+
+    @property
+    def ratings_sources(self) -> tuple[str, ...]:
+        """The runs and files whose ratings are learned from as well."""
+        return tuple(name.strip() for name in self.ratings_from.split(";") if name.strip())
 
     @property
     def watched_rewards(self) -> tuple[str, ...]:

@@ -37,14 +37,14 @@ def rating_rows(store: RunStore, rounds: Iterable[int], naming: Naming) -> list[
     """Every rating event, oldest first. ``counts`` says whether it is its rater's last word on that image before the round learned from it."""
     found = []
     for number in rounds:
-        counting = {row.id for rows in _counting(store, number).values() for row in rows}
+        last = {row.id for rows in counting(store, number).values() for row in rows}
         samples = {sample.id: sample for sample in store.samples(number)}
         for row in store.ratings(number):
             sample = samples[row.sample]
             found.append(
                 dict(
                     id=row.id, round=number, image=picture_name(sample), prompt=sample.prompt, seed=sample.seed, rater=naming(row.rater),
-                    kind=row.kind, value=row.value, other=picture_name(samples[row.other]) if row.other else None, counts=row.id in counting,
+                    kind=row.kind, value=row.value, other=picture_name(samples[row.other]) if row.other else None, counts=row.id in last,
                     shown_at=row.shown_at, answered_at=row.answered_at, saved_at=row.created_at,
                 )
             )  # fmt: skip
@@ -57,10 +57,10 @@ def pair_rows(store: RunStore, rounds: Iterable[int], naming: Naming) -> list[Ro
     a pair is taken as it is; marks, of whatever mode, by the opinions that they come to (:func:`rewards.human.opinions`)."""
     found: list[Row] = []
     for number in rounds:
-        samples, asked, counting = {sample.id: sample for sample in store.samples(number)}, store.asked(number), _counting(store, number)
-        said = [row for rows in counting.values() for row in rows]
+        samples, asked, last = {sample.id: sample for sample in store.samples(number)}, store.asked(number), counting(store, number)
+        said = [row for rows in last.values() for row in rows]
         told: dict[tuple[str, frozenset[int]], tuple[float, float]] = {}
-        marks = {id: [row for row in rows if row.other is None] for id, rows in counting.items()}
+        marks = {id: [row for row in rows if row.other is None] for id, rows in last.items()}
         for rater, opinion in opinions(asked, marks).items():
             for one, other in itertools.combinations(sorted(opinion), 2):
                 if asked[one] == asked[other]:
@@ -81,6 +81,16 @@ def pair_rows(store: RunStore, rounds: Iterable[int], naming: Naming) -> list[Ro
     return [row | dict(num_example_per_prompt=of_prompt[row["caption"]]) for row in found]
 
 
+def board_rows(store: RunStore, rounds: Iterable[int]) -> list[Row]:
+    """Every image that people were asked about in rounds that somebody rated, in the order of the board: what the events are about."""
+    return [
+        dict(file_name=picture_name(sample), prompt=sample.prompt, round=number, seed=sample.seed)
+        for number in rounds
+        if store.ratings(number)
+        for sample in store.board(number)
+    ]
+
+
 def _pair(one: SampleRow, other: SampleRow, better: float) -> Row:
     """One comparison of two images of a prompt; ``better`` is above 0 where the first one won, and 0 for a tie."""
     label = 0.5 if better == 0 else float(better > 0)
@@ -95,7 +105,7 @@ def image_rows(store: RunStore, rounds: Iterable[int]) -> list[Row]:
     """Every image with its prompt, what the round's reward said of it, and people's mean rating from -1 to 1 (None where nobody rated)."""
     found = []
     for number in rounds:
-        scored, said = store.scores(number, store.reward_at(number)), scores(store.asked(number), _counting(store, number))
+        scored, said = store.scores(number, store.reward_at(number)), scores(store.asked(number), counting(store, number), store.weights)
         for sample in store.samples(number):
             score, rated = scored.get(sample.id), said.get(sample.id, Score(None))
             found.append(
@@ -107,7 +117,7 @@ def image_rows(store: RunStore, rounds: Iterable[int]) -> list[Row]:
     return found
 
 
-def _counting(store: RunStore, number: int) -> dict[int, list[RatingRow]]:
+def counting(store: RunStore, number: int) -> dict[int, list[RatingRow]]:
     """Each rater's last word on each image of a round, up to when the round was closed."""
     row = store.round(number)
     return store.latest_ratings(number, row.closed_rating if row else None)

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ddpo.card import data_card, generalisation_card, model_card
-from ddpo.dataset import Row, copy_pictures, image_rows, pair_rows, raters_of, rating_rows, write_lines, write_table
+from ddpo.dataset import Row, board_rows, copy_pictures, image_rows, pair_rows, raters_of, rating_rows, write_lines, write_table
 from ddpo.generalisation import TRAINED, Report, groups_of, measure
 from ddpo.report import Pair, held_out_pairs, report, watched_pairs
 from ddpo.result import result_until, rolled_back
@@ -25,7 +25,7 @@ MODELS = {
     "pipeline": "the whole model as a diffusers folder, the LoRA merged in",
 }
 DATA = {
-    "ratings": "every rating, as CSV and JSON lines",
+    "ratings": "every rating, as CSV and JSON lines, with the images that were rated",
     "pairs": "preference pairs in Pick-a-Pic's columns, with their images",
     "imagefolder": "the images, with prompts, scores and ratings",
 }
@@ -256,11 +256,15 @@ def write_data(store: RunStore, kind: str, folder: Path, number: int | None, nam
         rows = image_rows(store, rounds)
     if not rows:
         raise ExportError(f"{store.name} has nothing to take away as {kind} yet: {EMPTY[kind]}")
+    used: set[str] | None = None
     if kind == "ratings":
+        board = board_rows(store, rounds)
         write_table(rows, folder / "ratings.csv")
-    else:
-        used = {row[side] for row in rows for side in ("jpg_0", "jpg_1")} if kind == "pairs" else None
-        copy_pictures(store, rounds, folder, used)
+        write_lines(board, folder / "metadata.jsonl")
+        used = {row["file_name"] for row in board}
+    elif kind == "pairs":
+        used = {row[side] for row in rows for side in ("jpg_0", "jpg_1")}
+    copy_pictures(store, rounds, folder, used)
     write_lines(rows, folder / ("metadata.jsonl" if kind == "imagefolder" else f"{kind}.jsonl"))
     (folder / "README.md").write_text(data_card(store, kind, rows, names), encoding="utf-8", errors="replace")
 

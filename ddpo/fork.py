@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.config import ConfigError, RunConfig
+from ddpo.earlier import create, has_ratings
 from ddpo.source import located
 from ddpo.store import FORK, INIT_LORA, RunStore, StoreError
 from ddpo.tracker import require
@@ -18,7 +19,8 @@ KEPT = ("model", "model_config", "revision", "training", "lora_rank", "lora_alph
 
 def fork(store: RunStore, number: int, folder: Path, changes: Mapping[str, Any] | None = None) -> RunStore:
     """Make a run that begins with another run's state after a round. Its rounds count from 1; unless they are changed it has as many as are left, is
-    scored by what scored that round, and draws other prompts and seeds than its parent did. The parent writes down that it was made.
+    scored by what scored that round, and draws other prompts and seeds than its parent did. A model of taste keeps the parent's ratings. The parent
+    writes down that it was made.
 
     Raises:
         ConfigError: a change that the state does not fit, or that cannot work.
@@ -29,7 +31,7 @@ def fork(store: RunStore, number: int, folder: Path, changes: Mapping[str, Any] 
         raise StoreError(f"Round {number} of {store.name} has no checkpoint. Saved rounds: {saved}.")
     config = config_of(store, number, changes or {})
     require(config)
-    made = RunStore.create(folder, config, parent=(store, number))
+    made = create(folder, config, (store, number))
     store.choose(f"{FORK}{made.name}", f"{number} {', '.join(changed(changes or {}))}".strip())
     return made
 
@@ -61,6 +63,8 @@ def config_of(store: RunStore, number: int, changes: Mapping[str, Any]) -> RunCo
     own: dict[str, Any] = dict(
         rounds=max(1, parent.rounds - number), reward=store.reward_at(number), rating=store.rating, seed=(parent.seed + 7919 * number) % 2**31
     )
+    learns = changes.get("preference", parent.preference) != "off"
+    own["ratings_from"] = str(store.folder) if learns and has_ratings(store) else ""  # its own, and what it has from elsewhere
     if parent.init_lora:
         own["init_lora"] = str(store.folder / INIT_LORA)
     return located(parent.with_changes(**own).with_changes(**{name: value for name, value in changes.items() if name not in KEPT}))

@@ -16,11 +16,12 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from PIL import Image
 
 import rewards
-from ddpo import blind
+from ddpo import beliefs, blind
 from ddpo.alarms import judged
 from ddpo.card import REACH, base_name, facts, held_out_change, public_settings, rated_images
 from ddpo.config import RunConfig, prompt_sets
@@ -116,6 +117,7 @@ def report(store: RunStore, number: int, naming: Naming, pairs: Sequence[Pair], 
         rewarded(store, number),
         training_pictures(store, number),
         ratings(store, number, naming),
+        believed(store, number),
         health(store, number, metrics),
         settings(store, number),
         again(store, number),
@@ -325,13 +327,46 @@ def ratings(store: RunStore, number: int, naming: Naming) -> Html:
             for rater, opinion in opinions(store.asked(row.number), store.latest_ratings(row.number, row.closed_rating)).items():
                 told.setdefault(rater, {}).update(opinion)
     agreement, images = alpha(told.values())
-    rows = [(naming(rater), f"{count:,}", "left out" if rater in store.left_out else "counts") for rater, count in rated.most_common()]
+    rows = [(naming(rater), f"{count:,}", _counts(store, rater)) for rater, count in rated.most_common()]
     words = f"Krippendorff's α is {shown(agreement)}, from {images} images that several people rated (1 is full agreement, 0 what chance would give)."
     return section(
         "Ratings",
         tag("p", f"{sum(rated.values()):,} images were rated, each counted once a person. {words if agreement is not None else ''}"),
         grid(("rater", "images rated", "in the reward"), rows),
     )
+
+
+def _counts(store: RunStore, rater: str) -> str:
+    return "left out" if rater in store.left_out else "counts half" if rater in store.weights else "counts"
+
+
+BELIEVED = dict(
+    liked="What it takes people to like best",
+    disliked="What it takes them to like least",
+    unsure="Where it is least sure, and a rating would tell most",
+)
+"""The pictures that a model of taste shows, in words."""
+
+
+def believed(store: RunStore, number: int) -> Html:
+    """What the model of taste believes of the pictures up to this round; nothing where there is none, or it has gone on since."""
+    told = beliefs.read(store)
+    if told is None or told["round"] > number:
+        return Html("")
+    parts = [tag("p", beliefs.trust(told, "the raters")), tag("p", "Under each picture: what would be said of it (from −1 to 1), and what was.")]
+    for name, words in BELIEVED.items():
+        parts += [tag("h3", words), tag("div", *(_believed(store, told["images"][str(id)]) for id in told[name]), class_="strip")]
+    return section("What the model of taste believes", *parts)
+
+
+def _believed(store: RunStore, found: Mapping[str, Any]) -> Html:
+    try:
+        image = picture(_opened(store.folder / found["image"]), f"{found['prompt']}, round {found['round']}")
+    except OSError:
+        image = tag("p", "The picture's file is gone.", class_="note")
+    said = "not rated" if found["said"] is None else f"said: {shown(found['said'])}"
+    caption = tag("b", f"{shown(found['mean'])} ± {shown(found['wide'])}") + tag("span", said) + tag("br") + tag("bdi", short(found["prompt"], 40))
+    return tag("figure", image, tag("figcaption", Html(caption)))
 
 
 def health(store: RunStore, number: int, metrics: Metrics) -> Html:

@@ -156,7 +156,10 @@ def located(config: RunConfig) -> RunConfig:
             for name in ("model", "model_config", "init_lora")
             if (value := getattr(config, name)) not in ("", "pocket")
         }
-        return config.with_changes(**{name: str(path.resolve()) for name, path in changes.items() if is_a(path.exists)})
+        found = {name: str(path.resolve()) for name, path in changes.items() if is_a(path.exists)}
+        ratings = [Path(name).expanduser() for name in config.ratings_sources]
+        found["ratings_from"] = "; ".join(str(path.resolve() if is_a(path.exists) else path) for path in ratings)
+        return config.with_changes(**found)
     return config
 
 

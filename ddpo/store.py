@@ -5,6 +5,7 @@
     runs/<name>/
       config.json            written once before launch
       init_lora.safetensors  a copy of the LoRA that the run starts from, if it does
+      ratings/               a copy of the ratings from elsewhere that it learns from as well, if it does (ddpo/earlier.py)
       parent/                of a run that goes on from another one's round: a copy of that checkpoint, and parent.json, which names it
       run.db                 SQLite: WAL, synchronous=FULL, foreign keys on
       samples/0003/<sha>.png worker
@@ -12,6 +13,7 @@
       checkpoints/0003/      adapter, optimiser state, header
       generalisation/, blind/ what was measured of how far a round reaches, and what came out of blind tests (JSON)
       <tracker>.json          as what a tracker knows the run, and what it was sent; tensorboard/ has TensorBoard's events
+      taste.json             worker: what its model of taste believes, where it has one (ddpo/beliefs.py)
       worker.log, worker.lock
 
 One table, one writer. The worker writes round, sample, score, metric, probe, checkpoint, event, progress; the app writes rating,
@@ -31,7 +33,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,6 +138,7 @@ PATIENCE = 30.0
 """Seconds to wait for other processes' turns with a database."""
 
 INIT_LORA = "init_lora.safetensors"
+RATINGS = "ratings"
 PARENT = "parent"
 """The folder of what a run goes on from, where that is another run's round."""
 
@@ -306,11 +309,14 @@ class RunStore:
         self._migrate()
 
     @classmethod
-    def create(cls, folder: Path, config: RunConfig, parent: tuple[RunStore, int] | None = None) -> RunStore:
+    def create(
+        cls, folder: Path, config: RunConfig, parent: tuple[RunStore, int] | None = None, fill: Callable[[Path], None] | None = None
+    ) -> RunStore:
         """Make a run folder; its configuration is never written again.
 
         Args:
             parent: the run and the round whose state it goes on from, if it does.
+            fill: writes into the folder what else belongs to the run, before it is one.
 
         Raises:
             StoreError: a run of that name exists, the name cannot be a folder's, or the disk refuses.
@@ -329,6 +335,8 @@ class RunStore:
             shutil.rmtree(folder / PARENT, ignore_errors=True)  # of a fork that could not be made
             if parent is not None:
                 _copy_state(*parent, folder / PARENT)
+            if fill is not None:
+                fill(folder)
             partial = folder / "config.json.partial"
             config.save(partial)
             _sync(partial)
@@ -580,8 +588,9 @@ class RunStore:
 
     def choose(self, name: str, value: str) -> None:
         """Settle something for the run from now on, or write down that somebody did: ``rating``, the mode in which people rate; ``rater NAME``,
-        whether a rater counts; ``alarm``, the round up to which people were told what goes wrong; ``result``, the round that the run is rolled back
-        to, or nothing; ``fork NAME``, the round that another run goes on from, and the settings that it changes.
+        whether a rater counts (``in``, ``half`` beside others, or ``out``); ``alarm``, the round up to which people were told what goes wrong;
+        ``result``, the round that the run is rolled back to, or nothing; ``fork NAME``, the round that another run goes on from, and the settings
+        that it changes.
 
         Raises:
             ConfigError: the run cannot be rated in that mode.
@@ -616,6 +625,11 @@ class RunStore:
     def left_out(self) -> set[str]:
         """The raters whose ratings do not count."""
         return {name.removeprefix("rater ") for name, value in self.choices().items() if name.startswith("rater ") and value == "out"}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """How much raters count beside others, where it is less than others do."""
+        return {name.removeprefix("rater "): 0.5 for name, value in self.choices().items() if name.startswith("rater ") and value == "half"}
 
     def rounds(self) -> list[RoundRow]:
         return [RoundRow(*row) for row in self._rows(f"SELECT {ROUND_COLUMNS} FROM round ORDER BY number")]

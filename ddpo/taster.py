@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from PIL import Image
 
+from ddpo import beliefs
 from ddpo.config import RunConfig
+from ddpo.earlier import Rated, rated_in
 from ddpo.rollout import derive_seed
-from ddpo.store import RoundRow, RunStore, SampleRow
+from ddpo.store import RATINGS, RoundRow, RunStore, SampleRow
 from rewards.base import Score
 from rewards.human import scores
-from rewards.preference import CHANCE, Looks, Taste, joined, looks, more
+from rewards.preference import CHANCE, OWN, Looks, Taste, joined, looks, more
 
 GUESS = "preference"
 """The name of its scores beside ``human``, people's own."""
+MOST_EARLIER = 600
+"""So many ratings from elsewhere are learned from at most, from all over them: the model is fitted in the time of a few hundred."""
 
 
 def first_board(config: RunConfig) -> set[int]:
@@ -33,7 +37,8 @@ class Taster:
     def __init__(self, config: RunConfig, store: RunStore) -> None:
         self.config, self.store = config, store
         self.on = config.preference != "off"
-        self._seen: dict[int, Looks] = {}
+        self._seen: dict[str, Looks] = {}
+        self._earlier: list[Rated] | None = None
 
     def asks(self, number: int) -> bool:
         """Whether people are asked about a round: every so many, and while they have said nothing yet."""
@@ -53,7 +58,7 @@ class Taster:
     def _chooses(self, number: int) -> bool:
         """Whether a round's board is chosen by what is known."""
         some = self.on and 0 < self.config.board_images < self.config.images_per_round
-        return some and self.asks(number) and bool(self._rated(number - 1))
+        return some and self.asks(number) and bool(self.earlier or self._rated(number - 1))
 
     def choose(self, number: int) -> None:
         """Choose the board of a round whose images are all there. Once people have rated any of it, it stays."""
@@ -63,7 +68,10 @@ class Taster:
         if (taste := self._taste(number - 1, rows)) is None:
             return
         chosen = taste.choose(
-            self._looks(rows), [row.prompt for row in rows], self.config.board_images, derive_seed(self.config.seed, number, "board")
+            self._looks([row.image for row in rows]),
+            [row.prompt for row in rows],
+            self.config.board_images,
+            derive_seed(self.config.seed, number, "board"),
         )
         self.store.show(number, [rows[i].id for i in chosen])
 
@@ -74,15 +82,21 @@ class Taster:
         rows = self.store.samples(number)
         if (taste := self._taste(number, rows)) is None:
             return
-        guess = taste.guess(self._looks(rows), [row.prompt for row in rows])
+        guess = taste.guess(self._looks([row.image for row in rows]), [row.prompt for row in rows])
         self.store.add_scores(GUESS, {row.id: Score(float(m), dict(std=float(s))) for row, m, s in zip(rows, guess.rating, guess.std, strict=True)})
         accuracy, least, pairs = taste.accuracy()
-        rated = len(taste.opinions)
-        found = dict(preference_known=guess.known, preference_ratings=float(rated), preference_pairs=float(pairs))
+        own = int(taste.own.sum())
+        found = dict(preference_known=guess.known, preference_ratings=float(own), preference_pairs=float(pairs))
+        if self.earlier:
+            found |= dict(preference_earlier=float(len(self.earlier)))
         if pairs:
             found |= dict(preference_accuracy=accuracy, preference_least=least)
-        if least > CHANCE and (missing := more(guess.known, rated)) is not None:
+        if least > CHANCE and (missing := more(guess.known, own, guess.alone)) is not None:
             found |= dict(preference_more=float(missing))
+        rated = self._rated(number)
+        known = {row.id for row, _ in rated}
+        pool = [*(row for row, _ in rated), *(row for row in rows if row.id not in known)]
+        beliefs.write(self.store, number, found, beliefs.believe(taste, pool, self._looks([row.image for row in pool]), rated, self.earlier))
         self.store.add_metrics(number, found)
 
     def leads(self, number: int) -> bool:
@@ -123,25 +137,40 @@ class Taster:
         return rated
 
     def _said(self, row: RoundRow) -> dict[int, Score]:
-        """What people said of a round, by sample id: as it was written down, or where a rater was ever left out, folded anew from those who count."""
+        """What people said of a round, by sample id: as it was written down, or where it was ever settled how much a rater counts, folded anew."""
         said = self.store.scores(row.number, "human")
         if not said or not any(name.startswith("rater ") for name in self.store.choices()):
             return said
-        return scores(self.store.asked(row.number), self.store.latest_ratings(row.number, row.closed_rating))
+        return scores(self.store.asked(row.number), self.store.latest_ratings(row.number, row.closed_rating), self.store.weights)
 
     def _taste(self, number: int, rows: list[SampleRow]) -> Taste | None:
-        """What the ratings of all rounds up to one say; None while there are none. ``rows`` are the images that it will be asked about."""
-        if not (rated := self._rated(number)):
+        """What the ratings of all rounds up to one say, and those from elsewhere; None while there are none. ``rows`` are the images that it will be
+        asked about."""
+        rated, earlier = self._rated(number), self.earlier
+        if not rated and not earlier:
             return None
-        seen = self._looks([row for row, _ in rated])
-        others = [row for row in rows if row.id not in {each.id for each, _ in rated}]
-        everything = joined([seen, self._looks(others)])
-        return Taste(seen, [row.prompt for row, _ in rated], [value for _, value in rated], everything)
+        seen = self._looks([*(row.image for row, _ in rated), *(f"{RATINGS}/{each.image}" for each in earlier)])
+        others = [row.image for row in rows if row.id not in {each.id for each, _ in rated}]
+        return Taste(
+            seen,
+            [*(row.prompt for row, _ in rated), *(each.prompt for each in earlier)],
+            [*(value for _, value in rated), *(each.opinion for each in earlier)],
+            joined([seen, self._looks(others)]),
+            [*[OWN] * len(rated), *(each.who for each in earlier)],
+        )
 
-    def _looks(self, rows: list[SampleRow]) -> Looks:
-        """What is seen in images; each is looked at once."""
-        for row in rows:
-            if row.id not in self._seen:
-                with Image.open(self.store.folder / row.image) as image:
-                    self._seen[row.id] = looks([image])
-        return joined(self._seen[row.id] for row in rows)
+    @property
+    def earlier(self) -> list[Rated]:
+        """The ratings from elsewhere that are learned from as well."""
+        if self._earlier is None:
+            found = rated_in(self.store.folder) if self.on else []
+            self._earlier = [found[i * len(found) // MOST_EARLIER] for i in range(MOST_EARLIER)] if len(found) > MOST_EARLIER else found
+        return self._earlier
+
+    def _looks(self, images: Sequence[str]) -> Looks:
+        """What is seen in images of the run's folder; each is looked at once."""
+        for name in images:
+            if name not in self._seen:
+                with Image.open(self.store.folder / name) as image:
+                    self._seen[name] = looks([image])
+        return joined(self._seen[name] for name in images)

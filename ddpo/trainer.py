@@ -211,7 +211,7 @@ class Trainer:
         if rows and self.taster.asks(number):
             self.sample_ahead(number)
             self.watch(number - 1, meanwhile=number)
-            human = rewards.load("human", collect=self.control.collect(number))
+            human = rewards.load("human", collect=self.control.collect(number), weights=lambda: self.store.weights)
             board = [row for row in rows if row.shown]
             scores = human.score([Sample(row.id, row.prompt, read_image(self.store.folder / row.image)) for row in board])
             said = {row.id: score for row, score in zip(board, scores, strict=True)}

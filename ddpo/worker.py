@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import rewards
-from ddpo import launcher
+from ddpo import earlier, launcher
 from ddpo.config import ConfigError, RunConfig
 from ddpo.lock import AlreadyRunning, WorkerLock
 from ddpo.store import INIT_LORA, RunStore, StoreError
@@ -131,6 +131,8 @@ def build(store: RunStore, watcher: Watcher | None, crew: Crew) -> Trainer:
     precision = str(policy.autocast or torch.float32).removeprefix("torch.")
     several = f", one of {crew.size}" if crew.size > 1 else ""
     store.add_event("started", f"Model {config.model} on {policy.device}, {precision}, process {os.getpid()}{several}.")
+    if (told := earlier.words(config, store.folder)) and all(event.kind != "ratings" for event in store.events()):
+        store.add_event("ratings", told)
     trainer = Trainer(config, store, policy, control, reward_source(config), crew)
     trainer.ready()
     return trainer

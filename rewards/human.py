@@ -13,8 +13,8 @@ What a person says becomes one number in [-1, 1] for each image, whatever the mo
 =============== ======================================================================================================================
 
 Of an image by itself a rater's latest mark counts (thumbs, stars, best, best-worst, or a skip), of a pair their latest verdict. A rater's opinion of
-an image is the mean of their statements, an image's score is the mean over its raters' opinions. An image of which nobody said anything has no score,
-which is not the same as a bad one; an image that a rater skips is not passed over.
+an image is the mean of their statements, an image's score is the mean over its raters' opinions, weighted where raters do not count alike. An image
+of which nobody said anything has no score, which is not the same as a bad one; an image that a rater skips is not passed over.
 """
 
 from __future__ import annotations
@@ -127,19 +127,23 @@ def _judged(verdicts: Iterable[tuple[int, Rating]]) -> dict[int, float]:
     return strengths(told, bad)
 
 
-def scores(asked: Mapping[int, str], ratings: Ratings) -> dict[int, Score]:
-    """One score for each image of a board, from all that was said of it in whatever modes: the mean over its raters' opinions."""
-    told: dict[int, list[float]] = {image: [] for image in asked}
-    for found in opinions(asked, ratings).values():
+def scores(asked: Mapping[int, str], ratings: Ratings, weights: Mapping[str, float] | None = None) -> dict[int, Score]:
+    """One score for each image of a board, from all that was said of it in whatever modes: the mean over its raters' opinions.
+
+    Args:
+        weights: how much raters count, above 0, where that is not 1: beside others. What one says alone is what is said.
+    """
+    told: dict[int, list[tuple[float, float]]] = {image: [] for image in asked}
+    for rater, found in opinions(asked, ratings).items():
         for image in found.keys() & told.keys():
-            told[image].append(found[image])
+            told[image].append((found[image], (weights or {}).get(rater, 1.0)))
     return {image: _mean(values) for image, values in told.items()}
 
 
-def _mean(values: Sequence[float]) -> Score:
+def _mean(values: Sequence[tuple[float, float]]) -> Score:
     if not values:
         return Score(None)
-    return Score(fmean(values), {"raters": len(values)})
+    return Score(fmean([value for value, _ in values], [weight for _, weight in values]), {"raters": len(values)})
 
 
 def fold(ratings: Iterable[Rating]) -> Score:
@@ -152,10 +156,12 @@ class Human:
 
     name = "human"
 
-    def __init__(self, collect: Callable[[Sequence[Sample]], Ratings]) -> None:
-        self.collect = collect
+    def __init__(self, collect: Callable[[Sequence[Sample]], Ratings], weights: Callable[[], Mapping[str, float]] = dict) -> None:
+        """``weights`` says how much raters count, once people have applied."""
+        self.collect, self.weights = collect, weights
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """One score for each image that people were asked about."""
-        found = scores({sample.id: sample.prompt for sample in samples}, self.collect(samples))
+        ratings = self.collect(samples)
+        found = scores({sample.id: sample.prompt for sample in samples}, ratings, self.weights())
         return [found[sample.id] for sample in samples]

@@ -5,8 +5,12 @@ the prompt's own term takes up that people judge whole images, so that a prompt 
 those that make the ratings most likely (Rasmussen & Williams 2006, sections 2.7 and 5.4; scikit-learn's Gaussian process). All answers are averages
 over what the ratings leave open.
 
-As DDPO compares the images of one prompt, what counts is the taste's differences within a prompt: :meth:`Taste.known` is how much of them the ratings
+As DDPO compares the images of one prompt, what counts is the taste's differences within a prompt: :attr:`Guess.known` is how much of them the ratings
 explain, and :meth:`Taste.choose` shows those images whose ratings would tell most of what is left.
+
+Ratings that others gave elsewhere can help: each of these raters has prompts' terms and a scale of their own (:func:`on_one_scale`), and a taste that
+goes together with the one in question as far as they agree (:class:`Alike`; Bonilla, Chai & Williams 2008, "Multi-task Gaussian Process Prediction").
+How far they do is found with the variances, so that raters who disagree hardly count.
 """
 
 from __future__ import annotations
@@ -37,6 +41,10 @@ FOLDS = 4
 """Into so many parts ratings are divided to find how well those of one part are guessed by what the others say of weights and noise."""
 CHANCE = 0.5
 """The share of pairs that are guessed right by who knows nothing."""
+OWN = ""
+"""The name of those whose taste is in question; all other names are raters from elsewhere."""
+STEADY = 4.0
+"""A scale counts as if so many differences of the usual size had been seen before."""
 SURE = 1.28
 """So many standard errors below what was found lies the truth at least, nine times of ten."""
 AT_RANDOM = 0.25
@@ -137,6 +145,79 @@ class Linear(Kernel):
         return False
 
 
+class Alike(Kernel):
+    """How alike raters' tastes are, from 0 to 1: ``agreement`` between those whose taste is in question and any other rater, its square between two
+    others, whom nothing else connects, and 1 for one rater. ``whose`` is the column that says whose a rating is: 0 is those in question."""
+
+    def __init__(self, whose: int, agreement: float, agreement_bounds: tuple[float, float] = (0.01, 1.0)) -> None:
+        self.whose, self.agreement, self.agreement_bounds = whose, agreement, agreement_bounds
+
+    @property
+    def hyperparameter_agreement(self) -> Hyperparameter:
+        return Hyperparameter("agreement", "numeric", self.agreement_bounds)
+
+    def __call__(self, x: Array, y: Array | None = None, eval_gradient: bool = False) -> Any:
+        mine, other = x[:, None, self.whose], (x if y is None else y)[None, :, self.whose]
+        power = np.where(mine == other, 0.0, (mine > 0).astype(float) + (other > 0))
+        found = self.agreement**power
+        return (found, (power * found)[..., None]) if eval_gradient else found  # the derivative by the agreement's logarithm
+
+    def diag(self, x: Array) -> Array:
+        return np.ones(len(x))
+
+    def is_stationary(self) -> bool:
+        return False
+
+
+class Shared(Linear):
+    """A linear function of some columns that raters share as far as they are alike."""
+
+    def __init__(self, first: int, last: int, variance: float, alike: Alike) -> None:
+        super().__init__(first, last, variance)
+        self.alike = alike
+
+    def __call__(self, x: Array, y: Array | None = None, eval_gradient: bool = False) -> Any:
+        return super().__call__(x, y) * self.alike(x, y)
+
+
+def on_one_scale(opinions: Array, whose: Sequence[str], prompts: Sequence[str]) -> Array:
+    """Opinions, (n,), of which those of other raters are brought to the level and the spread of one's own; one's own stay as they are.
+
+    A rater's spread is that of their differences within prompts, drawn towards everybody's where there are few. Without own opinions, everybody's
+    level and spread take the place of one's own.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(whose):
+        rows.setdefault(name, []).append(row)
+    squares = {name: _squares(opinions[of], [prompts[i] for i in of]) for name, of in rows.items()}
+    degrees = sum(degrees for _, degrees in squares.values())
+    usual = sum(square for square, _ in squares.values()) / degrees if degrees else 0.0
+    if usual < 1e-12:
+        usual = 1.0
+    spread = {name: _drawn(square, degrees, usual) for name, (square, degrees) in squares.items()}
+    level, width = (opinions[rows[OWN]].mean(), spread[OWN]) if OWN in rows else (opinions.mean(), np.sqrt(usual))
+    found = opinions.copy()
+    for name, of in rows.items():
+        if name != OWN:
+            found[of] = level + (opinions[of] - opinions[of].mean()) * width / spread[name]
+    return found
+
+
+def _drawn(square: float, degrees: int, usual: float) -> float:
+    """A standard deviation from a sum of squares, drawn towards the usual variance, on the scale of logarithms."""
+    own = square / degrees if square > 1e-12 else usual
+    return float(np.exp((STEADY * np.log(usual) + degrees * np.log(own)) / (STEADY + degrees) / 2))
+
+
+def _squares(opinions: Array, prompts: Sequence[str]) -> tuple[float, int]:
+    """The sum of squared differences from prompts' means, and its degrees of freedom."""
+    total = 0.0
+    for prompt in set(prompts):
+        own = opinions[[other == prompt for other in prompts]]
+        total += float(((own - own.mean()) ** 2).sum())
+    return total, len(prompts) - len(set(prompts))
+
+
 @dataclass(frozen=True)
 class Guess:
     """What is guessed of n images."""
@@ -149,27 +230,39 @@ class Guess:
     """How unsure that is, (n,)."""
     known: float
     """The share of the taste's differences within a prompt that the ratings explain, 0 to 1, by the model's own account."""
+    alone: float
+    """The share that one's own ratings would explain without those of others."""
 
 
 class Taste:
     """What some ratings say of a person's taste."""
 
     @on_one_core
-    def __init__(self, seen: Looks, prompts: Sequence[str], opinions: Sequence[float], everything: Looks | None = None) -> None:
+    def __init__(
+        self,
+        seen: Looks,
+        prompts: Sequence[str],
+        opinions: Sequence[float],
+        everything: Looks | None = None,
+        whose: Sequence[str] | None = None,
+    ) -> None:
         """
         Args:
             seen: the looks of the n rated images.
             prompts: their prompts.
             opinions: one number each, the larger the better; finite.
             everything: the looks of all images by which looks are standardised; by default the rated ones.
+            whose: who said so: :data:`OWN`, those whose taste is in question (the default), or the name of another rater.
         """
         reference = everything or seen
+        whose = [OWN] * len(prompts) if whose is None else whose
         self.scale = {kind: (values.mean(0), values.std(0) + 1e-6) for kind, values in reference.items() if values.shape[1]}
-        self.prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-        self.opinions = np.asarray(opinions, dtype=np.float64)
+        self.own = np.array([name == OWN for name in whose], dtype=bool)
+        self.prompts = {mark: i for i, mark in enumerate(dict.fromkeys(zip(whose, prompts, strict=True)))}
+        self.opinions = on_one_scale(np.asarray(opinions, dtype=np.float64), whose, prompts)
         self.middle = float(self.opinions.mean()) if len(self.opinions) else 0.0
         self._ends = np.cumsum([0, *(len(mean) for mean, _ in self.scale.values())])
-        self.x = np.concatenate([self._columns(seen), self._marks(prompts)], 1)
+        self.x = self._inputs(seen, prompts, whose)
         self.parts, self.noise = self._fitted(np.arange(len(self.x)), ENOUGH)
         self._inverse = self._inverted(self.parts, self.noise)
         self._weights = self._inverse @ (self.opinions - self.middle)
@@ -180,42 +273,66 @@ class Taste:
         """Looks as columns, (n, d): standardised, each kind of an expected squared length of 1."""
         return np.concatenate([(seen[kind] - mean) / std / np.sqrt(len(mean)) for kind, (mean, std) in self.scale.items()], 1)
 
-    def _marks(self, prompts: Sequence[str]) -> Array:
-        """One column for each rated prompt, 1 where an image is of it."""
-        return np.array([[float(prompt == known) for known in self.prompts] for prompt in prompts]).reshape(len(prompts), len(self.prompts))
+    def _marks(self, prompts: Sequence[str], whose: Sequence[str]) -> Array:
+        """One column for each prompt that somebody rated, 1 where an image is of it and theirs."""
+        found = np.zeros((len(prompts), len(self.prompts)))
+        for row, mark in enumerate(zip(whose, prompts, strict=True)):
+            if mark in self.prompts:
+                found[row, self.prompts[mark]] = 1.0
+        return found
+
+    def _inputs(self, seen: Looks, prompts: Sequence[str], whose: Sequence[str] | None = None) -> Array:
+        """What the model sees, (n, d): looks, marks, and in the last column whose it is, 0 for those whose taste is in question."""
+        whose = [OWN] * len(prompts) if whose is None else whose
+        others = {name: float(i) for i, name in enumerate(dict.fromkeys(name for name, _ in self.prompts if name != OWN), 1)}
+        numbers = np.array([others.get(name, 0.0) for name in whose])[:, None].reshape(len(prompts), 1)
+        return np.concatenate([self._columns(seen), self._marks(prompts, whose), numbers], 1)
 
     def _fitted(self, rows: Rows, enough: int) -> tuple[list[Linear], float]:
-        """The kinds' and the prompts' variances, and the noise's: those that make some of the ratings most likely, or ``enough`` of them."""
-        bounds = [*zip(self._ends[:-1], self._ends[1:], strict=True), (self._ends[-1], self.x.shape[1])]
-        parts = [Linear(int(first), int(last), 0.15) for first, last in bounds]
+        """The kinds' and the prompts' variances, how alike raters are, and the noise's variance: those that make some of the ratings most likely, or
+        ``enough`` of them."""
+        looks, last = int(self._ends[-1]), self.x.shape[1] - 1
+        kinds = [Linear(int(first), int(end), 0.15) for first, end in zip(self._ends[:-1], self._ends[1:], strict=True)]
+        marks, alike = Linear(looks, last, 0.15), Alike(last, 0.7)
         spread = float(self.opinions[rows].var()) if len(rows) else 0.0
         if spread < 1e-12:
-            return parts, 1.0
-        kernel: Kernel = WhiteKernel(0.7, (1e-3, 1e1))
-        for part in parts:
-            kernel = kernel + part
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(enough, len(rows))).round().astype(int))]
+            return [*self._shared(kinds, alike), marks], 1.0
+        taste: Kernel = kinds[0]
+        for kind in kinds[1:]:
+            taste = taste + kind
+        kernel = WhiteKernel(0.7, (1e-3, 1e1)) + (taste if self.own.all() else taste * alike) + marks
+        own, others = rows[self.own[rows]], rows[~self.own[rows]]
+        of_others = max(enough - len(own), enough // 4) if len(others) else 0
+        rows = np.concatenate([_evenly(own, enough - of_others), _evenly(others, of_others)])
         process = GaussianProcessRegressor(kernel, alpha=1e-6)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a variance at its bound is an answer
             process.fit(self.x[rows], (self.opinions[rows] - self.middle) / np.sqrt(spread))
-        found = np.exp(process.kernel_.theta) * spread
-        return [Linear(part.first, part.last, float(variance)) for part, variance in zip(parts, found[1:], strict=True)], float(found[0])
+        found = np.exp(process.kernel_.theta)
+        for part, variance in zip([*kinds, marks], [*found[1 : 1 + len(kinds)], found[-1]], strict=True):
+            part.variance = float(variance * spread)
+        alike.agreement = float(found[-2])
+        return [*self._shared(kinds, alike), marks], float(found[0] * spread)
 
-    def _inverted(self, parts: Sequence[Linear], noise: float) -> Array:
-        """The inverse covariance of the ratings, (n, n), by some variances."""
-        covariance = sum((part(self.x, self.x) for part in parts), start=noise * np.eye(len(self.x)))
+    def _shared(self, kinds: Sequence[Linear], alike: Alike) -> list[Linear]:
+        """The parts of the taste, among several raters as far as they are alike."""
+        return list(kinds) if self.own.all() else [Shared(kind.first, kind.last, kind.variance, alike) for kind in kinds]
+
+    def _inverted(self, parts: Sequence[Linear], noise: float, rows: Any = slice(None)) -> Array:
+        """The inverse covariance of the ratings, (n, n), or of some of them, by some variances."""
+        x = self.x[rows]
+        covariance = sum((part(x, x) for part in parts), start=noise * np.eye(len(x)))
         found: Array = np.linalg.inv(covariance)
         return found
 
     def _of_taste(self, x: Array, y: Array) -> Array:
         """Prior covariance of tastes, (n, m)."""
-        found: Array = sum(part(x, y) for part in self.parts[:-1])
+        found: Array = sum(part(x, y) for part in self.parts[: len(self.scale)])
         return found
 
     def _of_ratings(self, x: Array, y: Array) -> Array:
         """Prior covariance of ratings without their noise, (n, m)."""
-        found: Array = self._of_taste(x, y) + self.parts[-1](x, y)
+        found: Array = sum(part(x, y) for part in self.parts)
         return found
 
     # --- answers ----------------------------------------------------------------------------------------------------------------
@@ -223,14 +340,37 @@ class Taste:
     @on_one_core
     def guess(self, seen: Looks, prompts: Sequence[str]) -> Guess:
         """What is guessed of n images, from their looks and prompts."""
-        x = np.concatenate([self._columns(seen), self._marks(prompts)], 1)
+        x = self._inputs(seen, prompts)
         across = self._of_taste(x, self.x)
         prior = self._of_taste(x, x)
         left = prior - across @ self._inverse @ across.T
-        before, after = _within(prior, prompts), _within(left, prompts)
-        known = 1 - after / before if before > 0 else 0.0
+        known = alone = _explained(prior, left, prompts)
+        if not self.own.all():
+            inverse = self._inverted(self.parts, self.noise, self.own)
+            alone = _explained(prior, prior - across[:, self.own] @ inverse @ across[:, self.own].T, prompts)
         rating = self.middle + self._of_ratings(x, self.x) @ self._weights
-        return Guess(across @ self._weights, rating, np.sqrt(np.maximum(np.diag(left), 0.0)), float(np.clip(known, 0.0, 1.0)))
+        return Guess(across @ self._weights, rating, np.sqrt(np.maximum(np.diag(left), 0.0)), known, alone)
+
+    @on_one_core
+    def expect(self, seen: Looks, prompts: Sequence[str]) -> tuple[Array, Array]:
+        """What would be said of n images on average, (n,), and how unsure that is, (n,)."""
+        x = self._inputs(seen, prompts)
+        across = self._of_ratings(x, self.x)
+        strange = 1 - x[:, self._ends[-1] : -1].sum(1)  # a prompt that nobody has rated has a term of its own
+        prior = sum((part.diag(x) for part in self.parts), start=self.parts[-1].variance * strange)
+        left = prior - np.einsum("ij,jk,ik->i", across, self._inverse, across, optimize=True)
+        return self.middle + across @ self._weights, np.sqrt(np.maximum(left, 0.0))
+
+    @on_one_core
+    def nearest(self, seen: Looks, count: int, but: int | None = None) -> list[tuple[int, float]]:
+        """The rated images that look most like one in what counts for the taste: their rows, and how the tastes for both go together a priori, as a
+        correlation, from 1 down. ``but`` is the image's own row, if it is rated."""
+        x = self._inputs(seen, [""])
+        own = np.sqrt(sum(part.diag(x) for part in self.parts[: len(self.scale)]))
+        rated = np.sqrt(sum(part.diag(self.x) for part in self.parts[: len(self.scale)]))
+        alike = self._of_taste(x, self.x)[0] / np.maximum(own * rated, 1e-12)
+        order = [int(i) for i in (-alike).argsort(kind="stable") if i != but]
+        return [(i, float(np.clip(alike[i], -1.0, 1.0))) for i in order[:count]]
 
     @on_one_core
     def choose(self, seen: Looks, prompts: Sequence[str], count: int, seed: int) -> list[int]:
@@ -239,10 +379,11 @@ class Taste:
         its prompt, where that can be."""
         n = len(prompts)
         rng = np.random.default_rng(seed)
-        x = np.concatenate([self._columns(seen), self._marks(prompts)], 1)
+        x = self._inputs(seen, prompts)
         to_taste, to_rating = self._of_taste(x, self.x), self._of_ratings(x, self.x)
         same = np.array([[float(a == b) for b in prompts] for a in prompts])
-        new = same - self._marks(prompts) @ self._marks(prompts).T  # prompts that nobody has rated have a term of their own too
+        marks = self._marks(prompts, [OWN] * n)
+        new = same - marks @ marks.T  # prompts that nobody has rated have a term of their own too
         taste = self._of_taste(x, x) - to_taste @ self._inverse @ to_rating.T  # of tastes with ratings
         rating = self._of_ratings(x, x) + self.parts[-1].variance * new - to_rating @ self._inverse @ to_rating.T
         centre = np.eye(n) - same / same.sum(1, keepdims=True)
@@ -267,18 +408,19 @@ class Taste:
         A pair is guessed from all ratings but its own (leave-two-out; Rasmussen & Williams 2006, section 5.4.2), by the variances that the ratings
         of other prompts make likely: those that its own ones make likely have seen it. (Left out alone, a rating would be guessed too low for being
         high: what is left of its prompt is then lower.) Pairs share their ratings: they count for half as many guesses as there are differences
-        within prompts.
+        within prompts. Pairs of other raters are no proof.
         """
-        prompt = self.x[:, self._ends[-1] :].argmax(1)
+        prompt = self.x[:, self._ends[-1] : -1].argmax(1) if len(self.prompts) else np.zeros(0, dtype=int)
+        better = (prompt[:, None] == prompt[None]) & (self.opinions[:, None] > self.opinions[None] + 1e-9)
         right: list[float] = []
         for fold in range(min(FOLDS, len(self.prompts))):
             inside = prompt % FOLDS == fold
-            first, second = np.nonzero((prompt[:, None] == prompt[None]) & inside[:, None] & (self.opinions[:, None] > self.opinions[None] + 1e-9))
+            first, second = np.nonzero(better & (inside & self.own)[:, None])
             if len(first):
                 right += self._guessed(first, second, *self._fitted(np.nonzero(~inside)[0], ENOUGH // 2)).tolist()
         if not right:
             return CHANCE, CHANCE, 0
-        share, guesses = float(np.mean(right)), (len(self.opinions) - len(self.prompts)) / 2 + 2
+        share, guesses = float(np.mean(right)), (int(self.own.sum()) - len(set(prompt[self.own].tolist()))) / 2 + 2
         p = (share * (guesses - 2) + 1) / guesses  # one more that is right and one that is wrong: few are never sure
         return share, p - SURE * float(np.sqrt(p * (1 - p) / guesses)), len(right)
 
@@ -302,6 +444,18 @@ def _in_company(prompts: Sequence[str], chosen: Sequence[int], count: int) -> np
     return after < count - len(chosen)
 
 
+def _evenly(rows: Rows, count: int) -> Rows:
+    """So many of some rows, from all over them."""
+    found: Rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
+    return found
+
+
+def _explained(prior: Array, left: Array, prompts: Sequence[str]) -> float:
+    """The share of differences within prompts, 0 to 1, that is not left of what there was before."""
+    before, after = _within(prior, prompts), _within(left, prompts)
+    return float(np.clip(1 - after / before, 0.0, 1.0)) if before > 0 else 0.0
+
+
 def _within(covariance: Array, prompts: Sequence[str]) -> float:
     """The variance of differences within prompts: the trace of a covariance whose prompts' means are taken away."""
     total = float(np.trace(covariance))
@@ -311,11 +465,21 @@ def _within(covariance: Array, prompts: Sequence[str]) -> float:
     return total
 
 
-def more(known: float, ratings: int) -> int | None:
-    """About how many more ratings it takes to know :data:`AIM` of the taste: signal to noise grows with their number. None where nothing is known."""
-    if known <= 0.01 or not ratings:
+def more(known: float, ratings: int, alone: float | None = None) -> int | None:
+    """About how many more ratings it takes to know :data:`AIM` of the taste: signal to noise grows with their number, as fast as one's own ratings
+    made it grow. None where nothing is known from these.
+
+    Args:
+        known: the share of the taste that is known.
+        ratings: how many ratings of one's own there are.
+        alone: the share that is known by these; by default all of it.
+    """
+    alone = known if alone is None else alone
+    if min(known, alone) <= 0.01 or not ratings:
         return None
-    return max(0, round(ratings * (AIM / (1 - AIM)) * (1 - known) / known - ratings))
+    if known >= AIM:
+        return 0
+    return round(ratings * (1 - alone) / alone * (AIM / (1 - AIM) - known / (1 - known)))
 
 
 def joined(parts: Iterable[Looks]) -> dict[str, Array]:

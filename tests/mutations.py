@@ -35,6 +35,7 @@ def of(file: str, *changes: tuple[str, str, str]) -> list[Mutation]:
     return [Mutation(file, old, new, (test if "::" in test else f"{mirror}::{test}",)) for old, new, test in changes]
 
 
+PAIRS_BACK = "test_pairs_come_back_in_the_order_in_which_they_were_said"
 PARITY = "test_step_and_sample_equal_diffusers_at_every_timestep"
 RESUME = "tests/test_trainer.py::test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run"
 GRADIENT = "tests/test_trainer.py::test_the_update_ascends_the_score_function_gradient"
@@ -304,6 +305,30 @@ MUTATIONS = (
             "True",
             "tests/test_raters.py::test_taste_is_of_those_who_count",
         ),
+    ),
+    *of(
+        "rewards/preference.py",
+        ("(mine > 0).astype(float) + (other > 0)", "1.0", "test_tastes_go_together_as_far_as_raters_are_alike"),
+        ("* width / spread[name]", "", "test_other_raters_come_to_ones_own_level_and_spread"),
+        ("(taste if self.own.all() else taste * alike)", "taste", "test_ratings_of_others_help_who_agrees_and_hardly_harm_who_does_not"),
+        ("(inside & self.own)", "inside", "test_ratings_of_others_alone_are_a_beginning_and_no_proof"),
+    ),
+    *of(
+        "ddpo/earlier.py",
+        ("not file.resolve().is_relative_to(self.path.resolve())", "False", "test_a_bad_line_is_named_with_what_is_wrong"),
+        ('if not _truth(row, "counts", where):', "if False:", "test_taken_away_and_taken_in_again_ratings_and_images_are_the_same"),
+        ("write_file(place / name, read())", "pass", "test_a_run_stays_whole_when_the_old_one_is_gone_and_gives_it_on"),
+        ("found += kept(path)", "pass", "test_a_run_stays_whole_when_the_old_one_is_gone_and_gives_it_on"),
+        ("float((labels[0] or 0) - (labels[1] or 0))", "float((labels[1] or 0) - (labels[0] or 0))", PAIRS_BACK),
+    ),
+    *of(
+        "ddpo/beliefs.py",
+        ("(-std).argsort", "std.argsort", "test_the_worker_writes_down_what_it_believes"),
+        ("but=own.get(row.id)", "but=None", "test_the_worker_writes_down_what_it_believes"),
+    ),
+    *of(
+        "rewards/human.py",
+        ("[weight for _, weight in values])", "None)", "tests/test_raters.py::test_a_rater_who_is_left_out_does_not_count_in_the_open_round"),
     ),
     *of(
         "rewards/blend.py",

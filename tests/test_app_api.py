@@ -28,8 +28,8 @@ def client(toy_studio: Studio):
 
 def test_start_rate_and_stop_through_the_api(client: Client, toy_studio: Studio, tmp_path: Path) -> None:
     assert set(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == {
-        "/start", "/stop", "/status", "/metrics", "/change_reward", "/retry",
-        "/list_batch", "/rate", "/apply", "/export", "/compare", "/blind_results",
+        "/start", "/stop", "/status", "/metrics", "/change_reward", "/retry", "/list_batch",
+        "/rate", "/count_rater", "/apply", "/export", "/compare", "/blind_results",
     }  # fmt: skip
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
@@ -45,6 +45,10 @@ def test_start_rate_and_stop_through_the_api(client: Client, toy_studio: Studio,
     assert client.predict("from-api", image, 1, "anna", "once", api_name="/rate") is False
     with pytest.raises(Exception, match="no rating"):
         client.predict("from-api", image, 7, "anna", "twice", api_name="/rate")
+    assert client.predict("from-api", "anna", 0.5, api_name="/count_rater")["state"] == "awaiting"
+    for rater, weight, told in (("eve", 0, "Nobody called 'eve'"), ("anna", 2, "choose 1, 0.5 or 0")):
+        with pytest.raises(Exception, match=told):
+            client.predict("from-api", rater, weight, api_name="/count_rater")
     with pytest.raises(Exception, match="There is no run"):
         client.predict("nothing", api_name="/status")
     client.predict("from-api", False, api_name="/stop")
@@ -53,6 +57,7 @@ def test_start_rate_and_stop_through_the_api(client: Client, toy_studio: Studio,
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert store.status().state == "stopped" and [rating.rater for rating in store.ratings()] == ["anna"]
+    assert store.weights == {"anna": 0.5}
     store.close()
 
 

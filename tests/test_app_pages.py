@@ -17,6 +17,7 @@ from app.pages import library, new_run, progress, run
 from app.runs import Runs
 from app.views import NAMES, Views
 from ddpo.config import ConfigError, RunConfig
+from ddpo.earlier import rated_in
 from ddpo.lock import WorkerLock
 from ddpo.presets import presets
 from ddpo.store import LIVE_STATES, REQUESTS, RunStore, StoreError
@@ -152,6 +153,22 @@ def test_the_form_of_every_preset_makes_that_preset(runs: Runs) -> None:
         suggested, _, *values = new_run.fill_from_preset(runs, name, "")
         assert new_run.config_from(dict(zip(new_run.SETTINGS, values, strict=True))) == preset.config
         assert suggested == f"{name}-1"
+
+
+def test_earlier_ratings_are_chosen_by_the_names_of_runs(runs: Runs) -> None:
+    """A run here by its name, anything else by its path; what is wrong is said in the form's words, and no run is made."""
+    for name, changes in (("old", {}), ("compress", dict(reward="jpeg_compressibility"))):
+        filled_run(runs.folder / name, rounds=1, **changes).close()
+    (runs.folder / "broken").mkdir()
+    (runs.folder / "broken" / "config.json").write_text("{")
+    assert new_run.earlier_choices(runs)["choices"] == [("old (8 images rated)", "old")]
+    store = new_run.create(runs, "new", form_values(preference="lead", ratings_from=["old"]))
+    assert store.config.ratings_sources == (str((runs.folder / "old").resolve()),) and len(rated_in(store.folder)) == 8
+    assert ["Learns from ratings of", "old"] in run.facts(store.config, "human")
+    assert new_run._shown("ratings_from", "a; b") == ["a", "b"]
+    with pytest.raises(ConfigError) as error:
+        new_run.create(runs, "newer", form_values(preference="lead", ratings_from=["gone"]))
+    assert new_run.plain(str(error.value)).startswith("Earlier ratings names 'gone', which does not exist") and "newer" not in runs.names()
 
 
 def test_a_typed_name_survives_a_change_of_preset(runs: Runs) -> None:

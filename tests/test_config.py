@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
     cannot go with a normalised ratio is moved apart.)"""
     config = RunConfig(
         model="somewhere", reward="jpeg_incompressibility", prompts=ODD, rating="stars", ratio="normalised", model_config="base",
-        preference="lead", board_images=6, board_every=2, repeats=2,
+        preference="lead", board_images=6, board_every=2, repeats=2, ratings_from="old",
         rounds=7, images_per_round=12, images_per_prompt=3,
         images_per_update=6, passes=2, microbatch=5, update_microbatch=7, steps=9, skip_first_steps=1, skip_last_steps=1, step_weights="equal",
         guidance=0, eta=0.7,
@@ -191,6 +192,17 @@ def test_the_prompt_sets_hold_what_they_say() -> None:
 def test_presets_are_configs_that_work_and_the_default_rates_by_hand() -> None:
     assert next(iter(presets())) == "rate" and presets()["rate"].config == RunConfig()
     assert {p.config.reward for p in presets().values()} <= set(rewards.REWARDS)
+
+
+def test_the_preset_for_a_gpu_tells_what_a_round_computes() -> None:
+    """In TFLOP: a pass of Stable Diffusion 1.5's U-Net at 512 pixels has 0.803, a decoding 2.51 (counted by PyTorch's flop counter); a LoRA's
+    backward pass goes through everything, and has no gradients of the large weights to compute."""
+    preset = presets()["rate-sd15"]
+    config, guided = preset.config, 2 * 0.803
+    sampling = config.images_per_round * (config.steps * guided + 2.51)
+    learning = config.images_per_round * config.trained_fraction * len(config.trained_steps) * 2 * guided
+    told = re.search(r"About ([\d,]+) TFLOP a round .* (\d+) s where a card does 100", preset.description)
+    assert told and int(told[1].replace(",", "")) == round(sampling + learning, -2) and int(told[2]) == round((sampling + learning) / 100)
 
 
 def test_a_run_of_the_first_version_goes_on_as_it_began(tmp_path: Path) -> None:

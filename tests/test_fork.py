@@ -11,8 +11,10 @@ import torch
 
 from ddpo.__main__ import main, parser
 from ddpo.config import ConfigError
+from ddpo.earlier import rated_in
 from ddpo.fork import fork, suggested
 from ddpo.store import RunStore, StoreError
+from tests.toys import comparable_run
 from tests.toys_ddpo import LinearPolicy, state_bits, toy_config, toy_trainer
 
 
@@ -46,6 +48,19 @@ def test_a_fork_begins_with_the_weights_and_the_optimiser_s_state_of_its_round(t
     assert all(torch.equal(child.engine.optimiser.state[own][key], value) for key, value in moments.items())
     assert child.engine.average is not None and child.engine.average.optimization_step == 2
     assert child.run() and sorted(child.store.checkpoints()) == [1, 2] and not torch.equal(own, wanted.shift)
+
+
+def test_a_model_of_taste_keeps_the_ratings_of_the_run_that_it_goes_on_from(tmp_path: Path) -> None:
+    store = comparable_run(tmp_path / "parent", preference="lead")
+    child = fork(store, 1, tmp_path / "child")
+    assert {each.source for each in rated_in(child.folder)} == {"parent"} and len(rated_in(child.folder)) == 16 and child.ratings() == []
+    (tmp_path / "child" / "checkpoints" / "0001").mkdir(parents=True)
+    child.start_round(1)
+    child.add_checkpoint(1, tmp_path / "child" / "checkpoints" / "0001")
+    assert len(rated_in(fork(child, 1, tmp_path / "grandchild").folder)) == 16, "what it has from elsewhere goes on"
+    assert fork(store, 1, tmp_path / "off", dict(preference="off")).config.ratings_from == "", "nothing would learn from them"
+    store.choose("rater anna", "out")
+    assert rated_in(fork(store, 1, tmp_path / "alone").folder) == [], "nobody's are left"
 
 
 def test_a_fork_that_was_cut_off_goes_on_with_its_own_rounds(tmp_path: Path, parent: RunStore) -> None:

@@ -30,6 +30,8 @@ LIGHT = (
     "ddpo.fork",
     "ddpo.tracker",
     "ddpo.hub",
+    "ddpo.earlier",
+    "ddpo.beliefs",
 )
 HEAVY = ("torch", "diffusers", "transformers", "peft", "safetensors", "accelerate")
 MAY_IMPORT = {

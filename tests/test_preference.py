@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import WhiteKernel
 
-from rewards.preference import AIM, CHANCE, FOLDS, Linear, Looks, Taste, joined, looks, more
+from rewards.preference import AIM, CHANCE, FOLDS, OWN, Alike, Linear, Looks, Shared, Taste, joined, looks, more, on_one_scale
 from tests import toys
 
 PROMPTS = [f"a {animal}" for animal in ("cat", "dog", "fox", "cow", "pig", "ant", "bee", "owl")]
@@ -127,7 +127,7 @@ def test_the_posterior_is_the_gaussian_process_of_the_library() -> None:
         kernel = kernel + Linear(part.first, part.last, part.variance)
     process = GaussianProcessRegressor(kernel, alpha=1e-12, optimizer=None).fit(taste.x, opinions - taste.middle)
     others, _ = world(30, 2)
-    x = np.concatenate([taste._columns(others), np.zeros((30, len(taste.prompts)))], 1)  # of no known prompt: taste alone
+    x = taste._inputs(others, ["a stranger"] * 30)  # of no known prompt: taste alone
     mean, std = process.predict(x, return_std=True)
     guess = taste.guess(others, ["a stranger"] * 30)
     np.testing.assert_allclose(guess.mean, mean, atol=1e-8)
@@ -150,7 +150,7 @@ def test_accuracy_leaves_a_pairs_own_ratings_out() -> None:
     opinions = liked(seen, prompts, 1.0) + np.random.default_rng(0).normal(size=40)
     taste = Taste(seen, prompts, opinions)
     right = []
-    fold = [list(taste.prompts).index(prompt) % FOLDS for prompt in prompts]
+    fold = [list(taste.prompts).index((OWN, prompt)) % FOLDS for prompt in prompts]
     for i in range(40):
         parts, noise = taste._fitted(np.array([k for k in range(40) if fold[k] != fold[i]]), 1000)
         cov = sum(part(taste.x, taste.x) for part in parts) + noise * np.eye(40)
@@ -201,7 +201,7 @@ def test_chosen_images_tell_more_than_random_ones() -> None:
     taste = Taste(base, base_prompts, liked(base, base_prompts) + np.random.default_rng(0).normal(size=16) / 2)
 
     def left_open(rows: list[int]) -> float:
-        x = np.concatenate([taste._columns(seen), taste._marks(prompts)], 1)
+        x = taste._inputs(seen, prompts)
         observed = np.concatenate([taste.x, x[rows]])
         inverse = np.linalg.inv(taste._of_ratings(observed, observed) + taste.noise * np.eye(len(observed)))
         across = taste._of_taste(x, observed)
@@ -248,3 +248,75 @@ def test_how_many_more() -> None:
     assert more(0.0, 50) is None and more(0.5, 0) is None
     assert more(AIM, 80) == 0 and more(0.9, 80) == 0
     assert more(0.25, 40) == pytest.approx(40 * 3 - 40)
+    assert more(0.25, 40, 0.25) == more(0.25, 40)
+    # 10 ratings alone give a signal of 0.25 a noise, so each one adds 0.025; 0.4 with those of others is a signal of 2/3: 1/3 is missing.
+    assert more(0.4, 10, 0.2) == round((1 - 2 / 3) / 0.025)
+    assert more(0.4, 10, 0.0) is None and more(0.6, 10, 0.0) is None, "not known from one's own ratings"
+
+
+# --- ratings from elsewhere -----------------------------------------------------------------------------------------------------
+
+
+def test_other_raters_come_to_ones_own_level_and_spread() -> None:
+    prompts = ["a", "a", "b", "b"] * 50
+    own = np.tile([1.0, -1.0, 0.5, -0.5], 50)
+    narrow = 0.5 + own / 10  # the same taste, told in the upper middle of the scale
+    found = on_one_scale(np.concatenate([own, narrow]), [OWN] * 200 + ["ben"] * 200, prompts * 2)
+    np.testing.assert_array_equal(found[:200], own)
+    np.testing.assert_allclose(found[200:], own, atol=0.1)
+    few = on_one_scale(np.concatenate([own, narrow[:2]]), [OWN] * 200 + ["ben"] * 2, [*prompts, "a", "a"])
+    assert 0 < few[200] - few[201] < 1.0, "two ratings are no spread to rely on"
+    alone = on_one_scale(narrow, ["ben"] * 200, prompts)
+    np.testing.assert_allclose(alone, narrow, atol=1e-9)
+    same = on_one_scale(np.ones(4), ["ben"] * 4, ["a"] * 4)
+    np.testing.assert_array_equal(same, np.ones(4))
+
+
+def test_tastes_go_together_as_far_as_raters_are_alike() -> None:
+    x = np.random.default_rng(0).normal(size=(6, 4))
+    x[:, 3] = [0, 0, 1, 1, 2, 2]
+    kernel = Alike(3, 0.5)
+    value, gradient = kernel(x, eval_gradient=True)
+    np.testing.assert_array_equal(value[0], [1, 1, 0.5, 0.5, 0.5, 0.5])
+    np.testing.assert_array_equal(value[2], [0.5, 0.5, 1, 1, 0.25, 0.25])
+    assert np.linalg.eigvalsh(value).min() > -1e-12 and (np.diag(value) == kernel.diag(x)).all()
+    step = 1e-6
+    numeric = (Alike(3, 0.5 * np.exp(step))(x) - Alike(3, 0.5 * np.exp(-step))(x)) / (2 * step)
+    np.testing.assert_allclose(gradient[..., 0], numeric, atol=1e-8)
+    np.testing.assert_allclose(Shared(0, 3, 0.7, kernel)(x, x[:2]), Linear(0, 3, 0.7)(x, x[:2]) * value[:, :2])
+
+
+def agreement(others: int, sign: float, seed: int) -> float:
+    """How far the guesses of somebody with 16 ratings agree with their taste, with so many ratings of another rater whose taste is theirs, or minus
+    theirs, told on another scale."""
+    rng = np.random.default_rng(seed)
+    seen, prompts = world(16 + others, 100 + seed)
+    opinions = liked(seen, prompts, 1.0, seed) + rng.normal(size=16 + others) / 2
+    opinions[16:] = 0.4 + sign * opinions[16:] / 5
+    taste = Taste(seen, prompts, opinions, whose=[OWN] * 16 + ["ben"] * others)
+    unseen, their = world(120, 500 + seed)
+    guess = taste.guess(unseen, their).mean
+    return float(np.corrcoef(within(guess, their), within(liked(unseen, their), their))[0, 1]) if guess.std() > 1e-9 else 0.0
+
+
+def test_ratings_of_others_help_who_agrees_and_hardly_harm_who_does_not() -> None:
+    alone, with_them, against = ([agreement(n, sign, seed) for seed in range(6)] for n, sign in ((0, 1.0), (120, 1.0), (120, -1.0)))
+    assert np.mean(with_them) > 0.85 and np.mean(with_them) > np.mean(alone) + 0.15
+    assert np.mean(against) > np.mean(alone) - 0.05, (np.mean(alone), np.mean(against))
+
+
+def test_ratings_of_others_alone_are_a_beginning_and_no_proof() -> None:
+    seen, prompts = world(136, 7)
+    opinions = liked(seen, prompts, 1.0) + np.random.default_rng(0).normal(size=136) / 2
+    unseen, their = world(100, 8)
+    taste = Taste(seen, prompts, opinions, whose=["ben"] * 136)
+    guess = taste.guess(unseen, their)
+    assert np.corrcoef(within(guess.mean, their), within(liked(unseen, their), their))[0, 1] > 0.8
+    assert guess.known > 0 and guess.alone == 0.0
+    assert taste.accuracy() == (CHANCE, CHANCE, 0)
+    # Whoever draws lots beside them: their 16 answers are what counts, and they say that nothing is sure.
+    opinions[:16] = np.random.default_rng(1).choice([-1.0, 1.0], 16)
+    taste = Taste(seen, prompts, opinions, whose=[OWN] * 16 + ["ben"] * 120)
+    mixed = taste.accuracy()
+    assert mixed[2] < 16 and mixed[1] < CHANCE
+    assert taste.guess(unseen, their).alone < taste.guess(unseen, their).known

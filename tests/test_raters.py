@@ -166,6 +166,12 @@ def test_a_rater_who_is_left_out_does_not_count_in_the_open_round(client: TestCl
     bobs = board(client, "bob")
     assert bobs["left_out"] and bobs["images"][0]["rating"]["value"] == -1, "what he said is still his"
     assert {row.rater for rows in store.latest_ratings(5).values() for row in rows} == {"anna"}
+    run.steer(store, IDLE, "halve", rater="bob")
+    shown = board(client)
+    assert shown["signal"]["carrying"] == 1 and shown["images"][0]["others"] == [-0.5, 0.5], "they do not level each other out"
+    assert board(client, "bob")["images"][0]["others"] == [2, 2], "beside him others count twice"
+    asked, said = store.asked(5), store.latest_ratings(5)
+    assert [scores(asked, said, store.weights)[id].value for id in ids[:2]] == [pytest.approx(1 / 3), pytest.approx(-1 / 3)]
     run.steer(store, IDLE, "count", rater="bob")
     assert board(client)["signal"]["carrying"] == 0
     with pytest.raises(LaunchError, match="Nobody called 'eve'"):
@@ -181,6 +187,8 @@ def test_taste_is_of_those_who_count(tmp_path: Path) -> None:
     before = [(row.id, value) for row, value in taster._rated(2)]
     store.choose("rater anna", "out")
     assert taster._rated(2) == []
+    store.choose("rater anna", "half")
+    assert [(row.id, value) for row, value in taster._rated(2)] == before, "what she says alone is what is said"
     store.choose("rater anna", "in")
     store.choose("rater bob", "out")
     assert [(row.id, value) for row, value in taster._rated(2)] == before
@@ -212,13 +220,12 @@ def test_a_rater_is_left_out_on_the_run_page(page: Page, studio: Studio) -> None
     panel = page.locator("#studio-panel")
     expect(panel.locator(".panel-raters li")).to_have_count(2)
     expect(panel.locator(".panel-raters")).to_contain_text("<b>bob</b>")
-    switch = panel.locator(".panel-raters").get_by_role("switch").nth(1)
-    expect(switch).to_be_checked()
-    switch.click()
-    expect(switch).not_to_be_checked()
-    assert store.left_out == {"<b>bob</b>"}
-    switch.click()
-    expect(switch).to_be_checked()
-    assert store.left_out == set()
+    choice = panel.get_by_label("How much <b>bob</b> counts")
+    expect(choice).to_have_value("count")
+    for value, weights, absent in (("leave_out", {}, {"<b>bob</b>"}), ("halve", {"<b>bob</b>": 0.5}, set()), ("count", {}, set())):
+        choice.select_option(value)
+        expect(choice).to_have_attribute("data-now", value)
+        expect(choice).to_have_value(value)
+        assert store.weights == weights and store.left_out == absent
     look(page, studio)
     store.close()

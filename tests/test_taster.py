@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +18,8 @@ from PIL import Image
 from ddpo.__main__ import ask_for_reward
 from ddpo.config import ConfigError, RunConfig
 from ddpo.control import Control, StopRun
-from ddpo.store import RunStore, write_images
+from ddpo.earlier import create
+from ddpo.store import RATINGS, RunStore, write_images
 from ddpo.taster import GUESS, Taster, first_board
 from ddpo.trainer import Trainer
 from rewards.preference import Taste
@@ -136,6 +139,35 @@ def test_a_taste_of_bright_pictures_is_found(tmp_path: Path) -> None:
         guessed = [store.scores(4, GUESS)[row.id].value or 0.0 for row in rows]
         found.append(np.corrcoef([brightness(Image.open(store.folder / row.image)) for row in rows], guessed)[0, 1])
     assert min(found) > 0.5
+
+
+def test_ratings_of_an_earlier_run_are_a_beginning_and_count_for_nothing_else(tmp_path: Path) -> None:
+    first, _ = trained(tmp_path / "first", human_config(seed=1, rounds=2))
+    config = human_config(seed=2, rounds=2, ratings_from=str(tmp_path / "first"))
+    create(tmp_path / "second", config).close()
+    first.store.close()
+    shutil.rmtree(tmp_path / "first")
+    trainer, person = trained(tmp_path / "second", config)
+    alone, other = trained(tmp_path / "alone", human_config(seed=2, rounds=1))
+    assert other.boards[0] == sorted(first_board(config)) != person.boards[0], "its first board is chosen by what is known"
+    store = trainer.store
+    metrics = {name: [value for _, value in points] for name, points in store.metrics().items()}
+    assert metrics["preference_ratings"] == [6, 12] and metrics["preference_earlier"] == [12, 12] and metrics["scored_images"] == [6, 6]
+    known = alone.store.metrics()["preference_known"][0][1]
+    assert (metrics["preference_known"][0] or 0.0) > (known or 0.0)
+    assert metrics["preference_pairs"][0] == alone.store.metrics()["preference_pairs"][0][1] == 8 or not trainer.taster.leads(1)
+    assert {row.rater for row in store.ratings()} == {"anna"} and len(store.ratings()) == 12
+
+
+def test_of_very_many_earlier_ratings_some_from_all_over_are_learned_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RunStore.create(tmp_path / "run", human_config())
+    (store.folder / RATINGS).mkdir()
+    rows = [dict(source="old", rater="anna", prompt="a cat", opinion=i / 1000, image="images/one.png") for i in range(900)]
+    (store.folder / RATINGS / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr("ddpo.taster.MOST_EARLIER", 90)
+    found = [each.opinion for each in Taster(store.config, store).earlier]
+    assert found == [i / 1000 for i in range(0, 900, 10)]
+    assert Taster(store.config.with_changes(preference="off", board_images=0), store).earlier == []
 
 
 def test_assist_keeps_peoples_own_words(tmp_path: Path) -> None:

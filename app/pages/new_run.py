@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
@@ -15,10 +16,11 @@ import rewards
 from app import words
 from app.runs import Runs
 from app.widgets.kit import widget
+from ddpo import earlier
 from ddpo.config import GROUPS, ConfigError, RunConfig, prompt_sets
 from ddpo.presets import presets
 from ddpo.source import located, model_source
-from ddpo.store import RunStore
+from ddpo.store import RATINGS, RunStore, StoreError
 from ddpo.tracker import require
 from rewards.function import offered
 
@@ -95,6 +97,9 @@ def field_component(field: Field[Any], value: Any, min_width: int = 160, info: b
     if field.name == "reward":
         common["info"] = "Your ratings, or an automatic reward."
         return gr.Dropdown([(words.reward(name), name) for name in (*rewards.REWARDS, *offered())], value=value, filterable=False, **common)
+    if field.name == "ratings_from":
+        common["info"] = "Of runs here, or of what was taken away: write the path of its zip or folder. For the model of your taste; they are copied."
+        return gr.Dropdown([], value=[], multiselect=True, allow_custom_value=True, **common)
     if "choices" in field.metadata:
         names = words.RATINGS if field.name == "rating" else {}
         return gr.Dropdown([(names.get(c, c), c) for c in field.metadata["choices"]], value=value, filterable=False, **common)
@@ -136,7 +141,24 @@ def suggest_name(runs: Runs, preset: str) -> str:
     return next(name for n in range(1, len(taken) + 2) if (name := f"{preset}-{n}") not in taken)
 
 
+def earlier_choices(runs: Runs) -> dict[str, Any]:
+    """The runs whose ratings a new one can learn from as well, newest first."""
+    found = []
+    for name in runs.names():
+        try:
+            store = runs.open(name)
+            images = len({row.sample for row in store.ratings() if row.value is not None})
+        except (StoreError, ConfigError, sqlite3.Error):  # a damaged run: the Library says so
+            continue
+        if images or (store.folder / RATINGS).exists():
+            found.append((f"{name} ({words.count(images, 'image')} rated)", name))
+    update: dict[str, Any] = gr.update(choices=found)
+    return update
+
+
 def _shown(key: str, value: Any) -> Any:
+    if key == "ratings_from":
+        return [name.strip() for name in value.split(";") if name.strip()]
     return "\n".join(value) if key == "prompts" else value
 
 
@@ -153,6 +175,8 @@ def parsed(field: Field[Any], value: Any) -> Any:
     """A form's value as the setting's: prompts one a line, whole numbers whole."""
     if field.name == "prompts" and isinstance(value, str):
         return tuple(line.strip() for line in value.splitlines() if line.strip())
+    if field.name == "ratings_from" and isinstance(value, list):
+        return "; ".join(map(str, value))
     if field.type == "int" and isinstance(value, float) and value.is_integer():
         return int(value)
     return value.strip() if isinstance(value, str) else value
@@ -167,7 +191,9 @@ def create(runs: Runs, name: str, values: Mapping[str, Any], parts: str = "") ->
     """
     if values["reward"] == "blend":
         values = {**values, "reward": f"{rewards.BLEND} {parts}"}
-    config = located(config_from(values))
+    config = config_from(values)
+    here = [str(runs.folder / name) if name in runs.names() else name for name in config.ratings_sources]
+    config = located(config.with_changes(ratings_from="; ".join(here)))
     model_source(config)
     require(config)
     name = (name or "").strip()
@@ -175,7 +201,7 @@ def create(runs: Runs, name: str, values: Mapping[str, Any], parts: str = "") ->
         raise ConfigError("The run has no name. Write one: letters, digits, dots, dashes and underscores.")
     if Path(name).name != name:
         raise ConfigError(f"{name!r} cannot name a run. Use letters, digits, dots, dashes and underscores, 80 at most.")
-    RunStore.create(runs.folder / name, config).close()
+    earlier.create(runs.folder / name, config).close()
     return runs.open(name)
 
 

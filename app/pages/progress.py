@@ -68,6 +68,11 @@ WATCHED: tuple[Chart, ...] = (
 """Charts of what is watched every so many rounds (:mod:`ddpo.monitor`), beside that of the rewards."""
 
 CHARTS: tuple[Chart, ...] = (
+    Chart(
+        "taste", "The model of your taste", "Of two images of a prompt it picks the one you like better so often; 0.5 is chance.",
+        (("preference_accuracy", "picks the better one"), ("preference_least", "at least"), ("preference_known", "share of your taste known")),
+        used=("preference_ratings", "preference_earlier", "preference_pairs", "preference_more"),
+    ),
     Chart("kl", "Distance moved per update", "KL: how far a round moves the model. Small and steady is healthy.", (("kl_update", "KL"),)),
     Chart(
         "clip", "Clipped steps", "Share of steps that the clip held back. Near 0 is gentle; above 0.5, lower the learning rate.",
@@ -274,7 +279,7 @@ def gallery_value(store: RunStore) -> dict[str, Any]:
 def images_of_round(store: RunStore, number: int, samples: Sequence[SampleRow] | None = None) -> dict[str, Any]:
     """A round's images, by default all, with what is known of each."""
     known, row = store.scores(number, store.reward_at(number)), store.round(number)
-    said = scores(store.asked(number), store.latest_ratings(number, row.closed_rating if row else None))
+    said = scores(store.asked(number), store.latest_ratings(number, row.closed_rating if row else None), store.weights)
     images: list[dict[str, Any]] = []
     for sample in store.samples(number) if samples is None else samples:
         score = known.get(sample.id) or said.get(sample.id, Score(None))

@@ -25,6 +25,8 @@ PATIENCE_SECONDS = 10.0
 
 EVENTS_SHOWN = 60
 STRIP_IMAGES = 16
+COUNTS = dict(count="in", halve="half", leave_out="out")
+"""How much a rater can count, by what is asked for."""
 PHASES = ("Make images", "Score", "Learn", "Save")
 PHASE_WORDS = dict(zip(MARKS, ("Making images", "Scoring", "Learning", "Saving"), strict=True))
 
@@ -204,6 +206,7 @@ def facts(config: RunConfig, reward: str, parent: tuple[str, int] | None = None,
         ["Model", config.model],
         *([["Goes on from", f"{parent[0]}, round {parent[1]}"]] if parent else []),
         *([["Rolled back to", f"round {result}"]] if result else []),
+        *([["Learns from ratings of", ", ".join(Path(name).name for name in config.ratings_sources)]] if config.ratings_from else []),
         ["Prompts", words.count(len(config.prompts), "prompt")],
         ["Each round", f"{words.count(config.images_per_round, 'image')}, {config.images_per_prompt} per prompt"],
         ["Learning rate", f"{config.learning_rate:g}"],
@@ -233,7 +236,7 @@ def steer(store: RunStore, launcher: Launcher, kind: str, reward: str = "", rate
 
     Args:
         reward: what shall score from now on, where ``kind`` is reward.
-        rater: who shall not count from now on, where ``kind`` is leave_out, or count again, where it is count.
+        rater: who counts as others do from now on, where ``kind`` is count, half beside others, where it is halve, or not, where it is leave_out.
 
     Raises:
         LaunchError: the process could not be started or ended.
@@ -243,10 +246,10 @@ def steer(store: RunStore, launcher: Launcher, kind: str, reward: str = "", rate
     if kind == "reward":
         store.add_request("reward", reward=located_reward(reward))
         return None if status.alive else "It scores once you press Resume."
-    if kind in ("leave_out", "count"):
+    if kind in COUNTS:
         if all(rater != each["name"] for each in raters_value(store)["raters"]):
             raise LaunchError(f"Nobody called {rater[:80]!r} rated this run.")
-        store.choose(f"rater {rater}", "out" if kind == "leave_out" else "in")
+        store.choose(f"rater {rater}", COUNTS[kind])
         return None
     if kind == "launch":
         launcher.start(store.folder)

@@ -20,7 +20,7 @@ CHOICES: dict[str, tuple[str, str]] = {
     "report": ("Report", "One page with curves, pictures before and after, ratings and settings. Opens anywhere, offline; takes a while."),
     "generalisation": ("How far it reaches", "A table of what the reward gained on trained prompts and on others, with all pictures. Takes a while."),
     "pairs": ("Preference pairs", "Which of two images you like better, with the images: for training other models."),
-    "ratings": ("Ratings", "Every rating in its order, as a table."),
+    "ratings": ("Ratings", "Every rating in its order, as a table, with the images. A new run can learn from it."),
     "imagefolder": ("Images", "All images with their prompts, scores and ratings."),
 }
 """What each kind of export is called, and what it is good for."""

@@ -101,6 +101,10 @@ function timeView(v) {
     h("ul", { class: "panel-legend" }, v.time.map((t, i) => h("li", {}, h("i", { "data-c": i }), h("span", {}, t.label), h("b", {}, duration(t.seconds))))));
 }
 
+function countOf(r) {
+  return r.counts ? (r.half ? "halve" : "count") : "leave_out";
+}
+
 function ratersView(v) {
   const { raters, agreement } = v.raters;
   if (!raters.length) return null;
@@ -109,8 +113,9 @@ function ratersView(v) {
   return h("section", { class: "panel-part", key: "raters" }, h("h3", {}, "Raters"),
     h("ul", { class: "panel-raters" }, raters.map((r) => h("li", { key: `rater-${r.name}`, "data-out": !r.counts },
       h("div", {}, h("b", {}, short(r.name, 40)), h("span", {}, line(r)), r.tired ? h("span", { class: "panel-tired" }, r.tired) : null),
-      h("button", { class: "s-button", role: "switch", "aria-checked": String(r.counts), "data-act": r.counts ? "leave_out" : "count", "data-rater": r.name,
-        title: r.counts ? "Leave this rater out: the open round and the model of taste are worked out without them" : "Count this rater again" }, r.counts ? "Counts" : "Left out")))),
+      h("select", { "data-rater": r.name, "data-now": countOf(r), "aria-label": `How much ${short(r.name, 40)} counts`,
+        title: "The open round and the model of taste are worked out anew; rounds that are learned from stay as they are" },
+        [["count", "Counts"], ["halve", "Counts half"], ["leave_out", "Left out"]].map(([kind, text]) => h("option", { value: kind }, text)))))),
     agreement ? h("p", { class: "s-muted" }, `${agreement}.`) : null);
 }
 
@@ -148,5 +153,11 @@ onAct(async ({ act: kind, rater }, button) => {
   if (QUESTIONS[kind] && !(await ask(QUESTIONS[kind]))) return;
   act({ kind, run: props.value.run, ...(rater === undefined ? {} : { rater }) }, button);
 });
-show(view);
+element.addEventListener("change", (event) => {
+  const select = event.target.closest("select[data-rater]");
+  if (select) act({ kind: select.value, rater: select.dataset.rater, run: props.value.run });
+});
+show(view, () => {
+  for (const select of element.querySelectorAll("select[data-rater]")) select.value = select.dataset.now;
+});
 everySecond(() => { if (props.value?.left) redraw(); });

@@ -1,0 +1,96 @@
+"""What a run's model of taste believes, small enough to look at: written by the worker when it refits, read by the page and the report.
+
+``taste.json`` in the run's folder holds how far the model can be trusted, the images that it takes for the most and the least liked and those of
+which it is least sure, each with the rated images that look most like it. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ddpo.earlier import Rated
+from ddpo.store import RunStore, SampleRow, write_file
+
+if TYPE_CHECKING:
+    from rewards.preference import Looks, Taste
+
+FILE = "taste.json"
+LISTED = 6
+"""How many images are shown as most liked, as least liked, and as least sure."""
+NEAREST = 4
+"""How many rated images that look alike are named for each."""
+WIDE = 1.28
+"""So many standard deviations to both sides of a guess lies the mean of what would be said, eight times of ten."""
+
+Found = dict[str, Any]
+
+
+def believe(taste: Taste, pool: Sequence[SampleRow], seen: Looks, rated: Sequence[tuple[SampleRow, float]], earlier: Sequence[Rated]) -> Found:
+    """What the model makes of a pool of images.
+
+    Args:
+        taste: fitted to ``rated``, then ``earlier``.
+        pool: the images that it is asked about, with what is seen in them.
+    """
+    mean, std = taste.expect(seen, [row.prompt for row in pool])
+    said = {row.id: value for row, value in rated}
+    order, listed = mean.argsort(kind="stable").tolist(), min(LISTED, len(pool) // 2)
+    chosen = dict(liked=order[::-1][:listed], disliked=order[:listed], unsure=(-std).argsort(kind="stable").tolist()[:LISTED])
+    own = {row.id: i for i, (row, _) in enumerate(rated)}
+    images = {}
+    for i in sorted({i for found in chosen.values() for i in found}):
+        row = pool[i]
+        near = taste.nearest({kind: values[i : i + 1] for kind, values in seen.items()}, 4 * NEAREST, but=own.get(row.id))
+        alike = {each["image"]: each for each in (_neighbour(at, share, rated, earlier) for at, share in reversed(near))}
+        images[str(row.id)] = dict(
+            prompt=row.prompt, round=row.round, image=row.image, mean=round(float(mean[i]), 3), wide=round(WIDE * float(std[i]), 3),
+            said=said.get(row.id), near=sorted(alike.values(), key=lambda each: -each["alike"])[:NEAREST],
+        )  # fmt: skip
+    return dict(images=images) | {name: [pool[i].id for i in found] for name, found in chosen.items()}
+
+
+def _neighbour(at: int, alike: float, rated: Sequence[tuple[SampleRow, float]], earlier: Sequence[Rated]) -> Found:
+    """A rated image: the run's own, or one from elsewhere."""
+    if at < len(rated):
+        row, value = rated[at]
+        return dict(id=row.id, image=row.image, prompt=row.prompt, said=round(value, 3), alike=round(alike, 3), source="")
+    other = earlier[at - len(rated)]
+    return dict(id=None, image=other.image, prompt=other.prompt, said=round(other.opinion, 3), alike=round(alike, 3), source=other.source)
+
+
+def write(store: RunStore, number: int, metrics: Mapping[str, float], found: Mapping[str, Any]) -> None:
+    """Put it into the run's folder, with the measures of trust of that round."""
+    told = dict(round=number, **{name.removeprefix("preference_"): value for name, value in metrics.items()}, **found)
+    write_file(store.folder / FILE, json.dumps(told, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def read(store: RunStore) -> Found | None:
+    """What was written last; None where nothing was, or it cannot be read."""
+    try:
+        found = json.loads((store.folder / FILE).read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) and isinstance(found.get("images"), dict) else None
+    except (OSError, ValueError):
+        return None
+
+
+def trust(told: Mapping[str, Any], who: str = "you") -> str:
+    """How far the model can be trusted, in plain words. ``who`` are those who rate: you, or the raters."""
+    pairs, own, earlier = int(told.get("pairs", 0)), int(told.get("ratings", 0)), int(told.get("earlier", 0))
+    whose = "your" if who == "you" else "their"
+    based = f"From {own:,} rated {'image' if own == 1 else 'images'} of this run" + (f" and {earlier:,} ratings from elsewhere" if earlier else "")
+    if not pairs:
+        return f"{based}: no two images of one prompt are rated differently yet, so it cannot be tested."
+    share = f"in {100 * told['accuracy']:.0f} of 100 cases without having seen {whose} answer"
+    picked = f"Of two images of a prompt it picks the one that {who} like better {share}"
+    if told["least"] <= 0.5:
+        return f"{based}. {picked}; by chance it would be 50. It is not surely better than that yet: rate on."
+    missing = told.get("more")
+    if missing is None:
+        more = ""
+    elif missing < 1:
+        more = f" It knows more than half of {whose} taste."
+    else:
+        more = f" Rate about {int(missing):,} more, and it knows half of {whose} taste."
+    return f"{based}. {picked}; by chance it would be 50.{more}"

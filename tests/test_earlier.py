@@ -1,0 +1,287 @@
+"""Ratings from elsewhere: what is read of runs and files, what a run keeps of it, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+from PIL import Image
+
+from app.exports import packed
+from app.raters import raters_value
+from ddpo.config import ConfigError, RunConfig
+from ddpo.dataset import counting, raters_of
+from ddpo.earlier import Source, create, gather, keep, kept, rated_in, sources_in, words
+from ddpo.export import export
+from ddpo.store import RATINGS, RunStore, StoreError
+from rewards.human import opinions
+from tests.toys import ODD_PROMPTS, add_pictures, filled_run, picture
+
+MODES = ("thumbs", "stars", "best", "best-worst", "pairs")
+
+
+def rated_run(folder: Path, mode: str = "thumbs", prompts: tuple[str, ...] = ("a cat", ODD_PROMPTS[4])) -> RunStore:
+    """One round of two prompts, four images each, of which Anna and Ben rated some in a mode; Anna took one word back, and said one too late."""
+    store = RunStore.create(folder, RunConfig(prompts=prompts, images_per_round=8, images_per_update=8, rating=mode))
+    store.start_round(1)
+    add_pictures(store, 1, range(8), [p for p in prompts for _ in range(4)], range(8), [picture(seed) for seed in range(8)])
+    store.mark(1, "sampled")
+    events: dict[str, list[tuple[str, int, float | None, int | None]]] = {
+        "thumbs": [
+            ("anna", 1, -1, None),
+            ("anna", 1, 1, None),
+            ("anna", 2, -1, None),
+            ("anna", 6, 1, None),
+            ("ben", 1, -1, None),
+            ("ben", 2, 1, None),
+        ],
+        "stars": [("anna", 1, 5, None), ("anna", 2, 2, None), ("ben", 3, 4, None), ("ben", 5, 1, None)],
+        "best": [("anna", 1, 2, None), ("anna", 3, 1, None), ("ben", 6, 1, None)],
+        "best-worst": [("anna", 1, 1, None), ("anna", 4, -1, None), ("ben", 5, 1, None)],
+        "pairs": [("anna", 1, 1, 2), ("anna", 3, -1, 2), ("ben", 5, 0, 6)],
+    }
+    for at, (rater, sample, value, other) in enumerate(events[mode]):
+        store.add_rating(f"secret-{at}", sample, rater, mode, value, other=other)
+    store.add_rating("skip", 8, "anna", "skip", None)
+    if mode == "pairs":
+        store.add_rating("bad", 7, "ben", "bad", None, other=8)
+    store.close_round(1)
+    store.add_rating("late", 3, "anna", "thumbs", -1)
+    return store
+
+
+def said(store: RunStore) -> set[tuple[str, str, float, str]]:
+    """What everybody made of each image of a run: rater, prompt, opinion, and the hash of the image's file."""
+    found, naming = set(), raters_of(store)
+    for row in store.rounds():
+        images = {sample.id: sample for sample in store.samples(row.number)}
+        for rater, told in opinions(store.asked(row.number), counting(store, row.number)).items():
+            for id, opinion in told.items():
+                data = (store.folder / images[id].image).read_bytes()
+                found.add((naming(rater), images[id].prompt, round(opinion, 9), hashlib.sha256(data).hexdigest()))
+    return found
+
+
+def taken(folder: Path, names: Callable[[str], str] = str) -> set[tuple[str, str, float, str]]:
+    """The same of what a run has from elsewhere."""
+    return {
+        (names(each.rater), each.prompt, round(each.opinion, 9), hashlib.sha256((folder / RATINGS / each.image).read_bytes()).hexdigest())
+        for each in rated_in(folder)
+    }
+
+
+def new_run(tmp_path: Path, *named: Path, **changes: Any) -> RunStore:
+    return create(tmp_path / "new", RunConfig(preference="lead", ratings_from="; ".join(map(str, named)), **changes))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_taken_away_and_taken_in_again_ratings_and_images_are_the_same(tmp_path: Path, mode: str) -> None:
+    store = rated_run(tmp_path / "old", mode)
+    assert len(wanted := said(store)) > 2
+    export(store, "ratings", tmp_path / "taken")
+    new = new_run(tmp_path, packed(tmp_path / "taken", "ratings"))  # a zip, as the page gives it
+    assert taken(new.folder) == wanted
+    other = create(tmp_path / "straight", RunConfig(preference="assist", ratings_from=str(store.folder)))
+    assert taken(other.folder, raters_of(store)) == wanted, "the same from the run itself"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pairs_come_back_in_the_order_in_which_they_were_said(tmp_path: Path, mode: str) -> None:
+    store = rated_run(tmp_path / "old", mode)
+    export(store, "pairs", tmp_path / "taken")
+    found = taken(new_run(tmp_path, tmp_path / "taken").folder)
+    wanted = {(who, prompt, sha): opinion for who, prompt, opinion, sha in said(store)}
+    back = {(who, prompt, sha): opinion for who, prompt, opinion, sha in found}
+    assert set(back) <= set(wanted) and len(back) > 1
+    for one, here in back.items():
+        for other, there in back.items():
+            if one[:2] == other[:2] and wanted[one] > wanted[other] + 1e-9:
+                assert here > there or (mode == "pairs" and here == there), "Pick-a-Pic has ties, and no two that are both bad"
+
+
+def test_rated_images_come_back_with_the_mean_of_their_raters(tmp_path: Path) -> None:
+    store = rated_run(tmp_path / "old")
+    export(store, "imagefolder", tmp_path / "taken")
+    found = taken(new_run(tmp_path, tmp_path / "taken").folder)
+    by_image: dict[tuple[str, str], list[float]] = {}
+    for _, prompt, opinion, sha in said(store):
+        by_image.setdefault((prompt, sha), []).append(opinion)
+    assert found == {("somebody", prompt, sum(told) / len(told), sha) for (prompt, sha), told in by_image.items()}
+
+
+def test_a_table_and_a_parquet_file_say_the_same_as_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = rated_run(tmp_path / "old")
+    wanted = said(store)
+    export(store, "ratings", tmp_path / "log")
+    (tmp_path / "log" / "ratings.jsonl").unlink()
+    assert taken(new_run(tmp_path, tmp_path / "log").folder) == wanted, "CSV"
+    export(store, "pairs", tmp_path / "taken")
+    lines = [json.loads(line) for line in (tmp_path / "taken" / "pairs.jsonl").read_text().splitlines()]
+    straight = {(each.rater, each.opinion, each.image) for each in gather([str(tmp_path / "taken")])[0].rated}
+    for row in lines:
+        row |= {side: {"bytes": (tmp_path / "taken" / row[side]).read_bytes(), "path": None} for side in ("jpg_0", "jpg_1")}
+    monkeypatch.setattr(pandas, "read_parquet", lambda file: pandas.DataFrame(lines))
+    (tmp_path / "alone.parquet").write_bytes(b"stands for a parquet file")
+    assert {(each.rater, each.opinion, each.image) for each in gather([str(tmp_path / "alone.parquet")])[0].rated} == straight, "images within"
+
+
+def test_a_run_stays_whole_when_the_old_one_is_gone_and_gives_it_on(tmp_path: Path) -> None:
+    old = rated_run(tmp_path / "old")
+    wanted = said(old)
+    new = new_run(tmp_path, old.folder)
+    old.close()
+    for path in sorted(old.folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert taken(new.folder, lambda name: name) and {row[3] for row in taken(new.folder)} == {row[3] for row in wanted}
+    third = create(tmp_path / "third", RunConfig(preference="lead", ratings_from=f"{new.folder}; {new.folder}"))
+    assert taken(third.folder) == taken(new.folder) and len(rated_in(third.folder)) == len(rated_in(new.folder)), "each of them once"
+    assert [each["name"] for each in sources_in(third.folder)] == ["old"]
+
+
+def test_none_of_it_counts_as_a_rating_of_the_run(tmp_path: Path) -> None:
+    old = rated_run(tmp_path / "old")
+    new = new_run(tmp_path, old.folder, resolution=128)
+    assert new.ratings() == [] and raters_value(new)["raters"] == []
+    assert "from old (64 × 64 of pocket)" in words(new.config, new.folder) and "none counts as a rating of this run" in words(new.config, new.folder)
+    assert "another model" in words(new.config.with_changes(model="elsewhere/sd-1"), new.folder)
+    assert words(RunConfig(), old.folder) == ""
+
+
+def test_who_was_left_out_stays_out(tmp_path: Path) -> None:
+    old = rated_run(tmp_path / "old")
+    old.choose("rater ben", "out")
+    assert {each.rater for each in rated_in(new_run(tmp_path, old.folder).folder)} == {"anna"}
+
+
+def test_two_raters_of_one_name_in_two_runs_are_two(tmp_path: Path) -> None:
+    stores = [rated_run(tmp_path / name) for name in ("one", "two")]
+    found = rated_in(new_run(tmp_path, *(store.folder for store in stores)).folder)
+    assert {each.who for each in found} == {"one/anna", "one/ben", "two/anna", "two/ben"}
+    assert len(list((tmp_path / "new" / RATINGS / "images").iterdir())) == len({each.image for each in found}), "the same image once"
+
+
+def refused(*named: object) -> str:
+    with pytest.raises(ConfigError) as error:
+        gather(map(str, named))
+    return str(error.value)
+
+
+def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
+    assert "does not exist" in refused(tmp_path / "nothing") and "does not exist" in refused("\0")
+    (tmp_path / "empty").mkdir()
+    assert "holds no ratings" in refused(tmp_path / "empty")
+    assert "Nobody has rated" in refused(filled_run(tmp_path / "compress", 1, reward="jpeg_compressibility").folder)
+    (tmp_path / "text.jsonl").write_text("")
+    assert "has no rows" in refused(tmp_path / "text.jsonl")
+    (tmp_path / "text.jsonl").write_text('{"a": 1}\n')
+    assert "no known form" in refused(tmp_path / "text.jsonl") and "label_0" in refused(tmp_path / "text.jsonl")
+    (tmp_path / "pairs.parquet").write_bytes(b"PAR1")
+    assert "pyarrow" in refused(tmp_path / "pairs.parquet")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("x.txt", "nothing")
+    assert "holds no ratings" in refused(tmp_path / "other.zip")
+    with pytest.raises(ConfigError, match="preference is off"):
+        RunConfig(ratings_from=str(tmp_path))
+
+
+LOG: dict[str, Any] = dict(round=1, image="images/a.png", prompt="a cat", rater="anna", kind="thumbs", value=1, other=None, counts=True)
+PAIR: dict[str, Any] = dict(caption="a cat", jpg_0="images/a.png", jpg_1="images/b.png", label_0=1, label_1=0)
+IMAGE: dict[str, Any] = dict(file_name="images/a.png", prompt="a cat", rating=0.5)
+
+
+@pytest.mark.parametrize(
+    ("row", "change", "told"),
+    [
+        (LOG, dict(kind="hearts"), "kind 'hearts' with value 1.0 is no rating"),
+        (LOG, dict(value=7), "with value 7.0"),
+        (LOG, dict(value="many"), "value is many; it must be a number"),
+        (LOG, dict(value=float("nan")), "it must be a number"),
+        (LOG, dict(value=True), "it must be a number"),
+        (LOG, dict(round=None), "round is None; it must be a whole number"),
+        (LOG, dict(round=1.5), "whole number"),
+        (LOG, dict(prompt=" "), "prompt is"),
+        (LOG, dict(prompt="x" * 20_000), "no prompt"),
+        (LOG, dict(prompt="\ud800"), "no prompt"),
+        (LOG, dict(counts="perhaps"), "counts is perhaps; it must be true or false"),
+        (LOG, dict(image="images/gone.png"), "cannot be read"),
+        (LOG, dict(image="../a.png"), "leads out of the folder"),
+        (LOG, dict(image="/etc/passwd"), "leads out of the folder"),
+        (LOG, dict(image="images/linked.png"), "leads out of the folder"),
+        (LOG, dict(image="images/text.png"), "cannot be read"),
+        (LOG, dict(image=5), "image is 5; it must be a text"),
+        (LOG, dict(kind="pairs", other=None), "no rating that can be made"),
+        (PAIR, dict(label_1=1), "label_0 is 1.0 and label_1 is 1.0"),
+        (PAIR, dict(label_0=None), "label_0 is None"),
+        (PAIR, dict(caption=None), "caption is None"),
+        (PAIR, dict(jpg_1=None), "jpg_1 is None"),
+        (PAIR, dict(jpg_1="images/text.png"), "cannot be read"),
+        (IMAGE, dict(rating="good"), "rating is good"),
+        (IMAGE, dict(prompt=None), "prompt is None"),
+        (IMAGE, dict(file_name=None), "file_name is None"),
+    ],
+)  # fmt: skip
+def test_a_bad_line_is_named_with_what_is_wrong(tmp_path: Path, row: dict[str, Any], change: dict[str, Any], told: str) -> None:
+    (tmp_path / "log" / "images").mkdir(parents=True)
+    for name in ("a", "b"):
+        picture(ord(name)).save(tmp_path / "log" / "images" / f"{name}.png")
+    picture(3).save(tmp_path / "elsewhere.png")
+    (tmp_path / "log" / "images" / "linked.png").symlink_to(tmp_path / "elsewhere.png")
+    (tmp_path / "log" / "images" / "text.png").write_text("no image")
+    file = tmp_path / "log" / "metadata.jsonl"
+    file.write_text(json.dumps(row) + "\n\n" + json.dumps(row) + "\n")
+    assert gather([str(file)])[0].rated, "without the mistake it is read"
+    file.write_text(json.dumps(row) + "\n\n" + json.dumps(row | change) + "\n")
+    message = refused(tmp_path / "log")
+    assert told in message and "metadata.jsonl, line 3" in message
+    with pytest.raises(ConfigError):
+        new_run(tmp_path, tmp_path / "log")
+    assert not (tmp_path / "new").exists(), "before anything is made"
+
+
+def test_broken_lines_and_tables_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "ratings.jsonl"
+    for text, told in (('{"a": 1}\n{', "line 2: this is no JSON"), ("[1]\n", "line 1: this is no JSON object")):
+        file.write_text(text)
+        assert told in refused(file)
+    file.write_bytes(b'{"a": 1}\n\xff\n')
+    assert "line 2: this is no text in UTF-8" in refused(file)
+    table = tmp_path / "ratings.csv"
+    with open(table, "w", newline="") as out:
+        csv.writer(out).writerows([list(LOG), ["1", "images/a.png"]])
+    assert "ratings.csv, line 2: it has another number of columns" in refused(table)
+    file.write_text(json.dumps(IMAGE | dict(rating=None)) + "\n")
+    assert "no rating among them" in refused(file)
+    file.write_text((json.dumps(LOG) + "\n") * 20_001)
+    assert "more than 20,000 rows" in refused(file)
+
+
+def test_an_image_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(IMAGE | dict(file_name="a.gif")) + "\n")
+    Image.new("P", (8, 8)).save(tmp_path / "a.gif")
+    assert "GIF" in refused(tmp_path / "metadata.jsonl") and "PNG, JPEG and WebP" in refused(tmp_path / "metadata.jsonl")
+
+
+def test_what_was_copied_and_is_damaged_is_said(tmp_path: Path) -> None:
+    store = new_run(tmp_path, rated_run(tmp_path / "old").folder)
+    (store.folder / RATINGS / "rated.jsonl").write_text('{"source": ')
+    with pytest.raises(StoreError, match="damaged"):
+        rated_in(store.folder)
+    with pytest.raises(ConfigError, match="damaged"):
+        kept(store.folder)
+    keep(store.folder, [])
+    assert not (store.folder / RATINGS).exists() and rated_in(store.folder) == []
+
+
+def test_a_source_is_taken_in_once_whatever_it_is_called(tmp_path: Path) -> None:
+    old = rated_run(tmp_path / "old")
+    one = gather([str(old.folder)])
+    both = gather([str(old.folder), f"{old.folder}/"])
+    assert [len(source.rated) for source in both] == [len(source.rated) for source in one]
+    assert isinstance(one[0], Source) and one[0].sizes == {(64, 64)}
