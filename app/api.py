@@ -131,8 +131,8 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
         return status(name)
 
     def export(name: str, kind: str = "diffusers", number: int = 0, strength: float = 1.0, names: bool = False) -> dict[str, Any]:
-        """Make a file to take away: diffusers, kohya, pipeline, ratings, pairs or imagefolder, of a round (0 is a model's last one, or all rounds of
-        data); returns where to fetch it, once, with its name and size."""
+        """Make a file to take away, of a kind that ``python -m ddpo export --as`` knows, of a round: 0 is a model's last one, or the one that the run
+        is rolled back to, and all rounds of data. Returns where to fetch it, once, with its name and size."""
         try:
             if kind not in EXPORTS:
                 raise ExportFailure(f"{kind!r} is no kind of export; choose one of {', '.join(EXPORTS)}.")

@@ -98,7 +98,7 @@ def made(exports: Exports, store: RunStore, kind: str, number: int | None, stren
 
 
 def export_question(body: Any) -> tuple[str, int | None, float, bool]:
-    """What is asked for: the kind, the round (None for the last, or all), the strength, and whether raters are named."""
+    """What is asked for: the kind, the round (None for that of :func:`latest`), the strength, and whether raters are named."""
     if not isinstance(body, dict) or body.get("kind") not in EXPORTS:
         raise HTTPException(422, f"kind is one of {', '.join(EXPORTS)}.")
     number, strength, names = body.get("round"), body.get("strength", 1.0), body.get("names", False)

@@ -88,6 +88,7 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports, comparing: Co
 
         def heed(selected: str, told: str, event: gr.EventData) -> list[Any]:
             asked, made = action(event), list[str]()
+            selected = str(asked.get("run") or selected)  # that on whose banner it was pressed, whatever was selected meanwhile
 
             def work(store: RunStore) -> None:
                 if name := alarm.heed(store, launcher, str(asked.get("kind")), asked.get("round")):

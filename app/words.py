@@ -131,7 +131,7 @@ def decision(name: str, value: str) -> str:
     at, _, changes = value.partition(" ")
     return {
         "rating": f"Rated from now on: {RATINGS.get(value, value)}.",
-        "rater": f"{whom} is left out." if value == "out" else f"{whom} counts again.",
+        "rater": f"{whom} {dict(out='is left out', half='counts half beside others').get(value, 'counts again')}.",
         "alarm": f"The alarm of round {value} was seen.",
         "result": f"Rolled back to round {value}: it is taken away, and later rounds are kept." if value else "The latest round is taken away again.",
         "fork": f"{whom} goes on from round {at}{f', with {changes}' if changes else ''}.",

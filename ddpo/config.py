@@ -266,7 +266,8 @@ class RunConfig:
     on_alarm: str = setting(
         "continue",
         "What to do when what is watched goes wrong: say so and continue, pause (the model stays loaded), stop after the round, or rollback: stop, "
-        "and take away the watched round with the highest reward at which no alarm was on (where people rate, the latest of these).",
+        "and take away the watched round at which no alarm was on and the present reward is highest (where people rate, the latest without an "
+        "alarm).",
         choices=("continue", "pause", "stop", "rollback"),
     )
     tracker: str = setting(
@@ -317,6 +318,10 @@ class RunConfig:
             raise ConfigError(
                 f"images_per_round is {n} and images_per_update is {update}: {n} is not divisible by {update}. "
                 f"Choose a divisor of {n} for images_per_update."
+            )
+        if self.on_alarm != "continue" and not self.watch_every:
+            raise ConfigError(
+                f"on_alarm is {self.on_alarm}, but watch_every is 0, so nothing is watched. Choose watch_every 6, or on_alarm continue."
             )
         if self.ahead and self.objective != "ddpo-is":
             raise ConfigError(

@@ -32,12 +32,14 @@ class Control:
         watcher: Callable[[str, int, int, int], None] | None = None,
         also: Callable[[], None] = lambda: None,
         waits: bool = True,
+        since: float | None = None,
     ) -> None:
         """
         Args:
             watcher: is told all that is reported.
             also: is asked at every safe point as well; it may raise.
             waits: whether a reward that fails waits for people, or ends the run.
+            since: when this worker began, in seconds since 1970: what was asked before was asked of one that is gone. By default now.
         """
         self.store, self.watcher, self.also, self.waits = store, watcher, also, waits
         self.stop_after_round = False
@@ -46,7 +48,7 @@ class Control:
         self._applied: set[int] = set()
         self._now: tuple[str, int, int, int] = ("loading", 0, 0, 0)
         for request in store.pending_requests():
-            if request.kind not in KEPT:  # asked of a worker that is gone
+            if request.kind not in KEPT and (since is None or request.created_at < since):  # asked of a worker that is gone
                 store.add_event("ignored", f"{request.kind}: asked before this worker started", request.id)
 
     def report(self, state: str, number: int, done: int = 0, total: int = 0) -> None:

@@ -7,13 +7,13 @@ find that under reinforcement learning both gain
 
 which rises to its peak at d = exp(α/β - 1) and then falls. Here a gain is in standard deviations of the base model's pictures, and d is that of the
 watched ones (:mod:`ddpo.monitor`). The equation is linear in α and β, which are fitted by least squares. The errors take the points for independent;
-they share their pictures, so intervals are somewhat too narrow.
+they share their pictures; and d is taken as exact, which few pictures tell (one in eight of the watched ones). So intervals are too narrow.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,6 +123,8 @@ def peak_of(curve: Curve) -> Peak | None:
 class ProxyAndGold:
     """Both, of one run."""
 
+    reward: str
+    """What is optimised."""
     proxy: list[Point]
     """Empty where people rate: their word is gold."""
     gold: list[Point]
@@ -139,13 +141,13 @@ def proxy_and_gold(store: RunStore, up_to: int | None = None) -> ProxyAndGold | 
     stretches = [reward for first, reward in store.reward_stretches() if up_to is None or first <= up_to]
     if not series or len(stretches) > 1:
         return None
-    reward, now = stretches[0], distances(series).get(max(series), 0.0)
+    reward, known = stretches[0], distances(series)
+    now = known[max(known)] if known else 0.0
     if reward == "human":
-        metrics = {name: [point for point in points if up_to is None or point[0] <= up_to] for name, points in store.metrics().items()}
-        found = ProxyAndGold([], rated_gains(series, metrics), ("human",), now)
+        found = ProxyAndGold(reward, [], rated_gains(series, boards(store, up_to)), ("human",), now)
     else:
         names = gold_of(store.config, reward, series)
-        found = ProxyAndGold(gains(series, [reward]), gains(series, names), names, now)
+        found = ProxyAndGold(reward, gains(series, [reward]), gains(series, names), names, now)
     return found if any(point.distance > 0 for point in found.gold) else None
 
 
@@ -156,7 +158,8 @@ def gold_of(config: RunConfig, reward: str, series: Series) -> tuple[str, ...]:
     named = GOLD.get(reward)
     if named and config.networks_of(reward) == "pocket" and named in series.get(0, {}):
         return (named,)
-    told = {"kl", "diversity", reward, *DAMAGE, *NO_MERIT, *asked, *(OF_TASTE if "human" in asked else ())}
+    made_from = {name for name, source in GOLD.items() if source in asked}  # they follow what is optimised
+    told = {"kl", "diversity", reward, *DAMAGE, *NO_MERIT, *asked, *made_from, *(OF_TASTE if "human" in asked else ())}
     return tuple(name for name in series.get(0, {}) if name not in told)
 
 
@@ -181,21 +184,48 @@ def gains(series: Series, names: Sequence[str]) -> list[Point]:
     return found
 
 
-def rated_gains(series: Series, metrics: Mapping[str, Sequence[tuple[int, float | None]]]) -> list[Point]:
+@dataclass(frozen=True)
+class Board:
+    """What people said of a board that tells how good its pictures are, and after how many updates it was made."""
+
+    round: int
+    made_after: int
+    mean: float
+    spread: float
+    rated: int
+
+
+def boards(store: RunStore, up_to: int | None = None) -> list[Board]:
+    """The boards whose ratings are gold, in order: those that are rated by thumbs or stars, as the first one is. Where people only say which of some
+    pictures is better, all boards have one mean; where the boards are chosen, or the run begins with trained weights, the first is no measure."""
+    if store.parent or store.config.init_lora or store.config.board_images:
+        return []
+    metrics = {name: dict(points) for name, points in store.metrics().items()}
+    kinds: dict[int, set[str]] = {}
+    for row in store.ratings():
+        if row.value is not None:
+            kinds.setdefault(row.round, set()).add(row.kind)
+    first = next((kinds[number] for number in sorted(kinds)), set())
+    found = []
+    for number in sorted(kinds):
+        mean, spread, count = (metrics.get(name, {}).get(number) for name in ("reward_mean", "reward_std", "scored_images"))
+        if (up_to is None or number <= up_to) and kinds[number] == first <= {"thumbs", "stars"} and len(first) == 1 and mean is not None and count:
+            found.append(Board(number, min(sample.updates for sample in store.samples(number)), mean, spread or 0.0, int(count)))
+    return found
+
+
+def rated_gains(series: Series, rated: Sequence[Board]) -> list[Point]:
     """People's ratings as gold: each board's mean against the first one's, in its spread. A board is made of seeds of its own, by the policy that has
     not learned from it: so its ratings are held out. Between two watched rounds KL is interpolated."""
-    mean, spread, count, behind = (dict(metrics.get(name, ())) for name in ("reward_mean", "reward_std", "scored_images", "updates_behind"))
-    first, unit = next(((mean[n], spread.get(n)) for n in sorted(mean) if mean[n] is not None), (None, None))
     known = sorted((at, distance**2) for at, distance in distances(series).items())
-    if first is None or not unit or len(known) < 2:
+    if not rated or not rated[0].spread or len(known) < 2:
         return []
-    found = []
-    for number, value in sorted(mean.items()):
-        made_after = number - 1 - (behind.get(number) or 0)
-        if value is None or not (rated := count.get(number)) or not known[0][0] <= made_after <= known[-1][0]:
-            continue
-        nats = float(np.interp(made_after, [at for at, _ in known], [kl for _, kl in known]))
-        found.append(Point(number, math.sqrt(nats), (value - first) / unit, (spread.get(number) or 0.0) / unit / math.sqrt(rated)))
+    first, found = rated[0], []
+    for board in rated:
+        if known[0][0] <= board.made_after <= known[-1][0]:
+            nats = float(np.interp(board.made_after, [at for at, _ in known], [kl for _, kl in known]))
+            error = board.spread / first.spread / math.sqrt(board.rated)
+            found.append(Point(board.round, math.sqrt(nats), (board.mean - first.mean) / first.spread, error))
     return found
 
 

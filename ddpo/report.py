@@ -147,7 +147,8 @@ def head(store: RunStore, number: int, metrics: Metrics) -> Html:
     tiles = [("rounds", f"{number} of {config.rounds}"), ("images made", f"{made:,}")]
     if rated:
         tiles.append(("images rated", f"{sum(rated.values()):,} by {words_for(len(rated), 'person', 'people')}"))
-    result, unit = result_until(store, number), unit_of(store.reward_at(number))
+    result = result_until(store, number)
+    unit = unit_of(store.reward_at(result))
     tiles += [("rolled back to, and taken away", f"round {result}")] if result != number else []
     if change := held_out_change(store, result):
         tiles.append((f"mean reward on held-out seeds{unit}", f"{shown(change.before[0])} → {shown(change.after[0])}"))
@@ -179,17 +180,18 @@ def before_and_after(store: RunStore, number: int, pairs: Sequence[Pair], why_no
         parts.append(tag("div", *map(_pair, pairs), class_="pairs"))
     elif why_not:
         parts.append(tag("p", why_not, class_="note"))
-    if change := held_out_change(store, result_until(store, number)):
+    result = result_until(store, number)
+    if change := held_out_change(store, result):
         before, after = (f"{shown(value)} ± {shown(error)}" for value, error in (change.before, change.after))
         images = store.config.held_out_images
         told = f"The mean reward (± standard error) of {images} held-out images went from {before} (base model) to {after} (round {change.last})"
-        parts.append(tag("p", f"{told}{unit_of(store.reward_at(number))}."))
+        parts.append(tag("p", f"{told}{unit_of(store.reward_at(result))}."))
     return section("Before and after", *parts)
 
 
 def generalisation(store: RunStore, number: int) -> Html:
     """What the reward gains on prompts that are trained and on others; nothing where it was not measured."""
-    found = measured(store, number)
+    found = measured(store, result_until(store, number))
     if found is None:
         return Html("")
     words = tag("p", " ".join([REACH, *found.words()]))
@@ -241,7 +243,7 @@ def against_gold(store: RunStore, number: int) -> Html:
     curve = fit(both.gold)
     peak, furthest = peak_of(curve) if curve else None, max(point.distance for point in (*both.proxy, *both.gold))
     furthest = max(furthest, 1.1 * peak.high) if peak else furthest
-    series = [(f"proxy: {public_reward(store.config.reward)}", both.proxy), (f"gold: {gold.removeprefix('the ')}", both.gold)]
+    series = [(f"proxy: {public_reward(both.reward)}", both.proxy), (f"gold: {gold.removeprefix('the ')}", both.gold)]
     lines, fitted = [], []
     for i, (label, points) in enumerate((label, points) for label, points in series if points):
         around = [(p.distance, p.gain - p.error, p.gain + p.error) for p in points if p.distance and math.isfinite(p.error)]
@@ -254,7 +256,8 @@ def against_gold(store: RunStore, number: int) -> Html:
     meant = f"The proxy is what was optimised; gold is what it stands for, here {gold}."
     units = "Gains are in the base model's standard deviations, the distance is √KL in nats."
     lines_are = "The dotted lines are R(d) = d (α − β log d), by least squares (Gao et al. 2022, arXiv 2210.10760)."
-    told = tag("p", f"{meant} {units} {lines_are}", class_="muted")
+    band = " The shaded band is where gold is predicted to peak (95 % interval)." if peak else ""
+    told = tag("p", f"{meant} {units} {lines_are}{band}", class_="muted")
     return section("Proxy against gold", tag("p", words_of(both.gold, both.now)), tag("figure", drawing), told)
 
 
@@ -465,7 +468,9 @@ def again(store: RunStore, number: int) -> Html:
     lines = [command(config, f"runs/{store.name}")]
     if rated_images(store, number):
         lines.append(f"python -m ddpo export runs/{store.name} --as ratings --out {store.name}-ratings")
-    lines.append(f"python -m ddpo export runs/{store.name} --as {'pipeline' if config.training == 'full' else 'kohya'} --out {store.name}-model")
+    kind, result = "pipeline" if config.training == "full" else "kohya", result_until(store, number)
+    which = f" --round {result}" if result != number else ""
+    lines.append(f"python -m ddpo export runs/{store.name} --as {kind}{which} --out {store.name}-model")
     return section("Do it again", tag("p", " ".join(notes)), tag("pre", "\n".join(lines)))
 
 

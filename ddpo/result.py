@@ -7,24 +7,28 @@ does it by itself, by the rule of :mod:`ddpo.alarms`.
 
 from __future__ import annotations
 
-from ddpo.alarms import judged
+import re
+
 from ddpo.store import RESULT, RunStore, StoreError
 
-RULE = "the watched round with the highest reward at which no alarm was on (where people rate, the latest of these)"
+ROLLBACK = "rollback"
+"""The kind of event with which a run rolls back by its rule; it holds from then on, until people say otherwise."""
+RULE = "the watched round at which no alarm was on and the present reward is highest (where people rate, the latest without an alarm)"
 
 
 def rolled_back(store: RunStore) -> int | None:
-    """The round that a run is rolled back to: what people said last, or else, with ``on_alarm rollback`` and once an alarm was on, the best one; None
-    where it is not, or that round's checkpoint is gone."""
-    chosen = store.choices().get(RESULT)
-    if chosen is not None:
-        number = int(chosen or 0)
-    elif store.config.on_alarm == "rollback":
-        watched = judged(store)
-        number = watched.best if watched.alarms else 0
-    else:
+    """The round that a run is rolled back to: by what was said last, by people or by the run's own rule; None where it is not, or that round's
+    checkpoint is gone."""
+    by_people = max((row for row in store.decisions() if row.name == RESULT), key=lambda row: row.id, default=None)
+    by_rule = max((row for row in store.events() if row.kind == ROLLBACK), key=lambda row: row.id, default=None)
+    if by_people is None and by_rule is None:
         return None
-    return number if number in store.checkpoints() else None
+    if by_rule is None or (by_people is not None and by_people.created_at >= by_rule.created_at):
+        number = int(by_people.value or 0) if by_people else 0
+    else:
+        number = best_of(by_rule.message)
+    place = store.checkpoints().get(number)
+    return number if place is not None and place.is_dir() else None
 
 
 def result_until(store: RunStore, number: int) -> int:
@@ -49,3 +53,9 @@ def words_of(best: int) -> str:
     if not best:
         return "No watched round is better than the base model: nothing to roll back to. The last round is taken away, unless you choose another."
     return f"Rolled back to round {best}, {RULE}: it is taken away, unless you choose another. Later rounds are kept."
+
+
+def best_of(words: str) -> int:
+    """The round of :func:`words_of`."""
+    found = re.match(r"Rolled back to round (\d+), ", words)
+    return int(found[1]) if found else 0

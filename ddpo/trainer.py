@@ -49,7 +49,7 @@ from ddpo.loss import Health
 from ddpo.monitor import Monitor
 from ddpo.objective import Weights, advantages_of, weights_of
 from ddpo.policy import Policy
-from ddpo.result import rolled_back, words_of
+from ddpo.result import ROLLBACK, rolled_back, words_of
 from ddpo.rollout import batches, derive_seed
 from ddpo.store import PARENT, RunStore, SampleRow, sync_tree
 from ddpo.taster import Taster
@@ -377,9 +377,9 @@ class Trainer:
         if alarm is not None and began:
             self.store.add_event("alarm", alarm.text)
             if self.config.on_alarm == "rollback":
-                self.store.add_event("rollback", words_of(alarm.best))
+                self.store.add_event(ROLLBACK, words_of(alarm.best))
         self.store.add_metrics(number, metrics)
-        if began and self.config.on_alarm == "rollback" and meanwhile:
+        if alarm is not None and began and self.config.on_alarm == "rollback" and meanwhile and alarm.best:
             raise StopRun  # nobody is to rate a board of what is given up
         if began and self.config.on_alarm in ("stop", "rollback"):
             self.control.stop_after_round = True
@@ -424,8 +424,9 @@ def summary(metrics: Mapping[str, list[tuple[int, float | None]]], result: int |
         result: the round that the run is rolled back to, if it is.
     """
     held, bases = dict(metrics.get("held_out_reward", [])), dict(metrics.get("held_out_base", []))
-    last = result if result in held else max(held) if held else None
-    before, after = bases[max(bases)] if bases else held.get(0), held.get(last) if last else None
+    last = result or max(held, default=0)
+    before = bases[max(since)] if (since := [at for at in bases if at <= last]) else held.get(0)
+    after = held.get(last) if last else None
     seconds = {
         name.removeprefix("seconds_"): round(sum(v or 0.0 for _, v in points), 2) for name, points in metrics.items() if name.startswith("seconds_")
     }

@@ -10,6 +10,7 @@ import argparse
 import errno
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -37,19 +38,19 @@ def run(folder: Path, watcher: Watcher | None = None) -> int:
         return follow(folder)
     try:
         store = RunStore(folder)
-        lock = WorkerLock(folder / "worker.lock")
+        lock, since = WorkerLock(folder / "worker.lock"), time.time()
     except (StoreError, AlreadyRunning) as error:
         print(error, file=sys.stderr)
         return 2
     try:
         store.set_progress("loading", _present_round(store))  # at once: what the worker before this one said is over
-        return _work(store, watcher)
+        return _work(store, watcher, since)
     finally:
         store.close()
         lock.release()
 
 
-def _work(store: RunStore, watcher: Watcher | None) -> int:
+def _work(store: RunStore, watcher: Watcher | None, since: float) -> int:
     """Everything between taking the lock and giving it back."""
     from ddpo.control import StopRun
     from ddpo.crew import Crew
@@ -58,7 +59,7 @@ def _work(store: RunStore, watcher: Watcher | None) -> int:
     try:
         crew = Crew.assemble()
         crew.begin()
-        trainer = build(store, watcher, crew)
+        trainer = build(store, watcher, crew, since)
         finished = trainer.run()
         number = max((row.number for row in store.rounds() if row.checkpointed_at is not None), default=0)
         trainer.conclude()
@@ -117,7 +118,7 @@ def _end(store: RunStore, state: str, number: int, message: str) -> int:
     return 0
 
 
-def build(store: RunStore, watcher: Watcher | None, crew: Crew) -> Trainer:
+def build(store: RunStore, watcher: Watcher | None, crew: Crew, since: float | None = None) -> Trainer:
     """The run's trainer, from its configuration: the one place where the parts are put together."""
     import torch
 
@@ -125,7 +126,7 @@ def build(store: RunStore, watcher: Watcher | None, crew: Crew) -> Trainer:
     from ddpo.trainer import Trainer
 
     config = store.config
-    control = Control(store, watcher, crew.listen, waits=watcher is None)  # somebody at a terminal has no buttons
+    control = Control(store, watcher, crew.listen, waits=watcher is None, since=since)  # somebody at a terminal has no buttons
     control.report("loading", _present_round(store))
     policy = load_policy(with_own_lora(config, store.folder), crew)
     precision = str(policy.autocast or torch.float32).removeprefix("torch.")

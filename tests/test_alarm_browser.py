@@ -223,6 +223,8 @@ def test_going_on_stops_the_run_that_is_left(tmp_path, monkeypatch) -> None:
     letting_go.start()
     assert alarm.heed(store, launcher, "fork", 5) == "a-from-5" and launcher.folders == ["a-from-5"]
     assert 0.5 <= time.monotonic() - started < 30
+    with alarm._only_one(store), pytest.raises(StoreError, match="is being made already"):  # pressed while that is waited for
+        alarm.heed(store, launcher, "fork", 5)
     assert [request.kind for request in store.pending_requests()] == ["stop"]
     monkeypatch.setattr(alarm, "PATIENCE", 0.2)
     lock = WorkerLock(store.folder / "worker.lock")

@@ -14,6 +14,7 @@ from app import words
 from app.curves import MAX_POINTS
 from app.launch import Launcher
 from app.pages import library, new_run, progress, run
+from app.pages.run import COUNTS
 from app.runs import Runs
 from app.views import NAMES, Views
 from ddpo.config import ConfigError, RunConfig
@@ -414,3 +415,8 @@ def test_another_reward_is_a_checked_request_that_shows_until_it_scores(runs: Ru
     assert len(store.pending_requests()) == 1
     store.add_request("reward", reward="/elsewhere/mine.py:f")
     assert "/elsewhere/mine.py:f" in [choice["name"] for choice in run.panel_value(store, IDLE)["rewards"]], "what cannot be chosen can be kept"
+
+
+def test_what_becomes_of_a_rater_is_told_in_the_history() -> None:
+    said = {value: words.decision("rater Anna", value) for value in COUNTS.values()}
+    assert len(set(said.values())) == len(said) and said["half"] == "Anna counts half beside others."

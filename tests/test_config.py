@@ -63,6 +63,7 @@ ODD = ("long " * 1000, "🦊 a fox 🎨 \u202e", "${alert(1)}", "<script>alert(1
         (dict(prompts="a cat"), ["'a cat'", "list"]),
         (dict(prompts=7), ["7", "list"]),
         (dict(prompts=("half a \ud83e letter",)), ["no text"]),
+        (dict(on_alarm="rollback", watch_every=0), ["rollback", "watch_every", "nothing is watched"]),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_numbers(changes: dict[str, Any], words: list[str]) -> None:

@@ -51,6 +51,19 @@ def test_pause_holds_the_worker_until_resume_and_both_are_answered(tmp_path: Pat
     assert store.pending_requests() == []
 
 
+def test_what_was_asked_of_this_worker_while_it_loaded_is_done_and_what_was_asked_before_is_not(tmp_path: Path) -> None:
+    """A worker takes the lock, then loads for a while; who presses Stop meanwhile means this one."""
+    store = store_at(tmp_path)
+    before = store.add_request("pause")
+    time.sleep(0.01)
+    since = time.time()
+    stop = store.add_request("stop")
+    control = Control(store, since=since)
+    assert "before this worker" in answers(store)[before] and stop not in answers(store)
+    with pytest.raises(StopRun):
+        control.report("loading", 0)
+
+
 @pytest.mark.parametrize("paused", [False, True])
 def test_stop_ends_the_run_now_also_while_paused(tmp_path: Path, paused: bool) -> None:
     store = store_at(tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ddpo.config import RunConfig
-from ddpo.gold import Curve, Point, distances, fit, gains, gold_of, peak_of, proxy_and_gold, rated_gains, words_of
+from ddpo.gold import Board, Curve, Point, boards, distances, fit, gains, gold_of, peak_of, proxy_and_gold, rated_gains, words_of
 from tests.toys import add_watched, filled_run
 
 ALPHA, BETA = 1.2, 0.6
@@ -97,21 +97,48 @@ def test_gold_is_what_nobody_optimises() -> None:
     assert gold_of(RunConfig(reward_models="published"), "aesthetic", series) == ("image_statistics", "clip_score")
     assert gold_of(RunConfig(), "jpeg_compressibility", series) == ("aesthetic", "image_statistics", "clip_score")
     assert gold_of(RunConfig(), "blend: 1 clip_score, 1 human", series) == ()
+    assert gold_of(RunConfig(), "image_statistics", series) == ("clip_score",), "the aesthetic follows what it was made from"
 
 
 def test_people_s_ratings_are_held_out_by_the_boards_they_are_of() -> None:
     """Board 1 is the base model's, board 7 of the policy after 6, board 4 lies half way in nats; one made ahead belongs to an earlier policy."""
     series = {0: dict(kl=[0.0]), 6: dict(kl=[16.0])}
-    metrics = dict(
-        reward_mean=[(1, 0.2), (4, 0.6), (7, 0.7), (8, 0.7), (9, 0.1)], reward_std=[(1, 0.5), (4, 0.4), (7, 0.5), (8, 0.5), (9, 0.5)],
-        scored_images=[(1, 16.0), (4, 16.0), (7, 16.0), (8, 16.0), (9, 16.0)], updates_behind=[(8, 1.0)],
-    )  # fmt: skip
-    found = rated_gains(series, metrics)
+    rated = [Board(1, 0, 0.2, 0.5, 16), Board(4, 3, 0.6, 0.4, 16), Board(7, 6, 0.7, 0.5, 16), Board(8, 6, 0.7, 0.5, 16), Board(9, 8, 0.1, 0.5, 16)]
+    found = rated_gains(series, rated)
     assert [(p.round, p.distance, p.gain) for p in found] == [
         (1, 0.0, 0.0), (4, pytest.approx(8**0.5), pytest.approx(0.8)), (7, 4.0, pytest.approx(1.0)), (8, 4.0, pytest.approx(1.0)),
     ]  # fmt: skip
     assert found[1].error == pytest.approx(0.4 / 0.5 / 4)
-    assert rated_gains({0: dict(kl=[0.0])}, metrics) == [] and rated_gains(series, {}) == []
+    assert rated_gains({0: dict(kl=[0.0])}, rated) == [] and rated_gains(series, []) == []
+
+
+def test_boards_are_gold_where_their_ratings_say_how_good_they_are(tmp_path: Path) -> None:
+    """By thumbs, as the first was; not by pairs, nor where boards are chosen, nor where the run begins with trained weights."""
+    store = filled_run(tmp_path / "a", rounds=3)
+    found = boards(store)
+    assert [board.round for board in found] == [1, 2, 3] and [board.made_after for board in found] == [
+        min(sample.updates for sample in store.samples(number)) for number in (1, 2, 3)
+    ]
+    assert [board.mean for board in found] == [dict(store.metrics()["reward_mean"])[number] for number in (1, 2, 3)]
+    assert [board.round for board in boards(store, 2)] == [1, 2]
+    (sample, *_) = store.samples(3)
+    store.add_rating("other", sample.id, "ben", "stars", 5)
+    assert [board.round for board in boards(store)] == [1, 2]
+    chosen = filled_run(tmp_path / "b", rounds=1, preference="assist", board_images=4)
+    assert boards(chosen) == []
+    pairs = filled_run(tmp_path / "c", rounds=0)
+    assert boards(pairs) == []
+
+
+def test_where_the_latest_distance_is_unknown_the_last_known_one_is_told(tmp_path: Path) -> None:
+    store = filled_run(tmp_path / "a", rounds=12, reward="jpeg_compressibility")
+    for number in (0, 5, 10):
+        add_watched(store, number, -0.1 * number)
+    rows = store.probes(10)
+    found = [{**row.found, "kl": None} for row in rows]
+    store.add_probes(10, [row.kind for row in rows], [row.prompt for row in rows], [row.seed for row in rows], [row.image for row in rows], found)
+    both = proxy_and_gold(store)
+    assert both is not None and both.now == pytest.approx(50**0.5) and both.reward == "jpeg_compressibility"
 
 
 def test_a_run_has_both_while_its_reward_stays(tmp_path: Path) -> None:

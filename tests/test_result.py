@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ import pytest
 from ddpo.alarms import Alarm, Sign
 from ddpo.control import StopRun
 from ddpo.export import checkpoint_of, round_to_take
-from ddpo.result import RULE, result_until, roll_back, rolled_back
-from ddpo.store import RESULT, RunStore, StoreError
+from ddpo.result import RULE, result_until, roll_back, rolled_back, words_of
+from ddpo.store import RunStore, StoreError
 from ddpo.trainer import Trainer, summary
 from tests.test_monitor import watched_config
 from tests.toys import add_lora, add_watched, filled_run
@@ -43,23 +45,40 @@ def test_people_roll_back_and_take_it_back(tmp_path: Path) -> None:
         roll_back(store, 99)
 
 
-def test_the_rule_holds_only_where_it_is_set_and_an_alarm_was_on(tmp_path: Path) -> None:
-    """`stop` rolls nothing back; `rollback` takes the best round once an alarm was on, however the run goes on; what people say comes first."""
-    assert rolled_back(gone_wrong(tmp_path / "stop", on_alarm="stop")) is None
-    calm = filled_run(tmp_path / "calm", rounds=10, on_alarm="rollback")
-    for number in (0, 5):
-        add_watched(calm, number)
-    assert rolled_back(calm) is None
+def test_what_was_said_last_holds_by_people_or_by_the_rule(tmp_path: Path) -> None:
+    """The rule's word is an event; people's comes after it and is kept, until the rule speaks again. 0 is the base model, which is no round."""
     store = gone_wrong(tmp_path / "a", on_alarm="rollback")
-    assert rolled_back(store) == 5
-    roll_back(store, 2)
-    assert rolled_back(store) == 2
-    store.choose(RESULT, "")
     assert rolled_back(store) is None
-    nothing = filled_run(tmp_path / "never", rounds=5, on_alarm="rollback")
-    add_watched(nothing, 0)
-    add_watched(nothing, 5, 2.0)
-    assert rolled_back(nothing) is None, "the base model is no round to roll back to"
+    for say, wanted in (
+        (lambda: store.add_event("rollback", words_of(5)), 5),
+        (lambda: roll_back(store, 2), 2),
+        (lambda: roll_back(store, None), None),
+        (lambda: store.add_event("rollback", words_of(10)), 10),
+        (lambda: store.add_event("rollback", words_of(0)), None),
+    ):
+        say()
+        time.sleep(0.002)  # a clock's tick
+        assert rolled_back(store) == wanted
+
+
+def test_a_checkpoint_that_is_gone_is_none_to_roll_back_to(tmp_path: Path) -> None:
+    store = gone_wrong(tmp_path / "a")
+    roll_back(store, 5)
+    assert rolled_back(store) == 5
+    shutil.rmtree(store.checkpoints()[5])
+    assert rolled_back(store) is None and result_until(store, 10) == 10 and round_to_take(store) == 10
+
+
+def test_the_summary_speaks_of_the_result_and_of_its_reward() -> None:
+    """Base -4 by the first reward, 5 by the second, from round 6 on. Rolled back to 5 the gain is by the first; a result that was not measured has
+    none."""
+    metrics = dict(
+        held_out_reward=[(0, -4.0), (5, -2.0), (10, 6.0)], held_out_base=[(6, 5.0)], seconds_checkpointing=[(n, 1.0) for n in range(1, 11)]
+    )
+    assert (summary(metrics)["reward_before"], summary(metrics)["reward_after"]) == (5.0, 6.0)
+    found = summary(metrics, 5)
+    assert (found["reward_before"], found["reward_after"], found["gain_percent"], found["result"]) == (-4.0, -2.0, 50.0, 5)
+    assert summary(metrics, 7)["reward_after"] is None
 
 
 def paling(folder: Path) -> Trainer:

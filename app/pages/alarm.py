@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ DISMISSED = "alarm"
 """The choice that names the round up to which people have been told."""
 PATIENCE = 60.0
 """Seconds that a run is given to stop before the one that goes on from it starts."""
+_LOCK, _GOING = threading.Lock(), set[Path]()
+"""The folders of runs from which one that goes on is being made."""
 PENALTY = 0.01
 """The KL penalty that is offered where there is none: advantage per nat."""
 
@@ -128,6 +133,28 @@ def go_on(store: RunStore, launcher: Launcher, number: int, changes: dict[str, A
     Raises:
         ConfigError, StoreError, LaunchError: it cannot be made or started.
     """
+    with _only_one(store):
+        return _go_on(store, launcher, number, changes)
+
+
+@contextmanager
+def _only_one(store: RunStore) -> Iterator[None]:
+    """
+    Raises:
+        StoreError: a run that goes on from this one is being made already.
+    """
+    with _LOCK:
+        if store.folder in _GOING:
+            raise StoreError(f"A run that goes on from {store.name} is being made already.")
+        _GOING.add(store.folder)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _GOING.discard(store.folder)
+
+
+def _go_on(store: RunStore, launcher: Launcher, number: int, changes: dict[str, Any]) -> str:
     if (store.status().alive or launcher.starting(store.folder)) and "stop" in store.status().pending:
         raise StoreError(f"{store.name} is stopping. Go on when it has stopped.")
     made = fork(store, number, suggested(store, number, "-kl" if "kl_weight" in changes else ""), changes)

@@ -14,6 +14,7 @@ from app.runs import Runs
 from app.widgets.kit import widget
 from ddpo.config import ConfigError, prompt_sets
 from ddpo.export import round_to_take, saved_rounds
+from ddpo.result import rolled_back
 from ddpo.states import STRONGEST
 from ddpo.store import RunStore, StoreError
 
@@ -32,7 +33,7 @@ def choice(store: RunStore) -> dict[str, Any]:
     config, rounds = config_of(store), sorted(saved_rounds(store))
     scored = [name for name in rewards.parts(store.reward_at(config.rounds)) if name in rewards.automatic()]
     created = (store.folder / "config.json").stat().st_mtime
-    known = dict(run=store.name, created=created, rounds=rounds, result=round_to_take(store), rewards=scored)
+    known = dict(run=store.name, created=created, rounds=rounds, result=round_to_take(store), rolled=rolled_back(store), rewards=scored)
     return known | dict(pocket=config.model == "pocket", full=config.training == "full")
 
 

@@ -26,7 +26,12 @@ def card(store: RunStore, launcher: Launcher) -> dict[str, Any]:
     config, rounds = config_of(store), store.rounds()
     metrics, since = store.metrics(), store.reward_stretches()[-1][0]
     reward = [value for number, value in metrics.get("reward_mean", []) if value is not None and number >= since]
-    held = [value for number, value in metrics.get("held_out_reward", []) if value is not None and (number >= since or since == 1)]
+    rolled = rolled_back(store)
+    held = [
+        value
+        for number, value in metrics.get("held_out_reward", [])
+        if value is not None and (number >= since or since == 1) and (not rolled or number in (0, rolled))
+    ]
     shown = bar_value(store, launcher)
     alive = store.status().alive or launcher.starting(store.folder)
     first, last = (words.number(reward[i]) if reward else None for i in (0, -1))
@@ -36,7 +41,7 @@ def card(store: RunStore, launcher: Launcher) -> dict[str, Any]:
         held=[words.number(held[0]), words.number(held[-1])] if len(held) > 1 else None,
         done=sum(row.checkpointed_at is not None for row in rounds), rounds=config.rounds,
         created=(store.folder / "config.json").stat().st_mtime,
-        rolled=rolled_back(store), parent="{}, round {}".format(*store.parent) if store.parent else "",
+        rolled=rolled, parent="{}, round {}".format(*store.parent) if store.parent else "",
         images=strip(store, rounds, 6), alive=alive, resumable=not alive and shown["state"] != "finished",
     )  # fmt: skip
 

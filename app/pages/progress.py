@@ -217,7 +217,7 @@ def gold_chart(store: RunStore) -> list[dict[str, Any]]:
     fitted, peak = fit(both.gold), None
     if fitted is not None and (peak := peak_of(fitted)):
         furthest = max(furthest, 1.1 * peak.high)
-    for label, points in ((f"proxy: {words.reward(store.config.reward)}", both.proxy), (f"gold: {gold_name(both.names)}", both.gold)):
+    for label, points in ((f"proxy: {words.reward(both.reward)}", both.proxy), (f"gold: {gold_name(both.names)}", both.gold)):
         if points:
             error = [(p.round, p.gain - p.error, p.gain + p.error) for p in points if p.round and math.isfinite(p.error)]
             series.append(dict(label=label, points=[(p.round, p.gain) for p in points], error=error, style="dots"))

@@ -8,7 +8,7 @@ function pair(p, v) {
 const TOLD = {
   rollback: (v) => `${v.alive ? "This run stops. " : ""}Round ${v.best} is what you take away and compare. Later rounds are kept.`,
   fork: (v) => `A new run begins with what the model had learned by then${v.alive ? "; this one stops" : ""}.`,
-  penalty: (v) => `The same, and each step’s distance from the base model costs ${v.penalty} a nat (kl_weight): the reward rises more slowly, and the pictures stay nearer to the base model’s.`,
+  penalty: (v) => `The same, and each step’s distance from the base model costs ${v.penalty} (kl_weight): the reward rises more slowly, and the pictures stay nearer to the base model’s.`,
 };
 
 function button(v, kind, label, look = "") {
@@ -22,9 +22,9 @@ function action(v, kind, label, look) {
 
 function view(v) {
   if (!v.text) return h("div", { key: "none", hidden: true });
-  const rolled = v.rolled === v.best;
+  const rolled = v.rolled && v.rolled === v.best;
   return h("section", { class: "s-card alarm", key: `${v.run}-${v.round}`, role: "status", "aria-label": "Alarm" },
-    h("div", { class: "alarm-words" }, h("h3", { tabindex: -1 }, v.rolled ? `Rolled back to round ${v.rolled}` : "Something goes wrong"), h("p", {}, v.text),
+    h("div", { class: "alarm-words" }, h("h3", { tabindex: -1 }, rolled && !v.alive ? `Rolled back to round ${v.rolled}` : "Something goes wrong"), h("p", {}, v.text),
       h("details", {}, h("summary", {}, "What was measured"), h("ul", {}, v.details.map((d) => h("li", {}, d))))),
     h("ul", { class: "alarm-pictures", "aria-label": "Pictures that show it" }, v.pictures.map((p) => pair(p, v))),
     h("div", { class: "alarm-do" },

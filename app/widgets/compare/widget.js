@@ -27,11 +27,12 @@ const isBase = (side) => !side.round && !side.lora && side.lora !== null;
 // Base against the result of the selected run (the latest round, or the one that it is rolled back to), or of the newest one that has a round; kept until a person chooses, or another run is selected.
 function fill(v) {
   const gone = state.sides?.some((side) => !runOf(side.run));
-  if (state.sides && !gone && (state.touched || state.of === v.run || !runOf(v.run)?.rounds.length)) return;
+  const rolled = runOf(v.run)?.rolled || 0, follows = !state.touched && state.of === v.run && (state.rolled || 0) !== rolled;
+  if (state.sides && !gone && !follows && (state.touched || state.of === v.run || !runOf(v.run)?.rounds.length)) return;
   const home = runOf(v.run)?.rounds.length ? runOf(v.run) : v.runs.find((r) => r.rounds.length) || runOf(v.run) || v.runs[0];
   if (!home) return void (state.sides = null);
   against(home.run, home.result || 0);
-  state.of = v.run;
+  Object.assign(state, { of: v.run, rolled });
 }
 
 function against(run, round) {
