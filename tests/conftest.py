@@ -46,6 +46,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
             fcntl.flock(machine, fcntl.LOCK_UN)  # not by closing it alone: a forked child may hold it open
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that want to be alone come last, when there are few others to wait for."""
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
 @dataclass(frozen=True)
 class Studio:
     """A studio that is being served, and the folder that its runs are in."""

@@ -474,14 +474,14 @@ MUTATIONS = (
         ("curve.beta <= 0 or square <= 0", "curve.beta == 0", "test_no_peak_is_told_where_none_is_known"),
         (" and math.isfinite(p.gain)]", "]", "test_no_peak_is_told_where_none_is_known"),
         ("math.sqrt(max(0.0, kl))", "max(0.0, kl)", "test_gains_are_the_pictures_own_in_the_base_s_deviations"),
-        ("number - 1 - (behind", "number - (behind", "test_people_s_ratings_are_held_out_by_the_boards_they_are_of"),
+        ('<= {"thumbs", "stars"}', "", "test_boards_are_gold_where_their_ratings_say_how_good_they_are"),
         ("or len(stretches) > 1", "", "test_a_run_has_both_while_its_reward_stays"),
         ("reward, *DAMAGE, *NO_MERIT,", "reward, *DAMAGE,", "test_gold_is_what_nobody_optimises"),
     ),
     *of(
         "ddpo/result.py",
-        ("if watched.alarms else 0", "", "test_the_rule_holds_only_where_it_is_set_and_an_alarm_was_on"),
-        ("return number if number in store.checkpoints() else None", "return number", "test_the_rule_holds_only_where_it_is_set_and_an_alarm_was_on"),
+        ("by_people.created_at >= by_rule.created_at", "True", "test_what_was_said_last_holds_by_people_or_by_the_rule"),
+        ("and place.is_dir() else None", "else None", "test_a_checkpoint_that_is_gone_is_none_to_roll_back_to"),
         ("or result > number", "", "test_people_roll_back_and_take_it_back"),
     ),
     Mutation(

@@ -10,7 +10,7 @@ import pytest
 
 from ddpo.config import RunConfig
 from ddpo.gold import Board, Curve, Point, boards, distances, fit, gains, gold_of, peak_of, proxy_and_gold, rated_gains, words_of
-from tests.toys import add_watched, filled_run
+from tests.toys import add_images, add_watched, filled_run
 
 ALPHA, BETA = 1.2, 0.6
 """Peak at exp(2 - 1) = e, of height βe = 1.63."""
@@ -126,8 +126,12 @@ def test_boards_are_gold_where_their_ratings_say_how_good_they_are(tmp_path: Pat
     assert [board.round for board in boards(store)] == [1, 2]
     chosen = filled_run(tmp_path / "b", rounds=1, preference="assist", board_images=4)
     assert boards(chosen) == []
-    pairs = filled_run(tmp_path / "c", rounds=0)
-    assert boards(pairs) == []
+    for kind, wanted in (("thumbs", 1), ("stars", 1), ("best", 0), ("best-worst", 0)):
+        other = filled_run(tmp_path / kind, rounds=0, rating=kind)
+        add_images(other, 1)
+        other.add_rating("once", other.samples(1)[0].id, "anna", kind, 1)
+        other.add_metrics(1, dict(reward_mean=0.5, reward_std=0.5, scored_images=1.0))
+        assert len(boards(other)) == wanted, kind
 
 
 def test_where_the_latest_distance_is_unknown_the_last_known_one_is_told(tmp_path: Path) -> None:
