@@ -187,8 +187,9 @@ function showStrip() {
   clearTimeout(showStrip.soon);
   showStrip.soon = setTimeout(async () => {
     if (roundRead() !== round) return;
-    const { images } = await server.round_strip({ run, round });
-    strips.set(`${run}/${round}`, images);
+    const told = await server.round_strip({ run, round });
+    if (!told) return; // the studio has just gone, perhaps: ask again when the round is read again
+    strips.set(`${run}/${round}`, told.images);
     if (strips.size > STRIPS_KEPT) strips.delete(strips.keys().next().value);
     showStrip();
   }, 80);
