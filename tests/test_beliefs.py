@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -128,9 +129,32 @@ def test_the_page_shows_it_and_says_what_is_missing(store: RunStore, tmp_path: P
     fresh = RunStore.create(tmp_path / "fresh", RunConfig(preference="assist"))
     assert taste_value(fresh)["lists"] == [] and "Once a board is rated" in taste_value(fresh)["text"]
     assert taste_value(filled_run(tmp_path / "off", 1)) == dict(run=None), "a run without such a model"
-    for broken in ("", "[]", "{", '{"images": 1}'):
+    for broken in ("", "[]", "{", '{"images": 1}', "[" * 100_000):
         (store.folder / FILE).write_text(broken)
         assert taste_value(store)["lists"] == []
+
+
+def test_a_file_of_others_shows_pictures_of_the_run_alone(store: RunStore, tmp_path: Path) -> None:
+    """Whatever path it names; and a broken one is as none, on the page and in the report."""
+    written = json.loads((store.folder / FILE).read_text())
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    key = str(written["liked"][0])
+    for name in ("../secret.png", str(tmp_path / "secret.png")):
+        changed = json.loads(json.dumps(written))
+        changed["images"][key]["image"] = changed["images"][key]["near"][0]["image"] = name
+        (store.folder / FILE).write_text(json.dumps(changed))
+        assert read(store) == read(store) and name not in json.dumps(read(store)) and taste_value(store)["lists"]
+        assert report(store, 2, raters_of(store), [])
+        changed["images"][key]["near"][0]["id"] = None
+        (store.folder / FILE).write_text(json.dumps(changed))
+        assert read(store) is None, "what came from elsewhere is named by its hash"
+    for change in (
+        dict(round=None), dict(liked=[[1]]), dict(unsure=1), dict(pairs="many"), dict(accuracy=None), dict(least=float("nan")),
+        dict(images={key: written["images"][key] | dict(mean="high")}), dict(images={key: {}}), dict(images={"x": written["images"][key]}),
+        dict(images={"999999": written["images"][key]}), dict(images={key: written["images"][key] | dict(near=[{}])}),
+    ):  # fmt: skip
+        (store.folder / FILE).write_text(json.dumps(written | change))
+        assert taste_value(store)["lists"] == [] and "What the model of taste believes" not in report(store, 2, raters_of(store), []), change
 
 
 def test_the_report_shows_it_up_to_its_round(store: RunStore) -> None:
