@@ -403,7 +403,7 @@ class Taste:
         """The inverse covariance of the ratings, (n, n), or of some of them, by some variances."""
         x = self.x[rows]
         covariance: Array = sum((part(x, x) for part in parts), start=np.asarray(noise * np.eye(len(x)), dtype=np.float64))
-        lower: Array = np.linalg.cholesky(covariance)
+        lower = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
         return inverted(lower) if len(x) else covariance
 
     def _of_taste(self, x: Array, y: Array) -> Array:

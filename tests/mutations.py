@@ -319,6 +319,8 @@ MUTATIONS = (
     *of(
         "ddpo/earlier.py",
         ("not file.resolve().is_relative_to(folder.resolve())", "False", "test_a_bad_line_is_named_with_what_is_wrong"),
+        ("filter(_settled, store.rounds()):", "store.rounds():", "test_a_board_that_is_open_is_not_taken"),
+        ("found.setdefault(source.place, source)", "found.setdefault(source.name, source)", "test_two_files_of_one_name_are_two_sources"),
         ("or any(place.iterdir())", "", "test_ratings_that_lie_in_the_folder_of_a_new_run_are_never_replaced"),
         ("if not IMAGE.fullmatch(each.image):", "if False:", "test_names_of_images_in_a_run_of_others_lead_nowhere"),
         ("_reader_in(path, samples[id].image)", "(path / samples[id].image).read_bytes", "test_pictures_outside_a_run_of_others_are_not_taken"),
@@ -329,10 +331,15 @@ MUTATIONS = (
         ("float((labels[0] or 0) - (labels[1] or 0))", "float((labels[1] or 0) - (labels[0] or 0))", PAIRS_BACK),
     ),
     *of(
+        "ddpo/fork.py",
+        ("[str(store.folder)] if learns and", "[] if learns and", "test_a_model_of_taste_keeps_the_ratings_of_the_run_that_it_goes_on_from"),
+        (", *named])", "])", "test_a_model_of_taste_keeps_the_ratings_of_the_run_that_it_goes_on_from"),
+    ),
+    *of(
         "ddpo/beliefs.py",
         ("(-std).argsort", "std.argsort", "test_the_worker_writes_down_what_it_believes"),
         ("but=own.get(row.id)", "but=None", "test_the_worker_writes_down_what_it_believes"),
-        ("image=row.image, mean=", "image=each['image'], mean=", "test_a_file_of_others_shows_pictures_of_the_run_alone"),
+        ("image=row.image, mean=_finite", "image=each['image'], mean=_finite", "test_a_file_of_others_shows_pictures_of_the_run_alone"),
     ),
     *of(
         "rewards/human.py",

@@ -18,10 +18,12 @@ from PIL import Image
 
 from app.exports import packed
 from app.raters import raters_value
-from ddpo.config import ConfigError, RunConfig
+from ddpo.__main__ import changes_from, parser
+from ddpo.config import ConfigError, RunConfig, sources_of, sources_text
 from ddpo.dataset import counting, raters_of
-from ddpo.earlier import Source, create, gather, keep, kept, rated_in, sources_in, words
+from ddpo.earlier import Source, create, gather, has_ratings, keep, kept, rated_in, sources_in, words
 from ddpo.export import export
+from ddpo.source import located
 from ddpo.store import RATINGS, RunStore, StoreError
 from rewards.human import opinions
 from tests.toys import ODD_PROMPTS, add_pictures, filled_run, picture
@@ -364,6 +366,61 @@ def test_a_run_that_fails_after_its_ratings_were_copied_leaves_none(tmp_path: Pa
     with pytest.raises(StoreError, match="No space left"):
         new_run(tmp_path, old.folder)
     assert list((tmp_path / "new").iterdir()) == []
+
+
+# --- which sources are which ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["best", "best-worst"])
+def test_a_file_alone_is_read_with_the_board_beside_it(tmp_path: Path, mode: str) -> None:
+    """Where people picked, what they passed over is on the board only."""
+    store = rated_run(tmp_path / "old", mode)
+    export(store, "ratings", tmp_path / "taken")
+    assert taken(new_run(tmp_path, tmp_path / "taken" / "ratings.jsonl").folder) == said(store)
+    (tmp_path / "taken" / "metadata.jsonl").write_text(json.dumps(IMAGE) + "\n")
+    assert gather([str(tmp_path / "taken" / "ratings.jsonl")])[0].rated, "something else of that name is not its board"
+
+
+def test_two_files_of_one_name_are_two_sources(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        for name in ("a", "b"):
+            picture(ord(name)).save(tmp_path / place / f"{name}.png")
+        lines = [IMAGE | dict(file_name=f"{name}.png", rating=rating) for name, rating in (("a", 1), ("b", 0 if place == "one" else -1))]
+        (tmp_path / place / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    new = new_run(tmp_path, tmp_path / "one" / "mine.jsonl", tmp_path / "two" / "mine.jsonl", tmp_path / "one" / "mine.jsonl")
+    assert sorted((each.who, each.opinion) for each in rated_in(new.folder)) == [
+        ("mine-2/somebody", -1),
+        ("mine-2/somebody", 1),
+        ("mine/somebody", 0),
+        ("mine/somebody", 1),
+    ]
+    third = create(tmp_path / "third", RunConfig(preference="lead", ratings_from=f"{tmp_path / 'two' / 'mine.jsonl'}; {new.folder}"))
+    assert len(rated_in(third.folder)) == 4 and {each["name"] for each in sources_in(third.folder)} == {"mine", "mine-2"}, "known by its place"
+
+
+def test_a_board_that_is_open_is_not_taken(tmp_path: Path) -> None:
+    store = filled_run(tmp_path / "old", 1, awaiting=True)
+    waiting = store.board(2)[0]
+    store.add_rating("early", waiting.id, "anna", "thumbs", 1.0)
+    images = {each.image for source in gather([str(store.folder)]) for each in source.rated}
+    assert images and f"images/{Path(waiting.image).stem}.png" not in images
+    alone = RunStore.create(tmp_path / "alone", RunConfig(images_per_round=4, images_per_update=4))
+    alone.start_round(1)
+    add_pictures(alone, 1, range(4), ["a cat"] * 4, range(4), [picture(seed) for seed in range(4)])
+    alone.mark(1, "sampled")
+    alone.add_rating("early", 1, "anna", "thumbs", 1.0)
+    assert "not applied yet" in refused(alone.folder) and not has_ratings(alone)
+
+
+def test_a_name_may_hold_the_separator(tmp_path: Path) -> None:
+    for names in (("a", "b"), ("a;b", "c"), ("a;", ";b", "c;;d")):
+        assert sources_of(sources_text(names)) == names
+    assert sources_of(" a;b ; ; c") == ("a", "b", "c")
+    old = rated_run(tmp_path / "a;b" / "old")
+    options = parser().parse_args(["run", "--out", "x", "--preference", "lead", "--ratings-from", str(old.folder)])
+    assert RunConfig(**changes_from(options)).ratings_sources == (str(old.folder),)
+    assert located(RunConfig(**changes_from(options))).ratings_sources == (str(old.folder),)
 
 
 # --- runs of others -------------------------------------------------------------------------------------------------------------
