@@ -36,7 +36,10 @@ def thinned(rated: Sequence[Rated], most: int) -> list[Rated]:
     for name in names:
         if len(chosen) + len(groups[name]) <= most:
             chosen += groups[name]
-    return [rated[i] for i in sorted(chosen or groups[names[0]][:most])]
+    if not chosen:  # so much of every prompt
+        whole = groups[names[0]]
+        chosen = [whole[i * len(whole) // most] for i in range(most)]
+    return [rated[i] for i in sorted(chosen)]
 
 
 def first_board(config: RunConfig) -> set[int]:

@@ -427,7 +427,7 @@ def test_a_name_may_hold_the_separator(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "image", ["../../../escaped.png", "/tmp/escaped.png", "images/../../x.png", "images/" + "0" * 32 + ".png", "images/a.png", 5]
+    "image", ["../../../escaped.png", "/nowhere/escaped.png", "images/../../x.png", "images/" + "0" * 32 + ".png", "images/a.png", 5]
 )
 def test_names_of_images_in_a_run_of_others_lead_nowhere(tmp_path: Path, image: object) -> None:
     """Its images are looked at as those of any other source: real ones, of that hash, in its folder."""

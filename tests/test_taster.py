@@ -163,7 +163,7 @@ def test_ratings_of_an_earlier_run_are_a_beginning_and_count_for_nothing_else(tm
 def test_of_very_many_earlier_ratings_some_from_all_over_are_learned_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = RunStore.create(tmp_path / "run", human_config())
     (store.folder / RATINGS).mkdir()
-    rows = [dict(source="old", rater="anna", prompt="a cat", opinion=i / 1000, image="images/one.png") for i in range(900)]
+    rows = [dict(source="old", rater="anna", prompt="a cat", opinion=i / 1000, image=f"images/{0:032}.png") for i in range(900)]
     (store.folder / RATINGS / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr("ddpo.taster.MOST_EARLIER", 90)
     found = [each.opinion for each in Taster(store.config, store).earlier]
