@@ -3,12 +3,13 @@
 What is chosen is read and checked before the run is made, and copied into its folder, so that the run stays whole whatever becomes of the rest::
 
     ratings/
-      sources.json        what was copied: names, models, sizes and counts
+      sources.json        what was copied: names, places, models, sizes and counts
       rated.jsonl         what a rater made of an image, one a line: source, rater, prompt, opinion, image
       images/<sha>.png    the images, byte for byte
 
-An opinion is a number, from a run one from -1 to 1 (:func:`rewards.human.opinions`), which is all that a model of taste asks of a rating, in whatever
-mode it was said. Nothing of this is a rating of the run: the table of ratings, its counters and its agreement know nothing of it.
+An opinion is a number, from a run one from -1 to 1 (:func:`rewards.human.opinions`), from a file one on its own scale, which is all that a model of
+taste asks of a rating, in whatever mode it was said. Nothing of this is a rating of the run: the table of ratings, its counters and its agreement
+know nothing of it.
 
 Files are told apart by their columns: the event log and the ImageFolder of :mod:`ddpo.dataset`, and pairs in Pick-a-Pic's columns, each as JSON
 lines, as CSV or as parquet, in a folder or a zip, with the images that they name beside them.
@@ -77,7 +78,7 @@ class Rated:
     rater: str
     prompt: str
     opinion: float
-    """From -1 to 1."""
+    """On the source's own scale; from a run, from -1 to 1."""
     image: str
     """The image's file in the folder of ratings."""
 

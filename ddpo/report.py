@@ -354,7 +354,10 @@ def believed(store: RunStore, number: int) -> Html:
     told = beliefs.read(store)
     if told is None or told["round"] > number:
         return Html("")
-    parts = [tag("p", beliefs.trust(told, "the raters")), tag("p", "Under each picture: what would be said of it (from −1 to 1), and what was.")]
+    parts = [
+        tag("p", beliefs.trust(told, "the raters")),
+        tag("p", "Under each picture: what would be said of it on average (from −1 to 1, ± in eight of ten cases), and what was."),
+    ]
     for name, words in BELIEVED.items():
         parts += [tag("h3", words), tag("div", *(_believed(store, told["images"][str(id)]) for id in told[name]), class_="strip")]
     return section("What the model of taste believes", *parts)
