@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo import earlier
-from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts
+from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts, sources_of, sources_text
 from ddpo.export import EXPORTS, PICTURES, PRECISIONS, REACH, ExportError, export
 from ddpo.fork import fork
 from ddpo.hub import HubError
@@ -141,7 +141,9 @@ def changes_from(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that the options name."""
     changes: dict[str, Any] = {f.name: v for f in dataclasses.fields(RunConfig) if (v := getattr(options, f.name)) is not None}
     if "ratings_from" in changes:
-        changes["ratings_from"] = "; ".join(changes["ratings_from"])
+        changes["ratings_from"] = sources_text(
+            each for name in changes["ratings_from"] for each in ((name,) if is_a(Path(name).exists) else sources_of(name))
+        )
     return changes | (dict(prompts=prompts_from(changes["prompts"])) if "prompts" in changes else {})
 
 

@@ -7,10 +7,11 @@ which it is least sure, each with the rated images that look most like it. Impor
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ddpo.earlier import Rated
+from ddpo.earlier import IMAGE, Rated
 from ddpo.store import RunStore, SampleRow, write_file
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ NEAREST = 4
 WIDE = 1.28
 """So many standard deviations to both sides of a guess lies the mean of what would be said, eight times of ten."""
 
+LISTS = ("liked", "disliked", "unsure")
+"""The lists of pictures."""
+TRUST = ("known", "ratings", "pairs", "earlier", "accuracy", "least", "more")
+"""The measures of trust."""
 Found = dict[str, Any]
 
 
@@ -67,12 +72,58 @@ def write(store: RunStore, number: int, metrics: Mapping[str, float], found: Map
 
 
 def read(store: RunStore) -> Found | None:
-    """What was written last; None where nothing was, or it cannot be read."""
+    """What was written last; None where nothing was, or it cannot be read. The run may be somebody else's: pictures are those that the run itself
+    knows by these numbers, and those that it has from elsewhere."""
     try:
-        found = json.loads((store.folder / FILE).read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) and isinstance(found.get("images"), dict) else None
-    except (OSError, ValueError):
+        file = store.folder / FILE
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return None if found is None else _checked(store, found)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return None
+
+
+def _checked(store: RunStore, found: Any) -> Found:
+    """What was written, with everything that is shown of it, and nothing else.
+
+    Raises:
+        TypeError, ValueError, KeyError, AttributeError, OverflowError: it is damaged.
+    """
+    images = {str(int(id)): _picture(store, int(id), each) for id, each in found["images"].items()}
+    lists = {name: [int(id) for id in found[name] if str(int(id)) in images] for name in LISTS}
+    trusted = {name: _finite(found[name]) for name in TRUST if name in found}
+    if trusted.get("pairs") and not {"accuracy", "least"} <= set(trusted):
+        raise ValueError("it does not say how far it can be trusted")
+    return dict(round=int(found["round"]), images=images) | lists | trusted
+
+
+def _picture(store: RunStore, id: int, each: Mapping[str, Any]) -> Found:
+    row = store.sample(id)
+    if row is None:
+        raise ValueError(f"the run has no picture {id}")
+    said = None if each["said"] is None else _finite(each["said"])
+    return dict(
+        prompt=row.prompt, round=row.round, image=row.image, mean=_finite(each["mean"]), wide=_finite(each["wide"]), said=said,
+        near=[_near(store, near) for near in each["near"]],
+    )  # fmt: skip
+
+
+def _near(store: RunStore, each: Mapping[str, Any]) -> Found:
+    told = dict(said=_finite(each["said"]), alike=_finite(each["alike"]), source=str(each["source"]))
+    if each["id"] is not None:
+        row = store.sample(int(each["id"]))
+        if row is None:
+            raise ValueError(f"the run has no picture {each['id']}")
+        return dict(id=row.id, image=row.image, prompt=row.prompt) | told
+    if not IMAGE.fullmatch(each["image"]):
+        raise ValueError(f"{each['image']} is no picture from elsewhere")
+    return dict(id=None, image=each["image"], prompt=str(each["prompt"])) | told
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("it holds no number")
+    return number
 
 
 def trust(told: Mapping[str, Any], who: str = "you") -> str:

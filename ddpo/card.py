@@ -12,10 +12,11 @@ from typing import Any
 from ddpo import blind
 from ddpo.config import ConfigError, RunConfig
 from ddpo.dataset import Row, public_reward
+from ddpo.earlier import sources_in
 from ddpo.generalisation import Generalisation, measured, rows_of
 from ddpo.markup import shown, table
 from ddpo.source import model_source
-from ddpo.store import RunStore
+from ddpo.store import RunStore, StoreError
 
 MOST_ROUNDS = 25
 """Rounds in the card's table at most; of more, evenly chosen ones."""
@@ -81,12 +82,28 @@ def facts(store: RunStore, number: int) -> list[tuple[str, ...]]:
         *([("goes on from", f"round {store.parent[1]} of the run `{store.parent[0]}`")] if store.parent else []),
         ("rounds", f"{number}, {config.images_per_round} images each"),
         ("ratings", f"{ratings:,} by {raters} {'person' if raters == 1 else 'people'}" if ratings else "none"),
+        *_from_elsewhere(store),
         ("reward", stretches[0].rpartition(" (")[0] if len(stretches) == 1 else ", then ".join(stretches)),
         ("objective", f"{config.objective}, learning rate {config.learning_rate:g}, {updates}"),
         ("sampler", f"DDIM, {config.steps} steps, guidance {config.guidance:g}, η {config.eta:g}"),
         ("weights taken", "a moving average of the trained ones" if config.ema_decay else "the trained ones"),
         ("seed", str(config.seed)),
     ]
+
+
+def _from_elsewhere(store: RunStore) -> list[tuple[str, str]]:
+    """How much a model of taste learned from besides, without the names of files; nothing where there is none, or it is damaged."""
+    try:
+        told = sources_in(store.folder)
+    except StoreError:
+        return []
+    ratings, people = (sum(each[name] for each in told) for name in ("ratings", "raters"))
+    whose = f"{people:,} {'person' if people == 1 else 'people'} in {_sources(len(told))}"
+    return [("ratings from elsewhere", f"{ratings:,} by {whose}")] if told else []
+
+
+def _sources(count: int) -> str:
+    return "1 source" if count == 1 else f"{count:,} sources"
 
 
 def ratings_until(store: RunStore, number: int) -> tuple[int, int]:
@@ -253,12 +270,13 @@ def base_name(config: RunConfig) -> str:
 
 
 def public_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings but for the prompts, without the folders and addresses of somebody's machines."""
+    """The settings but for the prompts, without the folders and addresses of somebody's machines, and without the names of files of ratings, which
+    may be people's."""
     changes: dict[str, Any] = dict(model=base_name(config), reward=public_reward(config.reward))
     changes |= {
         name: Path(getattr(config, name)).name for name in ("model_config", "reward_vlm", "init_lora") if Path(getattr(config, name)).is_absolute()
     }
-    changes["ratings_from"] = "; ".join(Path(name).name for name in config.ratings_sources)
+    changes["ratings_from"] = _sources(len(config.ratings_sources)) if config.ratings_from else ""
     if "://" in config.reward_vlm:
         changes["reward_vlm"] = config.reward_vlm.rpartition("#")[2]
     return {name: value for name, value in (asdict(config) | changes).items() if name != "prompts"}

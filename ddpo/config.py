@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -446,7 +446,7 @@ class RunConfig:
     @property
     def ratings_sources(self) -> tuple[str, ...]:
         """The runs and files whose ratings are learned from as well."""
-        return tuple(name.strip() for name in self.ratings_from.split(";") if name.strip())
+        return sources_of(self.ratings_from)
 
     @property
     def watched_rewards(self) -> tuple[str, ...]:
@@ -532,3 +532,14 @@ def _check(name: str, value: Any, limits: Any, annotation: Any) -> None:
         raise ConfigError(f"{name} is {value}; it must be above {limits['above']:g}.")
     if "high" in limits and value > limits["high"]:
         raise ConfigError(f"{name} is {value}; it must be at most {limits['high']:,}.")
+
+
+def sources_of(text: str) -> tuple[str, ...]:
+    """The names that ``ratings_from`` holds, between single semicolons; a name's own ones are doubled."""
+    return tuple(name.replace(";;", ";") for part in re.split(r"(?<!;);(?!;)", text) if (name := part.strip()))
+
+
+def sources_text(names: Iterable[str]) -> str:
+    """The same as ``ratings_from`` holds them."""
+    doubled = (name.replace(";", ";;") for name in names)
+    return "; ".join(f"{name} " if name.endswith(";") else name for name in doubled)

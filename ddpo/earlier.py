@@ -3,12 +3,13 @@
 What is chosen is read and checked before the run is made, and copied into its folder, so that the run stays whole whatever becomes of the rest::
 
     ratings/
-      sources.json        what was copied: names, models, sizes and counts
+      sources.json        what was copied: names, places, models, sizes and counts
       rated.jsonl         what a rater made of an image, one a line: source, rater, prompt, opinion, image
       images/<sha>.png    the images, byte for byte
 
-An opinion is a number, from a run one from -1 to 1 (:func:`rewards.human.opinions`), which is all that a model of taste asks of a rating, in whatever
-mode it was said. Nothing of this is a rating of the run: the table of ratings, its counters and its agreement know nothing of it.
+An opinion is a number, from a run one from -1 to 1 (:func:`rewards.human.opinions`), from a file one on its own scale, which is all that a model of
+taste asks of a rating, in whatever mode it was said. Nothing of this is a rating of the run: the table of ratings, its counters and its agreement
+know nothing of it.
 
 Files are told apart by their columns: the event log and the ImageFolder of :mod:`ddpo.dataset`, and pairs in Pick-a-Pic's columns, each as JSON
 lines, as CSV or as parquet, in a folder or a zip, with the images that they name beside them.
@@ -22,20 +23,22 @@ import io
 import itertools
 import json
 import math
+import re
 import shutil
 import sqlite3
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ddpo.config import MAX_PROMPT_CHARACTERS, ConfigError, RunConfig, is_a
 from ddpo.dataset import counting
-from ddpo.store import RATINGS, RatingRow, RunStore, StoreError, latest, sync_tree, write_file
+from ddpo.store import RATINGS, RatingRow, RoundRow, RunStore, StoreError, latest, sync_tree, write_file
 from rewards.human import opinions, valid
 from rewards.pairs import Verdict, strengths
 
@@ -43,6 +46,10 @@ MOST_ROWS = 20_000
 """So many lines a file may have: a model of one person's taste is no better for more."""
 LARGEST_FILE = 256 * 2**20
 """So many bytes are read of a file at most, unpacked."""
+LARGEST_NUMBER = 1e9
+"""No opinion is larger, on whatever scale."""
+IMAGE = re.compile(r"images/[0-9a-f]{32}\.(png|jpg|webp)")
+"""What an image is called in the folder of ratings: by its hash."""
 NAMES = (
     "ratings.jsonl", "ratings.csv", "ratings.parquet", "pairs.jsonl", "pairs.csv", "pairs.parquet", "metadata.jsonl", "metadata.csv",
     "metadata.parquet",
@@ -71,7 +78,7 @@ class Rated:
     rater: str
     prompt: str
     opinion: float
-    """From -1 to 1."""
+    """On the source's own scale; from a run, from -1 to 1."""
     image: str
     """The image's file in the folder of ratings."""
 
@@ -86,6 +93,8 @@ class Source:
     """What one run or file gives."""
 
     name: str
+    place: str = ""
+    """Where it was read first, which tells it from others of its name."""
     model: str = ""
     """The model that made the images, where that is known."""
     sizes: set[tuple[int, int]] = field(default_factory=set)
@@ -102,13 +111,14 @@ class Source:
         try:
             data = read()
             with Image.open(io.BytesIO(data)) as image:
-                if image.format not in SUFFIXES:
-                    raise ConfigError(f"{where}: the image is a {image.format} file. PNG, JPEG and WebP are read.")
                 image.load()
-                self.sizes.add(image.size)
-                name = f"images/{hashlib.sha256(data).hexdigest()[:32]}{SUFFIXES[image.format]}"
-        except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError, zipfile.BadZipFile) as error:
+                form, size = str(image.format), image.size
+        except Exception as error:  # whatever the library raises at a damaged file
             raise ConfigError(f"{where}: the image cannot be read ({_short(error)}).") from error
+        if form not in SUFFIXES:
+            raise ConfigError(f"{where}: the image is a {form} file. PNG, JPEG and WebP are read.")
+        self.sizes.add(size)
+        name = f"images/{_hash(data)}{SUFFIXES[form]}"
         self.files[name] = read
         return name
 
@@ -124,7 +134,20 @@ def create(folder: Path, config: RunConfig, parent: tuple[RunStore, int] | None 
         StoreError: the run cannot be made.
     """
     sources = gather(config.ratings_sources)
-    return RunStore.create(folder, config, parent, lambda made: keep(made, sources))
+    if not (folder / "config.json").exists():
+        _refuse_taken(folder)
+    written: list[Path] = []
+
+    def fill(made: Path) -> None:
+        keep(made, sources)
+        written.append(made / RATINGS)
+
+    try:
+        return RunStore.create(folder, config, parent, fill)
+    except (ConfigError, StoreError):
+        if written and sources and not (folder / "config.json").exists():
+            shutil.rmtree(written[0], ignore_errors=True)
+        raise
 
 
 def gather(named: Iterable[str]) -> list[Source]:
@@ -136,10 +159,18 @@ def gather(named: Iterable[str]) -> list[Source]:
     found: dict[str, Source] = {}
     for name in named:
         for source in _sources(_place(name)):
-            known = found.setdefault(source.name, Source(source.name, source.model))
-            known.sizes |= source.sizes
-            known.files |= source.files
-            known.rated = list(dict.fromkeys([*known.rated, *source.rated]))
+            known = found.setdefault(source.place, source)
+            if known is not source:
+                told = {(each.rater, each.prompt, each.image) for each in known.rated}
+                known.rated += [each for each in source.rated if (each.rater, each.prompt, each.image) not in told]
+                known.sizes |= source.sizes
+                known.files |= source.files
+    names: set[str] = set()
+    for source in found.values():
+        ends = ("", *(f"-{n}" for n in range(2, len(found) + 2)))
+        source.name = next(name for end in ends if (name := source.name + end) not in names)
+        source.rated = [replace(each, source=source.name) for each in source.rated]
+        names.add(source.name)
     return list(found.values())
 
 
@@ -149,6 +180,8 @@ def _place(name: str) -> Path:
         path = path.expanduser()
     if not is_a(path.exists):
         raise ConfigError(f"ratings_from names {name!r}, which does not exist. Name a run, or a folder or file of ratings that was taken away.")
+    if not path.is_dir() and not path.is_file():
+        raise ConfigError(f"ratings_from names {name!r}, which is neither a file nor a folder. Name a run, or what was taken away of one.")
     return path
 
 
@@ -171,29 +204,37 @@ def _of_run(path: Path) -> list[Source]:
     except (StoreError, sqlite3.Error) as error:
         raise ConfigError(str(error)) from error
     try:
-        source, config = Source(store.name), store.config
-        source.model = Path(config.model).name
-        for row in store.rounds():
+        source = Source(store.name, str(path.resolve()), Path(store.config.model).name)
+        for row in filter(_settled, store.rounds()):
             samples = {sample.id: sample for sample in store.samples(row.number)}
             names: dict[int, str] = {}
             for rater, told in opinions(store.asked(row.number), counting(store, row.number)).items():
                 for id, opinion in told.items():
                     if id not in names:
                         where = f"Run {store.name}, round {row.number}"
-                        names[id] = source.take((path / samples[id].image).read_bytes, where)
+                        names[id] = source.take(_reader_in(path, samples[id].image), where)
                     source.add(rater, samples[id].prompt, opinion, names[id])
     finally:
         store.close()
     found = [source] if source.rated else []
     found += kept(path)
     if not found:
-        raise ConfigError(f"Nobody has rated an image of run {path.name}, so there is nothing to learn from. Choose another run.")
+        raise ConfigError(
+            f"Nobody has rated an image of run {path.name}, or what they said is not applied yet, so there is nothing to learn from. "
+            "Choose another run."
+        )
     return found
+
+
+def _settled(row: RoundRow) -> bool:
+    """Whether what was said of a round is people's last word: its board is closed, or was learned from."""
+    return row.closed_rating is not None or row.scored_at is not None
 
 
 def has_ratings(store: RunStore) -> bool:
     """Whether a run has ratings that another one can learn from: its own, or from elsewhere."""
-    return bool(sources_in(store.folder)) or any(opinions(store.asked(row.number), counting(store, row.number)) for row in store.rounds())
+    settled = filter(_settled, store.rounds())
+    return bool(sources_in(store.folder)) or any(opinions(store.asked(row.number), counting(store, row.number)) for row in settled)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------------------
@@ -214,7 +255,7 @@ class Files:
             self.prefix = main.rpartition("/")[0] + "/" if "/" in main else ""
             self.names = {name.removeprefix(self.prefix) for name in inside}
         else:
-            self.path, self.main, self.names = path.parent, path.name, {path.name}
+            self.path, self.main, self.names = path.parent, path.name, {file.name for file in path.parent.iterdir()}
         self.main = self.main or next((name for name in NAMES if name in self.names), "")
         if not self.main:
             raise ConfigError(f"{path} holds no ratings: none of {', '.join(NAMES)}. Give a run, or what Take away makes of one.")
@@ -225,16 +266,9 @@ class Files:
         Raises:
             OSError: it is not there, is too large, or its name leads elsewhere.
         """
-        pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or "\0" in name:
-            raise OSError("its name leads out of the folder")
         if self.path.is_dir():
-            file = self.path / name
-            if not file.resolve().is_relative_to(self.path.resolve()):
-                raise OSError("its name leads out of the folder")
-            if file.stat().st_size > LARGEST_FILE:
-                raise OSError(f"it has more than {LARGEST_FILE >> 20} MiB")
-            return file.read_bytes()
+            return _reader_in(self.path, name)()
+        _refuse_outside(name)
         with zipfile.ZipFile(self.path) as archive:
             try:
                 about = archive.getinfo(self.prefix + name)
@@ -242,14 +276,40 @@ class Files:
                 raise FileNotFoundError(f"the zip has no {name}") from error
             if about.file_size > LARGEST_FILE:
                 raise OSError(f"it has more than {LARGEST_FILE >> 20} MiB")
-            return archive.read(about)
+            try:
+                return archive.read(about)
+            except (RuntimeError, NotImplementedError, zlib.error) as error:  # it is encrypted, or packed in a way that is not known, or damaged
+                raise OSError(_short(error)) from error
+
+
+def _refuse_outside(name: str) -> None:
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or "\0" in name:
+        raise OSError("its name leads out of the folder")
+
+
+def _reader_in(folder: Path, name: str) -> Read:
+    """Reads a file of a folder; raises OSError where its name leads out of it, it is no regular file (a pipe never ends), or it is too large."""
+
+    def read() -> bytes:
+        _refuse_outside(name)
+        file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise OSError("its name leads out of the folder")
+        if file.exists() and not file.is_file():
+            raise OSError("it is no file")
+        if file.stat().st_size > LARGEST_FILE:
+            raise OSError(f"it has more than {LARGEST_FILE >> 20} MiB")
+        return file.read_bytes()
+
+    return read
 
 
 def _of_files(path: Path) -> Source:
     """What a folder, a zip or a file gives."""
     files = Files(path)
     name = path.name if path.is_dir() or path.suffix == ".zip" else path.stem
-    source = Source(name.removesuffix(".zip"))
+    source = Source(name.removesuffix(".zip"), str(path.resolve()))
     rows = list(itertools.islice(_rows(files), MOST_ROWS + 1))
     if not rows:
         raise ConfigError(f"{files.main} of {path} has no rows.")
@@ -322,7 +382,9 @@ def _events(source: Source, files: Files, rows: Sequence[tuple[str, Row]]) -> No
     if "metadata.jsonl" in files.names and files.main != "metadata.jsonl":
         files_of_board = Files(files.path)
         files_of_board.main, files_of_board.prefix = "metadata.jsonl", files.prefix
-        for where, row in _rows(files_of_board):
+        board_rows = list(itertools.islice(_rows(files_of_board), MOST_ROWS))
+        ours = bool(board_rows) and {"round", "file_name", "prompt"} <= set(board_rows[0][1])  # another file may lie beside a single one
+        for where, row in board_rows if ours else []:
             boards.setdefault(_whole(row, "round", where), {})[_text(row, "file_name", where)] = _prompt(row, "prompt", where)
     for where, row in rows:
         board = boards.setdefault(_whole(row, "round", where), {})
@@ -354,14 +416,14 @@ def _events(source: Source, files: Files, rows: Sequence[tuple[str, Row]]) -> No
 
 def _pairs(source: Source, files: Files, rows: Sequence[tuple[str, Row]]) -> None:
     """Preference pairs: of each rater, prompt and round (where there are rounds) strengths by :mod:`rewards.pairs`."""
-    told: dict[tuple[str, str, Any], tuple[list[Verdict], dict[str, int]]] = {}
+    told: dict[tuple[str, str, int | None], tuple[list[Verdict], dict[str, int]]] = {}
     for where, row in rows:
         if row.get("has_label") is not None and not _truth(row, "has_label", where):
             continue
         labels = [_number(row, name, where) for name in ("label_0", "label_1")]
         if labels not in ([0, 1], [1, 0], [0.5, 0.5]):
             raise ConfigError(f"{where}: label_0 is {labels[0]} and label_1 is {labels[1]}; one is 1 and the other 0, or both are 0.5 for a tie.")
-        key = (_rater(row, "user_id"), _prompt(row, "caption", where), row.get("round"))
+        key = (_rater(row, "user_id"), _prompt(row, "caption", where), None if row.get("round") is None else _whole(row, "round", where))
         verdicts, ids = told.setdefault(key, ([], {}))
         first, second = (ids.setdefault(source.take(_bytes_of(files, row, side, where), where), len(ids)) for side in ("jpg_0", "jpg_1"))
         if first != second:
@@ -415,17 +477,18 @@ def _prompt(row: Row, name: str, where: str) -> str:
 def _rater(row: Row, name: str) -> str:
     """Who said so; "somebody" where that is not told."""
     value = row.get(name)
-    return "somebody" if value is None or value == "" else str(value)[:200].encode("utf-8", "replace").decode("utf-8")
+    text = "" if value is None else str(value)
+    return text[:200].encode("utf-8", "replace").decode("utf-8") or "somebody"
 
 
 def _number(row: Row, name: str, where: str) -> float | None:
     value = row.get(name)
     try:
         number = None if value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if isinstance(value, bool) or (number is not None and not math.isfinite(number)):
-        raise ConfigError(f"{where}: {name} is {_short(value)}; it must be a number, or nothing.")
+    if isinstance(value, bool) or (number is not None and not abs(number) <= LARGEST_NUMBER):
+        raise ConfigError(f"{where}: {name} is {_short(value)}; it must be a number from -{LARGEST_NUMBER:g} to {LARGEST_NUMBER:g}, or nothing.")
     return number
 
 
@@ -453,29 +516,64 @@ def _short(value: object) -> str:
 
 
 def keep(folder: Path, sources: Sequence[Source]) -> None:
-    """Copy it into a run's folder, durably, in place of what was there.
+    """Copy it into a run's folder, durably and whole or not at all.
 
     Raises:
-        OSError: the disk refuses, or an image that was there is gone.
+        StoreError: ratings are there already, which are never replaced, or an image that was there is gone.
+        OSError: the disk refuses.
     """
-    place = folder / RATINGS
-    shutil.rmtree(place, ignore_errors=True)
+    _refuse_taken(folder)
     if not sources:
         return
-    (place / "images").mkdir(parents=True)
-    for source in sources:
-        for name, read in source.files.items():
-            if not (place / name).exists():
-                write_file(place / name, read())
-    rated = [each for source in sources for each in source.rated]
-    write_file(place / "rated.jsonl", "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in rated).encode())
-    write_file(place / "sources.json", json.dumps([_told(source) for source in sources], ensure_ascii=False, indent=1).encode())
-    sync_tree(place)
+    place, partial = folder / RATINGS, folder / f".{RATINGS}.partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that could not be made
+    try:
+        (partial / "images").mkdir(parents=True)
+        for source in sources:
+            for name, read in source.files.items():
+                if not (partial / name).exists():
+                    write_file(partial / name, _again(source, name, read))
+        rated = [each for source in sources for each in source.rated]
+        write_file(partial / "rated.jsonl", "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in rated).encode())
+        write_file(partial / "sources.json", json.dumps([_told(source) for source in sources], ensure_ascii=False, indent=1).encode())
+        sync_tree(partial)
+        if place.exists():  # an empty folder
+            place.rmdir()
+        partial.rename(place)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _refuse_taken(folder: Path) -> None:
+    """Refuse a folder that holds ratings already: they may be all that is left of them."""
+    place = folder / RATINGS
+    if place.is_symlink() or (place.exists() and (not place.is_dir() or any(place.iterdir()))):
+        raise StoreError(f"{place} exists, and a new run would keep its own ratings there. Make the run in another folder, or move {RATINGS} away.")
+
+
+def _again(source: Source, name: str, read: Read) -> bytes:
+    """An image's bytes, once more.
+
+    Raises:
+        StoreError: it is gone, or another one.
+    """
+    try:
+        data = read()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise StoreError(f"An image of {source.name} is gone since it was read ({_short(error)}). Start again once it is back.") from error
+    if _hash(data) != Path(name).stem:
+        raise StoreError(f"An image of {source.name} has changed since it was read. Start again once nothing writes there.")
+    return data
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
 
 
 def _told(source: Source) -> Row:
     return dict(
-        name=source.name, model=source.model, sizes=sorted(source.sizes), ratings=len(source.rated), images=len(source.files),
+        name=source.name, place=source.place, model=source.model, sizes=sorted(source.sizes), ratings=len(source.rated), images=len(source.files),
         raters=len({each.rater for each in source.rated}),
     )  # fmt: skip
 
@@ -487,12 +585,25 @@ def rated_in(folder: Path) -> list[Rated]:
         StoreError: it is damaged.
     """
     file = folder / RATINGS / "rated.jsonl"
-    if not file.exists():
-        return []
     try:
-        return [Rated(**json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, ValueError, TypeError) as error:
-        raise StoreError(f"{file} is damaged ({_short(error)}). Start a new run with these ratings.") from error
+        return [_checked(json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line] if file.is_file() else []
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise _damaged(file, error) from error
+
+
+def _checked(row: Any) -> Rated:
+    """A line of what a run keeps, which may be somebody else's run.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    each = Rated(**row)
+    "".join((each.source, each.rater, each.prompt)).encode()  # texts that can be written again
+    if not IMAGE.fullmatch(each.image):
+        raise ValueError(f"{_short(each.image)} is no image of it")
+    if isinstance(each.opinion, bool) or not abs(each.opinion) <= LARGEST_NUMBER:
+        raise ValueError(f"{_short(each.opinion)} is no opinion")
+    return each
 
 
 def sources_in(folder: Path) -> list[Row]:
@@ -503,14 +614,26 @@ def sources_in(folder: Path) -> list[Row]:
     """
     file = folder / RATINGS / "sources.json"
     try:
-        found: list[Row] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{file} is damaged ({_short(error)}). Start a new run with these ratings.") from error
+        told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+        found = [
+            dict(
+                name=str(each["name"]), place=str(each.get("place", "")), model=str(each["model"]),
+                sizes=[(int(width), int(height)) for width, height in each["sizes"]],
+                **{name: int(each[name]) for name in ("ratings", "images", "raters")},
+            )
+            for each in told
+        ]  # fmt: skip
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise _damaged(file, error) from error
     return found
 
 
+def _damaged(file: Path, error: Exception) -> StoreError:
+    return StoreError(f"{file} is damaged ({_short(error)}). Start a new run with these ratings.")
+
+
 def kept(folder: Path) -> list[Source]:
-    """What a run has from elsewhere, to give on.
+    """What a run has from elsewhere, to give on. Its images are looked at as those of any other source: the run may be somebody else's.
 
     Raises:
         ConfigError: it is damaged.
@@ -521,9 +644,12 @@ def kept(folder: Path) -> list[Source]:
         raise ConfigError(str(error)) from error
     found = []
     for each in told:
-        source = Source(str(each["name"]), str(each["model"]), {(int(width), int(height)) for width, height in each["sizes"]})
+        source = Source(each["name"], each["place"] or str((folder / RATINGS / each["name"]).resolve()), each["model"])
         source.rated = [one for one in rated if one.source == source.name]
-        source.files = {one.image: (folder / RATINGS / one.image).read_bytes for one in source.rated}
+        for image in dict.fromkeys(one.image for one in source.rated):
+            where = f"Ratings that run {folder.name} has from {source.name}, {image}"
+            if source.take(_reader_in(folder / RATINGS, image), where) != image:
+                raise ConfigError(f"{where}: the image is another one than was rated.")
         found.append(source)
     return found
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ddpo.config import ConfigError, RunConfig
+from ddpo.config import ConfigError, RunConfig, sources_of, sources_text
 from ddpo.earlier import create, has_ratings
 from ddpo.source import located
 from ddpo.store import FORK, INIT_LORA, RunStore, StoreError
@@ -19,8 +19,8 @@ KEPT = ("model", "model_config", "revision", "training", "lora_rank", "lora_alph
 
 def fork(store: RunStore, number: int, folder: Path, changes: Mapping[str, Any] | None = None) -> RunStore:
     """Make a run that begins with another run's state after a round. Its rounds count from 1; unless they are changed it has as many as are left, is
-    scored by what scored that round, and draws other prompts and seeds than its parent did. A model of taste keeps the parent's ratings. The parent
-    writes down that it was made.
+    scored by what scored that round, and draws other prompts and seeds than its parent did. A model of taste keeps the parent's ratings, beside those
+    that a change names. The parent writes down that it was made.
 
     Raises:
         ConfigError: a change that the state does not fit, or that cannot work.
@@ -64,7 +64,10 @@ def config_of(store: RunStore, number: int, changes: Mapping[str, Any]) -> RunCo
         rounds=max(1, parent.rounds - number), reward=store.reward_at(number), rating=store.rating, seed=(parent.seed + 7919 * number) % 2**31
     )
     learns = changes.get("preference", parent.preference) != "off"
-    own["ratings_from"] = str(store.folder) if learns and has_ratings(store) else ""  # its own, and what it has from elsewhere
+    named = sources_of(changes.get("ratings_from", ""))
+    if not named or learns:  # what the parent's people said, and what it has from elsewhere, comes first; without a model nothing learns from it
+        own["ratings_from"] = sources_text([*([str(store.folder)] if learns and has_ratings(store) else []), *named])
+        changes = {name: value for name, value in changes.items() if name != "ratings_from"}
     if parent.init_lora:
         own["init_lora"] = str(store.folder / INIT_LORA)
     return located(parent.with_changes(**own).with_changes(**{name: value for name, value in changes.items() if name not in KEPT}))

@@ -82,6 +82,7 @@ ELSEWHERE = (
 )
 """How the names of metrics begin that no chart of their own is for."""
 FILE = "prompts.txt"
+RATINGS_FILE = "RATINGS"
 POCKET_LICENCE = "Apache-2.0; its training pictures were drawn with Noto Color Emoji, whose artwork is Apache-2.0"
 
 Metrics = Mapping[str, Points]
@@ -356,7 +357,10 @@ def believed(store: RunStore, number: int) -> Html:
     told = beliefs.read(store)
     if told is None or told["round"] > number:
         return Html("")
-    parts = [tag("p", beliefs.trust(told, "the raters")), tag("p", "Under each picture: what would be said of it (from −1 to 1), and what was.")]
+    parts = [
+        tag("p", beliefs.trust(told, "the raters")),
+        tag("p", "Under each picture: what would be said of it on average (from −1 to 1, ± in eight of ten cases), and what was."),
+    ]
     for name, words in BELIEVED.items():
         parts += [tag("h3", words), tag("div", *(_believed(store, told["images"][str(id)]) for id in told[name]), class_="strip")]
     return section("What the model of taste believes", *parts)
@@ -463,6 +467,8 @@ def again(store: RunStore, number: int) -> Html:
         notes.append("People's ratings are no command: rate the run on its page. Those given are taken away with the second command.")
     if len([first for first, _ in store.reward_stretches() if first <= max(1, number)]) > 1:
         notes.append("The reward was changed on the way, as told above; resume --reward does so.")
+    if config.ratings_from:
+        notes.append(f"{RATINGS_FILE} stands for the ratings from elsewhere.")
     if prompts_option(config) == FILE:
         notes.append(f"{FILE} holds the prompts above, one a line.")
     lines = [command(config, f"runs/{store.name}")]
@@ -481,7 +487,7 @@ def command(config: RunConfig, out: str) -> str:
     for field in fields(RunConfig):
         if getattr(config, field.name) == getattr(start, field.name) and field.name != "reward":
             continue
-        value, flag = values[field.name], field.name.replace("_", "-")
+        value, flag = RATINGS_FILE if field.name == "ratings_from" else values[field.name], field.name.replace("_", "-")
         parts.append(f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {shlex.quote(spelled(value))}")
     trusted = [f"--trust {shlex.quote(name.partition(':')[0])}" for name in rewards.parts(values["reward"]) if rewards.FUNCTION.fullmatch(name)]
     return "python -m ddpo run " + " ".join([*parts, *trusted, f"--out {shlex.quote(out)}"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import rewards
-from ddpo.config import ConfigError, RunConfig, is_a
+from ddpo.config import ConfigError, RunConfig, is_a, sources_text
 
 POCKET_MODEL = Path(__file__).parent.parent / "pocket" / "model"
 
@@ -158,7 +158,7 @@ def located(config: RunConfig) -> RunConfig:
         }
         found = {name: str(path.resolve()) for name, path in changes.items() if is_a(path.exists)}
         ratings = [Path(name).expanduser() for name in config.ratings_sources]
-        found["ratings_from"] = "; ".join(str(path.resolve() if is_a(path.exists) else path) for path in ratings)
+        found["ratings_from"] = sources_text(str(path.resolve() if is_a(path.exists) else path) for path in ratings)
         return config.with_changes(**found)
     return config
 

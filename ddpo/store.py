@@ -34,7 +34,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -327,12 +327,14 @@ class RunStore:
             raise StoreError(f"{folder.name!r} cannot name a run. Use letters, digits, dots, dashes and underscores, 80 at most.")
         if (folder / "config.json").exists():
             raise StoreError(f"A run already exists in {folder}. Choose another name, or resume that run.")
-        start = init_lora_file(config)
+        start, new = init_lora_file(config), False
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if not folder.is_dir():
+                folder.mkdir(parents=True)
+                new = True
             if start is not None:
                 write_file(folder / INIT_LORA, start.read_bytes())  # a run is its folder, whatever becomes of the file elsewhere
-            shutil.rmtree(folder / PARENT, ignore_errors=True)  # of a fork that could not be made
+            _forget_state(folder / PARENT)  # of a fork that could not be made
             if parent is not None:
                 _copy_state(*parent, folder / PARENT)
             if fill is not None:
@@ -342,7 +344,11 @@ class RunStore:
             _sync(partial)
             partial.rename(folder / "config.json")
             _sync(folder)
-        except OSError as error:
+        except (OSError, StoreError) as error:
+            if new:  # nothing of it was there before
+                shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, StoreError):
+                raise
             raise StoreError(
                 f"The run folder {folder} cannot be written: {error}. Choose a folder on a disk with room, and with write permission."
             ) from error
@@ -865,6 +871,15 @@ def write_file(file: Path, data: bytes) -> None:
     partial.write_bytes(data)
     _sync(partial)
     partial.replace(file)
+
+
+def _forget_state(folder: Path) -> None:
+    """Remove what :func:`_copy_state` wrote, and the folder if nothing else is in it."""
+    for file in folder.glob("*"):
+        if file.name.removeprefix(".").startswith(("state", "moments", "parent.json")) and file.is_file():
+            file.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _copy_state(store: RunStore, number: int, folder: Path) -> None:

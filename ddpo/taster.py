@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -20,6 +21,25 @@ GUESS = "preference"
 """The name of its scores beside ``human``, people's own."""
 MOST_EARLIER = 600
 """So many ratings from elsewhere are learned from at most, from all over them: the model is fitted in the time of a few hundred."""
+
+
+def thinned(rated: Sequence[Rated], most: int) -> list[Rated]:
+    """At most so many ratings, in their order: all that a rater said of a prompt or nothing, as a prompt's ratings teach by their differences; the
+    rater and the prompt by lot, the same each time."""
+    if len(rated) <= most:
+        return list(rated)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i, each in enumerate(rated):
+        groups.setdefault((each.who, each.prompt), []).append(i)
+    names, chosen = list(groups), list[int]()
+    random.Random(0).shuffle(names)
+    for name in names:
+        if len(chosen) + len(groups[name]) <= most:
+            chosen += groups[name]
+    if not chosen:  # so much of every prompt
+        whole = groups[names[0]]
+        chosen = [whole[i * len(whole) // most] for i in range(most)]
+    return [rated[i] for i in sorted(chosen)]
 
 
 def first_board(config: RunConfig) -> set[int]:
@@ -163,8 +183,7 @@ class Taster:
     def earlier(self) -> list[Rated]:
         """The ratings from elsewhere that are learned from as well."""
         if self._earlier is None:
-            found = rated_in(self.store.folder) if self.on else []
-            self._earlier = [found[i * len(found) // MOST_EARLIER] for i in range(MOST_EARLIER)] if len(found) > MOST_EARLIER else found
+            self._earlier = thinned(rated_in(self.store.folder), MOST_EARLIER) if self.on else []
         return self._earlier
 
     def _looks(self, images: Sequence[str]) -> Looks:

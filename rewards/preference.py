@@ -2,7 +2,7 @@
 
 A rating is modelled as  taste(image) + prompt + noise.  The taste is linear in what is seen (:func:`looks`), with one weight for each kind of looks;
 the prompt's own term takes up that people judge whole images, so that a prompt they like does not pass for a look they like; weights and noise are
-those that make the ratings most likely (Rasmussen & Williams 2006, sections 2.7 and 5.4; scikit-learn's Gaussian process). All answers are averages
+those that make the ratings most likely (Rasmussen & Williams 2006, sections 2.7 and 5.4). All answers are averages
 over what the ratings leave open.
 
 As DDPO compares the images of one prompt, what counts is the taste's differences within a prompt: :attr:`Guess.known` is how much of them the ratings
@@ -10,12 +10,11 @@ explain, and :meth:`Taste.choose` shows those images whose ratings would tell mo
 
 Ratings that others gave elsewhere can help: each of these raters has prompts' terms and a scale of their own (:func:`on_one_scale`), and a taste that
 goes together with the one in question as far as they agree (:class:`Alike`; Bonilla, Chai & Williams 2008, "Multi-task Gaussian Process Prediction").
-How far they do is found with the variances, so that raters who disagree hardly count.
+How far each does is found with the variances, from the ratings of both: of few that is a guess.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +22,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import Hyperparameter, Kernel, WhiteKernel
+from scipy.linalg.lapack import dpotri
+from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
@@ -43,6 +41,14 @@ CHANCE = 0.5
 """The share of pairs that are guessed right by who knows nothing."""
 OWN = ""
 """The name of those whose taste is in question; all other names are raters from elsewhere."""
+USUAL = 0.5
+"""The variance of opinions from -1 to 1 within prompts where nothing is known of it."""
+GROUPS = 6
+"""So many other raters, those who rated most, have a share of the taste of their own; the rest have one together."""
+WITHIN = (0.01, 0.99)
+"""Nobody has less or more of another one's taste."""
+JITTER = 1e-6
+"""Of the ratings' variance, added to each one's own while variances are found."""
 STEADY = 4.0
 """A scale counts as if so many differences of the usual size had been seen before."""
 SURE = 1.28
@@ -122,85 +128,155 @@ def on_one_core(function: Does) -> Does:
     return found
 
 
-class Linear(Kernel):
+@dataclass
+class Linear:
     """The covariance of a linear function of some columns: ``variance`` times their scalar product."""
 
-    def __init__(self, first: int, last: int, variance: float, variance_bounds: tuple[float, float] = (1e-4, 1e2)) -> None:
-        self.first, self.last, self.variance, self.variance_bounds = first, last, variance, variance_bounds
+    first: int
+    last: int
+    variance: float
 
-    @property
-    def hyperparameter_variance(self) -> Hyperparameter:
-        return Hyperparameter("variance", "numeric", self.variance_bounds)
+    def products(self, x: Array, y: Array) -> Array:
+        """Scalar products of the columns, (n, m)."""
+        found: Array = x[:, self.first : self.last] @ y[:, self.first : self.last].T
+        return found
 
-    def __call__(self, x: Array, y: Array | None = None, eval_gradient: bool = False) -> Any:
-        left = x[:, self.first : self.last]
-        found = self.variance * left @ (left if y is None else y[:, self.first : self.last]).T
-        return (found, found[..., None]) if eval_gradient else found  # the derivative by the variance's logarithm is the kernel itself
+    def __call__(self, x: Array, y: Array) -> Array:
+        return self.variance * self.products(x, y)
 
     def diag(self, x: Array) -> Array:
         found: Array = self.variance * (x[:, self.first : self.last] ** 2).sum(1)
         return found
 
-    def is_stationary(self) -> bool:
-        return False
+
+@dataclass
+class Alike:
+    """How raters' tastes go together, as correlations from 0 to 1.
+
+    Each other rater r has a share a_r of the taste in question; of what is left of theirs, a share c is common to all others, who may be of one mind
+    that is not yours: the correlation is a_r with those in question, a_r a_s + c² √((1 − a_r²)(1 − a_s²)) between two others, and 1 of a rater with
+    themselves. Each is a sum of two common factors and one of the rater's own, so that it is a covariance whatever the shares are. (With the first
+    factor alone, others who agree among themselves would pass for people who agree with you.)
+    """
+
+    whose: int
+    """The column that says whose a rating is: 0 is those in question."""
+    agreement: Array
+    """a of those in question, which is 1, then of each other rater."""
+    common: float
+    """c"""
+
+    def loads(self) -> Array:
+        """How much each rater, those in question first, has of the two factors, (raters, 2)."""
+        found: Array = np.stack([self.agreement, self.common * np.sqrt(1 - self.agreement**2)], 1)
+        return found
+
+    def __call__(self, x: Array, y: Array) -> Array:
+        mine, other, loads = x[:, self.whose].astype(int), y[:, self.whose].astype(int), self.loads()
+        found: Array = np.where(mine[:, None] == other, 1.0, loads[mine] @ loads[other].T)
+        return found
 
 
-class Alike(Kernel):
-    """How alike raters' tastes are, from 0 to 1: ``agreement`` between those whose taste is in question and any other rater, its square between two
-    others, whom nothing else connects, and 1 for one rater. ``whose`` is the column that says whose a rating is: 0 is those in question."""
-
-    def __init__(self, whose: int, agreement: float, agreement_bounds: tuple[float, float] = (0.01, 1.0)) -> None:
-        self.whose, self.agreement, self.agreement_bounds = whose, agreement, agreement_bounds
-
-    @property
-    def hyperparameter_agreement(self) -> Hyperparameter:
-        return Hyperparameter("agreement", "numeric", self.agreement_bounds)
-
-    def __call__(self, x: Array, y: Array | None = None, eval_gradient: bool = False) -> Any:
-        mine, other = x[:, None, self.whose], (x if y is None else y)[None, :, self.whose]
-        power = np.where(mine == other, 0.0, (mine > 0).astype(float) + (other > 0))
-        found = self.agreement**power
-        return (found, (power * found)[..., None]) if eval_gradient else found  # the derivative by the agreement's logarithm
-
-    def diag(self, x: Array) -> Array:
-        return np.ones(len(x))
-
-    def is_stationary(self) -> bool:
-        return False
-
-
+@dataclass
 class Shared(Linear):
     """A linear function of some columns that raters share as far as they are alike."""
 
-    def __init__(self, first: int, last: int, variance: float, alike: Alike) -> None:
-        super().__init__(first, last, variance)
-        self.alike = alike
+    alike: Alike
 
-    def __call__(self, x: Array, y: Array | None = None, eval_gradient: bool = False) -> Any:
+    def __call__(self, x: Array, y: Array) -> Array:
         return super().__call__(x, y) * self.alike(x, y)
+
+
+class Evidence:
+    """How likely some ratings are, by the variances and by how alike raters are, with the derivatives: minus the logarithm of their density but for a
+    constant (Rasmussen & Williams 2006, equations 5.8 and 5.9). The products of what is seen are made once.
+
+    Its variables are the logarithms of the variances (of the kinds of looks, of prompts, of the noise), each group's share of the taste in question,
+    and what the others have in common; the last two where there are other raters.
+    """
+
+    def __init__(self, x: Array, y: Array, kinds: Sequence[Linear], marks: Linear, whose: Rows, groups: Rows) -> None:
+        """
+        Args:
+            x, y: what is seen (n, d), and the ratings (n,), of mean 0.
+            kinds, marks: the parts of the taste, and the prompts' part.
+            whose: each row's rater, (n,), 0 for those in question.
+            groups: the group whose share each rater has, (raters,); -1 for those in question.
+        """
+        self.y, self.groups, self.whose = y, groups, whose
+        self.products = [part.products(x, x) for part in (*kinds, marks)]
+        self.others = bool((whose > 0).any())
+        self.differ = whose[:, None] != whose
+
+    def __call__(self, variables: Array) -> tuple[float, Array]:
+        count = len(self.products)
+        variances = np.exp(variables[: count + 1])
+        parts = [variance * product for variance, product in zip(variances, self.products, strict=False)]
+        taste = sum(parts[1:-1], start=parts[0])
+        alike, loads, shares = np.ones((1, 1)), np.zeros((0, 2)), np.zeros(0)
+        if self.others:
+            shares = np.where(self.groups < 0, 1.0, variables[count + 1 :][self.groups])
+            loads = Alike(0, shares, float(variables[-1])).loads()[self.whose]
+            alike = np.asarray(np.where(self.differ, loads @ loads.T, 1.0))
+        covariance = taste * alike + parts[-1]
+        covariance[np.diag_indices_from(covariance)] += variances[-1] + JITTER
+        lower = np.linalg.cholesky(covariance)
+        inverse = inverted(lower)
+        weights = inverse @ self.y
+        value = float(self.y @ weights) / 2 + float(np.log(np.diag(lower)).sum())
+        bend = (inverse - np.outer(weights, weights)) / 2
+        slopes = [float((bend * alike * part).sum()) for part in parts[:-1]]
+        slopes += [float((bend * parts[-1]).sum()), float(np.trace(bend)) * variances[-1]]
+        if not self.others:
+            return value, np.array(slopes)
+        by_loads = 2 * (bend * taste * self.differ) @ loads
+        rest, common, own = np.sqrt(1 - shares**2)[self.whose], variables[-1], shares[self.whose]
+        by_share = by_loads[:, 0] - by_loads[:, 1] * common * own / np.maximum(rest, 1e-9)
+        group = self.groups[self.whose]
+        found = np.zeros(len(variables) - len(slopes))
+        np.add.at(found, group[group >= 0], by_share[group >= 0])
+        found[-1] = (by_loads[:, 1] * rest)[group >= 0].sum()
+        return value, np.array([*slopes, *found])
+
+
+def inverted(lower: Array) -> Array:
+    """The inverse of a covariance, (n, n), from the lower triangle of its Cholesky factor."""
+    found, _ = dpotri(lower, lower=1)
+    found = np.tril(found)
+    whole: Array = found + np.tril(found, -1).T
+    return whole
 
 
 def on_one_scale(opinions: Array, whose: Sequence[str], prompts: Sequence[str]) -> Array:
     """Opinions, (n,), of which those of other raters are brought to the level and the spread of one's own; one's own stay as they are.
 
-    A rater's spread is that of their differences within prompts, drawn towards everybody's where there are few. Without own opinions, everybody's
-    level and spread take the place of one's own.
+    A rater's spread is that of their differences within prompts; where there are few it is drawn towards that of their source (what their name says
+    before the first slash), whose unit nobody knows, and one's own towards :data:`USUAL`. Without own opinions, everybody's level and spread take the
+    place of one's own, where all opinions are from -1 to 1.
     """
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(whose):
         rows.setdefault(name, []).append(row)
     squares = {name: _squares(opinions[of], [prompts[i] for i in of]) for name, of in rows.items()}
-    degrees = sum(degrees for _, degrees in squares.values())
-    usual = sum(square for square, _ in squares.values()) / degrees if degrees else 0.0
-    if usual < 1e-12:
-        usual = 1.0
-    spread = {name: _drawn(square, degrees, usual) for name, (square, degrees) in squares.items()}
-    level, width = (opinions[rows[OWN]].mean(), spread[OWN]) if OWN in rows else (opinions.mean(), np.sqrt(usual))
+    level, width = 0.0, np.sqrt(USUAL)
+    if OWN in rows:
+        level, width = opinions[rows[OWN]].mean(), _drawn(*squares[OWN], USUAL)
+    elif len(opinions) and np.abs(opinions).max() <= 1:
+        level, width = opinions.mean(), np.sqrt(_pooled(squares.values()) or USUAL)
     found = opinions.copy()
-    for name, of in rows.items():
-        if name != OWN:
-            found[of] = level + (opinions[of] - opinions[of].mean()) * width / spread[name]
+    for source in {name.partition("/")[0] for name in rows if name != OWN}:
+        names = [name for name in rows if name != OWN and name.partition("/")[0] == source]
+        usual = _pooled(squares[name] for name in names)
+        for name in names:
+            apart = (opinions[rows[name]] - opinions[rows[name]].mean()) / (_drawn(*squares[name], usual) if usual else 1.0)
+            found[rows[name]] = level + apart * width
     return found
+
+
+def _pooled(squares: Iterable[tuple[float, int]]) -> float:
+    """The variance that several sums of squares come to; 0 where there is none."""
+    total, degrees = np.sum([(0.0, 0), *squares], 0)
+    return float(total / degrees) if degrees and total > 1e-12 else 0.0
 
 
 def _drawn(square: float, degrees: int, usual: float) -> float:
@@ -261,6 +337,10 @@ class Taste:
         self.prompts = {mark: i for i, mark in enumerate(dict.fromkeys(zip(whose, prompts, strict=True)))}
         self.opinions = on_one_scale(np.asarray(opinions, dtype=np.float64), whose, prompts)
         self.middle = float(self.opinions.mean()) if len(self.opinions) else 0.0
+        times = Counter(name for name in whose if name != OWN)
+        self.raters = [OWN, *times]
+        most = [name for name, _ in times.most_common(GROUPS)]
+        self.groups = np.array([-1, *(most.index(name) if name in most else GROUPS for name in times)])
         self._ends = np.cumsum([0, *(len(mean) for mean, _ in self.scale.values())])
         self.x = self._inputs(seen, prompts, whose)
         self.parts, self.noise = self._fitted(np.arange(len(self.x)), ENOUGH)
@@ -284,35 +364,36 @@ class Taste:
     def _inputs(self, seen: Looks, prompts: Sequence[str], whose: Sequence[str] | None = None) -> Array:
         """What the model sees, (n, d): looks, marks, and in the last column whose it is, 0 for those whose taste is in question."""
         whose = [OWN] * len(prompts) if whose is None else whose
-        others = {name: float(i) for i, name in enumerate(dict.fromkeys(name for name, _ in self.prompts if name != OWN), 1)}
-        numbers = np.array([others.get(name, 0.0) for name in whose])[:, None].reshape(len(prompts), 1)
+        numbers = np.array([float(self.raters.index(name)) for name in whose]).reshape(len(prompts), 1)
         return np.concatenate([self._columns(seen), self._marks(prompts, whose), numbers], 1)
 
     def _fitted(self, rows: Rows, enough: int) -> tuple[list[Linear], float]:
         """The kinds' and the prompts' variances, how alike raters are, and the noise's variance: those that make some of the ratings most likely, or
-        ``enough`` of them."""
+        ``enough`` of them. Of raters who are not among them nothing is taken."""
         looks, last = int(self._ends[-1]), self.x.shape[1] - 1
         kinds = [Linear(int(first), int(end), 0.15) for first, end in zip(self._ends[:-1], self._ends[1:], strict=True)]
-        marks, alike = Linear(looks, last, 0.15), Alike(last, 0.7)
+        marks, alike = Linear(looks, last, 0.15), Alike(last, np.where(self.groups < 0, 1.0, 0.7), 0.5)
         spread = float(self.opinions[rows].var()) if len(rows) else 0.0
         if spread < 1e-12:
             return [*self._shared(kinds, alike), marks], 1.0
-        taste: Kernel = kinds[0]
-        for kind in kinds[1:]:
-            taste = taste + kind
-        kernel = WhiteKernel(0.7, (1e-3, 1e1)) + (taste if self.own.all() else taste * alike) + marks
         own, others = rows[self.own[rows]], rows[~self.own[rows]]
         of_others = max(enough - len(own), enough // 4) if len(others) else 0
         rows = np.concatenate([_evenly(own, enough - of_others), _evenly(others, of_others)])
-        process = GaussianProcessRegressor(kernel, alpha=1e-6)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a variance at its bound is an answer
-            process.fit(self.x[rows], (self.opinions[rows] - self.middle) / np.sqrt(spread))
-        found = np.exp(process.kernel_.theta)
-        for part, variance in zip([*kinds, marks], [*found[1 : 1 + len(kinds)], found[-1]], strict=True):
+        whose, groups = self.x[rows, last].astype(int), int(self.groups.max()) + 1
+        evidence = Evidence(self.x[rows], (self.opinions[rows] - self.middle) / np.sqrt(spread), kinds, marks, whose, self.groups)
+        start = [*np.log([*(part.variance for part in (*kinds, marks)), 0.7])]
+        bounds = [*[(np.log(1e-4), np.log(1e2))] * (len(kinds) + 1), (np.log(1e-3), np.log(1e1))]
+        if evidence.others:
+            start, bounds = [*start, *[0.7] * groups, 0.5], [*bounds, *[WITHIN] * groups, (0.0, 1.0)]
+        found = minimize(evidence, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+        for part, variance in zip((*kinds, marks), np.exp(found), strict=False):
             part.variance = float(variance * spread)
-        alike.agreement = float(found[-2])
-        return [*self._shared(kinds, alike), marks], float(found[0] * spread)
+        alike.agreement[1:] = 0.0
+        if evidence.others:
+            for group in set(self.groups[whose].tolist()) - {-1}:
+                alike.agreement[self.groups == group] = found[len(kinds) + 2 + group]
+            alike.common = float(found[-1])
+        return [*self._shared(kinds, alike), marks], float(np.exp(found[len(kinds) + 1]) * spread)
 
     def _shared(self, kinds: Sequence[Linear], alike: Alike) -> list[Linear]:
         """The parts of the taste, among several raters as far as they are alike."""
@@ -321,18 +402,18 @@ class Taste:
     def _inverted(self, parts: Sequence[Linear], noise: float, rows: Any = slice(None)) -> Array:
         """The inverse covariance of the ratings, (n, n), or of some of them, by some variances."""
         x = self.x[rows]
-        covariance = sum((part(x, x) for part in parts), start=noise * np.eye(len(x)))
-        found: Array = np.linalg.inv(covariance)
-        return found
+        covariance: Array = sum((part(x, x) for part in parts), start=np.asarray(noise * np.eye(len(x)), dtype=np.float64))
+        lower = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
+        return inverted(lower) if len(x) else covariance
 
     def _of_taste(self, x: Array, y: Array) -> Array:
         """Prior covariance of tastes, (n, m)."""
-        found: Array = sum(part(x, y) for part in self.parts[: len(self.scale)])
+        found: Array = sum((part(x, y) for part in self.parts[: len(self.scale)]), start=np.zeros((len(x), len(y))))
         return found
 
     def _of_ratings(self, x: Array, y: Array) -> Array:
         """Prior covariance of ratings without their noise, (n, m)."""
-        found: Array = sum(part(x, y) for part in self.parts)
+        found: Array = sum((part(x, y) for part in self.parts), start=np.zeros((len(x), len(y))))
         return found
 
     # --- answers ----------------------------------------------------------------------------------------------------------------

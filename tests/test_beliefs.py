@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from app.pages.taste import signed, taste_value
 from ddpo import beliefs
 from ddpo.beliefs import FILE, LISTED, NEAREST, believe, read, trust
+from ddpo.card import facts, model_card
 from ddpo.config import RunConfig
 from ddpo.dataset import raters_of
 from ddpo.earlier import Rated, create, rated_in
@@ -95,7 +97,35 @@ def test_one_picture_of_several_raters_is_one_neighbour(store: RunStore) -> None
     taste = Taste(everything, ["a cat"] * 6, [1.0, -1.0, 1.0, -1.0, 1.0, -1.0], whose=[OWN] * 4 + ["old/ann", "old/ben"])
     found = believe(taste, rows, seen, list(zip(rows, [1.0, -1.0, 1.0, -1.0], strict=True)), earlier)
     first = found["images"][str(rows[0].id)]
-    assert sum(each["image"] == "images/same.png" for each in first["near"]) == 1 and first["near"][0]["alike"] == pytest.approx(1.0)
+    assert sum(each["image"] == "images/same.png" for each in first["near"]) == 1 and first["near"][0]["alike"] == pytest.approx(1.0, abs=0.02)
+
+
+def test_what_others_said_is_shown_in_their_own_numbers(store: RunStore) -> None:
+    """Those of a file may be on any scale, where a sign and a limit would be ours."""
+    written = json.loads((store.folder / FILE).read_text())
+    id = str(written["liked"][0])
+    written["images"][id]["near"][0] |= dict(id=None, image=f"images/{'0' * 32}.png", source="file", said=70.0)
+    written["images"][id]["near"][1] |= dict(said=1.0)
+    (store.folder / FILE).write_text(json.dumps(written))
+    near = taste_value(store)["lists"][0]["images"][0]["near"]
+    assert [each["opinion"] for each in near[:2]] == ["70", "+1"]
+    assert taste_value(store)["who"] == "you"
+    store.add_rating("another", store.samples(1)[0].id, "ben", "thumbs", 1.0)
+    assert taste_value(store)["who"] == "people, on average,"
+
+
+def test_names_of_files_of_ratings_are_published_nowhere(tmp_path: Path) -> None:
+    """They may be people's: cards and reports say how many there are."""
+    first = tasted(tmp_path / "annas-secret-run", rounds=1)
+    second = tasted(tmp_path / "second", first.folder, rounds=1)
+    card = model_card(second, 1, "diffusers", "1", "lora.safetensors", 1.0)
+    text = report(second, 1, raters_of(second), [])
+    assert "annas-secret-run" not in card + text and str(tmp_path) not in card + text
+    assert "8 by 1 person in 1 source" in card and "8 by 1 person in 1 source" in text and '"ratings_from": "1 source"' in card
+    assert "--ratings-from RATINGS" in text and "RATINGS stands for the ratings from elsewhere" in text
+    assert "ratings from elsewhere" not in dict(facts(first, 1))
+    (second.folder / RATINGS / "sources.json").write_text("[1]")
+    assert "ratings from elsewhere" not in dict(facts(second, 1)), "damaged"
 
 
 def test_few_pictures_are_not_most_and_least_liked_at_once() -> None:
@@ -128,9 +158,32 @@ def test_the_page_shows_it_and_says_what_is_missing(store: RunStore, tmp_path: P
     fresh = RunStore.create(tmp_path / "fresh", RunConfig(preference="assist"))
     assert taste_value(fresh)["lists"] == [] and "Once a board is rated" in taste_value(fresh)["text"]
     assert taste_value(filled_run(tmp_path / "off", 1)) == dict(run=None), "a run without such a model"
-    for broken in ("", "[]", "{", '{"images": 1}'):
+    for broken in ("", "[]", "{", '{"images": 1}', "[" * 100_000):
         (store.folder / FILE).write_text(broken)
         assert taste_value(store)["lists"] == []
+
+
+def test_a_file_of_others_shows_pictures_of_the_run_alone(store: RunStore, tmp_path: Path) -> None:
+    """Whatever path it names; and a broken one is as none, on the page and in the report."""
+    written = json.loads((store.folder / FILE).read_text())
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    key = str(written["liked"][0])
+    for name in ("../secret.png", str(tmp_path / "secret.png")):
+        changed = json.loads(json.dumps(written))
+        changed["images"][key]["image"] = changed["images"][key]["near"][0]["image"] = name
+        (store.folder / FILE).write_text(json.dumps(changed))
+        assert read(store) == read(store) and name not in json.dumps(read(store)) and taste_value(store)["lists"]
+        assert report(store, 2, raters_of(store), [])
+        changed["images"][key]["near"][0]["id"] = None
+        (store.folder / FILE).write_text(json.dumps(changed))
+        assert read(store) is None, "what came from elsewhere is named by its hash"
+    for change in (
+        dict(round=None), dict(liked=[[1]]), dict(unsure=1), dict(pairs="many"), dict(accuracy=None), dict(least=float("nan")),
+        dict(images={key: written["images"][key] | dict(mean="high")}), dict(images={key: {}}), dict(images={"x": written["images"][key]}),
+        dict(images={"999999": written["images"][key]}), dict(images={key: written["images"][key] | dict(near=[{}])}),
+    ):  # fmt: skip
+        (store.folder / FILE).write_text(json.dumps(written | change))
+        assert taste_value(store)["lists"] == [] and "What the model of taste believes" not in report(store, 2, raters_of(store), []), change
 
 
 def test_the_report_shows_it_up_to_its_round(store: RunStore) -> None:

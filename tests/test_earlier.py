@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import sqlite3
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +18,12 @@ from PIL import Image
 
 from app.exports import packed
 from app.raters import raters_value
-from ddpo.config import ConfigError, RunConfig
+from ddpo.__main__ import changes_from, parser
+from ddpo.config import ConfigError, RunConfig, sources_of, sources_text
 from ddpo.dataset import counting, raters_of
-from ddpo.earlier import Source, create, gather, keep, kept, rated_in, sources_in, words
+from ddpo.earlier import Source, create, gather, has_ratings, keep, kept, rated_in, sources_in, words
 from ddpo.export import export
+from ddpo.source import located
 from ddpo.store import RATINGS, RunStore, StoreError
 from rewards.human import opinions
 from tests.toys import ODD_PROMPTS, add_pictures, filled_run, picture
@@ -245,6 +249,34 @@ def test_a_bad_line_is_named_with_what_is_wrong(tmp_path: Path, row: dict[str, A
     assert not (tmp_path / "new").exists(), "before anything is made"
 
 
+@pytest.mark.parametrize(
+    ("row", "change", "told"),
+    [
+        (IMAGE, dict(rating=1e200), "rating is 1e+200; it must be a number from"),
+        (IMAGE, dict(rating=10**399), "it must be a number from"),
+        (LOG, dict(round=10**399), "it must be a number from"),
+        (PAIR, dict(round=[1]), "round is [1]"),
+        (PAIR, dict(round="first"), "round is first"),
+        (PAIR, dict(jpg_0="images/pipe.png"), "it is no file"),
+        (IMAGE, dict(file_name="images/pipe.png"), "it is no file"),
+    ],
+)  # fmt: skip
+def test_numbers_and_files_without_end_are_named_too(tmp_path: Path, row: dict[str, Any], change: dict[str, Any], told: str) -> None:
+    (tmp_path / "log" / "images").mkdir(parents=True)
+    for name in ("a", "b"):
+        picture(ord(name)).save(tmp_path / "log" / "images" / f"{name}.png")
+    os.mkfifo(tmp_path / "log" / "images" / "pipe.png")
+    (tmp_path / "log" / "metadata.jsonl").write_text(json.dumps(row) + "\n\n" + json.dumps(row | change) + "\n")
+    message = refused(tmp_path / "log")
+    assert told in message and "metadata.jsonl, line 3" in message
+
+
+def test_a_pipe_or_a_device_is_no_file_of_ratings(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ratings.jsonl")
+    assert "neither a file nor a folder" in refused(tmp_path / "ratings.jsonl") and "neither a file" in refused("/dev/zero")
+    assert "it is no file" in refused(tmp_path)
+
+
 def test_broken_lines_and_tables_are_named(tmp_path: Path) -> None:
     file = tmp_path / "ratings.jsonl"
     for text, told in (('{"a": 1}\n{', "line 2: this is no JSON"), ("[1]\n", "line 1: this is no JSON object")):
@@ -275,8 +307,159 @@ def test_what_was_copied_and_is_damaged_is_said(tmp_path: Path) -> None:
         rated_in(store.folder)
     with pytest.raises(ConfigError, match="damaged"):
         kept(store.folder)
-    keep(store.folder, [])
-    assert not (store.folder / RATINGS).exists() and rated_in(store.folder) == []
+    for damage in ('[{"name": "old"}]', "{}x", "[1]", '[{"name": "old", "model": "", "sizes": [1], "ratings": 1, "images": 1, "raters": 1}]'):
+        (store.folder / RATINGS / "sources.json").write_text(damage)
+        with pytest.raises(StoreError, match="damaged"):
+            words(store.config, store.folder)
+        assert "damaged" in refused(store.folder)
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_ratings_that_lie_in_the_folder_of_a_new_run_are_never_replaced(tmp_path: Path, named: bool) -> None:
+    """They may be the only ones: ``run --ratings-from exp/ratings --out exp``, and a run that names none."""
+    export(rated_run(tmp_path / "old"), "ratings", tmp_path / "exp" / "ratings")
+    before = everything(tmp_path / "exp")
+    with pytest.raises(StoreError, match="exists, and a new run would keep its own ratings there"):
+        create(tmp_path / "exp", RunConfig(preference="lead", ratings_from=str(tmp_path / "exp" / "ratings") if named else ""))
+    with pytest.raises(StoreError, match="move ratings away"):
+        keep(tmp_path / "exp", [])
+    assert everything(tmp_path / "exp") == before
+    (tmp_path / "free" / RATINGS).mkdir(parents=True)
+    create(tmp_path / "free", RunConfig())
+
+
+def test_files_of_others_in_the_folder_of_a_new_run_stay(tmp_path: Path) -> None:
+    (tmp_path / "new" / "parent").mkdir(parents=True)
+    (tmp_path / "new" / "parent" / "notes.txt").write_text("mine")
+    (tmp_path / "new" / "parent" / "state.safetensors").write_text("of a fork that could not be made")
+    new_run(tmp_path, rated_run(tmp_path / "old").folder)
+    assert [path.name for path in (tmp_path / "new" / "parent").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("change", ["gone", "other"])
+def test_what_cannot_be_copied_leaves_nothing_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, there: bool) -> None:
+    old = rated_run(tmp_path / "old")
+    gathered = gather([str(old.folder)])
+    image = next((old.folder / "samples").rglob(f"{Path(rated_in(new_run(tmp_path, old.folder).folder)[-1].image).stem}.png"))
+    image.unlink() if change == "gone" else picture(77).save(image)
+    monkeypatch.setattr("ddpo.earlier.gather", lambda named: gathered)
+    if there:
+        (tmp_path / "bad").mkdir()
+    with pytest.raises(StoreError, match="An image of old is gone" if change == "gone" else "An image of old has changed"):
+        create(tmp_path / "bad", RunConfig())
+    assert list((tmp_path / "bad").iterdir()) == [] if there else not (tmp_path / "bad").exists()
+
+
+def test_a_run_that_fails_after_its_ratings_were_copied_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = rated_run(tmp_path / "old")
+    (tmp_path / "new").mkdir()
+
+    def full(config: RunConfig, file: Path) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(RunConfig, "save", full)
+    with pytest.raises(StoreError, match="No space left"):
+        new_run(tmp_path, old.folder)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+# --- which sources are which ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["best", "best-worst"])
+def test_a_file_alone_is_read_with_the_board_beside_it(tmp_path: Path, mode: str) -> None:
+    """Where people picked, what they passed over is on the board only."""
+    store = rated_run(tmp_path / "old", mode)
+    export(store, "ratings", tmp_path / "taken")
+    assert taken(new_run(tmp_path, tmp_path / "taken" / "ratings.jsonl").folder) == said(store)
+    (tmp_path / "taken" / "metadata.jsonl").write_text(json.dumps(IMAGE) + "\n")
+    assert gather([str(tmp_path / "taken" / "ratings.jsonl")])[0].rated, "something else of that name is not its board"
+
+
+def test_two_files_of_one_name_are_two_sources(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        for name in ("a", "b"):
+            picture(ord(name)).save(tmp_path / place / f"{name}.png")
+        lines = [IMAGE | dict(file_name=f"{name}.png", rating=rating) for name, rating in (("a", 1), ("b", 0 if place == "one" else -1))]
+        (tmp_path / place / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    new = new_run(tmp_path, tmp_path / "one" / "mine.jsonl", tmp_path / "two" / "mine.jsonl", tmp_path / "one" / "mine.jsonl")
+    assert sorted((each.who, each.opinion) for each in rated_in(new.folder)) == [
+        ("mine-2/somebody", -1),
+        ("mine-2/somebody", 1),
+        ("mine/somebody", 0),
+        ("mine/somebody", 1),
+    ]
+    third = create(tmp_path / "third", RunConfig(preference="lead", ratings_from=f"{tmp_path / 'two' / 'mine.jsonl'}; {new.folder}"))
+    assert len(rated_in(third.folder)) == 4 and {each["name"] for each in sources_in(third.folder)} == {"mine", "mine-2"}, "known by its place"
+
+
+def test_a_board_that_is_open_is_not_taken(tmp_path: Path) -> None:
+    store = filled_run(tmp_path / "old", 1, awaiting=True)
+    waiting = store.board(2)[0]
+    store.add_rating("early", waiting.id, "anna", "thumbs", 1.0)
+    images = {each.image for source in gather([str(store.folder)]) for each in source.rated}
+    assert images and f"images/{Path(waiting.image).stem}.png" not in images
+    alone = RunStore.create(tmp_path / "alone", RunConfig(images_per_round=4, images_per_update=4))
+    alone.start_round(1)
+    add_pictures(alone, 1, range(4), ["a cat"] * 4, range(4), [picture(seed) for seed in range(4)])
+    alone.mark(1, "sampled")
+    alone.add_rating("early", 1, "anna", "thumbs", 1.0)
+    assert "not applied yet" in refused(alone.folder) and not has_ratings(alone)
+
+
+def test_a_name_may_hold_the_separator(tmp_path: Path) -> None:
+    for names in (("a", "b"), ("a;b", "c"), ("a;", ";b", "c;;d")):
+        assert sources_of(sources_text(names)) == names
+    assert sources_of(" a;b ; ; c") == ("a", "b", "c")
+    old = rated_run(tmp_path / "a;b" / "old")
+    options = parser().parse_args(["run", "--out", "x", "--preference", "lead", "--ratings-from", str(old.folder)])
+    assert RunConfig(**changes_from(options)).ratings_sources == (str(old.folder),)
+    assert located(RunConfig(**changes_from(options))).ratings_sources == (str(old.folder),)
+
+
+# --- runs of others -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "image", ["../../../escaped.png", "/nowhere/escaped.png", "images/../../x.png", "images/" + "0" * 32 + ".png", "images/a.png", 5]
+)
+def test_names_of_images_in_a_run_of_others_lead_nowhere(tmp_path: Path, image: object) -> None:
+    """Its images are looked at as those of any other source: real ones, of that hash, in its folder."""
+    store = new_run(tmp_path, rated_run(tmp_path / "old").folder)
+    secret = tmp_path / "secret.png"
+    picture(99).save(secret)
+    (store.folder / RATINGS / "images" / ("0" * 32 + ".png")).symlink_to(secret)
+    file = store.folder / RATINGS / "rated.jsonl"
+    first, *others = file.read_text().splitlines()
+    file.write_text("\n".join([json.dumps(json.loads(first) | dict(image=image)), *others]) + "\n")
+    assert any(word in refused(store.folder) for word in ("damaged", "leads out of the folder"))
+    with pytest.raises(ConfigError):
+        create(tmp_path / "next", RunConfig(preference="lead", ratings_from=str(store.folder)))
+    assert not (tmp_path / "next").exists() and not list(tmp_path.glob("**/escaped.png"))
+
+
+@pytest.mark.parametrize("damage", ["text", "another picture"])
+def test_a_copied_image_that_is_another_one_is_refused(tmp_path: Path, damage: str) -> None:
+    store = new_run(tmp_path, rated_run(tmp_path / "old").folder)
+    image = store.folder / RATINGS / rated_in(store.folder)[0].image
+    image.write_text("no image") if damage == "text" else picture(99).save(image)
+    assert ("cannot be read" if damage == "text" else "another one than was rated") in refused(store.folder)
+
+
+@pytest.mark.parametrize("image", ["../secret.png", "{folder}/secret.png", "samples/0001/linked.png"])
+def test_pictures_outside_a_run_of_others_are_not_taken(tmp_path: Path, image: str) -> None:
+    store = rated_run(tmp_path / "old")
+    picture(99).save(tmp_path / "secret.png")
+    (store.folder / "samples" / "0001" / "linked.png").symlink_to(tmp_path / "secret.png")
+    with sqlite3.connect(store.folder / "run.db") as db:
+        db.execute("UPDATE sample SET image = ? WHERE id = 2", (image.format(folder=tmp_path),))
+    assert "leads out of the folder" in refused(store.folder)
 
 
 def test_a_source_is_taken_in_once_whatever_it_is_called(tmp_path: Path) -> None:

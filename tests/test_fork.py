@@ -59,6 +59,13 @@ def test_a_model_of_taste_keeps_the_ratings_of_the_run_that_it_goes_on_from(tmp_
     child.add_checkpoint(1, tmp_path / "child" / "checkpoints" / "0001")
     assert len(rated_in(fork(child, 1, tmp_path / "grandchild").folder)) == 16, "what it has from elsewhere goes on"
     assert fork(store, 1, tmp_path / "off", dict(preference="off")).config.ratings_from == "", "nothing would learn from them"
+    other = comparable_run(tmp_path / "other", preference="lead")
+    both = fork(store, 1, tmp_path / "both", dict(ratings_from=str(other.folder)))
+    assert {each.source for each in rated_in(both.folder)} == {"parent", "other"}, "those that are named come beside the parent's"
+    with pytest.raises(ConfigError, match="preference is off"):
+        fork(store, 1, tmp_path / "none", dict(preference="off", ratings_from=str(other.folder)))
+    there = comparable_run(tmp_path / "a; b" / "parent", preference="lead")
+    assert len(rated_in(fork(there, 1, tmp_path / "elsewhere").folder)) == 16, "a semicolon in its path is no end of it"
     store.choose("rater anna", "out")
     assert rated_in(fork(store, 1, tmp_path / "alone").folder) == [], "nobody's are left"
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import multivariate_normal
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import WhiteKernel
+from sklearn.gaussian_process.kernels import Kernel, WhiteKernel
 
-from rewards.preference import AIM, CHANCE, FOLDS, OWN, Alike, Linear, Looks, Shared, Taste, joined, looks, more, on_one_scale
+from rewards.preference import AIM, CHANCE, FOLDS, OWN, Alike, Evidence, Linear, Looks, Shared, Taste, joined, looks, more, on_one_scale
 from tests import toys
 
 PROMPTS = [f"a {animal}" for animal in ("cat", "dog", "fox", "cow", "pig", "ant", "bee", "owl")]
@@ -117,6 +119,22 @@ def test_few_and_equal_ratings_give_finite_answers(opinions: list[float]) -> Non
         assert np.allclose(guess.rating, opinions[0]) and taste.noise == 1.0
 
 
+class Of(Kernel):  # type: ignore[misc]
+    """A part of ours as a kernel of the library's."""
+
+    def __init__(self, part: Linear) -> None:
+        self.part = part
+
+    def __call__(self, x: np.ndarray, y: np.ndarray | None = None, eval_gradient: bool = False) -> np.ndarray:
+        return self.part(x, x if y is None else y)
+
+    def diag(self, x: np.ndarray) -> np.ndarray:
+        return self.part.diag(x)
+
+    def is_stationary(self) -> bool:
+        return False
+
+
 def test_the_posterior_is_the_gaussian_process_of_the_library() -> None:
     """Mean and deviation of taste and prompt together, at the fitted variances, against scikit-learn's own prediction."""
     seen, prompts = world(60, 1)
@@ -124,7 +142,7 @@ def test_the_posterior_is_the_gaussian_process_of_the_library() -> None:
     taste = Taste(seen, prompts, opinions)
     kernel = WhiteKernel(taste.noise)
     for part in taste.parts:
-        kernel = kernel + Linear(part.first, part.last, part.variance)
+        kernel = kernel + Of(part)
     process = GaussianProcessRegressor(kernel, alpha=1e-12, optimizer=None).fit(taste.x, opinions - taste.middle)
     others, _ = world(30, 2)
     x = taste._inputs(others, ["a stranger"] * 30)  # of no known prompt: taste alone
@@ -134,14 +152,25 @@ def test_the_posterior_is_the_gaussian_process_of_the_library() -> None:
     np.testing.assert_allclose(guess.std**2 + taste.noise, std**2, atol=1e-8)
 
 
-def test_linear_kernel_gives_its_own_derivative() -> None:
-    x = np.random.default_rng(0).normal(size=(7, 5))
-    kernel = Linear(1, 4, 0.7)
-    value, gradient = kernel(x, eval_gradient=True)
-    step = 1e-6
-    numeric = (Linear(1, 4, 0.7 * np.exp(step))(x) - Linear(1, 4, 0.7 * np.exp(-step))(x)) / (2 * step)
-    np.testing.assert_allclose(gradient[..., 0], numeric, atol=1e-8)
-    np.testing.assert_allclose(np.diag(value), kernel.diag(x))
+@pytest.mark.parametrize("others", [False, True])
+def test_the_evidence_and_its_derivatives(others: bool) -> None:
+    """Against the density of the ratings and its numeric derivatives, with three other raters of whom two have one share together."""
+    rng = np.random.default_rng(0)
+    whose = np.array([0, 0, 0, 1, 1, 2, 2, 2, 3, 3]) * others
+    x = np.concatenate([rng.normal(size=(10, 5)), np.eye(4)[rng.integers(4, size=10)]], 1)
+    y, kinds, marks = rng.normal(size=10), [Linear(0, 2, 1.0), Linear(2, 5, 1.0)], Linear(5, 9, 1.0)
+    evidence = Evidence(x, y, kinds, marks, whose, np.array([-1, 0, 1, 1]))
+    at = np.array([-0.3, 0.2, -1.0, -0.5, *([0.4, 0.8, 0.6] if others else [])])
+    value, slopes = evidence(at)
+    alike = Alike(9, np.array([1.0, 0.4, 0.8, 0.8]), 0.6) if others else None
+    x = np.concatenate([x, whose[:, None]], 1)
+    parts = [Shared(k.first, k.last, v, alike) if alike else Linear(k.first, k.last, v) for k, v in zip(kinds, np.exp(at), strict=False)]
+    covariance = sum((part(x, x) for part in (*parts, Linear(5, 9, float(np.exp(-1.0))))), start=(np.exp(-0.5) + 1e-6) * np.eye(10))
+    assert value == pytest.approx(-multivariate_normal(np.zeros(10), covariance).logpdf(y) - 5 * np.log(2 * np.pi))
+    steps = 1e-6 * np.eye(len(at))
+    numeric = [(evidence(at + step)[0] - evidence(at - step)[0]) / 2e-6 for step in steps]
+    np.testing.assert_allclose(slopes, numeric, atol=1e-6)
+    np.testing.assert_allclose(np.diag(parts[0](x, x)), parts[0].diag(x))
 
 
 def test_accuracy_leaves_a_pairs_own_ratings_out() -> None:
@@ -264,8 +293,9 @@ def test_other_raters_come_to_ones_own_level_and_spread() -> None:
     found = on_one_scale(np.concatenate([own, narrow]), [OWN] * 200 + ["ben"] * 200, prompts * 2)
     np.testing.assert_array_equal(found[:200], own)
     np.testing.assert_allclose(found[200:], own, atol=0.1)
-    few = on_one_scale(np.concatenate([own, narrow[:2]]), [OWN] * 200 + ["ben"] * 2, [*prompts, "a", "a"])
-    assert 0 < few[200] - few[201] < 1.0, "two ratings are no spread to rely on"
+    both = np.concatenate([own, narrow[:2] / 5, own])
+    few = on_one_scale(both, [OWN] * 200 + ["old/ben"] * 2 + ["old/ann"] * 200, [*prompts, "a", "a", *prompts])
+    assert 0 < few[200] - few[201] < 0.3, "two ratings are no spread to rely on, beside those of another rater of that source"
     alone = on_one_scale(narrow, ["ben"] * 200, prompts)
     np.testing.assert_allclose(alone, narrow, atol=1e-9)
     same = on_one_scale(np.ones(4), ["ben"] * 4, ["a"] * 4)
@@ -275,15 +305,16 @@ def test_other_raters_come_to_ones_own_level_and_spread() -> None:
 def test_tastes_go_together_as_far_as_raters_are_alike() -> None:
     x = np.random.default_rng(0).normal(size=(6, 4))
     x[:, 3] = [0, 0, 1, 1, 2, 2]
-    kernel = Alike(3, 0.5)
-    value, gradient = kernel(x, eval_gradient=True)
-    np.testing.assert_array_equal(value[0], [1, 1, 0.5, 0.5, 0.5, 0.5])
-    np.testing.assert_array_equal(value[2], [0.5, 0.5, 1, 1, 0.25, 0.25])
-    assert np.linalg.eigvalsh(value).min() > -1e-12 and (np.diag(value) == kernel.diag(x)).all()
-    step = 1e-6
-    numeric = (Alike(3, 0.5 * np.exp(step))(x) - Alike(3, 0.5 * np.exp(-step))(x)) / (2 * step)
-    np.testing.assert_allclose(gradient[..., 0], numeric, atol=1e-8)
-    np.testing.assert_allclose(Shared(0, 3, 0.7, kernel)(x, x[:2]), Linear(0, 3, 0.7)(x, x[:2]) * value[:, :2])
+    alone = Alike(3, np.array([1.0, 0.5, 0.8]), 0.0)(x, x)
+    np.testing.assert_allclose(alone[0], [1, 1, 0.5, 0.5, 0.8, 0.8])
+    np.testing.assert_allclose(alone[2], [0.5, 0.5, 1, 1, 0.4, 0.4])
+    strangers = Alike(3, np.array([1.0, 0.0, 0.0]), 1.0)(x, x)
+    np.testing.assert_allclose(strangers[2], [0, 0, 1, 1, 1, 1])
+    for shares in ([1.0, 0.99, 0.0], [1.0, 0.3, 0.9], [1.0, 0.0, 0.0]):
+        for common in (0.0, 0.5, 1.0):
+            value = Alike(3, np.array(shares), common)(x, x)
+            assert np.linalg.eigvalsh(value).min() > -1e-12 and (np.diag(value) == 1).all()
+            np.testing.assert_allclose(Shared(0, 3, 0.7, Alike(3, np.array(shares), common))(x, x[:2]), Linear(0, 3, 0.7)(x, x[:2]) * value[:, :2])
 
 
 def agreement(others: int, sign: float, seed: int) -> float:
@@ -303,6 +334,60 @@ def test_ratings_of_others_help_who_agrees_and_hardly_harm_who_does_not() -> Non
     alone, with_them, against = ([agreement(n, sign, seed) for seed in range(6)] for n, sign in ((0, 1.0), (120, 1.0), (120, -1.0)))
     assert np.mean(with_them) > 0.85 and np.mean(with_them) > np.mean(alone) + 0.15
     assert np.mean(against) > np.mean(alone) - 0.05, (np.mean(alone), np.mean(against))
+
+
+def strangers(others: Sequence[tuple[int, float]], seed: int, own: int = 16) -> float:
+    """The same of 16 ratings of one's own beside those of others: how many of each, and 1 where their taste is one's own, -1 where it is the reverse,
+    0 where it is one that has nothing to do with it and is theirs together."""
+    rng = np.random.default_rng(seed)
+    n = own + sum(count for count, _ in others)
+    seen, prompts = world(n, 100 + seed)
+    other = (seen["shape"][:, 2] + seen["shape"][:, 3]) / 2
+    mine = liked(seen, prompts, 1.0, seed)
+    opinions, whose, at = mine + rng.normal(size=n) / 2, [OWN] * own, own
+    for number, (count, sign) in enumerate(others):
+        taste = sign * mine[at : at + count] if sign else other[at : at + count]
+        opinions[at : at + count] = 50 + 20 * (taste + rng.normal(size=count) / 2)
+        whose, at = [*whose, *[f"file/{number}"] * count], at + count
+    guess = Taste(seen, prompts, opinions, whose=whose).guess(*(unseen := world(120, 500 + seed))).mean
+    return float(np.corrcoef(within(guess, unseen[1]), within(liked(*unseen), unseen[1]))[0, 1]) if guess.std() > 1e-9 else 0.0
+
+
+def test_strangers_who_agree_among_themselves_are_no_friends() -> None:
+    """That four of them are of one mind says nothing of whether it is yours."""
+    alone, beside = ([strangers(others, seed) for seed in range(10)] for others in ([], [(25, 0.0)] * 4))
+    assert np.mean(beside) > np.mean(alone) - 0.05, (np.mean(alone), np.mean(beside))
+
+
+def test_who_agrees_helps_also_beside_one_who_does_not() -> None:
+    alone, beside = ([strangers(others, seed) for seed in range(8)] for others in ([], [(50, 1.0), (50, -1.0)]))
+    assert np.mean(beside) > np.mean(alone) + 0.1, (np.mean(alone), np.mean(beside))
+
+
+def test_of_many_raters_the_most_prolific_have_a_share_of_their_own() -> None:
+    seen, prompts = world(16 + 9 * 8, 3)
+    counts = [4, 12, 4, 12, 4, 12, 4, 12, 8]
+    whose = [OWN] * 16 + [f"old/{i}" for i, count in enumerate(counts) for _ in range(count)]
+    taste = Taste(seen, prompts, liked(seen, prompts) + np.random.default_rng(0).normal(size=len(whose)) / 2, whose=whose)
+    alike = taste.parts[0].alike  # type: ignore[attr-defined]
+    groups = dict(zip(taste.raters, taste.groups.tolist(), strict=True))
+    assert len({groups[f"old/{i}"] for i in (1, 3, 5, 7, 8)} - {6}) == 5 and sum(group == 6 for group in groups.values()) == 3
+    assert len({alike.agreement[at] for at, group in enumerate(taste.groups) if group == 6}) == 1 and alike.agreement[0] == 1.0
+
+
+def test_a_file_may_be_on_any_scale() -> None:
+    """A hundred times the numbers are the same taste, and no other source's scale changes for them."""
+    prompts = ["a", "a", "b", "b"] * 10
+    rng = np.random.default_rng(0)
+    own, run, file = np.sign(rng.normal(size=40)), rng.normal(size=40) / 3, rng.normal(size=40) / 4
+    whose = [OWN] * 40 + ["run/ann"] * 40 + ["file/ben"] * 40
+    found = on_one_scale(np.concatenate([own, run, file]), whose, prompts * 3)
+    far = on_one_scale(np.concatenate([own, run, 50 + 100 * file]), whose, prompts * 3)
+    np.testing.assert_allclose(found, far, atol=1e-9)
+    spreads = [within(found[at : at + 40], prompts).std() for at in (0, 40, 80)]
+    np.testing.assert_allclose(spreads, spreads[0], rtol=0.1)
+    alone = on_one_scale(50 + 100 * file, ["file/ben"] * 40, prompts)
+    assert abs(alone.mean()) < 1e-9 and within(alone, prompts).std() < 1, "without own opinions, on a scale from -1 to 1"
 
 
 def test_ratings_of_others_alone_are_a_beginning_and_no_proof() -> None:

@@ -7,6 +7,7 @@ import random
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,9 +19,9 @@ from PIL import Image
 from ddpo.__main__ import ask_for_reward
 from ddpo.config import ConfigError, RunConfig
 from ddpo.control import Control, StopRun
-from ddpo.earlier import create
+from ddpo.earlier import Rated, create
 from ddpo.store import RATINGS, RunStore, write_images
-from ddpo.taster import GUESS, Taster, first_board
+from ddpo.taster import GUESS, Taster, first_board, thinned
 from ddpo.trainer import Trainer
 from rewards.preference import Taste
 from tests.toys_ddpo import Brightness, LinearPolicy, brightness, outcome, toy_config
@@ -162,7 +163,7 @@ def test_ratings_of_an_earlier_run_are_a_beginning_and_count_for_nothing_else(tm
 def test_of_very_many_earlier_ratings_some_from_all_over_are_learned_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = RunStore.create(tmp_path / "run", human_config())
     (store.folder / RATINGS).mkdir()
-    rows = [dict(source="old", rater="anna", prompt="a cat", opinion=i / 1000, image="images/one.png") for i in range(900)]
+    rows = [dict(source="old", rater="anna", prompt="a cat", opinion=i / 1000, image=f"images/{0:032}.png") for i in range(900)]
     (store.folder / RATINGS / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr("ddpo.taster.MOST_EARLIER", 90)
     found = [each.opinion for each in Taster(store.config, store).earlier]
@@ -233,6 +234,17 @@ def rate_at_random(store: RunStore, number: int, draw: random.Random) -> None:
     for row in store.board(number):
         store.add_rating(f"click-{row.id}", row.id, "anna", "thumbs", draw.choice((1.0, -1.0)))
     store.close_round(number)
+
+
+def test_of_many_ratings_from_elsewhere_whole_prompts_are_left() -> None:
+    """A prompt's ratings teach by their differences: a part of each would teach little."""
+    rated = [Rated(source, f"{i % 3}", f"prompt {i % 40}", float(i), f"{i}.png") for i in range(900) for source in ("one", "two")]
+    groups = Counter((each.who, each.prompt) for each in rated)
+    left = thinned(rated, 600)
+    assert 560 < len(left) <= 600 and left == sorted(left, key=rated.index) == thinned(rated, 600)
+    assert all(count == groups[name] for name, count in Counter((each.who, each.prompt) for each in left).items())
+    assert {each.who for each in left} == {each.who for each in rated} and thinned(rated[:600], 600) == rated[:600]
+    assert len(thinned([Rated("one", "ann", "a cat", 0.0, f"{i}.png") for i in range(700)], 600)) == 600
 
 
 def test_without_it_nothing_changes(tmp_path: Path) -> None:

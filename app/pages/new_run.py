@@ -17,7 +17,7 @@ from app import words
 from app.runs import Runs
 from app.widgets.kit import widget
 from ddpo import earlier
-from ddpo.config import GROUPS, ConfigError, RunConfig, prompt_sets
+from ddpo.config import GROUPS, ConfigError, RunConfig, prompt_sets, sources_of, sources_text
 from ddpo.presets import presets
 from ddpo.source import located, model_source
 from ddpo.store import RATINGS, RunStore, StoreError
@@ -158,7 +158,7 @@ def earlier_choices(runs: Runs) -> dict[str, Any]:
 
 def _shown(key: str, value: Any) -> Any:
     if key == "ratings_from":
-        return [name.strip() for name in value.split(";") if name.strip()]
+        return list(sources_of(value))
     return "\n".join(value) if key == "prompts" else value
 
 
@@ -176,7 +176,7 @@ def parsed(field: Field[Any], value: Any) -> Any:
     if field.name == "prompts" and isinstance(value, str):
         return tuple(line.strip() for line in value.splitlines() if line.strip())
     if field.name == "ratings_from" and isinstance(value, list):
-        return "; ".join(map(str, value))
+        return sources_text(map(str, value))
     if field.type == "int" and isinstance(value, float) and value.is_integer():
         return int(value)
     return value.strip() if isinstance(value, str) else value
@@ -193,7 +193,7 @@ def create(runs: Runs, name: str, values: Mapping[str, Any], parts: str = "") ->
         values = {**values, "reward": f"{rewards.BLEND} {parts}"}
     config = config_from(values)
     here = [str(runs.folder / name) if name in runs.names() else name for name in config.ratings_sources]
-    config = located(config.with_changes(ratings_from="; ".join(here)))
+    config = located(config.with_changes(ratings_from=sources_text(here)))
     model_source(config)
     require(config)
     name = (name or "").strip()

@@ -40,7 +40,8 @@ def taste_value(store: RunStore) -> dict[str, Any]:
         dict(key=key, title=title, hint=hint, images=[_image(store, id, images[str(id)]) for id in told.get(key, []) if str(id) in images])
         for key, title, hint in LISTS
     ]
-    return dict(run=store.name, text=beliefs.trust(told), round=told.get("round"), lists=[each for each in lists if each["images"]])
+    who = "you" if len({row.rater for row in store.ratings()}) < 2 else "people, on average,"
+    return dict(run=store.name, text=beliefs.trust(told), round=told["round"], who=who, lists=[each for each in lists if each["images"]])
 
 
 def _image(store: RunStore, id: int, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +57,8 @@ def _image(store: RunStore, id: int, found: Mapping[str, Any]) -> dict[str, Any]
 
 def _near(store: RunStore, each: Mapping[str, Any]) -> dict[str, Any]:
     alike = f"{100 * max(0.0, each['alike']):.0f} % alike"
-    return dict(url=_url(store, each["id"], each["image"]), prompt=each["prompt"], opinion=signed(each["said"]), alike=alike, source=each["source"])
+    opinion = words.number(round(each["said"], 2)) if each["source"] else signed(each["said"])  # a source's own numbers, on whatever scale
+    return dict(url=_url(store, each["id"], each["image"]), prompt=each["prompt"], opinion=opinion, alike=alike, source=each["source"])
 
 
 def _url(store: RunStore, id: int | None, image: str) -> str:
