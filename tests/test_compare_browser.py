@@ -12,6 +12,7 @@ from playwright.sync_api import Locator, Page, Route, expect
 from app.blind import BlindTests
 from app.comparing import Comparing
 from ddpo.lock import WorkerLock
+from ddpo.result import roll_back
 from tests.toys import ODD_PROMPTS, comparable_run
 
 PIXEL = "(canvas) => [...canvas.getContext('2d').getImageData(5, 5, 1, 1).data]"
@@ -212,6 +213,22 @@ def test_beside_a_run_at_work_the_page_asks_first(page: Page, toy_studio: Studio
     board.get_by_role("button", name="Make them anyway").click()
     expect(board.locator(".cmp-tools [role=status]")).to_have_text("3 pairs.")
     lock.release()
+    store.close()
+
+
+def test_it_follows_a_roll_back_until_somebody_has_chosen(page: Page, toy_studio: Studio) -> None:
+    """The round that is taken away is what is compared, whenever that changes; a side that somebody chose stays."""
+    store = comparable_run(toy_studio.runs / "taste", prompts=("a cat",))
+    board = open_compare(page, toy_studio)
+    expect(board.get_by_label("Model B")).to_have_value("2")
+    roll_back(store, 1)
+    expect(board.get_by_label("Model B")).to_have_value("1")
+    roll_back(store, None)
+    expect(board.get_by_label("Model B")).to_have_value("2")
+    board.get_by_label("Model B").select_option("0")
+    roll_back(store, 1)
+    page.wait_for_timeout(3000)
+    expect(board.get_by_label("Model B")).to_have_value("0")
     store.close()
 
 

@@ -29,6 +29,7 @@ from app.runs import Runs
 from app.scores import build_scores
 from app.scoring import Desk, Scoring
 from ddpo.lock import WorkerLock
+from ddpo.result import roll_back
 from ddpo.states import State
 from ddpo.store import RunStore
 from rewards.jpeg import size_kb
@@ -348,7 +349,10 @@ def test_runs_that_sample_differently_are_told_apart(store: RunStore, tmp_path: 
 
 def test_the_page_offers_the_rounds_whose_weights_are_there(store: RunStore, tmp_path: Path) -> None:
     created = (store.folder / "config.json").stat().st_mtime
-    assert compare.choice(store) == dict(run="taste", created=created, rounds=[1, 2], result=2, pocket=False, full=False, rewards=[])
+    wanted = dict(run="taste", created=created, rounds=[1, 2], result=2, rolled=None, pocket=False, full=False, rewards=[])
+    assert compare.choice(store) == wanted
+    roll_back(store, 1)
+    assert compare.choice(store) == wanted | dict(result=1, rolled=1)
     auto = filled_run(tmp_path / "auto", rounds=1, reward="blend: 1 human, 1 aesthetic")
     assert compare.choice(auto)["rounds"] == [] and compare.choice(auto)["rewards"] == ["aesthetic"]
     value = compare.page_value("taste", [compare.choice(store)])
