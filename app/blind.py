@@ -264,14 +264,14 @@ class BlindTests:
                 raise BlindError(f"This is not the pair that {rater} is shown there, so nothing was saved. Open the test again.")
             event = Answer(rater, pair, answer, plan.left(rater, pair), client_id, shown_at, answered_at, time.time())
             append_line(self.folder / plan.id / "answers.jsonl", json.dumps(asdict(event)))
-            if len(self.said(plan)[rater]) == len(plan.pairs):
-                self._keep(plan)
+            if len({*mine, pair}) == len(plan.pairs):
+                self._keep(plan, self.result(plan))
             return True
 
-    def _keep(self, plan: Plan) -> None:
+    def _keep(self, plan: Plan, found: dict[str, Any]) -> None:
         """What has come out, into the folders of the runs that the test compares. The answers are safe by themselves: a run that is gone, or a full
         disk, loses none."""
-        found, pairs = self.result(plan), len(plan.pairs)
+        pairs = len(plan.pairs)
         at_end = [answers for answers in self.said(plan).values() if len(answers) == pairs]
         finished = max(answer.saved_at for answers in at_end for answer in answers.values())
         for run in dict.fromkeys(side.run for side in plan.sides):
@@ -288,9 +288,10 @@ class BlindTests:
         mine, order = self.said(plan).get(rater, {}), plan.order(rater)
         found: dict[str, Any] = dict(id=plan.id, rater=rater, total=len(order), done=len(mine))
         if len(mine) == len(order):
+            result = self.result(plan)
             with self._lock:
-                self._keep(plan)  # once more: the answer that ended it may have been the last thing before a crash
-            return found | dict(result=self.result(plan))
+                self._keep(plan, result)  # once more: the answer that ended it may have been the last thing before a crash
+            return found | dict(result=result)
         place = at if at is not None and 0 <= at < len(order) and order[at] in mine else plan.place(rater, mine)
         return found | dict(pair=self._shown(plan, rater, order, place), next=self._shown(plan, rater, order, place + 1))
 

@@ -155,6 +155,13 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return fmean(values), deviation(values, n - 1) / math.sqrt(n) if n > 1 else math.inf
 
 
+def student_t(share: float, freedom: int) -> float:
+    """The quantile of Student's t distribution: where this share of it lies below."""
+    from scipy.special import stdtrit  # here, since it takes a while
+
+    return float(stdtrit(freedom, share))
+
+
 def deviation(values: Sequence[float], freedom: int) -> float:
     """The standard deviation with so many degrees of freedom. (That of :mod:`statistics` counts in fractions, for which a long run has no time.)"""
     mean = fmean(values)
@@ -199,9 +206,7 @@ def _is_told(name: str, reward: str) -> bool:
 def sure(comparisons: int, count: int) -> float:
     """How many standard errors the mean of ``count`` changes must be from 0, for chance to reach that in a share :data:`CHANCE` of runs with so many
     comparisons at most: Student's t, by Bonferroni's bound. A measure's best round of k is chosen among k, and it is asked in each of k rounds."""
-    from scipy.special import stdtrit  # the t distribution's quantile; here, since it takes a while
-
-    return -float(stdtrit(count - 1, CHANCE / max(1, comparisons)))
+    return -student_t(CHANCE / max(1, comparisons), count - 1)
 
 
 def _sign(series: Series, number: int, name: str, peak: int, comparisons: int) -> Sign | None:

@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from statistics import fmean, stdev, variance
+from statistics import fmean, variance
 from typing import Any
 
 import rewards
+from ddpo.alarms import mean_and_error, student_t
 from ddpo.config import ConfigError, RunConfig, prompt_sets
 from ddpo.dataset import public_reward
 from ddpo.markup import shown
@@ -154,7 +155,7 @@ def gain_of(prompts: Sequence[str], before: Sequence[float | None], after: Seque
 
 def _between(values: Sequence[float]) -> float | None:
     """Half the width of a mean's interval; None of a single value."""
-    return _quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return _quantile(len(values) - 1) * mean_and_error(values)[1] if len(values) > 1 else None
 
 
 def _within(groups: Sequence[Sequence[float]]) -> float | None:
@@ -166,17 +167,18 @@ def _within(groups: Sequence[Sequence[float]]) -> float | None:
 
 
 def _quantile(freedom: int) -> float:
-    from scipy.special import stdtrit  # Student's t; here, since it takes a while
+    return student_t((1 + CONFIDENCE) / 2, freedom)
 
-    return -float(stdtrit(freedom, (1 - CONFIDENCE) / 2))
+
+def others_of(own: Sequence[str]) -> tuple[str, ...]:
+    """The names of the prompt sets that are kept from training for the set that these prompts are; none where they are no set."""
+    return next((OTHERS.get(name, ()) for name, prompts in prompt_sets().items() if set(prompts) == set(own)), ())
 
 
 def groups_of(config: RunConfig, unseen: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """The groups of prompts: the run's own, those that were named, and by default the sets that are kept from training for the run's set."""
     own = tuple(dict.fromkeys(config.prompts))
-    named = dict(unseen) or {
-        other: prompt_sets()[other] for name, prompts in prompt_sets().items() if set(prompts) == set(own) for other in OTHERS.get(name, ())
-    }
+    named = dict(unseen) or {other: prompt_sets()[other] for other in others_of(own)}
     left = {name: tuple(prompt for prompt in dict.fromkeys(prompts) if prompt not in own) for name, prompts in named.items()}
     return {TRAINED: own} | {name: prompts for name, prompts in left.items() if prompts}
 

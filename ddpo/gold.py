@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import rewards
-from ddpo.alarms import DAMAGE, NO_MERIT, OF_TASTE, Series, changes, mean_and_error, mean_at, spread_of_base, watched
+from ddpo.alarms import DAMAGE, NO_MERIT, OF_TASTE, Series, changes, mean_and_error, mean_at, spread_of_base, student_t, watched
 from ddpo.config import RunConfig
 from ddpo.store import RunStore
 
@@ -101,10 +101,8 @@ def fit(points: Iterable[Point]) -> Curve | None:
 def peak_of(curve: Curve) -> Peak | None:
     """The curve's peak with Fieller's interval for α/β (Fieller 1954); None where β is not surely above 0, or the peak may lie far beyond
     the points."""
-    from scipy.special import stdtrit  # the t distribution's quantile; here, since it takes a while
-
     (aa, ab), (_, bb) = curve.covariance
-    quantile = float(stdtrit(curve.points - 2, 0.5 + SURE / 2)) ** 2
+    quantile = student_t(0.5 + SURE / 2, curve.points - 2) ** 2
     square = curve.beta**2 - quantile * bb
     if curve.beta <= 0 or square <= 0:
         return None

@@ -35,7 +35,7 @@ import rewards
 from ddpo.alarms import Alarm, alarm_at, spread_of_base, watched
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.engine import Engine, read_image
-from ddpo.generalisation import OTHERS, TRAINED
+from ddpo.generalisation import TRAINED, others_of
 from ddpo.policy import Policy
 from ddpo.rollout import batches, derive_seed, rollout
 from ddpo.store import ProbeRow, RunStore, write_images
@@ -68,8 +68,7 @@ def drawn(prompts: Sequence[str], count: int) -> list[str]:
 def watched_prompts(config: RunConfig) -> list[tuple[str, str]]:
     """Group and prompt of each watched picture: at least two of each prompt; half of them of the run's prompts, where there are other groups."""
     own = list(dict.fromkeys(config.prompts))
-    others = [other for name, prompts in prompt_sets().items() if set(prompts) == set(own) for other in OTHERS.get(name, ())]
-    others = others[: max(0, config.watch_images // 4 - 1)]
+    others = others_of(own)[: max(0, config.watch_images // 4 - 1)]
     share = config.watch_images // 2 // max(1, len(others))
     groups = {name: (prompt_sets()[name], share) for name in others}
     groups = {TRAINED: (tuple(own), config.watch_images - share * len(others)), **groups}

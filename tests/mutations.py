@@ -424,7 +424,7 @@ MUTATIONS = (
     *of(
         "ddpo/generalisation.py",
         ("else _between(list(map(fmean, changes)))", "else _within(changes)", "test_a_gain_is_the_mean_over_prompts_of_their_pictures_changes"),
-        ("(1 - CONFIDENCE) / 2", "1 - CONFIDENCE", "test_the_interval_holds_the_truth_as_often_as_it_says"),
+        ("(1 + CONFIDENCE) / 2", "CONFIDENCE", "test_the_interval_holds_the_truth_as_often_as_it_says"),
         ("own.low <= 0", "own.gain == 0", "test_what_it_says_of_groups_in_words"),
         ("if prompt not in own)", ")", "test_the_groups_are_the_sets_that_are_kept_from_training_or_those_that_are_named"),
         ("if side == 0 else", "if side == 1 else", "test_the_pictures_are_the_models_and_every_value_is_told"),
@@ -481,7 +481,7 @@ MUTATIONS = (
         ("-d * np.log(d)]", "d * np.log(d)]", "test_a_known_curve_is_found_again"),
         ("math.exp(best - 1)", "math.exp(best)", "test_a_known_curve_is_found_again"),
         (
-            "quantile = float(stdtrit(curve.points - 2, 0.5 + SURE / 2)) ** 2",
+            "quantile = student_t(0.5 + SURE / 2, curve.points - 2) ** 2",
             "quantile = 0.1",
             "test_errors_and_interval_hold_the_truth_as_often_as_they_say",
         ),
