@@ -19,14 +19,11 @@ RULE = "the watched round at which no alarm was on and the present reward is hig
 def rolled_back(store: RunStore) -> int | None:
     """The round that a run is rolled back to: by what was said last, by people or by the run's own rule; None where it is not, or that round's
     checkpoint is gone."""
-    by_people = max((row for row in store.decisions() if row.name == RESULT), key=lambda row: row.id, default=None)
-    by_rule = max((row for row in store.events() if row.kind == ROLLBACK), key=lambda row: row.id, default=None)
-    if by_people is None and by_rule is None:
-        return None
-    if by_rule is None or (by_people is not None and by_people.created_at >= by_rule.created_at):
-        number = int(by_people.value or 0) if by_people else 0
+    by_people, by_rule = store.last_decision(RESULT), store.last_event(ROLLBACK)
+    if by_people and not (by_rule and by_rule.created_at > by_people.created_at):
+        number = int(by_people.value or 0)
     else:
-        number = best_of(by_rule.message)
+        number = best_of(by_rule.message) if by_rule else 0
     place = store.checkpoints().get(number)
     return number if place is not None and place.is_dir() else None
 

@@ -616,6 +616,11 @@ class RunStore:
         """All that people settled, oldest first."""
         return [ChoiceRow(*row) for row in self._rows("SELECT id, created_at, name, value FROM choice ORDER BY id")]
 
+    def last_decision(self, name: str) -> ChoiceRow | None:
+        """What was settled last under a name."""
+        sql = "SELECT id, created_at, name, value FROM choice WHERE name = ? ORDER BY id DESC LIMIT 1"
+        return next((ChoiceRow(*row) for row in self._rows(sql, name)), None)
+
     @property
     def forks(self) -> list[tuple[str, int]]:
         """The runs that go on from this one's rounds, and from which, oldest first."""
@@ -774,6 +779,11 @@ class RunStore:
 
     def events(self, after: int = 0) -> list[EventRow]:
         return [EventRow(*row) for row in self._rows("SELECT id, created_at, kind, message, request FROM event WHERE id > ? ORDER BY id", after)]
+
+    def last_event(self, kind: str) -> EventRow | None:
+        """The latest event of a kind."""
+        sql = "SELECT id, created_at, kind, message, request FROM event WHERE kind = ? ORDER BY id DESC LIMIT 1"
+        return next((EventRow(*row) for row in self._rows(sql, kind)), None)
 
     def pending_requests(self) -> list[RequestRow]:
         """Requests without an answer, oldest first."""

@@ -495,7 +495,7 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/result.py",
-        ("by_people.created_at >= by_rule.created_at", "True", "test_what_was_said_last_holds_by_people_or_by_the_rule"),
+        ("by_rule.created_at > by_people.created_at", "False", "test_what_was_said_last_holds_by_people_or_by_the_rule"),
         ("and place.is_dir() else None", "else None", "test_a_checkpoint_that_is_gone_is_none_to_roll_back_to"),
         ("or result > number", "", "test_people_roll_back_and_take_it_back"),
     ),
