@@ -149,6 +149,28 @@ def proxy_and_gold(store: RunStore, up_to: int | None = None) -> ProxyAndGold | 
     return found if any(point.distance > 0 for point in found.gold) else None
 
 
+@dataclass(frozen=True)
+class Side:
+    """The proxy's points or gold's, and the curve through them, if there is one, from 0 to the end of the drawing."""
+
+    points: list[Point]
+    line: list[tuple[float, float]]
+
+    @property
+    def error(self) -> list[Point]:
+        """The points whose error is known."""
+        return [p for p in self.points if p.round and math.isfinite(p.error)]
+
+
+def sides(both: ProxyAndGold) -> tuple[Side, Side, Peak | None]:
+    """The proxy, gold, and where gold is predicted to peak, to be drawn: as far as the points go, or the peak's interval does."""
+    fitted = fit(both.gold)
+    peak = peak_of(fitted) if fitted else None
+    furthest = max([point.distance for point in (*both.proxy, *both.gold)] + ([1.1 * peak.high] if peak else []))
+    proxy, gold = (Side(points, curve.drawn(furthest) if (curve := fit(points)) else []) for points in (both.proxy, both.gold))
+    return proxy, gold, peak
+
+
 def gold_of(config: RunConfig, reward: str, series: Series) -> tuple[str, ...]:
     """The watched rewards whose mean stands for gold while ``reward`` is optimised: the one that it was made from, or all that are not optimised and
     have a merit; where people rate, none of taste."""

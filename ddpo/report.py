@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -28,7 +27,7 @@ from ddpo.config import RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_metric, public_reward
 from ddpo.figure import Line, Points, chart
 from ddpo.generalisation import measured, rows_of
-from ddpo.gold import fit, peak_of, proxy_and_gold, words_of
+from ddpo.gold import proxy_and_gold, sides, words_of
 from ddpo.markup import Html, shown, tag
 from ddpo.milestones import milestones
 from ddpo.presets import preset_of, presets
@@ -241,16 +240,14 @@ def against_gold(store: RunStore, number: int) -> Html:
         return Html("")
     of_many = f"the mean of {', '.join(both.names)}" if len(both.names) > 1 else both.names[0]
     gold = "people's ratings of each new board" if both.names == ("human",) else of_many
-    curve = fit(both.gold)
-    peak, furthest = peak_of(curve) if curve else None, max(point.distance for point in (*both.proxy, *both.gold))
-    furthest = max(furthest, 1.1 * peak.high) if peak else furthest
-    series = [(f"proxy: {public_reward(both.reward)}", both.proxy), (f"gold: {gold.removeprefix('the ')}", both.gold)]
-    lines, fitted = [], []
-    for i, (label, points) in enumerate((label, points) for label, points in series if points):
-        around = [(p.distance, p.gain - p.error, p.gain + p.error) for p in points if p.distance and math.isfinite(p.error)]
-        lines.append(Line(label, [(p.distance, p.gain) for p in points], around, dots=True))
-        if found := fit(points):
-            fitted.append(Line(label, found.drawn(furthest), of=i))
+    proxy, found, peak = sides(both)
+    lines, fitted = list[Line](), list[Line]()
+    for label, side in ((f"proxy: {public_reward(both.reward)}", proxy), (f"gold: {gold.removeprefix('the ')}", found)):
+        if side.line:
+            fitted.append(Line(label, side.line, of=len(lines)))
+        if side.points:
+            around = [(p.distance, p.gain - p.error, p.gain + p.error) for p in side.error if p.distance]
+            lines.append(Line(label, [(p.distance, p.gain) for p in side.points], around, dots=True))
     drawing = chart(
         [*lines, *fitted], "Gains over the distance from the base model", wide=True, across="√KL", band=(peak.low, peak.high) if peak else ()
     )

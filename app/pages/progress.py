@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, field
@@ -18,7 +17,7 @@ from app.pages.run import image_url
 from app.runs import Runs
 from app.widgets.kit import widget
 from ddpo.config import ConfigError
-from ddpo.gold import ProxyAndGold, fit, peak_of, proxy_and_gold, words_of
+from ddpo.gold import ProxyAndGold, proxy_and_gold, sides, words_of
 from ddpo.milestones import milestones
 from ddpo.result import rolled_back
 from ddpo.store import RunStore, SampleRow, StoreError
@@ -213,16 +212,13 @@ def gold_chart(store: RunStore) -> list[dict[str, Any]]:
     both = _proxy_and_gold(store, store.probed, tuple(store.reward_stretches()), scored)
     if both is None:
         return []
-    series, curves, furthest = [], [], max(point.distance for point in (*both.proxy, *both.gold))
-    fitted, peak = fit(both.gold), None
-    if fitted is not None and (peak := peak_of(fitted)):
-        furthest = max(furthest, 1.1 * peak.high)
-    for label, points in ((f"proxy: {words.reward(both.reward)}", both.proxy), (f"gold: {gold_name(both.names)}", both.gold)):
-        if points:
-            error = [(p.round, p.gain - p.error, p.gain + p.error) for p in points if p.round and math.isfinite(p.error)]
-            series.append(dict(label=label, points=[(p.round, p.gain) for p in points], error=error, style="dots"))
-            curve = fit(points)
-            curves.append(curve.drawn(furthest) if curve else [])
+    proxy, gold, peak = sides(both)
+    series, curves = [], []
+    for label, side in ((f"proxy: {words.reward(both.reward)}", proxy), (f"gold: {gold_name(both.names)}", gold)):
+        if side.points:
+            error = [(p.round, p.gain - p.error, p.gain + p.error) for p in side.error]
+            series.append(dict(label=label, points=[(p.round, p.gain) for p in side.points], error=error, style="dots"))
+            curves.append(side.line)
     return [
         dict(
             key="gold", title="Proxy against gold", wide=True, unit="sd", series=series, curves=curves, across="√KL",
