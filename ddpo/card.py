@@ -14,7 +14,7 @@ from ddpo.config import ConfigError, RunConfig
 from ddpo.dataset import Row, public_reward
 from ddpo.earlier import sources_in
 from ddpo.generalisation import Generalisation, measured, rows_of
-from ddpo.markup import shown, table
+from ddpo.markup import shown, table, words_for
 from ddpo.source import model_source
 from ddpo.store import RunStore, StoreError
 
@@ -98,12 +98,8 @@ def _from_elsewhere(store: RunStore) -> list[tuple[str, str]]:
     except StoreError:
         return []
     ratings, people = (sum(each[name] for each in told) for name in ("ratings", "raters"))
-    whose = f"{people:,} {'person' if people == 1 else 'people'} in {_sources(len(told))}"
+    whose = f"{words_for(people, 'person', 'people')} in {words_for(len(told), 'source')}"
     return [("ratings from elsewhere", f"{ratings:,} by {whose}")] if told else []
-
-
-def _sources(count: int) -> str:
-    return "1 source" if count == 1 else f"{count:,} sources"
 
 
 def ratings_until(store: RunStore, number: int) -> tuple[int, int]:
@@ -276,7 +272,7 @@ def public_settings(config: RunConfig) -> dict[str, Any]:
     changes |= {
         name: Path(getattr(config, name)).name for name in ("model_config", "reward_vlm", "init_lora") if Path(getattr(config, name)).is_absolute()
     }
-    changes["ratings_from"] = _sources(len(config.ratings_sources)) if config.ratings_from else ""
+    changes["ratings_from"] = words_for(len(config.ratings_sources), "source") if config.ratings_from else ""
     if "://" in config.reward_vlm:
         changes["reward_vlm"] = config.reward_vlm.rpartition("#")[2]
     return {name: value for name, value in (asdict(config) | changes).items() if name != "prompts"}

@@ -38,6 +38,7 @@ from PIL import Image
 
 from ddpo.config import MAX_PROMPT_CHARACTERS, ConfigError, RunConfig, is_a
 from ddpo.dataset import counting
+from ddpo.markup import words_for
 from ddpo.store import RATINGS, RatingRow, RoundRow, RunStore, StoreError, latest, sync_tree, write_file
 from rewards.human import opinions, valid
 from rewards.pairs import Verdict, strengths
@@ -662,14 +663,10 @@ def words(config: RunConfig, folder: Path) -> str:
         sizes = " and ".join(f"{width} × {height}" for width, height in each["sizes"][:3])
         other = ", another model" if each["model"] and each["model"] != Path(config.model).name else ""
         images = f"{each['ratings']:,} ratings of {each['images']:,} images"
-        told.append(f"{images} by {_people(each['raters'])} from {each['name']} ({sizes}{of}{other})")
+        told.append(f"{images} by {words_for(each['raters'], 'person', 'people')} from {each['name']} ({sizes}{of}{other})")
     if not told:
         return ""
     return (
         f"The model of your taste learns from {'; '.join(told)} as well. They are copied into this run, what is seen in their images is measured "
         "anew, every rater keeps a scale of their own, and none counts as a rating of this run."
     )
-
-
-def _people(count: int) -> str:
-    return "1 person" if count == 1 else f"{count:,} people"

@@ -41,3 +41,8 @@ def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def shown(value: float | None) -> str:
     """A measured number as text."""
     return "–" if value is None else f"{value:.4g}"
+
+
+def words_for(count: int, one: str, many: str = "") -> str:
+    """``3 rounds``, ``1 person``."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -28,7 +28,7 @@ from ddpo.dataset import Naming, public_metric, public_reward
 from ddpo.figure import Line, Points, chart
 from ddpo.generalisation import measured, rows_of
 from ddpo.gold import proxy_and_gold, sides, words_of
-from ddpo.markup import Html, shown, tag
+from ddpo.markup import Html, shown, tag, words_for
 from ddpo.milestones import milestones
 from ddpo.presets import preset_of, presets
 from ddpo.result import result_until
@@ -595,10 +595,6 @@ def unit_of(reward: str) -> str:
 def spelled(value: object) -> str:
     """A setting's value as the command line takes it."""
     return f"{value:.10g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
-
-
-def words_for(count: int, one: str, many: str = "") -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def span(seconds: float) -> str:
