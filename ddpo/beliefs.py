@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ddpo.earlier import IMAGE, Rated
+from ddpo.rating_files import IMAGE, Rated
 from ddpo.store import RunStore, SampleRow, write_file
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from ddpo import beliefs
 from ddpo.config import RunConfig
-from ddpo.earlier import Rated, rated_in
+from ddpo.earlier import rated_in
+from ddpo.rating_files import Rated
 from ddpo.rollout import derive_seed
 from ddpo.store import RATINGS, RoundRow, RunStore, SampleRow
 from rewards.base import Score

@@ -35,7 +35,8 @@ def of(file: str, *changes: tuple[str, str, str]) -> list[Mutation]:
     return [Mutation(file, old, new, (test if "::" in test else f"{mirror}::{test}",)) for old, new, test in changes]
 
 
-PAIRS_BACK = "test_pairs_come_back_in_the_order_in_which_they_were_said"
+EARLIER = "tests/test_earlier.py::"
+PAIRS_BACK = EARLIER + "test_pairs_come_back_in_the_order_in_which_they_were_said"
 PARITY = "test_step_and_sample_equal_diffusers_at_every_timestep"
 RESUME = "tests/test_trainer.py::test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run"
 GRADIENT = "tests/test_trainer.py::test_the_update_ascends_the_score_function_gradient"
@@ -318,16 +319,19 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/earlier.py",
-        ("not file.resolve().is_relative_to(folder.resolve())", "False", "test_a_bad_line_is_named_with_what_is_wrong"),
         ("filter(_settled, store.rounds()):", "store.rounds():", "test_a_board_that_is_open_is_not_taken"),
         ("found.setdefault(source.place, source)", "found.setdefault(source.name, source)", "test_two_files_of_one_name_are_two_sources"),
         ("or any(place.iterdir())", "", "test_ratings_that_lie_in_the_folder_of_a_new_run_are_never_replaced"),
         ("if not IMAGE.fullmatch(each.image):", "if False:", "test_names_of_images_in_a_run_of_others_lead_nowhere"),
-        ("_reader_in(path, samples[id].image)", "(path / samples[id].image).read_bytes", "test_pictures_outside_a_run_of_others_are_not_taken"),
-        ("if _hash(data) != Path(name).stem:", "if False:", "test_what_cannot_be_copied_leaves_nothing_and_says_why"),
-        ('if not _truth(row, "counts", where):', "if False:", "test_taken_away_and_taken_in_again_ratings_and_images_are_the_same"),
+        ("reader_in(path, samples[id].image)", "(path / samples[id].image).read_bytes", "test_pictures_outside_a_run_of_others_are_not_taken"),
+        ("if hash_of(data) != Path(name).stem:", "if False:", "test_what_cannot_be_copied_leaves_nothing_and_says_why"),
         ("write_file(partial / name, _again(source, name, read))", "pass", "test_a_run_stays_whole_when_the_old_one_is_gone_and_gives_it_on"),
         ("found += kept(path)", "pass", "test_a_run_stays_whole_when_the_old_one_is_gone_and_gives_it_on"),
+    ),
+    *of(
+        "ddpo/rating_files.py",
+        ("not file.resolve().is_relative_to(folder.resolve())", "False", EARLIER + "test_a_bad_line_is_named_with_what_is_wrong"),
+        ('if not _truth(row, "counts", where):', "if False:", EARLIER + "test_taken_away_and_taken_in_again_ratings_and_images_are_the_same"),
         ("float((labels[0] or 0) - (labels[1] or 0))", "float((labels[1] or 0) - (labels[0] or 0))", PAIRS_BACK),
     ),
     *of(

@@ -17,7 +17,8 @@ from ddpo.beliefs import FILE, LISTED, NEAREST, believe, read, trust
 from ddpo.card import facts, model_card
 from ddpo.config import RunConfig
 from ddpo.dataset import raters_of
-from ddpo.earlier import Rated, create, rated_in
+from ddpo.earlier import create, rated_in
+from ddpo.rating_files import Rated
 from ddpo.report import report
 from ddpo.store import RATINGS, RunStore, SampleRow
 from ddpo.taster import Taster

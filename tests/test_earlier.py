@@ -21,8 +21,9 @@ from app.raters import raters_value
 from ddpo.__main__ import changes_from, parser
 from ddpo.config import ConfigError, RunConfig, sources_of, sources_text
 from ddpo.dataset import counting, raters_of
-from ddpo.earlier import Source, create, gather, has_ratings, keep, kept, rated_in, sources_in, words
+from ddpo.earlier import create, gather, has_ratings, keep, kept, rated_in, sources_in, words
 from ddpo.export import export
+from ddpo.rating_files import Source
 from ddpo.source import located
 from ddpo.store import RATINGS, RunStore, StoreError
 from rewards.human import opinions

@@ -19,7 +19,8 @@ from PIL import Image
 from ddpo.__main__ import ask_for_reward
 from ddpo.config import ConfigError, RunConfig
 from ddpo.control import Control, StopRun
-from ddpo.earlier import Rated, create
+from ddpo.earlier import create
+from ddpo.rating_files import Rated
 from ddpo.store import RATINGS, RunStore, write_images
 from ddpo.taster import GUESS, Taster, first_board, thinned
 from ddpo.trainer import Trainer
