@@ -26,7 +26,9 @@ from app.runs import Runs
 from ddpo.export import export
 from ddpo.hub import HubError, prepare
 from ddpo.store import RunStore
-from tests.toys import add_lora, filled_run
+from tests.test_exports import store
+
+__all__ = ["store"]
 
 TOKEN = "hf_write_of_anna"
 
@@ -132,14 +134,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     yield server
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[RunStore]:
-    found = filled_run(tmp_path / "runs" / "taste", rounds=2)
-    add_lora(found, 2)
-    yield found
-    found.close()
 
 
 def pushed(folder: Path, repo: str, *options: str, typed: str = "", **surroundings: str) -> subprocess.CompletedProcess[str]:
