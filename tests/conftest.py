@@ -85,6 +85,9 @@ def serve(runs: Path, **options: object) -> Iterator[Studio]:
         server = uvicorn.Server(uvicorn.Config(create_app(runs, **options), log_level="warning", timeout_graceful_shutdown=1))  # type: ignore[arg-type]
         started.append(server)
         await server.serve(sockets=[door])
+        for connection in list(server.server_state.connections):  # an answer that nobody has read to its end keeps its socket open
+            connection.transport.abort()
+        await asyncio.sleep(0)
 
     # The app is made within the thread's event loop: without one, Gradio makes one that nobody closes.
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
@@ -95,8 +98,9 @@ def serve(runs: Path, **options: object) -> Iterator[Studio]:
     assert started and started[0].started
     yield Studio(f"http://127.0.0.1:{door.getsockname()[1]}", runs)
     started[0].should_exit = True
-    thread.join(10)
+    thread.join(60)
     door.close()
+    assert not thread.is_alive(), "the studio did not stop"
 
 
 @pytest.fixture
