@@ -106,7 +106,13 @@ def experiments() -> list[Experiment]:
         Experiment("eta-0.1-shared", ("noise",), "η 0.1, shared start", quiet),
         Experiment("eta-0.1-first-3", ("noise",), "η 0.1, shared start, first 3 steps (the preset's)", dict(skip_last_steps=7, **quiet)),
         Experiment("eta-0.1-sham", ("noise",), "the same, scores shuffled", dict(skip_last_steps=7, shuffle_scores=True, **quiet)),
-        Experiment("unguided", ("guidance",), "conditional branch only", dict(guidance_in_training=False)),
+        Experiment("unguided", ("guidance",), "conditional branch only", dict(guidance_in_training=False), REWARDS),
+        Experiment(
+            "unguided-sham", ("guidance",), "conditional branch only, scores shuffled", dict(guidance_in_training=False, shuffle_scores=True), REWARDS
+        ),
+        Experiment(
+            "unguided-is", ("guidance",), "conditional branch only, DDPO-IS, four updates a round", dict(guidance_in_training=False) | four, REWARDS
+        ),
         Experiment("paper-steps", ("steps",), "all 10 steps, equal weights (the paper's)", dict(skip_last_steps=0, step_weights="equal")),
         Experiment("equal", ("steps",), "8 of 10 steps, equal weights", dict(step_weights="equal")),
         Experiment("first-3", ("steps",), "first 3 of 10 steps", dict(skip_last_steps=7)),

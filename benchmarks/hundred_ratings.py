@@ -1,13 +1,15 @@
-"""What a hundred ratings come to: ``python -m benchmarks.hundred_ratings``.
+"""What a hundred ratings come to: ``python -m benchmarks.hundred_ratings`` makes the runs that are missing, ``--report`` their table.
 
 A simulated person of a hidden taste (:mod:`benchmarks.tastes`) rates real runs: trainer, store and model of taste are the studio's. The person sees
 what the board shows, gives a thumb up to what they like better than half of all they have seen so far, and
 errs in one of four. The model is then compared with its base on prompts that it was never trained on, at seeds never used, by the true taste.
-A run is one line of ``benchmarks/hundred_ratings.jsonl``, made once.
+A run is one line of ``benchmarks/hundred_ratings.jsonl``, made once; the whole takes as many sittings as it needs.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import random
 import shutil
 import statistics
@@ -18,14 +20,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import animal_accuracy
-from benchmarks.tastes import opinion_of
+import rewards
+from benchmarks.common import add_line, animal_accuracy, effective, lines_of, plus_minus, precision_of, same_settings
+from benchmarks.hero import SETTINGS as HERO
+from benchmarks.hero import HeroTrainer
+from benchmarks.tastes import TASTES, opinion_of
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.control import Control
 from ddpo.evaluate import held_out_images
 from ddpo.policy import StableDiffusionPolicy
+from ddpo.presets import presets
 from ddpo.store import RunStore
-from ddpo.taster import GUESS
+from ddpo.taster import GUESS, Taster
 from ddpo.trainer import Trainer
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
@@ -34,10 +40,42 @@ RELIABLE = 0.75
 TRAINED = tuple(prompt_sets()["animals"][:12])
 """The prompts that are trained; the other 33 animals are for measuring."""
 HELD_OUT = tuple(prompt_sets()["animals"][12:])
+PICTURES = 99
+"""How many pictures of the held-out prompts are measured, three of each."""
+BARS = dict(wins=0.8, shift=0.5, animals=-0.1, diversity=0.7)
+"""What a hundred ratings should come to."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A way to learn from ratings: a preset, and what is changed of it."""
+
+    title: str
+    preset: str
+    changes: dict[str, Any]
+    hero: bool = False
+
+    def config(self, ratings: int, seed: int) -> RunConfig:
+        """Its run, long enough to be asked for so many ratings."""
+        config = presets()[self.preset].config.with_changes(**dict(prompts=TRAINED) | self.changes, seed=seed, held_out_images=0, watch_every=0)
+        boards = -(-ratings // (config.board_images or config.images_per_round))
+        return config.with_changes(rounds=boards * config.board_every)
+
+
+WAYS = {
+    "rate-few": Way("half of 32 images rated, a model of taste leads", "rate-few", {}),
+    "rate-few-guided": Way("the same, the guided prediction trained", "rate-few", dict(guidance_in_training=True)),
+    "rate-few-unguided": Way("the same, the conditional branch trained", "rate-few", dict(guidance_in_training=False)),
+    "rate": Way("ratings only: DDPO-IS, 16 images rated a round", "rate", {}),
+    "hero": Way("HERO's recipe, 16 images rated a round", "rate", HERO, hero=True),
+    "hero-one-prompt": Way("the same, one prompt", "rate", HERO | dict(prompts=TRAINED[:1], images_per_prompt=16), hero=True),
+    "rate-unguided": Way("the same, the conditional branch trained", "rate", dict(guidance_in_training=False)),
+}
 
 
 class Person(Control):
-    """Rates a board as soon as it waits, and applies."""
+    """Rates a board as soon as it waits, and applies. Of the images with a thumb up, the best is the one that is really liked best: in that the
+    person does not err."""
 
     def __init__(self, store: RunStore, taste: str, seed: int, most: int) -> None:
         super().__init__(store)
@@ -45,18 +83,23 @@ class Person(Control):
         self.rng = random.Random(f"{taste} {seed}")
         self.seen: list[float] = []
         self.given = 0
+        self.best: dict[int, int] = {}
 
     def wait_until_applied(self, number: int, images: int) -> None:
         board = self.store.board(number)
         liked = [opinion_of(self.taste, Image.open(self.store.folder / row.image)) for row in board]
         self.seen += liked
-        middle = statistics.median(self.seen)
+        middle, good = statistics.median(self.seen), dict[int, float]()
         for row, value in zip(board, liked, strict=True):
             if self.given == self.most:
                 break
             up = (value > middle) == (self.rng.random() < RELIABLE)
             self.store.add_rating(f"{number} {row.id}", row.id, self.taste, "thumbs", 1.0 if up else -1.0)
             self.given += 1
+            if up:
+                good[row.position] = value
+        if good:
+            self.best[number] = max(good, key=good.__getitem__)
         self.store.close_round(number)
 
 
@@ -87,14 +130,14 @@ def diversity(images: list[Image.Image], prompts: list[str]) -> float:
 
 def within_correlation(truth: list[float], guessed: list[float], prompts: list[str]) -> float:
     """The correlation of two numbers' differences within prompts."""
-    centred = []
+    centred: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
     for values in (truth, guessed):
         found = np.array(values)
         for prompt in dict.fromkeys(prompts):
             same = [i for i, other in enumerate(prompts) if other == prompt]
             found[same] -= found[same].mean()
         centred.append(found)
-    return float(np.corrcoef(*centred)[0, 1])
+    return float(np.corrcoef(centred[0], centred[1])[0, 1])
 
 
 def guesses_of(store: RunStore, taste: str) -> list[float]:
@@ -108,20 +151,77 @@ def guesses_of(store: RunStore, taste: str) -> list[float]:
     return [round(each, 3) for each in found]
 
 
-def run(taste: str, seed: int, settings: dict[str, Any], ratings: int, folder: Path, count: int) -> dict[str, Any]:
+def run(name: str, taste: str, seed: int, ratings: int, folder: Path) -> dict[str, Any]:
+    """One person's run, and what came of it."""
     shutil.rmtree(folder, ignore_errors=True)
-    board = settings.get("board_images", 0) or settings.get("images_per_round", 16)
-    config = RunConfig(**(dict(prompts=TRAINED, rounds=-(-ratings // board), seed=seed, held_out_images=0) | settings))
+    config = WAYS[name].config(ratings, seed)
     store = RunStore.create(folder, config)
     policy = StableDiffusionPolicy.load(config)
     person = Person(store, taste, seed, ratings)
     started = time.monotonic()
-    Trainer(config, store, policy, person).run()
+    trainer = HeroTrainer(config, store, policy, person, rewards.load, chooser=person) if WAYS[name].hero else Trainer(config, store, policy, person)
+    trainer.run()
     seconds = time.monotonic() - started
-    known = [value for _, value in store.metrics().get("preference_known", [])]
+    known = [round(value or 0.0, 3) for _, value in store.metrics().get("preference_known", [])]
+    led = [number for number, _ in store.metrics().get("preference_known", []) if Taster(config, store).leads(number)]
     guesses = guesses_of(store, taste)
     store.close()
     return dict(
-        taste=taste, seed=seed, ratings=person.given, settings=settings, seconds=round(seconds), guesses=guesses, known=known,
-        **measured(policy, config, taste, count),
+        name=name, taste=taste, seed=seed, ratings=person.given, asked=ratings, seconds=round(seconds), guesses=guesses, known=known, led=led,
+        **measured(policy, config, taste, PICTURES), precision=precision_of(folder), config=effective(config),
     )  # fmt: skip
+
+
+def results() -> dict[tuple[str, str, int, int], dict[str, Any]]:
+    """What has been measured with the present settings, by way, taste, seed and ratings."""
+    return {
+        (line["name"], line["taste"], line["seed"], line["asked"]): line
+        for line in lines_of(RESULTS)
+        if line["name"] in WAYS and same_settings(line, WAYS[line["name"]].config(line["asked"], line["seed"]))
+    }
+
+
+def holds(line: dict[str, Any]) -> bool:
+    """Whether a run meets the bars of wins and shift."""
+    return bool(line["wins"] >= BARS["wins"] and line["shift"] >= BARS["shift"])
+
+
+def report(ratings: int) -> str:
+    """A table of ways and tastes, means over seeds."""
+    lines = [line for line in results().values() if line["asked"] == ratings]
+    found = [
+        "| way | taste | seeds | wins (%) | shift (of base's std) | animals before, after (%) | diversity (% of base) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in WAYS:
+        for taste in TASTES:
+            if of := [line for line in lines if line["name"] == name and line["taste"] == taste]:
+                percent = {key: plus_minus([100 * line[key] for line in of], 0) for key in ("wins", "animals_before", "animals_after", "diversity")}
+                found.append(
+                    f"| {name} | {taste} | {len(of)} | {percent['wins']} | {plus_minus([line['shift'] for line in of])} | "
+                    f"{percent['animals_before']}, {percent['animals_after']} | {percent['diversity']} |"
+                )
+    return "\n".join(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS), help="ways to learn from ratings")
+    parser.add_argument("--tastes", nargs="+", choices=tuple(TASTES), default=tuple(TASTES), help="hidden tastes")
+    parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2, 3, 4), help="seeds")
+    parser.add_argument("--ratings", type=int, default=100, help="how many ratings a person gives")
+    parser.add_argument("--out", type=Path, default=Path("build/hundred_ratings"), help="folder for the runs")
+    parser.add_argument("--report", action="store_true", help="print the table of what has been measured")
+    options = parser.parse_args()
+    if options.report:
+        print(report(options.ratings))
+        return
+    for seed in options.seeds:
+        for taste in options.tastes:
+            for name in options.ways:
+                if (name, taste, seed, options.ratings) not in results():
+                    add_line(RESULTS, run(name, taste, seed, options.ratings, options.out / f"{name}-{taste}-{seed}-{options.ratings}"))
+
+
+if __name__ == "__main__":
+    main()

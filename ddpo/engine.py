@@ -27,7 +27,7 @@ from ddpo.diffusion import Gaussian
 from ddpo.forward import KeptForward
 from ddpo.objective import Lesson, TrajectoryLesson, Weights, make_lesson
 from ddpo.policy import Policy
-from ddpo.rollout import Step, batches, derive_seed, rollout
+from ddpo.rollout import Step, batches, denoise, derive_seed, noises_of
 from ddpo.store import write_images
 from ddpo.trajectory import Trajectory
 from rewards.base import Reward, RewardError, Sample
@@ -131,6 +131,10 @@ class Engine:
             return None
         return [derive_seed(self.config.seed, number, "start", prompt) for prompt in prompts]
 
+    def noises(self, number: int, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """What images of a round are denoised by, (steps + 1, n, c, h, w)."""
+        return noises_of(self.policy, seeds, self.draw_starts(number, prompts))
+
     def microbatches(self, number: int) -> dict[int, list[int]]:
         """The positions of the images that are made at once, by the place of the first of them in the order of sampling. That is the order in which
         they are first learned from, where the first optimiser step takes some of them only, and takes up their passes."""
@@ -146,7 +150,7 @@ class Engine:
     def _rollout(self, number: int, start: int, prompts: list[str], seeds: list[int]) -> tuple[Trajectory, list[Image.Image]]:
         """A microbatch, on disk. (A file whose rows are missing is of a worker that was killed, perhaps before the last update: it is made anew.)"""
         step = self._keeping(number, start) if self.config.reuses_forward and start < self.config.images_per_update else None
-        trajectory, images = rollout(self.policy, prompts, seeds, self.draw_starts(number, prompts), step)
+        trajectory, images = denoise(self.policy, prompts, self.noises(number, prompts, seeds), step)
         file = self.part(number, start)
         if not bool(torch.isfinite(trajectory.latents).all()):
             raise TrainingError("The model makes images that are no numbers (NaN). Resume from an earlier round with a lower learning rate.")

@@ -28,6 +28,14 @@ def noise_of(seed: int, steps: int, shape: tuple[int, int, int]) -> Tensor:
     return torch.randn((steps + 1, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
 
 
+def noises_of(policy: Policy, seeds: Sequence[int], starts: Sequence[int] | None = None) -> Tensor:
+    """All the noise of a batch, (steps + 1, n, c, h, w); with ``starts`` each x_T is another seed's."""
+    noise = torch.stack([noise_of(seed, len(policy.schedule), policy.latent_shape) for seed in seeds], dim=1)
+    if starts is not None:
+        noise[0] = torch.cat([noise_of(start, 0, policy.latent_shape) for start in starts])
+    return noise
+
+
 Step = Callable[[Tensor, Tensor, Any], Gaussian]
 """A policy's step, or one that does something more."""
 
@@ -36,10 +44,7 @@ def rollout(
     policy: Policy, prompts: Sequence[str], seeds: Sequence[int], starts: Sequence[int] | None = None, step: Step | None = None
 ) -> tuple[Trajectory, list[Image.Image]]:
     """Denoise one batch from seeds. With ``starts`` each x_T is another seed's; ``step`` stands for the policy's own."""
-    noise = torch.stack([noise_of(seed, len(policy.schedule), policy.latent_shape) for seed in seeds], dim=1)
-    if starts is not None:
-        noise[0] = torch.cat([noise_of(start, 0, policy.latent_shape) for start in starts])
-    return denoise(policy, prompts, noise, step)
+    return denoise(policy, prompts, noises_of(policy, seeds, starts), step)
 
 
 @torch.no_grad()

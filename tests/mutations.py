@@ -192,7 +192,7 @@ MUTATIONS = (
             AVERAGE,
         ),
         ('"start", prompt)', '"start")', SHARED),
-        ("self.draw_starts(number, prompts), step)", "None, step)", SHARED),
+        ("noises_of(self.policy, seeds, self.draw_starts(number, prompts))", "noises_of(self.policy, seeds)", SHARED),
         ("self.draw_prompts(number), self.config.guidance_in_training)", "self.draw_prompts(number))", UNGUIDED_RUN),
         ("self.crew.sum_gradients(self.parameters.values())", "pass", CREW),
         ("self.crew.share(parts)", "parts", CREW),
