@@ -62,14 +62,19 @@ class Way:
         return config.with_changes(rounds=boards * config.board_every)
 
 
+GUIDED, UNGUIDED = dict(guidance_in_training=True), dict(guidance_in_training=False)
+ONE, FOUR = dict(images_per_update=32), dict(images_per_update=8)
 WAYS = {
     "rate-few": Way("half of 32 images rated, a model of taste leads", "rate-few", {}),
-    "rate-few-guided": Way("the same, the guided prediction trained", "rate-few", dict(guidance_in_training=True)),
-    "rate-few-unguided": Way("the same, the conditional branch trained", "rate-few", dict(guidance_in_training=False)),
+    "guided": Way("the same, the guided prediction trained, one update a round", "rate-few", GUIDED | ONE),
+    "unguided": Way("the same, the conditional branch trained, one update a round", "rate-few", UNGUIDED | ONE),
+    "guided-4": Way("the same, the guided prediction trained, four updates a round", "rate-few", GUIDED | FOUR),
+    "unguided-4": Way("the same, the conditional branch trained, four updates a round", "rate-few", UNGUIDED | FOUR),
+    "unguided-4-twice": Way("the same, two rounds a board", "rate-few", UNGUIDED | FOUR | dict(board_every=2)),
     "rate": Way("ratings only: DDPO-IS, 16 images rated a round", "rate", {}),
     "hero": Way("HERO's recipe, 16 images rated a round", "rate", HERO, hero=True),
     "hero-one-prompt": Way("the same, one prompt", "rate", HERO | dict(prompts=TRAINED[:1], images_per_prompt=16), hero=True),
-    "rate-unguided": Way("the same, the conditional branch trained", "rate", dict(guidance_in_training=False)),
+    "rate-unguided": Way("the same, the conditional branch trained", "rate", UNGUIDED),
 }
 
 
