@@ -14,6 +14,7 @@ from typing import Any
 from app import words
 from app.again import repeated, said_again
 from app.raters import tired
+from ddpo.beliefs import asks
 from ddpo.config import RunConfig
 from ddpo.store import RatingRow, RoundRow, RunStore, SampleRow, Status
 from rewards import parts
@@ -42,8 +43,8 @@ def board_revision(store: RunStore) -> str:
 
 def board_round(store: RunStore) -> RoundRow | None:
     """The round whose board people see: the first that is open, whatever the worker makes beside it; or else the newest that has a board."""
-    row, every = store.open_round(), config_of(store).board_every
-    if row is None or (row.number - 1) % every == 0 or not is_rated(store, row.number):
+    row = store.open_round()
+    if row is None or asks(store, config_of(store), row.number) or not is_rated(store, row.number):
         return row
     return next((each for each in reversed(store.rounds()) if store.board(each.number)), row)
 

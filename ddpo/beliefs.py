@@ -1,4 +1,5 @@
-"""What a run's model of taste believes, small enough to look at: written by the worker when it refits, read by the page and the report.
+"""What a run's model of taste believes, small enough to look at: written by the worker when it refits, read by the page and the report; and whether
+that is enough to lead by.
 
 ``taste.json`` in the run's folder holds how far the model can be trusted, the images that it takes for the most and the least liked and those of
 which it is least sure, each with the rated images that look most like it. Imports no torch.
@@ -11,8 +12,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ddpo.config import RunConfig
 from ddpo.rating_files import IMAGE, Rated
 from ddpo.store import RunStore, SampleRow, write_file
+from rewards.pairs import CHANCE
 
 if TYPE_CHECKING:
     from rewards.preference import Looks, Taste
@@ -30,6 +33,16 @@ LISTS = ("liked", "disliked", "unsure")
 TRUST = ("known", "ratings", "pairs", "earlier", "accuracy", "least", "more")
 """The measures of trust."""
 Found = dict[str, Any]
+
+
+def leads(store: RunStore, config: RunConfig, number: int) -> bool:
+    """Whether a round is learned from guesses alone: where they may lead, and were better than chance when they were made."""
+    return config.preference == "lead" and (store.metric(number, "preference_least") or 0.0) > CHANCE
+
+
+def asks(store: RunStore, config: RunConfig, number: int) -> bool:
+    """Whether people are asked about a round: every so many, and whenever the model of their taste did not lead in the round before."""
+    return (number - 1) % config.board_every == 0 or not leads(store, config, number - 1)
 
 
 def believe(taste: Taste, pool: Sequence[SampleRow], seen: Looks, rated: Sequence[tuple[SampleRow, float]], earlier: Sequence[Rated]) -> Found:

@@ -135,7 +135,10 @@ class RunConfig:
         0, "How many of a round's images you are shown: those whose ratings tell the model of your taste most; 0 is all.", low=0, high=4096
     )
     board_every: int = setting(
-        1, "With preference lead: you are asked every so many rounds, and the model of your taste scores the others alone.", low=1, high=1000
+        1,
+        "With preference lead: once it leads, you are asked every so many rounds only, and the model of your taste scores the others alone.",
+        low=1,
+        high=1000,
     )
     ahead: bool = setting(
         False,

@@ -759,6 +759,10 @@ class RunStore:
             found.setdefault(name, []).append((number, value))
         return found
 
+    def metric(self, number: int, name: str) -> float | None:
+        """One metric of a round; None where it was not measured."""
+        return next((value for (value,) in self._rows("SELECT value FROM metric WHERE round = ? AND name = ?", number, name)), None)
+
     def probes(self, number: int | None = None) -> list[ProbeRow]:
         """The watched pictures in order of rounds and positions, of one round if that is given."""
         sql = """SELECT id, round, position, kind, prompt, seed, image, found FROM probe

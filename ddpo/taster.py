@@ -16,7 +16,8 @@ from ddpo.rollout import derive_seed
 from ddpo.store import RATINGS, RoundRow, RunStore, SampleRow
 from rewards.base import Score
 from rewards.human import scores
-from rewards.preference import CHANCE, OWN, Looks, Taste, joined, looks, more
+from rewards.pairs import CHANCE
+from rewards.preference import OWN, Looks, Taste, joined, looks, more
 
 GUESS = "preference"
 """The name of its scores beside ``human``, people's own."""
@@ -62,8 +63,8 @@ class Taster:
         self._earlier: list[Rated] | None = None
 
     def asks(self, number: int) -> bool:
-        """Whether people are asked about a round: every so many, and while they have said nothing yet."""
-        return (number - 1) % self.config.board_every == 0 or not self._rated(number - 1)
+        """Whether people are asked about a round (:func:`ddpo.beliefs.asks`)."""
+        return beliefs.asks(self.store, self.config, number)
 
     def shown(self, number: int) -> set[int] | None:
         """The positions of a round that people are shown while its images are made; None for all. A board that will be chosen is not shown before."""
@@ -72,7 +73,7 @@ class Taster:
         return first_board(self.config) if self.config.board_images else None
 
     def next_board(self, number: int) -> int:
-        """The next round after one that people are asked about."""
+        """The next round after one that people are asked about, however well their taste is known."""
         every = self.config.board_every
         return (number - 1) // every * every + every + 1
 
@@ -121,9 +122,8 @@ class Taster:
         self.store.add_metrics(number, found)
 
     def leads(self, number: int) -> bool:
-        """Whether a round is learned from guesses alone: where they may lead, and were better than chance when they were made."""
-        least = dict(self.store.metrics().get("preference_least", [])).get(number)
-        return self.config.preference == "lead" and (least or 0.0) > CHANCE
+        """Whether a round is learned from guesses alone (:func:`ddpo.beliefs.leads`)."""
+        return beliefs.leads(self.store, self.config, number)
 
     def learned(self, number: int) -> dict[int, Score]:
         """What is learned from people's ratings of a round, by sample id: their own, the guesses, or the guesses where they gave none."""

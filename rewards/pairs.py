@@ -18,6 +18,8 @@ RIDGE = 0.25
 """One over the variance of strengths: a standard deviation of 2, an odds of 7 to 1."""
 TIES = 1.0
 """Davidson's ν."""
+CHANCE = 0.5
+"""The share of pairs that are guessed right by who knows nothing."""
 Verdict = tuple[int, int, float]
 """Two images and what was said: 1 the first is better, -1 the second, 0 neither."""
 

@@ -26,6 +26,8 @@ from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
+from rewards.pairs import CHANCE
+
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Rows = np.ndarray[tuple[int, ...], np.dtype[np.signedinteger[Any]]]
 Looks = Mapping[str, Array]
@@ -37,8 +39,6 @@ ENOUGH = 256
 """Ratings from which weights and noise are found; the rest of the ratings then counts as well."""
 FOLDS = 4
 """Into so many parts ratings are divided to find how well those of one part are guessed by what the others say of weights and noise."""
-CHANCE = 0.5
-"""The share of pairs that are guessed right by who knows nothing."""
 OWN = ""
 """The name of those whose taste is in question; all other names are raters from elsewhere."""
 USUAL = 0.5

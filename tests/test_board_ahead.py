@@ -16,6 +16,7 @@ from playwright.sync_api import Page, expect
 
 from app.launch import Launcher
 from app.pages import run
+from ddpo import beliefs
 from ddpo.config import RunConfig
 from ddpo.control import Control, StopRun
 from ddpo.lock import WorkerLock
@@ -191,6 +192,7 @@ def test_rounds_without_a_board_are_never_shown_as_one(client: TestClient, make:
     rate_board(client)
     assert apply(client, 1) == ""
     learn(store, 1)
+    store.add_metrics(1, dict(preference_least=0.6))
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
     assert (board(client)["round"], board(client)["closed"]) == (1, True)
@@ -205,12 +207,25 @@ def test_rounds_without_a_board_are_never_shown_as_one(client: TestClient, make:
     assert (board(client)["round"], board(client)["closed"], board(client)["expected"]) == (3, False, 4)
 
 
+def test_until_the_model_of_taste_leads_every_round_has_a_board(client: TestClient, make: Callable[..., RunStore]) -> None:
+    """The page says so while the round's images are made, before it is known which of them will be shown."""
+    store = make(board_every=2)
+    rate_board(client)
+    assert apply(client, 1) == ""
+    learn(store, 1)
+    store.add_metrics(1, dict(preference_least=0.4))
+    store.start_round(2)
+    store.set_progress("sampling", 2, 0, 8)
+    assert (board(client)["round"], board(client)["closed"], board(client)["expected"]) == (2, False, 4)
+
+
 def test_a_board_made_ahead_over_a_round_without_one_is_peoples_turn(client: TestClient, make: Callable[..., RunStore]) -> None:
     store = make(board_every=2, ahead=True)
     add_images(store, 3)
     rate_board(client)
     assert apply(client, 1) == ""
     learn(store, 1)
+    store.add_metrics(1, dict(preference_least=0.6))
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
     found = board(client)
@@ -220,8 +235,9 @@ def test_a_board_made_ahead_over_a_round_without_one_is_peoples_turn(client: Tes
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_a_run_with_boards_ahead_is_rated_to_its_end(tmp_path: Path, client: TestClient, every: int) -> None:
-    """With the real rounds: nobody waits for anybody for ever."""
+def test_a_run_with_boards_ahead_is_rated_to_its_end(tmp_path: Path, client: TestClient, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the real rounds, and a model of taste that leads from the first board on: nobody waits for anybody for ever."""
+    monkeypatch.setattr(beliefs, "leads", lambda store, config, number: number > 0)
     people: dict[str, Any] = dict(reward="human", preference="lead", board_images=4, advantage="centred", ahead=True, board_every=every)
     config = toy_config(**people, rounds=4)
     store = RunStore.create(tmp_path / "toy", config)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpo import beliefs
 from ddpo.__main__ import ask_for_reward
 from ddpo.config import ConfigError, RunConfig
 from ddpo.control import Control, StopRun
@@ -108,7 +109,9 @@ def test_people_rate_a_few_and_all_are_learned_from(tmp_path: Path) -> None:
     assert [value for _, value in metrics["scored_images"]] == [6] * 4, "people's own ratings are what is charted"
 
 
-def test_boards_are_made_ahead_over_the_rounds_between_them(tmp_path: Path) -> None:
+def test_boards_are_made_ahead_over_the_rounds_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the model of taste leads from the first board on."""
+    monkeypatch.setattr(beliefs, "leads", lambda store, config, number: number > 0)
     trainer, person = trained(tmp_path / "run", human_config(ahead=True, board_every=2, rounds=5))
     assert len(person.boards) == 3
     assert dict(trainer.store.metrics()["updates_behind"]) == {1: 0.0, 2: 0.0, 3: 2.0, 4: 0.0, 5: 2.0}
@@ -292,13 +295,16 @@ def test_a_rating_while_the_board_is_chosen_keeps_it(tmp_path: Path, monkeypatch
     assert [row.id for row in store.board(3)] == before
 
 
-def test_between_boards_the_model_of_taste_scores_alone(tmp_path: Path) -> None:
-    trainer, person = trained(tmp_path / "run", human_config(board_every=2))
-    assert len(person.boards) == 2
-    store = trainer.store
-    assert store.scores(2, "human") == {} and len(store.scores(2, GUESS)) == 16
-    assert store.metrics()["preference_ratings"] == [(1, 6.0), (2, 6.0), (3, 12.0), (4, 12.0)]
-    assert dict(store.metrics()["updates"]) == {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0}
+def test_once_it_leads_the_model_of_taste_scores_alone_between_boards(tmp_path: Path) -> None:
+    """Until then people are asked each time."""
+    trainer, _ = trained(tmp_path / "run", human_config(board_every=3, rounds=8, seed=3))
+    store, led = trainer.store, [number for number in range(1, 9) if trainer.taster.leads(number)]
+    asked = [number for number in range(1, 9) if store.board(number)]
+    assert led == [3, 4, 5, 6, 7, 8] and asked == [1, 2, 3, 4, 7], "six ratings are not enough to be sure"
+    for number in range(1, 9):
+        assert bool(store.scores(number, "human")) is (number in asked) and len(store.scores(number, GUESS)) == 16
+    assert [value for _, value in store.metrics()["preference_ratings"]] == [6.0 * sum(board <= number for board in asked) for number in range(1, 9)]
+    assert [value for _, value in store.metrics()["updates"]] == [1.0] * 8
 
 
 @pytest.mark.parametrize(("ahead", "every"), [(False, 1), (True, 1), (True, 2)])
