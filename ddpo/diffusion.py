@@ -23,17 +23,24 @@ from torch import Tensor
 class Gaussian:
     """A batch of isotropic Gaussians over latents, in float32.
 
-    ``mean`` has shape (n, channels, height, width); ``std`` has shape (n, 1, 1, 1).
+    ``mean`` has shape (n, channels, height, width); ``std`` has shape (n, 1, 1, 1). Where images are drawn from one policy and another one is
+    trained, ``trained_mean`` is the latter's, of the same shape and with the same std.
     """
 
     mean: Tensor
     std: Tensor
+    trained_mean: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.mean.dtype != torch.float32 or self.std.dtype != torch.float32:
             raise TypeError(f"A policy's mean and std are float32, not {self.mean.dtype} and {self.std.dtype}: half precision breaks the ratio.")
         if self.mean.ndim != 4 or self.std.shape != (len(self.mean), 1, 1, 1):
             raise ValueError(f"mean {tuple(self.mean.shape)} and std {tuple(self.std.shape)} are not (n, c, h, w) and (n, 1, 1, 1).")
+
+    @property
+    def trained(self) -> Gaussian:
+        """What training moves: the policy itself, or the other one."""
+        return self if self.trained_mean is None else Gaussian(self.trained_mean, self.std)
 
     def sample(self, noise: Tensor) -> Tensor:
         """The latent that standard normal ``noise`` (n, c, h, w) leads to, float32."""

@@ -150,7 +150,7 @@ class Engine:
     def _rollout(self, number: int, start: int, prompts: list[str], seeds: list[int]) -> tuple[Trajectory, list[Image.Image]]:
         """A microbatch, on disk. (A file whose rows are missing is of a worker that was killed, perhaps before the last update: it is made anew.)"""
         step = self._keeping(number, start) if self.config.reuses_forward and start < self.config.images_per_update else None
-        trajectory, images = denoise(self.policy, prompts, self.noises(number, prompts, seeds), step)
+        trajectory, images = denoise(self.policy, prompts, self.noises(number, prompts, seeds), step, self.config.keeps_means)
         file = self.part(number, start)
         if not bool(torch.isfinite(trajectory.latents).all()):
             raise TrainingError("The model makes images that are no numbers (NaN). Resume from an earlier round with a lower learning rate.")
@@ -180,8 +180,8 @@ class Engine:
             return
         n = len(prompts)
         weights = Weights(torch.ones(n), torch.ones(n, dtype=torch.bool))
-        as_sampled = self.config.with_changes(guidance_in_training=True, ratio="plain")
-        lesson = make_lesson(as_sampled, self.policy, trajectory, self.policy.encode(prompts), weights, 0, lambda: None)
+        conditions = self.policy.encode(prompts, self.config.guidance_in_training)
+        lesson = make_lesson(self.config.with_changes(ratio="plain"), self.policy, trajectory, conditions, weights, 0, lambda: None)
         items = lesson.items(torch.arange(n), 0, torch.Generator().manual_seed(0))[: self.config.update_microbatch]
         with torch.no_grad():
             self._refuse(lesson, lesson.loss(items[:, 0], items[:, 1])[1])

@@ -48,8 +48,9 @@ class KeptForward:
         with torch.enable_grad(), nullcontext() if self._known else self._counting():
             gaussian = self.policy.step(x_t, index, condition)
         if self._bytes <= self._budget:
-            self._kept[key] = gaussian
-        return Gaussian(gaussian.mean.detach(), gaussian.std)
+            self._kept[key] = gaussian.trained
+        trained = gaussian.trained_mean
+        return Gaussian(gaussian.mean.detach(), gaussian.std, None if trained is None else trained.detach())
 
     @contextmanager
     def _counting(self) -> Iterator[None]:
@@ -69,7 +70,7 @@ class KeptForward:
         self._first = set(held)
 
     def take(self, key: Key) -> Gaussian | None:
-        """A kept pass, with its graph, to go backwards through once; None where there is none."""
+        """What is trained by a kept pass, with its graph, to go backwards through once; None where there is none."""
         return self._kept.pop(key, None)
 
     def clear(self) -> None:

@@ -12,8 +12,9 @@ nft        the image, noised afresh to a sampler's step    advantage A          
 
 The first two follow the policy's own trajectories; the others need the clean latents only, and any sampler would do. All of them train the very
 prediction that sampling uses, the guided one (Black et al. 2023, App. E.1; the reference code does so for RWR too), unless ``guidance_in_training``
-is
-off: then the prompt's prediction alone, whose ratio in DDPO is to itself at the round's start.
+is off: then the prompt's prediction alone, on the same images, whose ratio in DDPO is to itself when they were made. Its gradient has a part that the
+guided one has not: with μ the sampler's mean and μ_c the prompt's own, ∇ log p = (σ z + μ - μ_c) / σ² ∇μ_c, so an image of positive advantage also
+draws the prompt's prediction to where guidance led it, and one of negative advantage pushes it away.
 
 With ``kl_weight`` β an item also pays for its distance from the base model. In DDPO that is β KL(p_θ ‖ p_base), exact for Gaussians of equal
 std and divided by the dimensions as log p is, so that the whole ascends A - β KL with KL in nats (DPOK: Fan et al. 2023, arXiv 2305.16381, eq. 8).
@@ -113,11 +114,8 @@ def images_of(config: RunConfig, weights: Weights) -> Tensor:
 class TrajectoryLesson:
     """DDPO: the items are the denoising steps that were sampled."""
 
-    def __init__(
-        self, config: RunConfig, policy: Policy, trajectory: Trajectory, conditions: Any, weights: Weights, listen: Callable[[], None]
-    ) -> None:
-        """Where the round's first policy is needed beyond the log-probabilities that were kept, its means are computed here.
-
+    def __init__(self, config: RunConfig, policy: Policy, trajectory: Trajectory, conditions: Any, weights: Weights) -> None:
+        """
         Raises:
             ConfigError: the schedule leaves no step to train.
         """
@@ -145,21 +143,6 @@ class TrajectoryLesson:
         if config.updates_per_round == 1:
             self.tolerance /= config.eta
         self.health = Health(trajectory.dimensions, self.clip_range)
-        self.old_means: Tensor | None = None
-        if config.updates_per_round > 1 and (config.ratio == "normalised" or not config.guidance_in_training):
-            self.old_means = self._means(listen)
-
-    def _means(self, listen: Callable[[], None]) -> Tensor:
-        """The present policy's means at all trained steps, (n, steps, c, h, w), on the CPU."""
-        latents = self.trajectory.latents
-        means = torch.zeros_like(latents[:, :-1])
-        items = torch.cartesian_prod(self.images, self.steps).reshape(-1, 2)
-        for part in items.split(self.config.update_microbatch) if len(items) else ():
-            listen()
-            image, moment = part.unbind(1)
-            with torch.no_grad():
-                means[image, moment] = self.gaussian(image, moment).mean.cpu()
-        return means
 
     def gaussian(self, image: Tensor, moment: Tensor) -> Gaussian:
         """The present policy at some items."""
@@ -175,13 +158,13 @@ class TrajectoryLesson:
         x_prev, advantage = self.trajectory.latents[image, moment + 1].to(device), self.weights[image].to(device)
         gaussian = gaussian or self.gaussian(image, moment)
         log_prob = gaussian.log_prob(x_prev)
-        old_mean = gaussian.mean.detach() if self.old_means is None else self.old_means[image, moment].to(device)
+        log_ratio = log_prob - self.trajectory.log_probs[image, moment].to(device)
+        means = self.trajectory.means
+        old_mean = gaussian.mean.detach() if means is None else means[image, moment].to(device)
         if self.config.guidance_in_training:
-            log_ratio = log_prob - self.trajectory.log_probs[image, moment].to(device)
             kl_update = kl_estimate(log_ratio.detach(), self.trajectory.dimensions)
         else:  # the images are no samples of this policy: the estimate would not hold
-            old = Gaussian(old_mean, gaussian.std)
-            log_ratio, kl_update = log_prob - old.log_prob(x_prev), gaussian.kl(old).detach()
+            kl_update = gaussian.kl(Gaussian(old_mean, gaussian.std)).detach()
         seen = log_ratio
         if self.config.ratio == "normalised":
             seen = normalised_log_ratio(log_ratio, gaussian.mean, old_mean, gaussian.std, self.typical_std)
@@ -276,5 +259,5 @@ def make_lesson(
 ) -> Lesson:
     """The lesson of round ``number``; ``listen`` is called at safe points."""
     if config.objective in ("ddpo-is", "ddpo-sf"):
-        return TrajectoryLesson(config, policy, trajectory, conditions, weights, listen)
+        return TrajectoryLesson(config, policy, trajectory, conditions, weights)
     return ForwardLesson(config, policy, trajectory, conditions, weights, number, listen)

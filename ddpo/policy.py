@@ -70,7 +70,8 @@ class Policy(Protocol):
         ...
 
     def step(self, x_t: Tensor, index: Tensor, condition: Any) -> Gaussian:
-        """The distribution of the next latent at step ``index`` (n,) of the schedule, given latents and conditions."""
+        """The distribution of the next latent at step ``index`` (n,) of the schedule, given latents and conditions; and what training moves, where
+        that is another one."""
         ...
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
@@ -149,13 +150,13 @@ class Condition:
 class StableDiffusionPolicy:
     """A Stable Diffusion pipeline (1.x, 2.x or XL), sampled by DDIM with guidance, that is trained by a LoRA adapter or as a whole.
 
-    The prediction is the *guided* one, ε_u + w (ε_c - ε_u), with gradient through both branches, in sampling and, unless ``guidance_in_training`` is
-    off, in training: trained on the conditional branch alone, samples deteriorate from the second round on (Black et al. 2023, App. E.1). The
+    Images are sampled by the *guided* prediction, ε_u + w (ε_c - ε_u). With ``guidance_in_training`` it is also what is trained, with gradient
+    through both branches (Black et al. 2023, App. E.1); without, what is trained is the prompt's prediction ε_c alone, on the same images. The
     networks stay in eval mode throughout, so that sampling and training see the same function.
     """
 
     def __init__(self, pipeline: Pipeline, config: RunConfig) -> None:
-        self.pipeline, self.guidance = pipeline, config.guidance
+        self.pipeline, self.guidance, self.trains_guided = pipeline, config.guidance, config.guidance_in_training
         self.device = pick_device(config.device)
         self.schedule = Schedule.ddim(ddim(pipeline), config.steps, config.eta)
         self.unet, self.vae = pipeline.unet, pipeline.vae
@@ -236,15 +237,27 @@ class StableDiffusionPolicy:
         return Condition(torch.stack(states), None if pooled[0] is None else torch.stack(pooled), self.guidance if guided else 1.0)
 
     def step(self, x_t: Tensor, index: Tensor, condition: Condition) -> Gaussian:
-        return self.schedule.step(x_t, index, self.predict(x_t, self.schedule.timesteps.to(self.device)[index], condition))
+        timestep = self.schedule.timesteps.to(self.device)[index]
+        if self.trains_guided or condition.guidance == 1.0:
+            return self.schedule.step(x_t, index, self.predict(x_t, timestep, condition))
+        unconditional, conditional = self._branches(x_t, timestep, condition)
+        sampled = self.schedule.step(x_t, index, guided(unconditional, conditional.detach(), condition.guidance))
+        return Gaussian(sampled.mean, sampled.std, self.schedule.step(x_t, index, conditional).mean)
 
     def predict(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """The guided prediction, float32."""
         if condition.guidance == 1.0:
             return self._denoise(x_t, timestep, *condition.branches(1))
-        both = self._denoise(torch.cat([x_t, x_t]), torch.cat([timestep, timestep]), *condition.branches(0, 1))
-        unconditional, conditional = both.chunk(2)
-        return unconditional + condition.guidance * (conditional - unconditional)
+        return guided(*self._branches(x_t, timestep, condition), condition.guidance)
+
+    def _branches(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """The empty prompt's prediction and the prompt's: at once; or apart where only the second is trained, and a graph is of it alone."""
+        if self.trains_guided:
+            unconditional, conditional = self._denoise(x_t.repeat(2, 1, 1, 1), timestep.repeat(2), *condition.branches(0, 1)).chunk(2)
+            return unconditional, conditional
+        with torch.no_grad():
+            unconditional = self._denoise(x_t, timestep, *condition.branches(0))
+        return unconditional, self._denoise(x_t, timestep, *condition.branches(1))
 
     def _denoise(self, x_t: Tensor, timestep: Tensor, states: Tensor, pooled: Tensor | None = None) -> Tensor:
         added = None
@@ -337,6 +350,11 @@ class StableDiffusionPolicy:
         layers = get_peft_model_state_dict(self.unet)
         metadata = {"unet": self.unet.peft_config["default"]}
         self.pipeline.save_lora_weights(folder, unet_lora_layers=layers, unet_lora_adapter_metadata=_plain(metadata["unet"]))
+
+
+def guided(unconditional: Tensor, conditional: Tensor, weight: float) -> Tensor:
+    """Classifier-free guidance: ε_u + w (ε_c - ε_u) (Ho & Salimans 2022, arXiv 2207.12598, eq. 6 with w = 1 + their w)."""
+    return unconditional + weight * (conditional - unconditional)
 
 
 def starting_layers(pipeline: Pipeline, config: RunConfig) -> dict[str, tuple[Tensor, Tensor]]:

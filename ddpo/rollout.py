@@ -41,26 +41,31 @@ Step = Callable[[Tensor, Tensor, Any], Gaussian]
 
 
 def rollout(
-    policy: Policy, prompts: Sequence[str], seeds: Sequence[int], starts: Sequence[int] | None = None, step: Step | None = None
+    policy: Policy, prompts: Sequence[str], seeds: Sequence[int], starts: Sequence[int] | None = None, keep_means: bool = False
 ) -> tuple[Trajectory, list[Image.Image]]:
-    """Denoise one batch from seeds. With ``starts`` each x_T is another seed's; ``step`` stands for the policy's own."""
-    return denoise(policy, prompts, noises_of(policy, seeds, starts), step)
+    """Denoise one batch from seeds. With ``starts`` each x_T is another seed's."""
+    return denoise(policy, prompts, noises_of(policy, seeds, starts), keep_means=keep_means)
 
 
 @torch.no_grad()
-def denoise(policy: Policy, prompts: Sequence[str], noise: Tensor, step: Step | None = None) -> tuple[Trajectory, list[Image.Image]]:
-    """Denoise one batch by some noise (steps + 1, n, c, h, w); every latent is kept as it was sampled, and scored as it is kept."""
+def denoise(
+    policy: Policy, prompts: Sequence[str], noise: Tensor, step: Step | None = None, keep_means: bool = False
+) -> tuple[Trajectory, list[Image.Image]]:
+    """Denoise one batch by some noise (steps + 1, n, c, h, w); every latent is kept as it was sampled, and scored as it is kept, by what is trained:
+    the policy itself, or another one (:attr:`ddpo.diffusion.Gaussian.trained`), whose means can be kept. ``step`` stands for the policy's own."""
     schedule, step = policy.schedule, step or policy.step
     noise = noise.to(policy.device)
     condition = policy.encode(prompts)
-    latents, log_probs = [noise[0]], []
+    latents, log_probs, means = [noise[0]], list[Tensor](), list[Tensor]()
     actions = set(schedule.actions)
     for i in range(len(schedule)):
         index = torch.full((len(prompts),), i, device=policy.device)
         gaussian = step(latents[-1], index, condition)
         latents.append(gaussian.sample(noise[i + 1]))
-        log_probs.append(gaussian.log_prob(latents[-1]) if i in actions else torch.zeros(len(prompts), device=policy.device))
-    return Trajectory(torch.stack(latents, 1).cpu(), torch.stack(log_probs, 1).cpu()), policy.decode(latents[-1])
+        log_probs.append(gaussian.trained.log_prob(latents[-1]) if i in actions else torch.zeros(len(prompts), device=policy.device))
+        means += [gaussian.trained.mean] if keep_means else []
+    kept = torch.stack(means, 1).cpu() if keep_means else None
+    return Trajectory(torch.stack(latents, 1).cpu(), torch.stack(log_probs, 1).cpu(), kept), policy.decode(latents[-1])
 
 
 def batches(count: int, size: int) -> Iterator[range]:

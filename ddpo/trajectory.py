@@ -21,7 +21,9 @@ class Trajectory:
     latents: Tensor
     """(n, T + 1, c, h, w): x_T, ..., x_0."""
     log_probs: Tensor
-    """(n, T): log p(x_prev | x_t) under the sampling policy, mean over dimensions; 0 at steps that are no actions."""
+    """(n, T): log p(x_prev | x_t) under the policy that is trained as it was then, mean over dimensions; 0 at steps that are no actions."""
+    means: Tensor | None = None
+    """(n, T, c, h, w): that policy's means, where they are kept."""
 
     def __post_init__(self) -> None:
         n, points = self.latents.shape[:2]
@@ -29,6 +31,8 @@ class Trajectory:
             raise ValueError(f"latents {tuple(self.latents.shape)} and log_probs {tuple(self.log_probs.shape)} do not belong together.")
         if self.latents.dtype != torch.float32 or self.log_probs.dtype != torch.float32:
             raise TypeError("Trajectories are kept in float32: rounding after scoring biases the ratio.")
+        if self.means is not None and self.means.shape != self.latents[:, 1:].shape:
+            raise ValueError(f"means {tuple(self.means.shape)} and latents {tuple(self.latents.shape)} do not belong together.")
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -39,16 +43,21 @@ class Trajectory:
         return self.latents[0, 0].numel()
 
     def save(self, file: Path) -> None:
-        write_file(file, save(dict(latents=self.latents.cpu().contiguous(), log_probs=self.log_probs.cpu().contiguous())))
+        tensors = dict(latents=self.latents, log_probs=self.log_probs) | ({} if self.means is None else dict(means=self.means))
+        write_file(file, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
 
     @classmethod
     def load(cls, file: Path) -> Trajectory:
         with safe_open(file, framework="pt") as stored:
-            return cls(stored.get_tensor("latents"), stored.get_tensor("log_probs"))
+            means = stored.get_tensor("means") if "means" in stored.keys() else None  # noqa: SIM118
+            return cls(stored.get_tensor("latents"), stored.get_tensor("log_probs"), means)
 
     def __getitem__(self, index: Tensor) -> Trajectory:
-        return Trajectory(self.latents[index], self.log_probs[index])
+        return Trajectory(self.latents[index], self.log_probs[index], None if self.means is None else self.means[index])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Trajectory]) -> Trajectory:
-        return cls(torch.cat([p.latents for p in parts]), torch.cat([p.log_probs for p in parts]))
+        means = [p.means for p in parts if p.means is not None]
+        return cls(
+            torch.cat([p.latents for p in parts]), torch.cat([p.log_probs for p in parts]), torch.cat(means) if len(means) == len(parts) else None
+        )

@@ -48,6 +48,7 @@ FORWARD_KL = OBJECTIVE + "test_the_forward_kl_penalty_is_the_squared_distance_of
 DRAWS = OBJECTIVE + "test_draws_follow_from_the_seed_and_differ_between_rounds_passes_and_images"
 UNGUIDED = OBJECTIVE + "test_without_guidance_the_prompt_s_own_prediction_is_trained_against_itself"
 SHARED = "tests/test_trainer.py::test_a_prompt_s_images_share_their_start_and_nothing_else"
+UNGUIDED_BY_HAND = OBJECTIVE + "test_without_guidance_the_images_and_the_gradient_are_those_of_each_branch_by_hand"
 UNGUIDED_RUN = "tests/test_trainer.py::test_guidance_in_training_is_the_update_s_alone"
 NORMALISED = OBJECTIVE + "test_the_normalised_ratio_on_paper"
 NFT = OBJECTIVE + "test_nft_pulls_towards_the_preferred_and_pushes_from_the_other"
@@ -65,6 +66,7 @@ MOSTLY_UNRATED = FORWARD + "test_of_a_microbatch_that_is_mostly_unrated_the_rest
 NO_PASS = FORWARD + "test_the_first_step_makes_no_pass_of_its_own"
 SECOND = "test_the_second_version_s_limits_are_those_of_all_groups_around"
 QUARTER = FORWARD + "test_no_more_passes_are_kept_than_a_quarter_of_the_free_memory_holds"
+BITS = FORWARD + "test_a_kept_pass_and_one_computed_again_are_the_same_bit_for_bit"
 QUADRANTS = "test_the_four_clip_quadrants_in_value_and_gradient"
 
 MUTATIONS = (
@@ -134,8 +136,14 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/policy.py",
-        ("if condition.guidance == 1.0:", "if condition.guidance == 1.0 or torch.is_grad_enabled():", "test_gradient_flows_through_both_branches"),
-        ("return unconditional + condition", "return unconditional.detach() + condition", "test_gradient_flows_through_both_branches"),
+        (
+            "        if condition.guidance == 1.0:",
+            "        if condition.guidance == 1.0 or torch.is_grad_enabled():",
+            "test_gradient_flows_through_both_branches",
+        ),
+        ("return unconditional + weight", "return unconditional.detach() + weight", "test_gradient_flows_through_both_branches"),
+        ("or condition.guidance == 1.0:", ":", UNGUIDED_BY_HAND),
+        ("guided(unconditional, conditional.detach(), ", "guided(unconditional, conditional, ", UNGUIDED_BY_HAND),
         ("*condition.branches(0, 1)", "*condition.branches(1, 0)", "test_the_prediction_is_diffusers_own_guided_one"),
         ("parameter.data = parameter.data.float()", "parameter.data = parameter.data", "test_only_the_adapter_learns_and_it_is_float32"),
         ("self.unet.disable_adapters()", "self.unet.enable_adapters()", "test_a_fresh_adapter_changes_nothing_and_base_is_the_base_model"),
@@ -150,6 +158,8 @@ MUTATIONS = (
             "Trajectory(torch.stack(latents, 1).half().float().cpu()",
             "test_rescoring_the_stored_trajectory_gives_its_log_probs",
         ),
+        ("gaussian.trained.log_prob(latents[-1]) if", "gaussian.log_prob(latents[-1]) if", UNGUIDED),
+        ("[gaussian.trained.mean] if", "[gaussian.mean] if", UNGUIDED),
         ("gaussian.sample(noise[i + 1])", "gaussian.sample(noise[i])", "test_the_rollout_is_the_chain_of_its_own_gaussians"),
         ("if i in actions else", "if True else", "test_a_deterministic_last_step_is_taken_and_not_scored"),
     ),
@@ -164,8 +174,7 @@ MUTATIONS = (
         ('config.kl_weight > 0 or config.objective == "nft"', "False", "test_images_that_only_hold_the_model_are_learned_from_where_they_do"),
         ("advantage / (2 * certain)", "advantage / certain", "test_nft_keeps_the_sampling_policy_s_predictions"),
         (").clamp(0, 1)", ")", "test_nft_keeps_the_sampling_policy_s_predictions"),
-        ("log_prob - old.log_prob(x_prev)", "log_prob - self.trajectory.log_probs[image, moment].to(device)", UNGUIDED),
-        ("if self.old_means is None else self.old_means[image, moment].to(device)", "", UNGUIDED),
+        ("if means is None else means[image, moment].to(device)", "", UNGUIDED),
         ("importance_loss(seen, ", "importance_loss(log_ratio, ", NORMALISED),
         ("scale = scale * schedule.std[self.steps] / self.typical_std", "pass", NORMALISED),
         ("certain / mix * negative", "certain * negative", "test_nft_s_gradient_is_the_advantage_s_whatever_its_settings"),
@@ -215,6 +224,7 @@ MUTATIONS = (
         ("return tensor.detach()", "return tensor", FORWARD + "test_what_is_let_go_leaves_nothing_behind"),
         ("if self._bytes <= self._budget:", "if True:", FORWARD + "test_a_pass_that_is_too_large_is_not_kept"),
         ("gaussian.mean.detach(), gaussian.std", "gaussian.mean, gaussian.std", QUARTER),
+        ("self._kept[key] = gaussian.trained", "self._kept[key] = gaussian", BITS),
     ),
     *of(
         "ddpo/trainer.py",

@@ -66,8 +66,10 @@ def run_of(folder: Path, config: RunConfig, model: bool = False, kept: bool = Tr
         dict(objective="ddpo-sf", kl_weight=0.01, skip_last_steps=1, skip_first_steps=1),
         dict(images_per_update=8, ratio="normalised", shared_start=True, eta=0.5),
         dict(training="full", learning_rate=1e-4),
+        dict(images_per_update=8, passes=2, guidance_in_training=False),
+        dict(objective="ddpo-sf", guidance_in_training=False),
     ],
-    ids=["one-update", "four-updates", "sf-kl", "normalised", "full"],
+    ids=["one-update", "four-updates", "sf-kl", "normalised", "full", "unguided", "sf-unguided"],
 )
 def test_a_kept_pass_and_one_computed_again_are_the_same_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Two runs of a tiny Stable Diffusion, of which one forgets every pass: the same weights, moments, metrics and images."""
@@ -78,7 +80,11 @@ def test_a_kept_pass_and_one_computed_again_are_the_same_bit_for_bit(tmp_path: P
     assert outcome(tmp_path / "True") == outcome(tmp_path / "False")
 
 
-@pytest.mark.parametrize("changes", [dict(), dict(images_per_update=8)], ids=["one-update", "two-updates"])
+@pytest.mark.parametrize(
+    "changes",
+    [dict(), dict(images_per_update=8), dict(images_per_update=8, guidance_in_training=False)],
+    ids=["one-update", "two-updates", "unguided"],
+)
 def test_the_update_is_the_one_without_kept_passes(tmp_path: Path, changes: dict[str, Any]) -> None:
     """The same images, and weights that differ by the order of float32 sums alone (which AdamW's first step magnifies)."""
     model = save_tiny_model(tmp_path / "model")
@@ -221,7 +227,7 @@ def test_passes_are_taken_up_only_where_they_are_those_that_the_step_would_compu
     able: dict[str, Any] = dict(images_per_round=32, images_per_prompt=8, images_per_update=32, microbatch=16)
     assert RunConfig(**able).reuses_forward
     for changes in (
-        dict(reuse_forward=False), dict(objective="nft"), dict(guidance_in_training=False), dict(trained_fraction=0.5),
+        dict(reuse_forward=False), dict(objective="nft"), dict(trained_fraction=0.5),
         dict(gradient_checkpointing=True), dict(ahead=True), dict(reward_offload=True), dict(microbatch=4), dict(update_microbatch=8),
         dict(images_per_update=8), dict(microbatch=24, update_microbatch=24),
     ):  # fmt: skip

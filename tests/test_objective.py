@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ddpo.advantage import history_advantages, percentile_weights, reward_weights, round_advantages
 from ddpo.config import ConfigError, RunConfig
-from ddpo.diffusion import Schedule
+from ddpo.diffusion import Gaussian, Schedule
 from ddpo.engine import Part
-from ddpo.loss import denoising_loss, importance_loss, negative_aware_loss, normalised_log_ratio, score_function_loss
+from ddpo.loss import Health, denoising_loss, importance_loss, negative_aware_loss, normalised_log_ratio, score_function_loss
 from ddpo.objective import ForwardLesson, Lesson, TrajectoryLesson, Weights, advantages_of, images_of, make_lesson, weights_of
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.rollout import noise_of, rollout
@@ -276,7 +276,7 @@ def test_the_first_steps_can_be_left_out_too() -> None:
 def trajectory_lesson(config: RunConfig, policy: LinearPolicy | StableDiffusionPolicy | None = None) -> tuple[TrajectoryLesson, Trajectory]:
     """Four images of a cat with advantages of their own, and what they were sampled by."""
     policy = policy or LinearPolicy(config)
-    trajectory, _ = rollout(policy, ["a cat"] * 4, list(range(4)))
+    trajectory, _ = rollout(policy, ["a cat"] * 4, list(range(4)), keep_means=config.keeps_means)
     weights = Weights(torch.tensor([1.0, -1.0, 2.0, -0.5]), torch.ones(4, dtype=torch.bool))
     lesson = make_lesson(config, policy, trajectory, policy.encode(["a cat"] * 4, config.guidance_in_training), weights, 1, lambda: None)
     assert isinstance(lesson, TrajectoryLesson)
@@ -331,8 +331,8 @@ def test_the_normalised_ratio_on_paper(step_weights: str) -> None:
 
 @pytest.mark.parametrize("passes", [1, 2])
 def test_without_guidance_the_prompt_s_own_prediction_is_trained_against_itself(passes: int) -> None:
-    """Images are sampled with guidance 5; the ratio is of the conditional policy to itself at the round's start, 1 before the first update. In a
-    round of several updates it then moves as the conditional log-probability of the same latents does, whatever the guided one's."""
+    """Images are sampled with guidance 5; the ratio is of the conditional policy to itself when they were made, 1 before the first update. It then
+    moves as the conditional log-probability of the same latents does, whatever the guided one's; the distance is the exact one."""
     config = tiny_config(Path("unused"), guidance=5.0, guidance_in_training=False, passes=passes, images_per_update=8)
     policy = StableDiffusionPolicy(tiny_pipeline(), config)
     lesson, trajectory = trajectory_lesson(config, policy)
@@ -340,19 +340,36 @@ def test_without_guidance_the_prompt_s_own_prediction_is_trained_against_itself(
     _, deviation = lesson.loss(image, moment)
     assert deviation < 1e-5
 
-    def log_prob() -> Tensor:
-        alone = StableDiffusionPolicy.step(policy, trajectory.latents[image, moment], moment, policy.encode(["a cat"] * 4, guided=False))
-        return alone.log_prob(trajectory.latents[image, moment + 1])
+    def alone() -> Gaussian:
+        return StableDiffusionPolicy.step(policy, trajectory.latents[image, moment], moment, policy.encode(["a cat"] * 4, guided=False))
 
+    x_prev = trajectory.latents[image, moment + 1]
     with torch.no_grad():
-        before = log_prob()
-        assert (before - trajectory.log_probs[image, moment]).abs().max() > 1e-2
+        before, sampled = alone(), policy.step(trajectory.latents[image, moment], moment, policy.encode(["a cat"] * 4))
+        assert (sampled.log_prob(x_prev) - trajectory.log_probs[image, moment]).abs().max() > 1e-2
+        torch.testing.assert_close(before.log_prob(x_prev), trajectory.log_probs[image, moment])
+        torch.testing.assert_close(sampled.trained.mean, before.mean)
         for parameter in policy.parameters().values():
             parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-        ratio = (log_prob() - before).exp()
+        after = alone()
+        lesson.health = Health(trajectory.dimensions, lesson.clip_range)
         _, deviation = lesson.loss(image, moment)
-    moved = 0.0 if passes == 1 else float((ratio - 1).abs().max())
-    assert deviation == pytest.approx(moved, rel=1e-3, abs=1e-6) and (passes == 1 or moved > 1e-3)
+    ratio = (after.log_prob(x_prev) - before.log_prob(x_prev)).exp()
+    assert deviation == pytest.approx(float((ratio - 1).abs().max()), rel=1e-3) and deviation > 1e-3
+    assert lesson.health.metrics()["kl_update"] == pytest.approx(float(after.kl(before).mean()), rel=1e-3)
+
+
+def test_without_guidance_the_images_and_the_gradient_are_those_of_each_branch_by_hand() -> None:
+    """The images are those of the guided policy; the graph is of the prompt's prediction alone."""
+    config = tiny_config(Path("unused"), guidance=5.0, guidance_in_training=False)
+    plain, policy = (StableDiffusionPolicy(tiny_pipeline(), config.with_changes(guidance_in_training=on)) for on in (True, False))
+    torch.testing.assert_close(rollout(policy, ["a cat"] * 4, [1, 2, 3, 4])[0].latents, rollout(plain, ["a cat"] * 4, [1, 2, 3, 4])[0].latents)
+    x_t, index = torch.randn(4, *policy.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
+    both = policy.step(x_t, index, policy.encode(["a cat"] * 4))
+    assert both.trained_mean is not None and both.trained_mean.requires_grad and not both.mean.requires_grad
+    torch.testing.assert_close(both.mean, plain.step(x_t, index, plain.encode(["a cat"] * 4)).mean)
+    one = policy.step(x_t, index, policy.encode(["a cat"] * 4, guided=False))
+    assert one.trained is one and torch.equal(one.mean, both.trained_mean)
 
 
 # --- what scores are compared with

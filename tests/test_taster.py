@@ -507,8 +507,6 @@ def test_an_apply_for_the_next_board_waits_for_its_turn(tmp_path: Path) -> None:
         (dict(advantage="history"), "advantage is history"),
         (dict(advantage="round", preference="assist"), "advantage is round"),
         (dict(reward="blend: 1 human, 1 jpeg_compressibility"), "has no scale"),
-        (dict(ahead=True, ratio="normalised"), "ratio normalised"),
-        (dict(ahead=True, guidance_in_training=False), "guidance_in_training off"),
     ],
 )
 def test_what_cannot_work_is_refused(changes: dict[str, Any], reason: str) -> None:
