@@ -70,6 +70,7 @@ WAYS = {
     "unguided": Way("the same, the conditional branch trained, one update a round", "rate-few", UNGUIDED | ONE),
     "guided-4": Way("the same, the guided prediction trained, four updates a round", "rate-few", GUIDED | FOUR),
     "unguided-4": Way("the same, the conditional branch trained, four updates a round", "rate-few", UNGUIDED | FOUR),
+    "unguided-4-twice": Way("the same, once it leads two rounds a board", "rate-few", UNGUIDED | FOUR | dict(board_every=2)),
     "unguided-4-thrice": Way("the same, once it leads three rounds a board", "rate-few", UNGUIDED | FOUR | dict(board_every=3)),
     "guided-4-thrice": Way("the same, the guided prediction trained", "rate-few", GUIDED | FOUR | dict(board_every=3)),
     "rate": Way("ratings only: DDPO-IS, 16 images rated a round", "rate", {}),
