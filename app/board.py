@@ -42,11 +42,19 @@ def board_revision(store: RunStore) -> str:
 
 
 def board_round(store: RunStore) -> RoundRow | None:
-    """The round whose board people see: the first that is open, whatever the worker makes beside it; or else the newest that has a board."""
-    row = store.open_round()
-    if row is None or asks(store, config_of(store), row.number) or not is_rated(store, row.number):
+    """The round whose board people see: the first that is open, whatever the worker makes beside it; or else the newest that has a board. One that
+    was made ahead waits for those before it that people turn out to be asked about."""
+    row, config = store.open_round(), config_of(store)
+    if row is None or config.board_every == 1 or not is_rated(store, row.number):
         return row
-    return next((each for each in reversed(store.rounds()) if store.board(each.number)), row)
+    rounds = store.rounds()
+    turn = max((each.number for each in rounds if each.scored_at is not None), default=0) + 1
+    if turn < row.number and asks(store, config, turn):
+        rounds = [each for each in rounds if each.number <= turn]
+        row = rounds[-1]
+    if asks(store, config, row.number):
+        return row
+    return next((each for each in reversed(rounds) if store.board(each.number)), row)
 
 
 def is_rated(store: RunStore, number: int) -> bool:

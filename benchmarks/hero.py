@@ -2,12 +2,14 @@
 
 A person says of each image of a round whether it is good, and which is the best. A small network learns from the round's latents by triplet loss
 (anchor the best, positives the good ones, negatives the others) to put what is liked near to the best one; an image's reward is how near it comes,
-(1 + cosine)/2, standardised over the round. DDPO learns from it by the least noisy steps only. The next round begins from the noises of the best
-image (half of it) and of good ones, √(1 − ε²) z + ε n.
+(1 + cosine)/2, standardised over the round. DDPO learns from it by some of the steps only. The next round begins from the noises of the best image
+(half of it) and of good ones, √(1 − ε²) z + ε n.
 
-Figures are those of the authors' published code (their ``config/hydra_configs``): 500 epochs of Adam at 1e-5 a round, margin 0.5, ε 0.1, five steps,
-learning rate 1e-3, LoRA of rank 4, two optimiser steps a round. The network's reward is, as theirs, by the convolutional part; the head behind it is
-for learning only. Where they have 64 images a round of one prompt, a round here has as many as the other ways have.
+Figures are those of the authors' published code (their ``config/hydra_configs``): 500 epochs of Adam at 1e-5 a round, margin 0.5, ε 0.1, learning
+rate 1e-3, LoRA of rank 4, eight images an optimiser step. The network's reward is, as theirs, by the convolutional part; the head behind it is for
+learning only. What differs: a round has 16 images, as the other ways have, and not 64 of one prompt. Five of ten steps are learned from, drawn anew
+for each image: the code draws five of 50, where the paper speaks of the least noisy ones. A cosine is an image's own (their code takes it over the
+batch), of x_0 (they take the latent before the last step).
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from ddpo.trajectory import Trajectory
 from rewards.base import Score
 
 SETTINGS: dict[str, Any] = dict(
-    objective="ddpo-is", advantage="round", guidance_in_training=True, eta=1.0, shared_start=False, skip_first_steps=5, skip_last_steps=0,
-    step_weights="equal", learning_rate=1e-3, lora_rank=4, images_per_round=16, images_per_update=8,
+    objective="ddpo-is", advantage="round", guidance_in_training=True, eta=1.0, shared_start=False, skip_last_steps=0,
+    trained_fraction=0.5, step_weights="equal", learning_rate=1e-3, lora_rank=4, images_per_round=16, images_per_update=8,
 )  # fmt: skip
 """What HERO sets of a run, at ten denoising steps."""
 EPOCHS, LEARNING_RATE, MARGIN = 500, 1e-5, 0.5
@@ -46,7 +48,7 @@ class Chooser(Protocol):
     """Somebody who also says which image of a round is the best."""
 
     best: dict[int, int]
-    """Round to position; a round in which nothing is good has none."""
+    """Round to position, in rounds in which something is better than all before."""
 
 
 class Encoder(nn.Module):
@@ -84,9 +86,8 @@ class HeroEngine(Engine):
             return noise
         good, best, seeds_of_round = self.liked[:-1], self.liked[-1], self.draw_seeds(number)
         for i, seed in enumerate(seeds):
-            chosen = best
-            if len(good) and seeds_of_round.index(seed) >= BEST * len(seeds_of_round):
-                chosen = good[derive_seed(seed, "hero") % len(good)]
+            position, every = seeds_of_round.index(seed), round(1 / BEST)  # of each prompt as many
+            chosen = good[derive_seed(seed, "hero") % len(good)] if len(good) and position % every else best
             fresh = noise_of(derive_seed(seed, "hero noise"), 0, self.policy.latent_shape)[0]
             noise[0, i] = (1 - NOISE**2) ** 0.5 * chosen + NOISE * fresh
         return noise

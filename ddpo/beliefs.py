@@ -41,8 +41,9 @@ def leads(store: RunStore, config: RunConfig, number: int) -> bool:
 
 
 def asks(store: RunStore, config: RunConfig, number: int) -> bool:
-    """Whether people are asked about a round: every so many, and whenever the model of their taste did not lead in the round before."""
-    return (number - 1) % config.board_every == 0 or not leads(store, config, number - 1)
+    """Whether people are asked about a round: every so many, and whenever the model of their taste did not lead in the round before; or had not when
+    the round's images were made, and its board was shown."""
+    return (number - 1) % config.board_every == 0 or not leads(store, config, number - 1) or bool(store.board(number))
 
 
 def believe(taste: Taste, pool: Sequence[SampleRow], seen: Looks, rated: Sequence[tuple[SampleRow, float]], earlier: Sequence[Rated]) -> Found:

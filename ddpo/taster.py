@@ -73,8 +73,8 @@ class Taster:
         return first_board(self.config) if self.config.board_images else None
 
     def next_board(self, number: int) -> int:
-        """The next round after one that people are asked about, however well their taste is known."""
-        every = self.config.board_every
+        """The next round after one that people are asked about, as far as that is known before they have answered."""
+        every = self.config.board_every if beliefs.leads(self.store, self.config, number - 1) else 1
         return (number - 1) // every * every + every + 1
 
     def _chooses(self, number: int) -> bool:
@@ -106,7 +106,7 @@ class Taster:
             return
         guess = taste.guess(self._looks([row.image for row in rows]), [row.prompt for row in rows])
         self.store.add_scores(GUESS, {row.id: Score(float(m), dict(std=float(s))) for row, m, s in zip(rows, guess.rating, guess.std, strict=True)})
-        accuracy, least, pairs = taste.accuracy()
+        accuracy, least, pairs = self._accuracy(taste, number)
         own = int(taste.own.sum())
         found = dict(preference_known=guess.known, preference_ratings=float(own), preference_pairs=float(pairs))
         if self.earlier:
@@ -120,6 +120,14 @@ class Taster:
         pool = [*(row for row, _ in rated), *(row for row in rows if row.id not in known)]
         beliefs.write(self.store, number, found, beliefs.believe(taste, pool, self._looks([row.image for row in pool]), rated, self.earlier))
         self.store.add_metrics(number, found)
+
+    def _accuracy(self, taste: Taste, number: int) -> tuple[float, float, float]:
+        """How often the better one of two is picked, what that surely exceeds, and of how many pairs. Where nobody was asked it is what it was in
+        the round before, as nobody has said anything since."""
+        before = [self.store.metric(number - 1, name) for name in ("preference_accuracy", "preference_least", "preference_pairs")]
+        if self.store.scores(number, "human") or None in before:
+            return taste.accuracy()
+        return before[0] or 0.0, before[1] or 0.0, before[2] or 0.0
 
     def leads(self, number: int) -> bool:
         """Whether a round is learned from guesses alone (:func:`ddpo.beliefs.leads`)."""

@@ -208,7 +208,7 @@ class Trainer:
 
     def _ask_people(self, number: int, rows: list[SampleRow]) -> None:
         """Wait for people, for the whole board at once; then the model of their taste says what it makes of the round."""
-        if rows and self.taster.asks(number):
+        if any(row.shown for row in rows) and self.taster.asks(number):
             self.sample_ahead(number)
             self.watch(number - 1, meanwhile=number)
             human = rewards.load("human", collect=self.control.collect(number), weights=lambda: self.store.weights)

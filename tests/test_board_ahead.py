@@ -219,6 +219,22 @@ def test_until_the_model_of_taste_leads_every_round_has_a_board(client: TestClie
     assert (board(client)["round"], board(client)["closed"], board(client)["expected"]) == (2, False, 4)
 
 
+def test_a_board_made_ahead_waits_for_those_before_it_that_people_turn_out_to_be_asked_about(
+    client: TestClient, make: Callable[..., RunStore]
+) -> None:
+    """Round 3 was made ahead while round 1 was rated; then the model of taste no longer led."""
+    store = make(board_every=2, ahead=True)
+    add_images(store, 3)
+    rate_board(client)
+    assert apply(client, 1) == ""
+    learn(store, 1)
+    store.add_metrics(1, dict(preference_least=0.4))
+    assert (board(client)["round"], board(client)["closed"], board(client)["awaiting"]) == (1, True, False)
+    store.start_round(2)
+    store.set_progress("sampling", 2, 0, 8)
+    assert (board(client)["round"], board(client)["closed"], board(client)["expected"]) == (2, False, 4)
+
+
 def test_a_board_made_ahead_over_a_round_without_one_is_peoples_turn(client: TestClient, make: Callable[..., RunStore]) -> None:
     store = make(board_every=2, ahead=True)
     add_images(store, 3)
@@ -234,10 +250,14 @@ def test_a_board_made_ahead_over_a_round_without_one_is_peoples_turn(client: Tes
     assert apply(client, 3) == ""
 
 
-@pytest.mark.parametrize("every", [1, 2])
-def test_a_run_with_boards_ahead_is_rated_to_its_end(tmp_path: Path, client: TestClient, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the real rounds, and a model of taste that leads from the first board on: nobody waits for anybody for ever."""
-    monkeypatch.setattr(beliefs, "leads", lambda store, config, number: number > 0)
+@pytest.mark.parametrize(("every", "led"), [(1, False), (2, True), (2, False)])
+def test_a_run_with_boards_ahead_is_rated_to_its_end(
+    tmp_path: Path, client: TestClient, every: int, led: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the real rounds, and a model of taste that leads from the first board on, or never: nobody waits for anybody for ever, and no board is
+    shown before its turn."""
+    if led:
+        monkeypatch.setattr(beliefs, "leads", lambda store, config, number: True)
     people: dict[str, Any] = dict(reward="human", preference="lead", board_images=4, advantage="centred", ahead=True, board_every=every)
     config = toy_config(**people, rounds=4)
     store = RunStore.create(tmp_path / "toy", config)
@@ -252,7 +272,7 @@ def test_a_run_with_boards_ahead_is_rated_to_its_end(tmp_path: Path, client: Tes
     thread.start()
     boards = []
     try:
-        for number in range(1, 5, every):
+        for number in range(1, 5, every if led else 1):
             until(lambda number=number: (found := board(client))["round"] == number and found["awaiting"])  # type: ignore[misc]
             boards.append(len(board(client)["images"]))
             rate_board(client)
@@ -263,7 +283,7 @@ def test_a_run_with_boards_ahead_is_rated_to_its_end(tmp_path: Path, client: Tes
             store.add_request("stop")
             thread.join()
         lock.release()
-    assert done == [True] and boards == [4] * (4 // every)
+    assert done == [True] and boards == [4] * (4 // every if led else 4)
     store.close()
 
 

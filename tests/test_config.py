@@ -191,7 +191,7 @@ def test_the_prompt_sets_hold_what_they_say() -> None:
 
 
 def test_presets_are_configs_that_work_and_the_default_rates_by_hand() -> None:
-    assert next(iter(presets())) == "rate" and presets()["rate"].config == RunConfig()
+    assert next(iter(presets())) == "rate" and presets()["rate"].config.rated_by_people
     assert {p.config.reward for p in presets().values()} <= set(rewards.REWARDS)
 
 

@@ -12,8 +12,9 @@ import rewards
 from benchmarks import hero as recipe
 from benchmarks import hundred_ratings
 from benchmarks.hero import SETTINGS, HeroTaster, HeroTrainer, distance
-from benchmarks.hundred_ratings import HELD_OUT, TRAINED, WAYS, Person, holds, report
+from benchmarks.hundred_ratings import HELD_OUT, TRAINED, WAYS, Person, missed, report
 from benchmarks.tastes import opinion_of
+from ddpo.control import StopRun
 from ddpo.engine import read_image
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.store import RunStore
@@ -39,7 +40,7 @@ def test_a_person_likes_half_of_what_they_see_and_errs_in_one_of_four_and_hero_l
     assert hero.run()
     store, person = hero.store, hero.control
     assert isinstance(person, Person) and person.given == 32
-    right, seen = list[bool](), list[float]()
+    right, seen, most_liked = list[bool](), list[float](), -1.0
     for number in (1, 2):
         rows, said = store.samples(number), store.scores(number, "human")
         liked = [opinion_of("dark", read_image(store.folder / row.image)) for row in rows]
@@ -47,12 +48,15 @@ def test_a_person_likes_half_of_what_they_see_and_errs_in_one_of_four_and_hero_l
         up = [said[row.id].value == 1.0 for row in rows]
         right += [thumb == (value > statistics.median(seen)) for thumb, value in zip(up, liked, strict=True)]
         best = max((i for i in range(16) if up[i]), key=liked.__getitem__)
-        assert person.best[number] == best
         values = [hero.taster.learned(number)[row.id].value for row in rows]
-        assert max(values) == values[best] == pytest.approx(1.0) and len(set(values)) == 16
+        assert len(set(values)) == 16
+        if liked[best] > most_liked:
+            assert person.best[number] == best and max(values) == values[best] == pytest.approx(1.0)
+        else:
+            assert number not in person.best
+        most_liked = max(most_liked, liked[best])
     assert 18 <= sum(right) <= 30
-    good = sum(up) - 1
-    assert hero.engine.liked is not None and len(hero.engine.liked) == good + 1
+    assert hero.engine.liked is not None and len(hero.engine.liked) in (sum(up), sum(up) + 1)
 
 
 def test_hero_starts_half_of_a_round_from_the_best_noise_and_half_from_good_ones(hero: HeroTrainer) -> None:
@@ -63,7 +67,7 @@ def test_hero_starts_half_of_a_round_from_the_best_noise_and_half_from_good_ones
     assert torch.equal(noise[1:], plain[1:])
     near = torch.nn.functional.cosine_similarity(noise[0].flatten(1)[:, None], hero.engine.liked.flatten(1), dim=-1)
     assert near.max(1).values.min() > 0.98 and len({tuple(start.flatten().tolist()) for start in noise[0]}) == 16
-    assert near[:8].argmax(1).tolist() == [2] * 8 and set(near[8:].argmax(1).tolist()) == {0, 1}
+    assert near[::2].argmax(1).tolist() == [2] * 8 and set(near[1::2].argmax(1).tolist()) == {0, 1}
     assert noise[0].std() == pytest.approx(1.0, abs=0.1)
     # The same image starts from the same noise, whatever else is in its batch.
     assert torch.equal(hero.engine.noises(1, PROMPTS[:3], seeds[7:10]), noise[:, 7:10])
@@ -97,11 +101,20 @@ def test_the_report_is_of_lines_that_would_be_made_now(tmp_path: Path, monkeypat
     from benchmarks.common import add_line, effective
 
     monkeypatch.setattr(hundred_ratings, "RESULTS", tmp_path / "lines.jsonl")
-    line = dict(name="rate", taste="warm", asked=100, wins=0.9, shift=0.75, animals_before=0.8, animals_after=0.75, diversity=0.9)
+    line = dict(name="rate", taste="warm", asked=100, rounds=7, wins=0.9, shift=0.75, animals_before=0.8, animals_after=0.75, diversity=0.9)
     for seed, wins in ((0, 0.9), (1, 0.7)):
         config = effective(WAYS["rate"].config(100, seed))
         add_line(hundred_ratings.RESULTS, line | dict(seed=seed, wins=wins, config=config))
     add_line(hundred_ratings.RESULTS, line | dict(seed=2, wins=0.1, config=config | dict(learning_rate=0.5)))
-    assert "| rate | warm | 2 | 80 ± 10 | 0.75 ± 0.00 | 80 ± 0, 75 ± 0 | 90 ± 0 |" in report(100)
+    assert "| warm | 2 | 7 ± 0 | 80 ± 10 | 0.75 ± 0.00 | 80 ± 0, 75 ± 0 | 90 ± 0 | wins 1 of 2 |" in report(100)
     assert report(50).count("\n") == 1
-    assert [holds(found) for found in hundred_ratings.results().values()] == [True, False]
+    assert missed(line) == [] and missed(line | dict(animals_after=0.69, diversity=0.5)) == ["animals", "diversity"]
+
+
+def test_a_person_leaves_when_asked_for_more_than_they_give(hero: HeroTrainer) -> None:
+    person = hero.control
+    assert isinstance(person, Person)
+    person.most = 12
+    with pytest.raises(StopRun):
+        hero.run()
+    assert person.given == 12 and list(hero.store.checkpoints()) == [1]

@@ -111,7 +111,7 @@ def test_people_rate_a_few_and_all_are_learned_from(tmp_path: Path) -> None:
 
 def test_boards_are_made_ahead_over_the_rounds_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the model of taste leads from the first board on."""
-    monkeypatch.setattr(beliefs, "leads", lambda store, config, number: number > 0)
+    monkeypatch.setattr(beliefs, "leads", lambda store, config, number: True)
     trainer, person = trained(tmp_path / "run", human_config(ahead=True, board_every=2, rounds=5))
     assert len(person.boards) == 3
     assert dict(trainer.store.metrics()["updates_behind"]) == {1: 0.0, 2: 0.0, 3: 2.0, 4: 0.0, 5: 2.0}
