@@ -78,7 +78,7 @@ def experiments() -> list[Experiment]:
     quiet = dict(eta=0.1, shared_start=True)
     return [
         Experiment("ddpo-sf", GROUPS, "DDPO-SF, one update a round", {}, REWARDS),
-        Experiment("ddpo-is", ("objectives", "clip"), "DDPO-IS, four updates a round", four, REWARDS),
+        Experiment("ddpo-is", ("objectives", "clip", "guidance"), "DDPO-IS, four updates a round", four, REWARDS),
         Experiment(
             "rwr",
             ("objectives", "interleaving", "regression"),
@@ -88,7 +88,7 @@ def experiments() -> list[Experiment]:
         ),
         Experiment("rwr-sparse", ("objectives", "regression"), "RWR-sparse, the same", dict(objective="rwr-sparse", **rwr), REWARDS),
         Experiment("nft", ("objectives",), "NFT, two updates a round", dict(objective="nft", images_per_update=16), REWARDS),
-        Experiment("sham", ("objectives",), "DDPO-SF, scores shuffled", dict(shuffle_scores=True), REWARDS),
+        Experiment("sham", ("objectives", "guidance"), "DDPO-SF, scores shuffled", dict(shuffle_scores=True), REWARDS),
         Experiment("rwr-sham", ("objectives", "regression"), "RWR, scores shuffled", dict(objective="rwr", shuffle_scores=True, **rwr), REWARDS),
         Experiment(
             "rwr-sparse-sham",

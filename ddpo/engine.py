@@ -265,6 +265,11 @@ class Engine:
         microbatches = self.microbatches(number)
         order = torch.tensor([position for batch in microbatches.values() for position in batch])
         trajectory = Trajectory.concatenate([Trajectory.load(self.part(number, start)) for start in microbatches])[order.argsort()]
+        if trajectory.means is None and self.config.keeps_means and not self.config.guidance_in_training:
+            raise TrainingError(
+                f"Round {number} was sampled by an older version, which did not keep what is needed to learn from it without guidance in training. "
+                "Go on from the round before it by `python -m ddpo fork`, or start again; a model of taste learns from this run's ratings by ratings_from."
+            )
         conditions = self.policy.encode(self.draw_prompts(number), self.config.guidance_in_training)
         weights = Weights(torch.tensor(values, dtype=torch.float32), torch.tensor(rated))
         lesson = make_lesson(self.config, self.policy, trajectory, conditions, weights, number, lambda: self.report("updating", number, 0, 0))

@@ -192,6 +192,17 @@ def test_guidance_in_training_is_the_update_s_alone(tmp_path: Path) -> None:
     assert set(seen_in_training) == {(True, False)}
 
 
+def test_a_round_that_an_older_version_sampled_without_guidance_in_training_is_not_learned_from_wrongly(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path / "run", toy_config(guidance_in_training=False, rounds=1))
+    spread_scores(trainer)
+    for start in trainer.engine.microbatches(1):
+        kept = Trajectory.load(trainer.engine.part(1, start))
+        assert kept.means is not None
+        Trajectory(kept.latents, kept.log_probs).save(trainer.engine.part(1, start))
+    with pytest.raises(TrainingError, match=r"Round 1 was sampled by an older version.*ddpo fork.*or start again"):
+        trainer.update(1)
+
+
 def test_the_moving_average_is_measured_and_taken_away_and_the_trained_weights_go_on(tmp_path: Path) -> None:
     """Three updates with decay 0.6, from the first update's weights on: the average by hand, in the checkpoint, in the file that people take, and in
     what is measured; the next round samples and trains as without one. Interrupted or not, the same."""
