@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from benchmarks.common import paired
+from benchmarks.common import flags, paired
 from ddpo.config import PROMPT_FOLDER, prompt_sets
 from ddpo.source import POCKET_MODEL
 from ddpo.store import RunStore
@@ -104,7 +104,8 @@ def run_ours(folder: Path, rounds: int, seed: int, *options: str) -> tuple[list[
 
 EQUAL = dict(
     objective="ddpo-is", images_per_round=32, images_per_prompt=8, steps=10, skip_last_steps=0, step_weights="equal", eta=1.0,
-    guidance=5.0, lora_rank=4, lora_alpha=4.0, learning_rate=1e-3, advantage="history", update_microbatch=80, precision="auto",
+    guidance=5.0, guidance_in_training=True, shared_start=False, lora_rank=4, lora_alpha=4.0, learning_rate=1e-3, advantage="history",
+    update_microbatch=80, precision="auto",
 )  # fmt: skip
 """Ours, as TRL's side has it (both then standardise over the round until a prompt has 16 scores)."""
 
@@ -124,7 +125,7 @@ def main() -> None:
     extra = [part for option in options.trl for part in ("--" + option.split("=")[0], option.split("=")[1])]
     size = 32 // options.updates
     settings = EQUAL | dict(images_per_update=size, microbatch=size)
-    equal = [part for name, value in settings.items() for part in ("--" + name.replace("_", "-"), str(value))] + ["--no-shared-start"]
+    equal = flags(settings)
     environment()
     base = held_out_kb(None, options.images)
 

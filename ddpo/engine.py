@@ -268,7 +268,7 @@ class Engine:
         if trajectory.means is None and self.config.keeps_means and not self.config.guidance_in_training:
             raise TrainingError(
                 f"Round {number} was sampled by an older version, which did not keep what is needed to learn from it without guidance in training. "
-                "Go on from the round before it by `python -m ddpo fork`, or start again; a model of taste learns from this run's ratings by ratings_from."
+                "Go on from the round before it by `python -m ddpo fork`, or start again, with this run's ratings by ratings_from."
             )
         conditions = self.policy.encode(self.draw_prompts(number), self.config.guidance_in_training)
         weights = Weights(torch.tensor(values, dtype=torch.float32), torch.tensor(rated))
