@@ -232,7 +232,8 @@ TITLES = dict(ratings="ratings", pairs="preference pairs", imagefolder="rated im
 DATA = {
     "ratings": (
         "`ratings.csv` and `ratings.jsonl` hold the same: every event in the order in which it came, `kind` thumbs (-1 or 1), stars (1 to 5), skip "
-        "or clear (an earlier rating taken back). `counts` marks each rater's last word, which the model learned from. Times are seconds since 1970. "
+        "or clear (an earlier rating taken back). `counts` marks each rater's last word, which the model learned from; "
+        "`weight` is 0.5 where a rater counts half beside others, else 1. Times are seconds since 1970. "
         "`metadata.jsonl` names the images that people were asked about, in the order of the board.",
         'import pandas\n\nratings = pandas.read_json("ratings.jsonl", lines=True)\n'
         'print(ratings[ratings.counts].groupby("prompt").value.mean())\n',

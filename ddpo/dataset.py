@@ -34,8 +34,9 @@ def raters_of(store: RunStore, names: bool = False) -> Naming:
 
 
 def rating_rows(store: RunStore, rounds: Iterable[int], naming: Naming) -> list[Row]:
-    """Every rating event, oldest first. ``counts`` says whether it is its rater's last word on that image before the round learned from it."""
-    found = []
+    """Every rating event, oldest first. ``counts`` says whether it is its rater's last word on that image before the round learned from it, and
+    ``weight`` how much that rater counts beside others: 1, or 0.5."""
+    found, weights = [], store.weights
     for number in rounds:
         last = {row.id for rows in counting(store, number).values() for row in rows}
         samples = {sample.id: sample for sample in store.samples(number)}
@@ -45,7 +46,7 @@ def rating_rows(store: RunStore, rounds: Iterable[int], naming: Naming) -> list[
                 dict(
                     id=row.id, round=number, image=picture_name(sample), prompt=sample.prompt, seed=sample.seed, rater=naming(row.rater),
                     kind=row.kind, value=row.value, other=picture_name(samples[row.other]) if row.other else None, counts=row.id in last,
-                    shown_at=row.shown_at, answered_at=row.answered_at, saved_at=row.created_at,
+                    weight=weights.get(row.rater, 1.0), shown_at=row.shown_at, answered_at=row.answered_at, saved_at=row.created_at,
                 )
             )  # fmt: skip
     return sorted(found, key=lambda row: row["id"])

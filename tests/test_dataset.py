@@ -57,7 +57,9 @@ def taken(tmp_path: Path, kind: str, store: RunStore, **options: Any) -> tuple[P
 
 def test_every_rating_event_is_there_and_those_that_count_are_marked(tmp_path: Path) -> None:
     store = rated_run(tmp_path / "run")
-    out, rows = taken(tmp_path, "ratings", store)
+    store.choose("rater ben", "half")
+    out, rows = taken(tmp_path, "ratings", store, names=True)
+    assert {(row["rater"], row["weight"]) for row in rows} == {("anna", 1.0), ("ben", 0.5)}
     assert [(row["kind"], row["value"], row["counts"]) for row in rows] == [
         ("thumbs", -1, False), ("thumbs", 1, True), ("thumbs", 1, True), ("thumbs", -1, True), ("skip", None, True),
         ("thumbs", -1, True), ("thumbs", 1, True), ("thumbs", 1, False), ("clear", None, False), ("thumbs", 1, False),
