@@ -136,7 +136,8 @@ class RunConfig:
     )
     board_every: int = setting(
         1,
-        "With preference lead: once it leads, you are asked every so many rounds only, and the model of your taste scores the others alone.",
+        "With preference lead: you are asked every so many rounds only, and the model of your taste scores the others alone, while it is right more "
+        "often than not.",
         low=1,
         high=1000,
     )

@@ -74,7 +74,7 @@ class Taster:
 
     def next_board(self, number: int) -> int:
         """The next round after one that people are asked about, as far as that is known before they have answered."""
-        every = self.config.board_every if beliefs.leads(self.store, self.config, number - 1) else 1
+        every = self.config.board_every if beliefs.promises(self.store, number - 1) else 1
         return (number - 1) // every * every + every + 1
 
     def _chooses(self, number: int) -> bool:

@@ -192,7 +192,7 @@ def test_rounds_without_a_board_are_never_shown_as_one(client: TestClient, make:
     rate_board(client)
     assert apply(client, 1) == ""
     learn(store, 1)
-    store.add_metrics(1, dict(preference_least=0.6))
+    store.add_metrics(1, dict(preference_accuracy=0.6))
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
     assert (board(client)["round"], board(client)["closed"]) == (1, True)
@@ -207,13 +207,13 @@ def test_rounds_without_a_board_are_never_shown_as_one(client: TestClient, make:
     assert (board(client)["round"], board(client)["closed"], board(client)["expected"]) == (3, False, 4)
 
 
-def test_until_the_model_of_taste_leads_every_round_has_a_board(client: TestClient, make: Callable[..., RunStore]) -> None:
+def test_while_the_model_of_taste_knows_nothing_every_round_has_a_board(client: TestClient, make: Callable[..., RunStore]) -> None:
     """The page says so while the round's images are made, before it is known which of them will be shown."""
     store = make(board_every=2)
     rate_board(client)
     assert apply(client, 1) == ""
     learn(store, 1)
-    store.add_metrics(1, dict(preference_least=0.4))
+    store.add_metrics(1, dict(preference_accuracy=0.4))
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
     assert (board(client)["round"], board(client)["closed"], board(client)["expected"]) == (2, False, 4)
@@ -222,13 +222,13 @@ def test_until_the_model_of_taste_leads_every_round_has_a_board(client: TestClie
 def test_a_board_made_ahead_waits_for_those_before_it_that_people_turn_out_to_be_asked_about(
     client: TestClient, make: Callable[..., RunStore]
 ) -> None:
-    """Round 3 was made ahead while round 1 was rated; then the model of taste no longer led."""
+    """Round 3 was made ahead while round 1 was rated; then the model of taste was not worth asking any more."""
     store = make(board_every=2, ahead=True)
     add_images(store, 3)
     rate_board(client)
     assert apply(client, 1) == ""
     learn(store, 1)
-    store.add_metrics(1, dict(preference_least=0.4))
+    store.add_metrics(1, dict(preference_accuracy=0.4))
     assert (board(client)["round"], board(client)["closed"], board(client)["awaiting"]) == (1, True, False)
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
@@ -241,7 +241,7 @@ def test_a_board_made_ahead_over_a_round_without_one_is_peoples_turn(client: Tes
     rate_board(client)
     assert apply(client, 1) == ""
     learn(store, 1)
-    store.add_metrics(1, dict(preference_least=0.6))
+    store.add_metrics(1, dict(preference_accuracy=0.6))
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
     found = board(client)
@@ -254,10 +254,10 @@ def test_a_board_made_ahead_over_a_round_without_one_is_peoples_turn(client: Tes
 def test_a_run_with_boards_ahead_is_rated_to_its_end(
     tmp_path: Path, client: TestClient, every: int, led: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the real rounds, and a model of taste that leads from the first board on, or never: nobody waits for anybody for ever, and no board is
-    shown before its turn."""
+    """With the real rounds, and a model of taste that is worth asking from the first board on, or never: nobody waits for anybody for ever, and no
+    board is shown before its turn."""
     if led:
-        monkeypatch.setattr(beliefs, "leads", lambda store, config, number: True)
+        monkeypatch.setattr(beliefs, "promises", lambda store, number: True)
     people: dict[str, Any] = dict(reward="human", preference="lead", board_images=4, advantage="centred", ahead=True, board_every=every)
     config = toy_config(**people, rounds=4)
     store = RunStore.create(tmp_path / "toy", config)
