@@ -351,7 +351,11 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/beliefs.py",
-        ("or not promises(store, number - 1)", "", "tests/test_taster.py::test_while_it_leads_the_model_of_taste_scores_alone_between_boards"),
+        (
+            "or not promises(store, number - 1)",
+            "",
+            "tests/test_taster.py::test_while_it_is_right_more_often_than_not_the_model_of_taste_scores_alone_between_boards",
+        ),
         ("(-std).argsort", "std.argsort", "test_the_worker_writes_down_what_it_believes"),
         ("but=own.get(row.id)", "but=None", "test_the_worker_writes_down_what_it_believes"),
         ("image=row.image, mean=_finite", "image=each['image'], mean=_finite", "test_a_file_of_others_shows_pictures_of_the_run_alone"),

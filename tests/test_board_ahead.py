@@ -256,8 +256,7 @@ def test_a_run_with_boards_ahead_is_rated_to_its_end(
 ) -> None:
     """With the real rounds, and a model of taste that is worth asking from the first board on, or never: nobody waits for anybody for ever, and no
     board is shown before its turn."""
-    if led:
-        monkeypatch.setattr(beliefs, "promises", lambda store, number: True)
+    monkeypatch.setattr(beliefs, "promises", lambda store, number: led)
     people: dict[str, Any] = dict(reward="human", preference="lead", board_images=4, advantage="centred", ahead=True, board_every=every)
     config = toy_config(**people, rounds=4)
     store = RunStore.create(tmp_path / "toy", config)
