@@ -327,3 +327,24 @@ def test_the_page_goes_from_board_to_board(page: Page, toy_studio: Studio) -> No
     expect(page.locator("[data-ref=notice]")).to_contain_text("All rounds are done")
     assert [len(store.latest_ratings(number)) for number in (1, 2, 3)] == [4, 4, 4]
     store.close()
+
+
+def test_between_boards_the_page_says_what_is_learned_from(page: Page, toy_studio: Studio) -> None:
+    store = RunStore.create(toy_studio.runs / "toy", RunConfig(**FEW, board_every=2))
+    add_images(store, 1)
+    for i, row in enumerate(store.board(1)):
+        store.add_rating(f"click-{i}", row.id, "me", "thumbs", 1 - 2 * (i % 2))
+    store.close_round(1)
+    learn(store, 1)
+    store.add_metrics(1, dict(preference_accuracy=0.6))
+    lock = WorkerLock(store.folder / "worker.lock")
+    store.start_round(2)
+    store.set_progress("sampling", 2, 4, 8)
+    look(page, toy_studio, pictures=False)
+    expect(page.locator("[data-ref=title]")).to_have_text("Round 1 of 4")
+    expect(page.locator("[data-ref=counts]")).to_have_text("Learning from what the model of your taste says…")
+    expect(page.locator("[data-ref=hint]")).to_contain_text("Round 2: making images, 4 of 8")
+    store.set_progress("updating", 2, 1, 4)
+    expect(page.locator("[data-ref=hint]")).to_contain_text("Round 2: changing the model 25 %")
+    lock.release()
+    store.close()

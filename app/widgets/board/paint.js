@@ -147,7 +147,7 @@ function paintDock(signal) {
   const learning = isLearning(board, state.applied);
   const learned = state.learned || signal.rated;
   paintMeter(refs.meter, itemsOf(state));
-  setText(refs.counts, learning ? `Learning from your ${count(learned, "rating")}…` : countsText(signal, board.rating));
+  setText(refs.counts, learning ? learningText(board, learned) : countsText(signal, board.rating));
   const ask = state.armed ? `${signal.open} unrated: press Enter again to apply.` : "";
   const reason = whyNotApply(board, signal);
   setText(refs.hint, learning ? capital(phaseText(board, true)) : ask || hintText(board, signal));

@@ -6,12 +6,17 @@ const BUSY = ["loading", "sampling", "scoring", "updating", "checkpointing", "me
 /** Is the board between a person's Enter and the next images? */
 const isLearning = (board, applied) => board.rated_by_people && (board.closed || board.applying || applied === board.round) && board.alive;
 
+/** Does the model learn in a round that people are not asked about? */
+const isBetween = (board) => board.phase_round > board.round;
+const MAKING = { sampling: (board) => `making images, ${board.done} of ${board.total}`, scoring: () => "asking the model of your taste" };
+
 function phaseText(board, learning) {
   const left = board.seconds_left === null ? "" : `, about ${duration(board.seconds_left)} left`;
   if (board.state === "paused") return "Paused. The model stays loaded.";
   if (board.state === "measuring") return `Measuring on images that it never trains on${left}`;
   if (board.state === "reward_failed") return "The reward failed; the Run page says why.";
-  if (learning) return `${LEARNING[board.state] ?? "getting ready"}${board.state === "updating" && board.total ? ` ${percent(board)}` : ""}${left}`;
+  if (learning && isBetween(board) && MAKING[board.state]) return `Round ${board.phase_round}: ${MAKING[board.state](board)}${left}`;
+  if (learning) return `${isBetween(board) ? `Round ${board.phase_round}: ` : ""}${LEARNING[board.state] ?? "getting ready"}${board.state === "updating" && board.total ? ` ${percent(board)}` : ""}${left}`;
   if (board.state === "loading") return "Loading the model…";
   if (board.state === "sampling") return `Making images: ${board.made} of ${board.making}${left}`;
   if (board.state === "awaiting") return "Waiting for your ratings. Take the time you need.";
@@ -19,6 +24,11 @@ function phaseText(board, learning) {
   if (board.state === "updating") return `Changing the model ${percent(board)}${left}`;
   if (board.state === "checkpointing") return "Saving the model…";
   return { finished: "Done", stopped: "Stopped", failed: "Failed", interrupted: "Interrupted", new: "Not started yet" }[board.state] ?? "";
+}
+
+/** What is learned from while people wait. */
+function learningText(board, learned) {
+  return isBetween(board) ? "Learning from what the model of your taste says…" : `Learning from your ${count(learned, "rating")}…`;
 }
 
 const percent = (board) => (board.total ? `${Math.round((100 * board.done) / board.total)} %` : "");
