@@ -205,17 +205,18 @@ def report(ratings: int) -> str:
         " missed |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, way in WAYS.items():
+    for name in WAYS:
         for taste in TASTES:
             if of := [line for line in lines if line["name"] == name and line["taste"] == taste]:
                 percent = {key: plus_minus([100 * line[key] for line in of], 0) for key in ("wins", "animals_before", "animals_after", "diversity")}
                 short = Counter(bar for line in of for bar in missed(line))
                 found.append(
-                    f"| {way.title} | {taste} | {len(of)} | {plus_minus([line['rounds'] for line in of], 0)} | {percent['wins']} | "
+                    f"| {name} | {taste} | {len(of)} | {plus_minus([line['rounds'] for line in of], 0)} | {percent['wins']} | "
                     f"{plus_minus([line['shift'] for line in of])} | {percent['animals_before']}, {percent['animals_after']} | "
                     f"{percent['diversity']} | {', '.join(f'{bar} {count} of {len(of)}' for bar, count in short.items()) or 'none'} |"
                 )
-    return "\n".join(found)
+    known = {line["name"] for line in lines}
+    return "\n".join([*found, "", *(f"* {name}: {way.title}." for name, way in WAYS.items() if name in known)])
 
 
 def main() -> None:

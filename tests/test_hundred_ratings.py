@@ -107,7 +107,7 @@ def test_the_report_is_of_lines_that_would_be_made_now(tmp_path: Path, monkeypat
         add_line(hundred_ratings.RESULTS, line | dict(seed=seed, wins=wins, config=config))
     add_line(hundred_ratings.RESULTS, line | dict(seed=2, wins=0.1, config=config | dict(learning_rate=0.5)))
     assert "| warm | 2 | 7 ± 0 | 80 ± 10 | 0.75 ± 0.00 | 80 ± 0, 75 ± 0 | 90 ± 0 | wins 1 of 2 |" in report(100)
-    assert report(50).count("\n") == 1
+    assert report(50).count("\n") == 2
     assert missed(line) == [] and missed(line | dict(animals_after=0.69, diversity=0.5)) == ["animals", "diversity"]
 
 
