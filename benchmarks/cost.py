@@ -27,6 +27,7 @@ def measure(folder: Path, settings: dict[str, int], processes: int) -> dict[str,
     if processes > 1:
         start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     command = [*start, "ddpo", "run", "--reward", "jpeg_compressibility", "--preset", "rate", "--rounds", "2", "--held-out-images", "0"]
+    command += ["--guidance-in-training", "--images-per-update", str(settings.get("images_per_round", 16))]
     for name, value in settings.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     threads = str(max(1, (os.cpu_count() or 1) // processes))

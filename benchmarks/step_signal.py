@@ -54,9 +54,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128, help="images, 8 of each prompt")
     parser.add_argument("--lora-targets", default="attention", choices=("attention", "all"))
     options = parser.parse_args()
-    # As the notebook's figures were made: the preset has gone on to another rank, η and start.
-    settings = dict(lora_targets=options.lora_targets, lora_rank=8, lora_alpha=8.0, eta=1.0, shared_start=False)
-    config = presets()["compress"].config.with_changes(**settings)
+    # As the notebook's figures were made: the preset has gone on to another rank, and to no guidance in training.
+    settings = dict(lora_targets=options.lora_targets, lora_rank=8, lora_alpha=8.0, eta=1.0, shared_start=False, skip_last_steps=7)
+    config = presets()["compress"].config.with_changes(guidance_in_training=True, **settings)
     policy = StableDiffusionPolicy.load(config)
     g = gradients(policy, config, options.images)
     schedule = policy.schedule

@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--gain", type=float, default=6.0)
     options = parser.parse_args()
     settings = dict(lora_rank=options.rank, eta=options.eta, shared_start=options.shared_start, skip_last_steps=2)
-    config = presets()["compress"].config.with_changes(**settings)
+    config = presets()["compress"].config.with_changes(guidance_in_training=True, **settings)
     policy = StableDiffusionPolicy.load(config)
     groups, scores, gradients = sample(policy, config, options.images)
     weights = learned(policy)
