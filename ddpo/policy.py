@@ -240,7 +240,9 @@ class StableDiffusionPolicy:
         timestep = self.schedule.timesteps.to(self.device)[index]
         if self.trains_guided or condition.guidance == 1.0:
             return self.schedule.step(x_t, index, self.predict(x_t, timestep, condition))
-        unconditional, conditional = self._branches(x_t, timestep, condition)
+        with torch.no_grad():  # apart, so that a graph is of the prompt's prediction alone
+            unconditional = self._denoise(x_t, timestep, *condition.branches(0))
+        conditional = self._denoise(x_t, timestep, *condition.branches(1))
         sampled = self.schedule.step(x_t, index, guided(unconditional, conditional.detach(), condition.guidance))
         return Gaussian(sampled.mean, sampled.std, self.schedule.step(x_t, index, conditional).mean)
 
@@ -248,16 +250,9 @@ class StableDiffusionPolicy:
         """The guided prediction, float32."""
         if condition.guidance == 1.0:
             return self._denoise(x_t, timestep, *condition.branches(1))
-        return guided(*self._branches(x_t, timestep, condition), condition.guidance)
-
-    def _branches(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """The empty prompt's prediction and the prompt's: at once; or apart where only the second is trained, and a graph is of it alone."""
-        if self.trains_guided:
-            unconditional, conditional = self._denoise(x_t.repeat(2, 1, 1, 1), timestep.repeat(2), *condition.branches(0, 1)).chunk(2)
-            return unconditional, conditional
-        with torch.no_grad():
-            unconditional = self._denoise(x_t, timestep, *condition.branches(0))
-        return unconditional, self._denoise(x_t, timestep, *condition.branches(1))
+        both = self._denoise(x_t.repeat(2, 1, 1, 1), timestep.repeat(2), *condition.branches(0, 1))
+        unconditional, conditional = both.chunk(2)
+        return guided(unconditional, conditional, condition.guidance)
 
     def _denoise(self, x_t: Tensor, timestep: Tensor, states: Tensor, pooled: Tensor | None = None) -> Tensor:
         added = None

@@ -20,8 +20,8 @@ def presets() -> dict[str, Preset]:
         reward="jpeg_compressibility", prompts=prompt_sets()["animals"], rounds=50, images_per_round=32, images_per_prompt=8, images_per_update=32,
         learning_rate=6e-4, microbatch=32, eta=0.1, shared_start=True, skip_last_steps=7,
     )  # fmt: skip
-    # The pocket model learns several times faster so (ddpo/README.md; from ratings: benchmarks/hundred_ratings.py).
-    compress = automatic.with_changes(
+    # The pocket model learns several times faster without guidance in training (ddpo/README.md; from ratings: benchmarks/hundred_ratings.py).
+    sized = automatic.with_changes(
         rounds=30, eta=1.0, shared_start=False, skip_last_steps=2, learning_rate=1e-3, guidance_in_training=False, microbatch=16,
     )  # fmt: skip
     rated = RunConfig(guidance_in_training=False, images_per_update=4)
@@ -66,12 +66,12 @@ def presets() -> dict[str, Preset]:
         "compress": Preset(
             "Compressible images",
             "The paper's JPEG compressibility: nobody rates; images grow plain, then empty.",
-            compress,
+            sized,
         ),
         "incompress": Preset(
             "Incompressible images",
             "The paper's JPEG incompressibility: nobody rates; images fill with detail, then noise.",
-            automatic.with_changes(reward="jpeg_incompressibility"),
+            sized.with_changes(reward="jpeg_incompressibility"),
         ),
         "aesthetic": Preset(
             "Aesthetic images",
