@@ -88,7 +88,7 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
         return status(name)
 
     def list_batch(name: str) -> dict[str, Any]:
-        """The images of the board that waits for ratings, or of the latest round, with their scores so far."""
+        """The images of the board that waits for ratings, or of the latest board or round, with their scores so far."""
         try:
             store = runs.open(name)
             row = board_round(store)

@@ -48,7 +48,7 @@ def board_round(store: RunStore) -> RoundRow | None:
     if row is None or config.board_every == 1 or not is_rated(store, row.number):
         return row
     rounds = store.rounds()
-    turn = max((each.number for each in rounds if each.scored_at is not None), default=0) + 1
+    turn = max((each.number for each in rounds if _is_closed(each) or each.scored_at is not None), default=0) + 1
     if turn < row.number and asks(store, config, turn):
         rounds = [each for each in rounds if each.number <= turn]
         row = rounds[-1]
@@ -69,8 +69,12 @@ def board_of(store: RunStore, number: int) -> list[SampleRow]:
 
 def status_seen(store: RunStore, status: Status) -> Status:
     """The status, as people see it. A worker that makes the next board ahead waits for ratings; once these are applied, it only makes images."""
-    row = board_round(store) if status.state == "awaiting" and config_of(store).ahead else None
-    if row is None or row.number <= status.round or row.sampled_at is not None:
+    if status.state != "awaiting" or not config_of(store).ahead:
+        return status
+    rounds = store.rounds()
+    applied = any(each.number == status.round and _is_closed(each) for each in rounds)
+    row = next((each for each in rounds if each.number > status.round and each.sampled_at is None), None)
+    if not applied or row is None:
         return status
     return replace(status, state="sampling", round=row.number, done=len(store.samples(row.number)), total=config_of(store).images_per_round)
 
@@ -88,7 +92,8 @@ def is_turn(store: RunStore, status: Status, row: RoundRow | None) -> bool:
 def board_json(store: RunStore, rater: str) -> dict[str, Any]:
     """Everything that the board shows one rater."""
     revision = board_revision(store)  # before the reads: what changes meanwhile is read again
-    config, status, row = config_of(store), status_seen(store, store.status()), board_round(store)
+    config, worker, row = config_of(store), store.status(), board_round(store)
+    status = status_seen(store, worker)
     number = row.number if row else 0
     samples = board_of(store, number)
     closed = _is_closed(row)
@@ -113,6 +118,7 @@ def board_json(store: RunStore, rater: str) -> dict[str, Any]:
         "run": store.name,
         "state": "awaiting" if turn and not applying else status.state,
         "phase_round": status.round,
+        "between": worker.round > number,
         "round": number,
         "rounds": config.rounds,
         "done": status.done,
@@ -269,6 +275,8 @@ def apply_refusal(store: RunStore, number: int) -> str:
     row = board_round(store)
     if row is None or row.number > number or (row.number == number and _is_closed(row)):
         return f"Round {number} takes no ratings any more."
+    if row.number < number and _is_closed(row):
+        return f"Round {number} has no board; the next one is on its way."
     if row.number < number:
         return f"Round {number} has no board that waits; the one of round {row.number} is on the page."
     if row.sampled_at is None:

@@ -136,8 +136,8 @@ class RunConfig:
     )
     board_every: int = setting(
         1,
-        "With preference lead: you are asked every so many rounds only, and the model of your taste scores the others alone, while it is right more "
-        "often than not.",
+        "With preference lead: you are asked every so many rounds only, and the model of your taste scores the others alone; where it is wrong as "
+        "often as right, you are asked each round.",
         low=1,
         high=1000,
     )

@@ -22,7 +22,7 @@ def presets() -> dict[str, Preset]:
     )  # fmt: skip
     # The pocket model learns several times faster without guidance in training (ddpo/README.md; from ratings: benchmarks/hundred_ratings.py).
     sized = automatic.with_changes(
-        rounds=30, eta=1.0, shared_start=False, skip_last_steps=2, learning_rate=1e-3, guidance_in_training=False, microbatch=16,
+        rounds=20, eta=1.0, shared_start=False, skip_last_steps=2, learning_rate=1e-3, guidance_in_training=False, microbatch=16,
     )  # fmt: skip
     rated = RunConfig(guidance_in_training=False, images_per_update=4)
     # Answers are mostly equal where little noise tells a prompt's images apart, and a near miss is not to weigh as much as a miss.
@@ -42,7 +42,7 @@ def presets() -> dict[str, Preset]:
         ),
         "rate-few": Preset(
             "Rate half, guess the rest",
-            "You rate 16 of 32 images, those that tell most, every second round; a model of your taste scores the others, and the rounds between.",
+            "You rate 16 of 32 images, those that tell most. A model of your taste scores the others and, once it knows a bit, other rounds.",
             rated.with_changes(preference="lead", images_per_round=32, images_per_prompt=8, images_per_update=8, board_images=16, board_every=2),
         ),
         "rate-sd15": Preset(

@@ -200,7 +200,7 @@ def test_rounds_without_a_board_are_never_shown_as_one(client: TestClient, make:
     store.set_progress("updating", 2, 1, 4)
     found = board(client)
     assert (found["round"], found["closed"], found["state"], found["awaiting"], len(found["images"])) == (1, True, "updating", False, 4)
-    assert "no board that waits" in apply(client, 2) and not run.bar_value(store, IDLE)["your_turn"]
+    assert "has no board" in apply(client, 2) and not run.bar_value(store, IDLE)["your_turn"]
     learn(store, 2)
     store.start_round(3)
     store.set_progress("sampling", 3, 0, 8)
@@ -233,6 +233,18 @@ def test_a_board_made_ahead_waits_for_those_before_it_that_people_turn_out_to_be
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
     assert (board(client)["round"], board(client)["closed"], board(client)["expected"]) == (2, False, 4)
+
+
+def test_who_has_applied_is_not_asked_again_while_the_board_after_next_is_made(client: TestClient, make: Callable[..., RunStore]) -> None:
+    store = make(board_every=2, ahead=True)
+    rate_board(client)
+    store.start_round(3)
+    add_pictures(store, 3, range(2), ["a cat"] * 2, range(2), [picture(1), picture(2)])
+    assert run.bar_value(store, IDLE)["your_turn"]
+    store.close_round(1)
+    found, bar = board(client), run.panel_value(store, IDLE)
+    assert (found["round"], found["closed"], found["state"], found["between"]) == (1, True, "sampling", False)
+    assert (bar["headline"], bar["done"], bar["total"], bar["your_turn"]) == ("Making images", 2, 8, False)
 
 
 def test_a_board_made_ahead_over_a_round_without_one_is_peoples_turn(client: TestClient, make: Callable[..., RunStore]) -> None:

@@ -120,6 +120,17 @@ def test_boards_are_made_ahead_over_the_rounds_between_them(tmp_path: Path, monk
     assert person.boards[2] != sorted(first_board(trainer.config)), "the third is chosen by the ratings of the first"
 
 
+def test_boards_made_ahead_stay_boards_and_others_come_between_as_the_model_of_taste_is_worth_asking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows nothing before the first ratings, so round 2 is made ahead and keeps its board. Then it is worth asking, so 5 is made ahead of 4;
+    after 3 it is not, so people are asked about 4 as well."""
+    monkeypatch.setattr(beliefs, "promises", lambda store, number: number in (1, 2, 4) and store.metric(number, "preference_accuracy") is not None)
+    trainer, person = trained(tmp_path / "run", human_config(ahead=True, board_every=2, rounds=6))
+    assert [len(trainer.store.board(n)) for n in range(1, 7)] == [6, 6, 6, 6, 6, 6] and len(person.boards) == 6
+    assert dict(trainer.store.metrics()["updates_behind"]) == {1: 0.0, 2: 1.0, 3: 1.0, 4: 0.0, 5: 2.0, 6: 0.0}
+
+
 def test_people_see_the_next_board_while_rounds_without_one_are_made(tmp_path: Path) -> None:
     store = RunStore.create(tmp_path / "run", human_config(ahead=True, board_every=2))
     one = write_images(store.folder, 1, [Image.new("L", (4, 4))])

@@ -6,17 +6,14 @@ const BUSY = ["loading", "sampling", "scoring", "updating", "checkpointing", "me
 /** Is the board between a person's Enter and the next images? */
 const isLearning = (board, applied) => board.rated_by_people && (board.closed || board.applying || applied === board.round) && board.alive;
 
-/** Does the model learn in a round that people are not asked about? */
-const isBetween = (board) => board.phase_round > board.round;
-const MAKING = { sampling: (board) => `making images, ${board.done} of ${board.total}`, scoring: () => "asking the model of your taste" };
 
 function phaseText(board, learning) {
   const left = board.seconds_left === null ? "" : `, about ${duration(board.seconds_left)} left`;
   if (board.state === "paused") return "Paused. The model stays loaded.";
   if (board.state === "measuring") return `Measuring on images that it never trains on${left}`;
   if (board.state === "reward_failed") return "The reward failed; the Run page says why.";
-  if (learning && isBetween(board) && MAKING[board.state]) return `Round ${board.phase_round}: ${MAKING[board.state](board)}${left}`;
-  if (learning) return `${isBetween(board) ? `Round ${board.phase_round}: ` : ""}${LEARNING[board.state] ?? "getting ready"}${board.state === "updating" && board.total ? ` ${percent(board)}` : ""}${left}`;
+  if (learning && board.between && board.state === "sampling") return `Round ${board.phase_round}: making images, ${board.done} of ${board.total}${left}`;
+  if (learning) return `${board.between ? `Round ${board.phase_round}: ` : ""}${LEARNING[board.state] ?? "getting ready"}${board.state === "updating" && board.total ? ` ${percent(board)}` : ""}${left}`;
   if (board.state === "loading") return "Loading the model…";
   if (board.state === "sampling") return `Making images: ${board.made} of ${board.making}${left}`;
   if (board.state === "awaiting") return "Waiting for your ratings. Take the time you need.";
@@ -26,9 +23,9 @@ function phaseText(board, learning) {
   return { finished: "Done", stopped: "Stopped", failed: "Failed", interrupted: "Interrupted", new: "Not started yet" }[board.state] ?? "";
 }
 
-/** What is learned from while people wait. */
+/** What is learned from while people wait: their ratings, or in a round that they are not asked about, guesses. */
 function learningText(board, learned) {
-  return isBetween(board) ? "Learning from what the model of your taste says…" : `Learning from your ${count(learned, "rating")}…`;
+  return board.between ? "Learning from what the model of your taste says…" : `Learning from your ${count(learned, "rating")}…`;
 }
 
 const percent = (board) => (board.total ? `${Math.round((100 * board.done) / board.total)} %` : "");
