@@ -29,7 +29,6 @@ from ddpo.rollout import derive_seed, noise_of
 from ddpo.store import RunStore
 from ddpo.taster import Taster
 from ddpo.trainer import Trainer
-from ddpo.trajectory import Trajectory
 from rewards.base import Score
 
 SETTINGS: dict[str, Any] = dict(
@@ -114,7 +113,8 @@ class HeroTaster(Taster):
 
     def learn(self, number: int) -> dict[int, Score]:
         rows, said = self.store.samples(number), self.store.scores(number, "human")
-        noises, latents = self.latents(number)
+        sampled = self.engine.trajectory(number).latents
+        noises, latents = sampled[:, 0], sampled[:, -1]
         good = [i for i, row in enumerate(rows) if row.id in said and (said[row.id].value or 0.0) > 0]
         bad = [i for i, row in enumerate(rows) if row.id in said and (said[row.id].value or 0.0) < 0]
         if (position := self.chooser.best.get(number)) is not None:
@@ -139,13 +139,6 @@ class HeroTaster(Taster):
             self.optimiser.zero_grad()
             self.loss(*codes.chunk(3)).backward()
             self.optimiser.step()
-
-    def latents(self, number: int) -> tuple[Tensor, Tensor]:
-        """x_T and x_0 of a round's images, by position."""
-        microbatches = self.engine.microbatches(number)
-        order = torch.tensor([position for batch in microbatches.values() for position in batch])
-        trajectory = Trajectory.concatenate([Trajectory.load(self.engine.part(number, start)) for start in microbatches])[order.argsort()]
-        return trajectory.latents[:, 0], trajectory.latents[:, -1]
 
 
 class HeroTrainer(Trainer):

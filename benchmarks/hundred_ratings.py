@@ -1,9 +1,9 @@
 """What a hundred ratings come to: ``python -m benchmarks.hundred_ratings`` makes the runs that are missing, ``--report`` their table.
 
 A simulated person of a hidden taste (:mod:`benchmarks.tastes`) rates real runs: trainer, store and model of taste are the studio's. The person sees
-what the board shows, gives a thumb up to what they like better than half of all they have seen so far, and
-errs in one of four. They leave when a board waits and their ratings are
-spent. The model is then compared with its base on prompts that it was never trained on, at seeds never used, by the true taste.
+what the board shows, gives a thumb up to what they like better than half of all they have seen so far, and errs in one of four. They leave when a
+board waits and their ratings are spent. The model is then compared with its base on prompts that it was never trained on, at seeds never used, by the
+true taste.
 A run is one line of ``benchmarks/hundred_ratings.jsonl``, made once; the whole takes as many sittings as it needs.
 """
 

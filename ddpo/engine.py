@@ -262,9 +262,7 @@ class Engine:
             TrainingError: the loss or the gradient is no number.
         """
         n, size = self.config.images_per_round, self.config.images_per_update
-        microbatches = self.microbatches(number)
-        order = torch.tensor([position for batch in microbatches.values() for position in batch])
-        trajectory = Trajectory.concatenate([Trajectory.load(self.part(number, start)) for start in microbatches])[order.argsort()]
+        microbatches, trajectory = self.microbatches(number), self.trajectory(number)
         if trajectory.means is None and self.config.keeps_means and not self.config.guidance_in_training:
             raise TrainingError(
                 f"Round {number} was sampled by an older version, which did not keep what is needed to learn from it without guidance in training. "
@@ -387,6 +385,12 @@ class Engine:
         finally:
             for parameter, data in zip(self.parameters.values(), trained, strict=True):
                 parameter.data = data
+
+    def trajectory(self, number: int) -> Trajectory:
+        """What was sampled in a round, by position."""
+        microbatches = self.microbatches(number)
+        order = torch.tensor([position for batch in microbatches.values() for position in batch])
+        return Trajectory.concatenate([Trajectory.load(self.part(number, start)) for start in microbatches])[order.argsort()]
 
     def part(self, number: int, start: int) -> Path:
         """The file of the microbatch of a round that begins at position ``start``."""

@@ -68,6 +68,14 @@ def apply(client: TestClient, number: int) -> str:
     return str(answer.json().get("detail", ""))
 
 
+def rate_and_learn(client: TestClient, store: RunStore, accuracy: float) -> None:
+    """The first board is rated and applied, and learned from; the model of taste is then right so often."""
+    rate_board(client)
+    assert apply(client, 1) == ""
+    learn(store, 1)
+    store.add_metrics(1, dict(preference_accuracy=accuracy))
+
+
 def learn(store: RunStore, number: int) -> None:
     """What a worker does once a round's ratings are applied."""
     for request in store.pending_requests():
@@ -189,10 +197,7 @@ def test_an_early_enter_shows_the_next_images_as_they_come(client: TestClient, m
 
 def test_rounds_without_a_board_are_never_shown_as_one(client: TestClient, make: Callable[..., RunStore]) -> None:
     store = make(board_every=2)
-    rate_board(client)
-    assert apply(client, 1) == ""
-    learn(store, 1)
-    store.add_metrics(1, dict(preference_accuracy=0.6))
+    rate_and_learn(client, store, accuracy=0.6)
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
     assert (board(client)["round"], board(client)["closed"]) == (1, True)
@@ -210,10 +215,7 @@ def test_rounds_without_a_board_are_never_shown_as_one(client: TestClient, make:
 def test_while_the_model_of_taste_knows_nothing_every_round_has_a_board(client: TestClient, make: Callable[..., RunStore]) -> None:
     """The page says so while the round's images are made, before it is known which of them will be shown."""
     store = make(board_every=2)
-    rate_board(client)
-    assert apply(client, 1) == ""
-    learn(store, 1)
-    store.add_metrics(1, dict(preference_accuracy=0.4))
+    rate_and_learn(client, store, accuracy=0.4)
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
     assert (board(client)["round"], board(client)["closed"], board(client)["expected"]) == (2, False, 4)
@@ -225,10 +227,7 @@ def test_a_board_made_ahead_waits_for_those_before_it_that_people_turn_out_to_be
     """Round 3 was made ahead while round 1 was rated; then the model of taste was not worth asking any more."""
     store = make(board_every=2, ahead=True)
     add_images(store, 3)
-    rate_board(client)
-    assert apply(client, 1) == ""
-    learn(store, 1)
-    store.add_metrics(1, dict(preference_accuracy=0.4))
+    rate_and_learn(client, store, accuracy=0.4)
     assert (board(client)["round"], board(client)["closed"], board(client)["awaiting"]) == (1, True, False)
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
@@ -250,10 +249,7 @@ def test_who_has_applied_is_not_asked_again_while_the_board_after_next_is_made(c
 def test_a_board_made_ahead_over_a_round_without_one_is_peoples_turn(client: TestClient, make: Callable[..., RunStore]) -> None:
     store = make(board_every=2, ahead=True)
     add_images(store, 3)
-    rate_board(client)
-    assert apply(client, 1) == ""
-    learn(store, 1)
-    store.add_metrics(1, dict(preference_accuracy=0.6))
+    rate_and_learn(client, store, accuracy=0.6)
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
     found = board(client)

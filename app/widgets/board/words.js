@@ -6,7 +6,6 @@ const BUSY = ["loading", "sampling", "scoring", "updating", "checkpointing", "me
 /** Is the board between a person's Enter and the next images? */
 const isLearning = (board, applied) => board.rated_by_people && (board.closed || board.applying || applied === board.round) && board.alive;
 
-
 function phaseText(board, learning) {
   const left = board.seconds_left === null ? "" : `, about ${duration(board.seconds_left)} left`;
   if (board.state === "paused") return "Paused. The model stays loaded.";
