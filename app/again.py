@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from random import Random
 
-from ddpo.store import RatingRow, RunStore, SampleRow, latest
+from ddpo.records import RatingRow, SampleRow, latest
+from ddpo.store import RunStore
 
 BOARDS_BETWEEN = 3
 """So many boards back lies the one whose images are shown once more: nobody has it in mind any more, and each comes again only once."""

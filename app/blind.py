@@ -29,8 +29,8 @@ from typing import Any
 
 from app.comparing import Comparing, Picture
 from ddpo.blind import VERDICTS, Outcome, Result, keep, outcome, sign_test, together
+from ddpo.files import write_file
 from ddpo.states import State, StateError, picture_key
-from ddpo.store import write_file
 
 FOLDER = ".blind"
 ID = re.compile(r"[0-9a-f]{16}")

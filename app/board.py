@@ -16,7 +16,8 @@ from app.again import repeated, said_again
 from app.raters import tired
 from ddpo.beliefs import asks
 from ddpo.config import RunConfig
-from ddpo.store import RatingRow, RoundRow, RunStore, SampleRow, Status
+from ddpo.records import RatingRow, RoundRow, SampleRow, Status
+from ddpo.store import RunStore
 from rewards import parts
 from rewards.human import VALUES, opinions, scores, set_size
 

@@ -8,7 +8,8 @@ from statistics import median
 from typing import Any
 
 from app import words
-from ddpo.store import RatingRow, RunStore, latest
+from ddpo.records import RatingRow, latest
+from ddpo.store import RunStore
 from rewards.agreement import alpha, same_order
 from rewards.human import opinions
 

@@ -21,7 +21,8 @@ from starlette.concurrency import run_in_threadpool
 from app.board import apply_refusal, board_json, board_revision, rating_refusal
 from app.runs import Runs
 from ddpo.config import ConfigError
-from ddpo.store import RATINGS, REQUESTS, ProbeRow, RunStore, SampleRow, StoreError
+from ddpo.records import REQUESTS, ProbeRow, SampleRow
+from ddpo.store import RATINGS, RunStore, StoreError
 from rewards.base import RewardError
 from rewards.human import valid
 

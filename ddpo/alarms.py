@@ -28,7 +28,8 @@ from functools import lru_cache
 from statistics import fmean
 
 import rewards
-from ddpo.store import ProbeRow, RunStore
+from ddpo.records import ProbeRow
+from ddpo.store import RunStore
 
 CHANCE = 0.05
 """How often chance alone may make a sign in a whole run."""

@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddpo.config import RunConfig
+from ddpo.files import write_file
 from ddpo.rating_files import IMAGE, Rated
-from ddpo.store import RunStore, SampleRow, write_file
+from ddpo.records import SampleRow
+from ddpo.store import RunStore
 from rewards.pairs import CHANCE
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ddpo.files import write_file
 from ddpo.markup import shown
-from ddpo.store import write_file
 
 FOLDER = "blind"
 SCHEMA_VERSION = 1

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ddpo.config import SCHEMA_VERSION, RunConfig
-from ddpo.store import write_file
+from ddpo.files import write_file
 
 FILE = "state.safetensors"
 MOMENTS = "moments-{rank}.safetensors"

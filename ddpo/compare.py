@@ -18,10 +18,10 @@ from PIL import Image
 
 from ddpo.checkpoint import load_state
 from ddpo.config import RunConfig
+from ddpo.files import write_file
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.rollout import batches, rollout
 from ddpo.states import OF_BASE, OF_TRAINED, State, StateError, base_files
-from ddpo.store import write_file
 from ddpo.worker import explain, keep_freed_memory
 from rewards.__main__ import print_answers, quiet_stdout
 

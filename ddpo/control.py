@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from ddpo.store import RatingRow, RequestRow, RunStore
+from ddpo.records import RatingRow, RequestRow
+from ddpo.store import RunStore
 from rewards.base import RewardError, Sample
 
 POLL_SECONDS = 0.05

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import rewards
-from ddpo.store import RatingRow, RunStore, SampleRow
+from ddpo.records import RatingRow, SampleRow
+from ddpo.store import RunStore
 from rewards.base import Score
 from rewards.human import BOTH_BAD, opinions, scores
 

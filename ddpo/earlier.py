@@ -28,9 +28,11 @@ from typing import Any
 
 from ddpo.config import ConfigError, RunConfig, is_a
 from ddpo.dataset import counting
+from ddpo.files import sync_tree, write_file
 from ddpo.markup import words_for
 from ddpo.rating_files import IMAGE, LARGEST_NUMBER, Rated, Read, Row, Source, hash_of, of_files, reader_in, short
-from ddpo.store import RATINGS, RoundRow, RunStore, StoreError, sync_tree, write_file
+from ddpo.records import RoundRow
+from ddpo.store import RATINGS, RunStore, StoreError
 from rewards.human import opinions
 
 

@@ -24,11 +24,11 @@ from ddpo.checkpoint import load_state, save_moments, save_state
 from ddpo.config import ConfigError, RunConfig
 from ddpo.crew import Crew, Task
 from ddpo.diffusion import Gaussian
+from ddpo.files import write_images
 from ddpo.forward import KeptForward
 from ddpo.objective import Lesson, TrajectoryLesson, Weights, make_lesson
 from ddpo.policy import Policy
 from ddpo.rollout import Step, batches, denoise, derive_seed, noises_of
-from ddpo.store import write_images
 from ddpo.trajectory import Trajectory
 from rewards.base import Reward, RewardError, Sample
 from rewards.cache import Cached

@@ -9,8 +9,9 @@ from typing import Any
 
 from ddpo.config import ConfigError, RunConfig, sources_of, sources_text
 from ddpo.earlier import create, has_ratings
+from ddpo.records import FORK
 from ddpo.source import located
-from ddpo.store import FORK, INIT_LORA, RunStore, StoreError
+from ddpo.store import INIT_LORA, RunStore, StoreError
 from ddpo.tracker import require
 
 KEPT = ("model", "model_config", "revision", "training", "lora_rank", "lora_alpha", "lora_targets", "init_lora", "optimiser")

@@ -23,8 +23,9 @@ import rewards
 from ddpo.alarms import mean_and_error, student_t
 from ddpo.config import ConfigError, RunConfig, prompt_sets
 from ddpo.dataset import public_reward
+from ddpo.files import write_file
 from ddpo.markup import shown
-from ddpo.store import RunStore, write_file
+from ddpo.store import RunStore
 
 FOLDER = "generalisation"
 SCHEMA_VERSION = 1

@@ -35,10 +35,12 @@ import rewards
 from ddpo.alarms import Alarm, alarm_at, spread_of_base, watched
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.engine import Engine, read_image
+from ddpo.files import write_images
 from ddpo.generalisation import TRAINED, others_of
 from ddpo.policy import Policy
+from ddpo.records import ProbeRow
 from ddpo.rollout import batches, derive_seed, rollout
-from ddpo.store import ProbeRow, RunStore, write_images
+from ddpo.store import RunStore
 from ddpo.trajectory import Trajectory
 from rewards.base import Reward, RewardError, Sample
 from rewards.blend import Blend, Standard

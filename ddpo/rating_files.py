@@ -24,7 +24,7 @@ from typing import Any
 from PIL import Image
 
 from ddpo.config import MAX_PROMPT_CHARACTERS, ConfigError
-from ddpo.store import RatingRow, latest
+from ddpo.records import RatingRow, latest
 from rewards.human import opinions, valid
 from rewards.pairs import Verdict, strengths
 

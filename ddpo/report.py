@@ -31,8 +31,9 @@ from ddpo.gold import proxy_and_gold, sides, words_of
 from ddpo.markup import Html, shown, tag, words_for
 from ddpo.milestones import milestones
 from ddpo.presets import preset_of, presets
+from ddpo.records import SampleRow
 from ddpo.result import result_until
-from ddpo.store import RunStore, SampleRow
+from ddpo.store import RunStore
 from rewards.agreement import alpha
 from rewards.human import opinions
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 
-from ddpo.store import RESULT, RunStore, StoreError
+from ddpo.records import RESULT
+from ddpo.store import RunStore, StoreError
 
 ROLLBACK = "rollback"
 """The kind of event with which a run rolls back by its rule; it holds from then on, until people say otherwise."""

@@ -1,4 +1,4 @@
-"""The run folder: where the app and the worker meet. The only SQL of the project. Imports no torch.
+"""The run folder: where the app and the worker meet. With its schema (:mod:`ddpo.records`) the only SQL of the project. Imports no torch.
 
 ::
 
@@ -23,8 +23,6 @@ sample, or on a pair of samples, counts.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import math
 import os
@@ -33,106 +31,35 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 import rewards
 from ddpo.config import ConfigError, RunConfig
+from ddpo.files import sync, sync_tree, write_file
 from ddpo.lock import holder
+from ddpo.records import (
+    ENDED_STATES,
+    FORK,
+    MARKS,
+    MIGRATIONS,
+    REQUESTS,
+    ROUND_COLUMNS,
+    SAMPLE_COLUMNS,
+    ChoiceRow,
+    EventRow,
+    ProbeRow,
+    RatingRow,
+    RequestRow,
+    RoundRow,
+    SampleRow,
+    Status,
+    latest,
+)
 from ddpo.source import init_lora_file
 from rewards.base import RewardError, Score
-
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE round (
-        number INTEGER PRIMARY KEY,
-        started_at REAL NOT NULL,
-        sampled_at REAL, scored_at REAL, updated_at REAL, checkpointed_at REAL,  -- the four durable marks
-        closed_at REAL, closed_rating INTEGER                                    -- people applied: ratings up to this id count
-    ) STRICT;
-    CREATE TABLE sample (
-        id INTEGER PRIMARY KEY,
-        round INTEGER NOT NULL REFERENCES round(number),
-        position INTEGER NOT NULL,
-        prompt TEXT NOT NULL,
-        seed INTEGER NOT NULL,
-        image TEXT NOT NULL,
-        created_at REAL NOT NULL,
-        UNIQUE (round, position)
-    ) STRICT;
-    CREATE TABLE score (
-        sample INTEGER NOT NULL REFERENCES sample(id),
-        reward TEXT NOT NULL,
-        value REAL,
-        explanation TEXT NOT NULL,
-        PRIMARY KEY (sample, reward)
-    ) STRICT;
-    CREATE TABLE metric (
-        round INTEGER NOT NULL, name TEXT NOT NULL, value REAL,
-        PRIMARY KEY (round, name)
-    ) STRICT;
-    CREATE TABLE checkpoint (round INTEGER PRIMARY KEY, path TEXT NOT NULL, created_at REAL NOT NULL) STRICT;
-    CREATE TABLE event (
-        id INTEGER PRIMARY KEY, created_at REAL NOT NULL, kind TEXT NOT NULL, message TEXT NOT NULL, request INTEGER
-    ) STRICT;
-    CREATE TABLE progress (
-        only INTEGER PRIMARY KEY CHECK (only = 0),
-        state TEXT NOT NULL, round INTEGER NOT NULL, done INTEGER NOT NULL, total INTEGER NOT NULL,
-        started_at REAL NOT NULL, changed_at REAL NOT NULL
-    ) STRICT;
-    CREATE TABLE rating (
-        id INTEGER PRIMARY KEY,
-        client_id TEXT NOT NULL UNIQUE,
-        sample INTEGER NOT NULL REFERENCES sample(id),
-        rater TEXT NOT NULL, kind TEXT NOT NULL, value REAL,
-        shown_at REAL, answered_at REAL, created_at REAL NOT NULL
-    ) STRICT;
-    CREATE INDEX rating_sample ON rating (sample, rater, id);
-    CREATE TABLE request (
-        id INTEGER PRIMARY KEY, created_at REAL NOT NULL, kind TEXT NOT NULL, payload TEXT NOT NULL
-    ) STRICT;
-    """,
-    """
-    ALTER TABLE round ADD COLUMN reward TEXT;
-    """,
-    """
-    ALTER TABLE sample ADD COLUMN shown INTEGER NOT NULL DEFAULT 1;  -- whether people are asked for a rating
-    """,
-    """
-    ALTER TABLE sample ADD COLUMN updates INTEGER NOT NULL DEFAULT 0;  -- how many rounds the policy that made it had learned from
-    UPDATE sample SET updates = (SELECT count(*) FROM round WHERE updated_at < sample.created_at);
-    """,
-    """
-    ALTER TABLE rating ADD COLUMN other INTEGER REFERENCES sample(id);  -- the second image of a pair
-    CREATE TABLE choice (
-        id INTEGER PRIMARY KEY, created_at REAL NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL  -- of each name the latest holds
-    ) STRICT;
-    """,
-    """
-    CREATE TABLE probe (
-        id INTEGER PRIMARY KEY,
-        round INTEGER NOT NULL,  -- 0 is the base model
-        position INTEGER NOT NULL, kind TEXT NOT NULL, prompt TEXT NOT NULL, seed INTEGER NOT NULL, image TEXT NOT NULL,
-        found TEXT NOT NULL,  -- what was measured of the picture, by name
-        created_at REAL NOT NULL,
-        UNIQUE (round, position)
-    ) STRICT;
-    """,
-)
-"""The database's schema, step by step; a step once released is never changed. ``PRAGMA user_version`` counts the steps taken."""
-
-MARKS = ("sampled", "scored", "updated", "checkpointed")
-
-LIVE_STATES = ("loading", "sampling", "awaiting", "scoring", "reward_failed", "updating", "checkpointing", "measuring", "paused")
-ENDED_STATES = ("finished", "stopped", "failed")
-"""What a worker can be doing, and how it can have ended. A run is also "new" (never started) or "interrupted" (its worker died)."""
-
-REQUESTS = ("pause", "resume", "apply", "stop_after_round", "stop", "reward", "retry")
 
 PATIENCE = 30.0
 """Seconds to wait for other processes' turns with a database."""
@@ -142,148 +69,12 @@ RATINGS = "ratings"
 PARENT = "parent"
 """The folder of what a run goes on from, where that is another run's round."""
 
-RESULT, FORK = "result", "fork "
-"""Choices: the round that a run was rolled back to; and, with a run's name behind it, the round that this one goes on from."""
-
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called: the name is a folder's."""
 
 
-SAMPLE_COLUMNS = "id, round, position, prompt, seed, image, created_at, shown, updates"
-ROUND_COLUMNS = "number, started_at, sampled_at, scored_at, updated_at, checkpointed_at, closed_at, closed_rating, reward"
-
-
 class StoreError(RuntimeError):
     """The run folder cannot be used; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class SampleRow:
-    id: int
-    round: int
-    position: int
-    prompt: str
-    seed: int
-    image: str
-    """Path relative to the run folder."""
-    created_at: float
-    shown: bool = True
-    """Whether people are asked for a rating."""
-    updates: int = 0
-    """How many rounds the policy that made it had learned from."""
-
-
-@dataclass(frozen=True)
-class RatingRow:
-    """One rating event. ``kind`` and ``value`` as in :mod:`rewards.human`."""
-
-    id: int
-    client_id: str
-    sample: int
-    rater: str
-    kind: str
-    value: float | None
-    shown_at: float | None
-    answered_at: float | None
-    created_at: float
-    other: int | None = None
-    """The second image of a pair."""
-    round: int = 0
-    """Of which round the image is."""
-
-
-@dataclass(frozen=True)
-class RoundRow:
-    number: int
-    started_at: float
-    sampled_at: float | None
-    scored_at: float | None
-    updated_at: float | None
-    checkpointed_at: float | None
-    closed_at: float | None
-    closed_rating: int | None
-    reward: str | None
-    """What scores the round, once its scoring has begun; a setting as RunConfig's ``reward``."""
-
-    @property
-    def next_mark(self) -> str | None:
-        """The first phase whose mark is missing, or None when the round is complete."""
-        return next((mark for mark in MARKS if getattr(self, f"{mark}_at") is None), None)
-
-
-@dataclass(frozen=True)
-class ProbeRow:
-    """A picture that is watched and never trained on, and what was measured of it (:mod:`ddpo.monitor`)."""
-
-    id: int
-    round: int
-    """After which round it was made; 0 is the base model."""
-    position: int
-    """The same position is the same prompt and seed in every round."""
-    kind: str
-    """``trained``, or the prompt set that the prompt is of."""
-    prompt: str
-    seed: int
-    image: str
-    """Path relative to the run folder."""
-    found: Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class EventRow:
-    id: int
-    created_at: float
-    kind: str
-    message: str
-    request: int | None
-
-
-@dataclass(frozen=True)
-class RequestRow:
-    id: int
-    created_at: float
-    kind: str
-    payload: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ChoiceRow:
-    """What somebody settled; see :meth:`RunStore.choose`."""
-
-    id: int
-    created_at: float
-    name: str
-    value: str
-
-
-@dataclass(frozen=True)
-class Status:
-    """What a run is doing, from its folder alone."""
-
-    state: str
-    """One of LIVE_STATES, ENDED_STATES, "new" or "interrupted"."""
-    round: int = 0
-    done: int = 0
-    total: int = 0
-    started_at: float = 0.0
-    """When the present phase began (seconds since the epoch)."""
-    changed_at: float = 0.0
-    pid: int | None = None
-    message: str = ""
-    """The last error or end, in plain words."""
-    pending: tuple[str, ...] = field(default=())
-    """Requests that the worker has not answered yet."""
-
-    @property
-    def alive(self) -> bool:
-        return self.pid is not None
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Estimated time left in the phase, or None while that is unknown."""
-        if not self.alive or not 0 < self.done < self.total or self.state in ("awaiting", "paused"):
-            return None
-        return (self.changed_at - self.started_at) / self.done * (self.total - self.done)
 
 
 class RunStore:
@@ -341,9 +132,9 @@ class RunStore:
                 fill(folder)
             partial = folder / "config.json.partial"
             config.save(partial)
-            _sync(partial)
+            sync(partial)
             partial.rename(folder / "config.json")
-            _sync(folder)
+            sync(folder)
         except (OSError, StoreError) as error:
             if new:  # nothing of it was there before
                 shutil.rmtree(folder, ignore_errors=True)
@@ -823,18 +614,6 @@ class RunStore:
             return ""
 
 
-def latest(ratings: Iterable[RatingRow]) -> dict[int, list[RatingRow]]:
-    """Each rater's latest of some events on each sample and each pair, by sample id, those of a pair by its first; what was cleared is left out."""
-    found: dict[int, list[RatingRow]] = {}
-    for row in {(r.rater, frozenset((r.sample, r.other))): r for r in ratings}.values():
-        if row.kind != "clear":
-            found.setdefault(row.sample, []).append(row)
-    return found
-
-
-# --- files ----------------------------------------------------------------------------------------------------------------------
-
-
 def is_reward(reward: object) -> bool:
     """Whether this names something that can score."""
     try:
@@ -846,45 +625,6 @@ def is_reward(reward: object) -> bool:
 def finite(value: float | None) -> float | None:
     """The value, or None where it is no finite number."""
     return None if value is None or not math.isfinite(value) else float(value)
-
-
-def _sync(path: Path) -> None:
-    """Force a file, or a folder's list of names, to disk."""
-    if os.name == "nt" and path.is_dir():  # pragma: no cover - Windows cannot open folders
-        return
-    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_images(run: Path, number: int, images: Sequence[Image.Image]) -> list[str]:
-    """Write a round's images durably into a run folder; returns their paths in it."""
-    folder = run / "samples" / f"{number:04d}"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for image in images:
-        data = io.BytesIO()
-        image.save(data, format="PNG")
-        file = folder / f"{hashlib.sha256(data.getvalue()).hexdigest()[:32]}.png"
-        if not file.exists():
-            try:
-                write_file(file, data.getvalue())
-            except FileNotFoundError:  # another process has just finished the very same image
-                if not file.exists():
-                    raise
-        paths.append(file.relative_to(run).as_posix())
-    _sync(folder)
-    return paths
-
-
-def write_file(file: Path, data: bytes) -> None:
-    """Write a file so that no reader and no crash ever meets half of it: temporary file, fsync, rename."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_bytes(data)
-    _sync(partial)
-    partial.replace(file)
 
 
 def _forget_state(folder: Path) -> None:
@@ -904,12 +644,6 @@ def _copy_state(store: RunStore, number: int, folder: Path) -> None:
             write_file(folder / file.name, file.read_bytes())
     write_file(folder / "parent.json", json.dumps(dict(run=store.name, round=number)).encode())
     sync_tree(folder)
-
-
-def sync_tree(folder: Path) -> None:
-    """Force a folder and everything in it to disk."""
-    for path in (*folder.rglob("*"), folder):
-        _sync(path)
 
 
 def runs_in(folder: Path) -> list[Path]:

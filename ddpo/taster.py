@@ -12,8 +12,9 @@ from ddpo import beliefs
 from ddpo.config import RunConfig
 from ddpo.earlier import rated_in
 from ddpo.rating_files import Rated
+from ddpo.records import RoundRow, SampleRow
 from ddpo.rollout import derive_seed
-from ddpo.store import RATINGS, RoundRow, RunStore, SampleRow
+from ddpo.store import RATINGS, RunStore
 from rewards.base import Score
 from rewards.human import scores
 from rewards.pairs import CHANCE

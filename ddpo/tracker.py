@@ -17,7 +17,8 @@ from typing import Any
 from ddpo.card import public_settings
 from ddpo.config import ConfigError, RunConfig
 from ddpo.dataset import public_metric
-from ddpo.store import RunStore, write_file
+from ddpo.files import write_file
+from ddpo.store import RunStore
 
 PACKAGES = dict(tensorboard=("tensorboard", "tensorboardX"), trackio=("trackio",), wandb=("wandb",))
 """What each tracker needs, one of these."""

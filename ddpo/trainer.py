@@ -45,13 +45,15 @@ from ddpo.control import ChangeReward, Control, StopRun
 from ddpo.crew import Crew
 from ddpo.engine import Engine, Report, Source, read_image
 from ddpo.evaluate import HeldOut, held_out
+from ddpo.files import sync_tree
 from ddpo.loss import Health
 from ddpo.monitor import Monitor
 from ddpo.objective import Weights, advantages_of, weights_of
 from ddpo.policy import Policy
+from ddpo.records import SampleRow
 from ddpo.result import ROLLBACK, rolled_back, words_of
 from ddpo.rollout import batches, derive_seed
-from ddpo.store import PARENT, RunStore, SampleRow, sync_tree
+from ddpo.store import PARENT, RunStore
 from ddpo.taster import Taster
 from ddpo.tracker import Tracker
 from rewards.base import RewardError, Sample, Score

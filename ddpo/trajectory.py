@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ddpo.store import write_file
+from ddpo.files import write_file
 
 
 @dataclass(frozen=True)

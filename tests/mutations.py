@@ -58,6 +58,7 @@ BLEND = "tests/test_function.py::test_a_blend_adds_standard_deviations"
 CHANGES = "tests/test_reward_changes.py::"
 EXPORT = "tests/test_export.py::"
 CURVES = "tests/test_curves.py::"
+STORE = "tests/test_store.py::"
 REPORT = "tests/test_report.py::"
 CHART = "tests/test_chart_browser.py::"
 FORWARD = "tests/test_forward.py::"
@@ -254,7 +255,6 @@ MUTATIONS = (
         "ddpo/store.py",
         ("rating.id <= ?2", "rating.id < ?2", "test_closing_a_round_fixes_which_ratings_count"),
         ("WHERE number = ? AND closed_at IS NULL", "WHERE number = ?", "test_closing_a_round_fixes_which_ratings_count"),
-        ('if row.kind != "clear":', 'if row.kind != "skip":', "test_the_latest_of_each_rater_counts_and_clear_takes_it_back"),
         (
             "ON CONFLICT (client_id) DO NOTHING",
             "ON CONFLICT (client_id) DO UPDATE SET value = excluded.value",
@@ -263,6 +263,10 @@ MUTATIONS = (
         ("INSERT OR IGNORE INTO sample", "INSERT OR REPLACE INTO sample", "test_samples_that_exist_stay_as_they_are"),
         ("WHERE number = ? AND {mark}_at IS NULL", "WHERE number = ?", "test_marks_are_set_once_and_in_order"),
         ("None if value is None or not math.isfinite(value)", "None if value is None", "test_numbers_that_are_none_become_none"),
+    ),
+    *of(
+        "ddpo/records.py",
+        ('if row.kind != "clear":', 'if row.kind != "skip":', STORE + "test_the_latest_of_each_rater_counts_and_clear_takes_it_back"),
     ),
     *of(
         "ddpo/control.py",

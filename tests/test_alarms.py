@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ddpo.alarms import Alarm, Sign, alarm_at, best_round, changes, is_on, series_of, signs_of
-from ddpo.store import ProbeRow
+from ddpo.records import ProbeRow
 from tests.test_monitor import watched_config
 from tests.toys_ddpo import toy_trainer
 

@@ -21,7 +21,8 @@ from ddpo.config import ConfigError, RunConfig
 from ddpo.earlier import rated_in
 from ddpo.lock import WorkerLock
 from ddpo.presets import presets
-from ddpo.store import LIVE_STATES, REQUESTS, RunStore, StoreError
+from ddpo.records import LIVE_STATES, REQUESTS
+from ddpo.store import RunStore, StoreError
 from rewards.base import Score
 
 IDLE = Launcher((sys.executable, "-c", "pass"))

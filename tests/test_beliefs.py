@@ -19,8 +19,9 @@ from ddpo.config import RunConfig
 from ddpo.dataset import raters_of
 from ddpo.earlier import create, rated_in
 from ddpo.rating_files import Rated
+from ddpo.records import SampleRow
 from ddpo.report import report
-from ddpo.store import RATINGS, RunStore, SampleRow
+from ddpo.store import RATINGS, RunStore
 from ddpo.taster import Taster
 from rewards.base import Score
 from rewards.human import scores

@@ -15,7 +15,8 @@ import app.widgets.board
 from app.board import pairs_of
 from ddpo.config import ConfigError, RunConfig
 from ddpo.lock import WorkerLock
-from ddpo.store import RatingRow, RunStore, SampleRow
+from ddpo.records import RatingRow, SampleRow
+from ddpo.store import RunStore
 from rewards.human import VALUES, scores
 from tests.conftest import Studio
 from tests.test_board import SKIP, UP, card, current, latest, look, press

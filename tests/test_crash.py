@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ddpo.store import MARKS, RunStore
+from ddpo.records import MARKS
+from ddpo.store import RunStore
 from tests.models import save_tiny_model
 from tests.toys_ddpo import PROJECT, brightness, finish, forks, in_memory, kill_after, outcome, rate_rounds, tiny_config, work
 

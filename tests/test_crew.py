@@ -26,7 +26,8 @@ from ddpo.config import ConfigError
 from ddpo.crew import Crew, CrewError, Dismissed
 from ddpo.loss import Health
 from ddpo.policy import StableDiffusionPolicy
-from ddpo.store import RESULT, RunStore, Status
+from ddpo.records import RESULT, Status
+from ddpo.store import RunStore
 from ddpo.worker import load_policy
 from tests.models import save_tiny_model
 from tests.toys_ddpo import PROJECT, THREADS, finish, forks, outcome, rate_rounds, tiny_config, work

@@ -26,10 +26,11 @@ from ddpo.evaluate import held_out_images
 from ddpo.export import ExportError, export
 from ddpo.models import ddim
 from ddpo.policy import StableDiffusionPolicy
+from ddpo.records import MARKS
 from ddpo.report import held_out_pairs
 from ddpo.rollout import rollout
 from ddpo.source import LORA_FILE
-from ddpo.store import MARKS, RunStore
+from ddpo.store import RunStore
 from tests.models import RESNET_LAYOUT, UNET_LAYOUT, tiny_pipeline, tiny_xl_pipeline
 from tests.toys import picture
 from tests.toys_ddpo import noise_batch, tiny_config
@@ -386,6 +387,6 @@ def test_a_report_s_pictures_are_the_run_s_held_out_ones(tmp_path: Path) -> None
 
 
 def write_images_of(store: RunStore, count: int) -> list[str]:
-    from ddpo.store import write_images
+    from ddpo.files import write_images
 
     return write_images(store.folder, 1, [picture(seed) for seed in range(count)])

@@ -17,6 +17,8 @@ LIGHT = (
     "ddpo.config",
     "ddpo.source",
     "ddpo.store",
+    "ddpo.records",
+    "ddpo.files",
     "ddpo.lock",
     "ddpo.presets",
     "ddpo.export",

@@ -19,8 +19,9 @@ from ddpo.config import ConfigError, RunConfig, prompt_sets
 from ddpo.diffusion import Gaussian
 from ddpo.monitor import clipping_of, flatness_of, kl_to_base, metrics_of, noise_of, pixels_of, spread_of, watched_prompts
 from ddpo.policy import StableDiffusionPolicy
+from ddpo.records import ProbeRow
 from ddpo.rollout import rollout
-from ddpo.store import ProbeRow, RunStore
+from ddpo.store import RunStore
 from rewards.base import RewardError, Sample, Score
 from tests.models import save_tiny_model, tiny_pipeline
 from tests.toys_ddpo import Brightness, LinearPolicy, in_memory, outcome, spread_scores, state_bits, tiny_config, toy_config, toy_trainer

@@ -15,7 +15,8 @@ from app.launch import Launcher, LaunchError
 from app.pages import run
 from app.raters import LATELY, raters_value, seconds_of, tired
 from ddpo.lock import WorkerLock
-from ddpo.store import RatingRow, RunStore
+from ddpo.records import RatingRow
+from ddpo.store import RunStore
 from ddpo.taster import Taster
 from rewards.human import scores
 from tests.conftest import Studio

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from ddpo.config import ConfigError, RunConfig
-from ddpo.store import MIGRATIONS, RunStore, StoreError, finite, runs_in
+from ddpo.records import MIGRATIONS
+from ddpo.store import RunStore, StoreError, finite, runs_in
 from rewards.base import Score
 from tests.toys import add_pictures, picture
 

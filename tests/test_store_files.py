@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from ddpo.config import RunConfig
+from ddpo.files import write_file
 from ddpo.lock import WorkerLock
-from ddpo.store import ENDED_STATES, LIVE_STATES, RunStore, StoreError, delete_run, runs_in, write_file
+from ddpo.records import ENDED_STATES, LIVE_STATES
+from ddpo.store import RunStore, StoreError, delete_run, runs_in
 from tests.test_store import ids, one_round
 
 # --- status -----------------------------------------------------------------------------------------------------------------------

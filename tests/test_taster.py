@@ -21,8 +21,9 @@ from ddpo.__main__ import ask_for_reward
 from ddpo.config import ConfigError, RunConfig
 from ddpo.control import Control, StopRun
 from ddpo.earlier import create
+from ddpo.files import write_images
 from ddpo.rating_files import Rated
-from ddpo.store import RATINGS, RunStore, write_images
+from ddpo.store import RATINGS, RunStore
 from ddpo.taster import GUESS, Taster, first_board, thinned
 from ddpo.trainer import Trainer
 from rewards.preference import Taste

@@ -13,7 +13,9 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from ddpo.config import RunConfig
-from ddpo.store import MARKS, RunStore, write_images
+from ddpo.files import write_images
+from ddpo.records import MARKS
+from ddpo.store import RunStore
 from rewards.base import Score
 
 ODD_PROMPTS = (

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from ddpo.config import RunConfig
 from ddpo.control import Control
 from ddpo.diffusion import Gaussian, Schedule
+from ddpo.files import write_file
 from ddpo.rollout import noise_of
-from ddpo.store import RunStore, write_file
+from ddpo.store import RunStore
 from ddpo.trainer import Trainer
 from rewards.base import Reward, Sample, Score
 from tests.models import tiny_scheduler

@@ -19,8 +19,9 @@ from app.widgets.kit import widget
 from ddpo.alarms import ALIKE, DAMAGE, FALL, SPREAD, Sign, judged
 from ddpo.config import RunConfig
 from ddpo.fork import fork, suggested
+from ddpo.records import ProbeRow
 from ddpo.result import roll_back, rolled_back
-from ddpo.store import ProbeRow, RunStore, StoreError
+from ddpo.store import RunStore, StoreError
 
 NAMES = dict(noise="Noise", flatness="Flat places", clipping="Clipped colours")
 DISMISSED = "alarm"

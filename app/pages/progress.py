@@ -19,8 +19,9 @@ from app.widgets.kit import widget
 from ddpo.config import ConfigError
 from ddpo.gold import ProxyAndGold, proxy_and_gold, sides, words_of
 from ddpo.milestones import milestones
+from ddpo.records import SampleRow
 from ddpo.result import rolled_back
-from ddpo.store import RunStore, SampleRow, StoreError
+from ddpo.store import RunStore, StoreError
 from rewards.base import Score
 from rewards.human import scores
 

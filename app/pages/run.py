@@ -16,9 +16,10 @@ from app.launch import Launcher, LaunchError, kill
 from app.raters import raters_value
 from app.widgets.kit import widget
 from ddpo.config import RunConfig
+from ddpo.records import MARKS, RoundRow, SampleRow, Status
 from ddpo.result import rolled_back
 from ddpo.source import located_reward
-from ddpo.store import MARKS, RoundRow, RunStore, SampleRow, Status
+from ddpo.store import RunStore
 
 PATIENCE_SECONDS = 10.0
 """How long a worker may leave Stop unanswered before Force quit is offered."""
