@@ -2,7 +2,7 @@
 
 TRL 0.23.1, the last release that had the trainer, is installed from the registry into ``build/trl``, an environment of its own, on the first run.
 
-``--equal``: equal settings (32 images a round, 8 a prompt, 10 denoising steps, all of them trained, guidance 5 in sampling and training, LoRA of
+At equal settings, the default (32 images a round, 8 a prompt, 10 denoising steps, all of them trained, guidance 5 in sampling and training, LoRA of
 rank 4, learning rate 1e-3, one update a round, or ``--updates 2``): seconds a round, and the held-out compressibility after the same rounds.
 ``--best``: each one's best settings: wall clock from the command to a held-out gain. Held-out pictures are made by plain diffusers from both
 adapters.

@@ -10,7 +10,7 @@ from typing import Any
 from ddpo.config import ConfigError, RunConfig, sources_of, sources_text
 from ddpo.earlier import create, has_ratings
 from ddpo.records import FORK
-from ddpo.source import located
+from ddpo.source import LOCATED, absolute, located
 from ddpo.store import INIT_LORA, RunStore, StoreError
 from ddpo.tracker import require
 
@@ -53,7 +53,8 @@ def config_of(store: RunStore, number: int, changes: Mapping[str, Any]) -> RunCo
     if unknown := sorted(set(changes) - known):
         raise ConfigError(f"Unknown setting {', '.join(unknown)}.")
     for name in KEPT:
-        if name in changes and changes[name] != getattr(parent, name):
+        given = absolute(changes[name]) if name in changes and name in LOCATED else changes.get(name, getattr(parent, name))
+        if given != getattr(parent, name):
             raise ConfigError(
                 f"{name} is {changes[name]!r}, and {getattr(parent, name)!r} in {store.name}, whose weights the run goes on with. Keep it."
             )

@@ -144,23 +144,27 @@ def tensor_shapes(file: Path) -> dict[str, list[int]]:
         raise ConfigError(f"{file} cannot be read as a .safetensors file ({error}). Give a LoRA's file, or the folder of a {LORA_FILE}.") from error
 
 
+LOCATED = ("model", "model_config", "init_lora")
+"""Settings that may be the path of a file or a folder."""
+
+
 def located(config: RunConfig) -> RunConfig:
     """The same, with files and folders as absolute paths: the worker, or a page that resumes the run, may start elsewhere."""
     try:
         config = config.with_changes(reward=located_reward(config.reward))
     except rewards.RewardError as error:
         raise ConfigError(f"reward is {config.reward!r}. {error}") from error
-    with contextlib.suppress(RuntimeError):
-        changes = {
-            name: Path(value).expanduser()
-            for name in ("model", "model_config", "init_lora")
-            if (value := getattr(config, name)) not in ("", "pocket")
-        }
-        found = {name: str(path.resolve()) for name, path in changes.items() if is_a(path.exists)}
-        ratings = [Path(name).expanduser() for name in config.ratings_sources]
-        found["ratings_from"] = sources_text(str(path.resolve() if is_a(path.exists) else path) for path in ratings)
-        return config.with_changes(**found)
-    return config
+    found = {name: absolute(value) for name in LOCATED if (value := getattr(config, name))}
+    return config.with_changes(**found, ratings_from=sources_text(map(absolute, config.ratings_sources)))
+
+
+def absolute(name: str) -> str:
+    """A file's or folder's absolute path, or the name itself where there is none of that name, or it is the pocket model's."""
+    with contextlib.suppress(RuntimeError):  # nobody's home
+        path = Path(name).expanduser()
+        if name != "pocket" and is_a(path.exists):
+            return str(path.resolve())
+    return name
 
 
 def located_reward(reward: str) -> str:

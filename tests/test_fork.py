@@ -12,7 +12,7 @@ import torch
 from ddpo.__main__ import main, parser
 from ddpo.config import ConfigError
 from ddpo.earlier import rated_in
-from ddpo.fork import fork, suggested
+from ddpo.fork import config_of, fork, suggested
 from ddpo.store import RunStore, StoreError
 from tests.toys import comparable_run
 from tests.toys_ddpo import LinearPolicy, state_bits, toy_config, toy_trainer
@@ -96,6 +96,16 @@ def test_changes_that_the_state_does_not_fit_are_refused_and_leave_nothing(
     with pytest.raises(ConfigError, match=words):
         fork(parent, 2, tmp_path / "child", changes)
     assert not (tmp_path / "child").exists()
+
+
+def test_the_same_model_by_another_path_is_no_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "other"):
+        (tmp_path / name).mkdir()
+    store = RunStore.create(tmp_path / "parent", toy_config(rounds=4, model=str(tmp_path / "model")))
+    assert config_of(store, 1, dict(model="./model")).model == str(tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"model is './other', and .* whose weights"):
+        config_of(store, 1, dict(model="./other"))
 
 
 def test_a_round_without_a_checkpoint_and_a_taken_name_are_refused(tmp_path: Path, parent: RunStore) -> None:
