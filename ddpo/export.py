@@ -13,11 +13,12 @@ from pathlib import Path
 
 from ddpo.card import data_card, generalisation_card, model_card
 from ddpo.dataset import Row, board_rows, copy_pictures, image_rows, pair_rows, raters_of, rating_rows, write_lines, write_table
-from ddpo.generalisation import TRAINED, Report, groups_of, measure
+from ddpo.generalisation import TRAINED, groups_of, measure
 from ddpo.report import Pair, held_out_pairs, report, watched_pairs
 from ddpo.result import result_until, rolled_back
 from ddpo.source import LORA_FILE
 from ddpo.store import RunStore
+from ddpo.twins import Report
 
 MODELS = {
     "diffusers": "a LoRA for diffusers (pytorch_lora_weights.safetensors)",

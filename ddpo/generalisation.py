@@ -9,23 +9,22 @@ folder, ``generalisation/<round>.json``, where the model card and the report rea
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
 
 import rewards
 from ddpo.alarms import mean_and_error, student_t
-from ddpo.config import ConfigError, RunConfig, prompt_sets
+from ddpo.config import RunConfig, prompt_sets
 from ddpo.dataset import public_reward
 from ddpo.files import write_file
 from ddpo.markup import shown
 from ddpo.store import RunStore
+from ddpo.twins import Report, Twin, make
 
 FOLDER = "generalisation"
 SCHEMA_VERSION = 1
@@ -37,10 +36,6 @@ OTHERS = {
 }
 """Which prompt sets show how far what is learned from a set reaches."""
 CONFIDENCE = 0.95
-AT_ONCE = 32
-"""Pictures in memory while they are scored."""
-
-Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -187,18 +182,6 @@ def groups_of(config: RunConfig, unseen: Mapping[str, Sequence[str]]) -> dict[st
 # --- measuring ------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Twin:
-    """Two pictures of one prompt and seed, and what rewards say of either, by their names."""
-
-    group: str
-    prompt: str
-    seed: int
-    files: tuple[str, str]
-    """By the base model, and after the round: within the folder."""
-    values: dict[str, tuple[float | None, float | None]]
-
-
 def measure(
     store: RunStore,
     number: int,
@@ -224,56 +207,13 @@ def measure(
         ConfigError: the model cannot be loaded, or what is optimised cannot be asked.
         CheckpointError: the weights cannot be read, or are of another base model.
     """
-    from PIL import Image
+    from ddpo.monitor import drawn
+    from ddpo.rollout import derive_seed
 
-    from ddpo.checkpoint import load_state
-    from ddpo.monitor import drawn, panel, scorer
-    from ddpo.policy import StableDiffusionPolicy
-    from ddpo.rollout import batches, derive_seed, rollout
-    from ddpo.worker import reward_source, with_own_lora
-    from rewards.base import RewardError, Sample
-    from rewards.cache import Cached
-
-    config, reward = with_own_lora(store.config, store.folder), store.reward_at(number)
-    groups = groups_of(config, unseen)
+    reward, groups = store.reward_at(number), groups_of(store.config, unseen)
     chosen = {name: drawn(prompts, count) for name, prompts in groups.items()}
     items = [(name, prompts[i % len(prompts)], derive_seed("generalisation", i)) for name, prompts in chosen.items() for i in range(count)]
-    source, failures = reward_source(config), list[str]()
-    made = cache(lambda part: Cached(source(part)))
-    try:
-        for part in rewards.parts(reward):  # before anything that takes long
-            if part != "human":
-                made(part).ready(config.prompts[0])
-                made(part).free()
-    except RewardError as error:
-        raise ConfigError(f"{public_reward(reward)} cannot be asked. {error}") from error
-    policy = StableDiffusionPolicy.load(config)
-    load_state(place, policy.parameters(), base=policy.fingerprint, averaged=True)
-    (folder / "pictures").mkdir()
-    files = [(f"pictures/{i:04d}-before.png", f"pictures/{i:04d}-after.png") for i in range(len(items))]
-    for side in (0, 1):
-        with policy.base() if side == 0 else contextlib.nullcontext():
-            for batch in batches(len(items), config.microbatch):
-                report(side * len(items) + batch.start, 2 * len(items))
-                for i, image in zip(batch, rollout(policy, [items[i][1] for i in batch], [items[i][2] for i in batch])[1], strict=True):
-                    image.save(folder / files[i][side])
-    del policy  # a reward's networks may need its memory
-    report(2 * len(items), 2 * len(items))
-
-    def samples(batch: range, side: int) -> list[Sample]:
-        return [Sample(i, items[i][1], Image.open(folder / files[i][side]).convert("RGB")) for i in batch]
-
-    values: list[dict[str, tuple[float | None, float | None]]] = [{} for _ in items]
-    for name in panel(config, reward):
-        try:
-            scores = scorer(name, store, made)
-            said = [tuple(score.value for batch in batches(len(items), AT_ONCE) for score in scores.score(samples(batch, side))) for side in (0, 1)]
-        except RewardError as error:
-            failures.append(f"{public_reward(name)}: {error}")
-            continue
-        for i, (a, b) in enumerate(zip(*said, strict=True)):
-            values[i][public_reward(name)] = (a, b)
-    twins = [Twin(*item, both, told) for item, both, told in zip(items, files, values, strict=True)]
+    twins, failures = make(store, number, place, folder, items, dict(before=0.0, after=1.0), report)
     told_groups = tuple(
         _group(name, [twin for twin in twins if twin.group == name], all_known=name == TRAINED and len(chosen[name]) == len(groups[name]))
         for name in chosen

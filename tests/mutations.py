@@ -59,6 +59,7 @@ CHANGES = "tests/test_reward_changes.py::"
 EXPORT = "tests/test_export.py::"
 CURVES = "tests/test_curves.py::"
 STORE = "tests/test_store.py::"
+GENERALISATION = "tests/test_generalisation.py::"
 REPORT = "tests/test_report.py::"
 CHART = "tests/test_chart_browser.py::"
 FORWARD = "tests/test_forward.py::"
@@ -450,7 +451,14 @@ MUTATIONS = (
         ("(1 + CONFIDENCE) / 2", "CONFIDENCE", "test_the_interval_holds_the_truth_as_often_as_it_says"),
         ("own.low <= 0", "own.gain == 0", "test_what_it_says_of_groups_in_words"),
         ("if prompt not in own)", ")", "test_the_groups_are_the_sets_that_are_kept_from_training_or_those_that_are_named"),
-        ("if side == 0 else", "if side == 1 else", "test_the_pictures_are_the_models_and_every_value_is_told"),
+    ),
+    *of(
+        "ddpo/twins.py",
+        (
+            "if strength else policy.base()",
+            "if not strength else policy.base()",
+            GENERALISATION + "test_the_pictures_are_the_models_and_every_value_is_told",
+        ),
     ),
     *of(
         "ddpo/markup.py",
