@@ -6,8 +6,6 @@ own weights, of seeds that were never trained on; where that cannot be done the 
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +23,7 @@ from ddpo.alarms import judged
 from ddpo.card import REACH, base_name, facts, held_out_change, public_settings, rated_images
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_metric, public_reward
+from ddpo.document import document, grid, picture, section, short
 from ddpo.figure import Line, Points, chart
 from ddpo.generalisation import measured, rows_of
 from ddpo.gold import proxy_and_gold, sides, words_of
@@ -37,11 +36,8 @@ from ddpo.store import RunStore
 from rewards.agreement import alpha
 from rewards.human import opinions
 
-STYLE = Path(__file__).with_suffix(".css")
 STRIP = 8
 """How many of a round's pictures the report shows."""
-LARGEST = 320
-"""Longest side of a picture, in pixels; larger ones are made smaller."""
 HEALTH: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Distance from the base model", "KL divergence over a picture's whole denoising, in nats.", (("watched_kl", "KL"),)),
     (
@@ -124,16 +120,7 @@ def report(store: RunStore, number: int, naming: Naming, pairs: Sequence[Pair], 
         again(store, number),
         licences(store, number),
     ]
-    title = f"{store.name} · DDPO Studio"
-    top = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", title),
-        tag("style", Html(STYLE.read_text(encoding="utf-8"))),
-    )
-    return f"<!DOCTYPE html>\n{tag('html', top, tag('body', tag('main', *parts)), lang='en')}\n"
+    return document(f"{store.name} · DDPO Studio", *parts)
 
 
 # --- what it was, and what came of it -------------------------------------------------------------------------------------------
@@ -557,28 +544,6 @@ def _opened(file: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def picture(image: Image.Image, alt: str) -> Html:
-    """A picture within the file: as it is where it is small, or else smaller and as a JPEG."""
-    data, small = io.BytesIO(), image.copy()
-    small.thumbnail((LARGEST, LARGEST))
-    kind = "PNG" if max(small.size) <= 128 else "JPEG"
-    small.save(data, format=kind, **(dict(optimize=True) if kind == "PNG" else dict(quality=88)))
-    source = f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
-    return tag("img", src=source, alt=short(alt, 300), width=small.width, height=small.height)
-
-
-def section(title: str, *parts: str) -> Html:
-    return tag("section", tag("h2", title), *parts)
-
-
-def grid(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
-    """A table that scrolls within itself where the page is narrow."""
-    top = tag("tr", *(tag("th", name, scope="col") for name in names))
-    body = [tag("tr", *(tag("td", tag("bdi", cell)) for cell in row)) for row in rows]
-    table = tag("table", tag("thead", top), tag("tbody", *body), class_="wide" if len(names) > 2 else None)
-    return tag("div", table, class_="scroll", tabindex=0)
-
-
 def asks_of(reward: str) -> str:
     """What a reward asks for, in a sentence; of a blend, its parts with their weights."""
     if not reward.startswith(rewards.BLEND):
@@ -605,7 +570,3 @@ def span(seconds: float) -> str:
 
 def day(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def short(words: str, limit: int = 120) -> str:
-    return words if len(words) <= limit else f"{words[: limit - 1]}…"

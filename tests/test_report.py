@@ -17,11 +17,12 @@ from playwright.sync_api import Browser
 
 from ddpo.__main__ import config_from, main, parser
 from ddpo.config import RunConfig, prompt_sets
+from ddpo.document import picture
 from ddpo.export import ExportError, export
 from ddpo.figure import Line, chart, fitted, ticks
 from ddpo.milestones import Milestone
 from ddpo.presets import presets
-from ddpo.report import Pair, command, picture
+from ddpo.report import Pair, command
 from ddpo.result import roll_back
 from ddpo.store import RunStore
 from tests.toys import ODD_PROMPTS, add_images, add_lora, add_watched, filled_run
