@@ -15,7 +15,7 @@ from starlette.responses import FileResponse
 from app.exports import ExportFailure, Exports
 from app.routes import json_answer, json_body, open_run
 from app.runs import Runs
-from ddpo.export import EXPORTS, MODELS, REACH, REPORT, round_to_take
+from ddpo.export import EXPORTS, MEASURED, MODELS, PAGES, round_to_take
 from ddpo.hub import HubError, prepare, send
 from ddpo.store import RunStore, StoreError
 
@@ -69,8 +69,8 @@ def _make(runs: Runs, exports: Exports, run: str, body: Any) -> Response:
 
 def _push(runs: Runs, exports: Exports, run: str, body: Any) -> Response:
     kind, number, strength, names = export_question(body)
-    if kind in REPORT:
-        raise HTTPException(422, "A report is one file for people. Download it.")
+    if kind in PAGES:
+        raise HTTPException(422, "This is one file for people. Download it.")
     token, store = str(body.get("token") or "").strip(), open_run(runs, run)
     try:
         repo = prepare(str(body.get("repo") or "").strip(), token, kind in MODELS, private=body.get("public") is not True)
@@ -84,7 +84,7 @@ def _push(runs: Runs, exports: Exports, run: str, body: Any) -> Response:
 
 def latest(store: RunStore, kind: str, number: int | None) -> int | None:
     """The round of an export: without one that of :func:`ddpo.export.round_to_take` for a model, and all of data."""
-    return round_to_take(store) if number is None and kind in (*MODELS, *REACH) else number
+    return round_to_take(store) if number is None and kind in (*MODELS, *MEASURED) else number
 
 
 def made(exports: Exports, store: RunStore, kind: str, number: int | None, strength: float, names: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ddpo import earlier
 from ddpo.config import GROUPS, ConfigError, RunConfig, is_a, prompt_sets, read_prompts, sources_of, sources_text
-from ddpo.export import EXPORTS, PICTURES, PRECISIONS, REACH, ExportError, export
+from ddpo.export import EXPORTS, MEASURED, PICTURES, PRECISIONS, ExportError, export
 from ddpo.fork import fork
 from ddpo.hub import HubError
 from ddpo.presets import preset_of, presets
@@ -84,12 +84,12 @@ def add_export(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--strength", type=float, default=1.0, help="how much of what was trained is in a model (default: 1)")
     command.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of a model's weights in the file (default: fp32)")
-    (few, _), (each, _) = PICTURES["report"], PICTURES["generalisation"]
+    few, each, some = (PICTURES[kind][0] for kind in ("report", "generalisation", "strengths"))
     command.add_argument(
         "--pictures",
         type=int,
         help=f"how many pictures before and after a report has; 0 spares loading the model (default: {few}); or each group of prompts for "
-        f"generalisation (default: {each})",
+        f"generalisation (default: {each}); or each of the strengths (default: {some})",
     )
     command.add_argument(
         "--unseen",
@@ -226,7 +226,8 @@ def take_away(options: argparse.Namespace) -> int:
     """Export, and print what was made as JSON."""
     from tqdm import tqdm
 
-    store, bar = RunStore(options.folder), tqdm(unit="picture", leave=False, dynamic_ncols=True, file=sys.stderr, disable=options.kind not in REACH)
+    store = RunStore(options.folder)
+    bar = tqdm(unit="picture", leave=False, dynamic_ncols=True, file=sys.stderr, disable=options.kind not in MEASURED)
 
     def made(done: int, total: int) -> None:
         bar.total = total

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from ddpo import strengths
 from ddpo.card import data_card, generalisation_card, model_card
 from ddpo.dataset import Row, board_rows, copy_pictures, image_rows, pair_rows, raters_of, rating_rows, write_lines, write_table
 from ddpo.generalisation import TRAINED, groups_of, measure
@@ -31,9 +32,14 @@ DATA = {
     "imagefolder": "the images, with prompts, scores and ratings",
 }
 REPORT = {"report": "the run as one HTML file: curves, pictures, ratings, settings"}
-REACH = {"generalisation": "how far it reaches: the reward on trained and on unseen prompts, base against a round, with every picture"}
-EXPORTS = MODELS | DATA | REPORT | REACH
+MEASURED = {
+    "generalisation": "how far it reaches: the reward on trained and on unseen prompts, base against a round, with every picture",
+    "strengths": "how strong: the same pictures at 0 to 100 % of what was trained, and what rewards say of them, as one HTML file",
+}
+EXPORTS = MODELS | DATA | REPORT | MEASURED
 """The kinds of export, each with what it is."""
+PAGES = ("report", "strengths")
+"""Those that are one HTML file."""
 PRECISIONS = ("fp32", "fp16")
 
 
@@ -41,8 +47,8 @@ class ExportError(RuntimeError):
     """This cannot be taken away; the message says why and what to do."""
 
 
-PICTURES = dict(report=(8, 64), generalisation=(48, 1024))
-"""How many pictures before and after a report has by itself, and at most; and each group of prompts of how far it reaches."""
+PICTURES = dict(report=(8, 64), generalisation=(48, 1024), strengths=(32, 1024))
+"""How many pictures before and after a report has by itself, and at most; each group of prompts of how far it reaches; and each strength."""
 
 
 def export(
@@ -64,7 +70,7 @@ def export(
         number: the round; by default for a model the last one with a checkpoint, or the one that the run is rolled back to, and for data all rounds.
         strength: how much of what was trained, for a model: 1 is all of it.
         names: call raters by their names instead of a hash.
-        pictures: how many pictures before and after a report has, or each group of prompts; they take the model.
+        pictures: how many pictures before and after a report has, or each group of prompts, or each strength; they take the model.
         unseen: prompts that were not trained on, by a name for them, for how far it reaches; by default those that are kept for the run's prompt set.
         report: called with how many pictures are made, and of how many.
 
@@ -74,11 +80,11 @@ def export(
     if kind not in EXPORTS:
         raise ExportError(f"{kind!r} is no kind of export; choose one of {', '.join(EXPORTS)}.")
     by_itself, most = PICTURES.get(kind, (0, 0))
-    pictures, least = by_itself if pictures is None else pictures, 1 if kind in REACH else 0
+    pictures, least = by_itself if pictures is None else pictures, 1 if kind in MEASURED else 0
     if most and not least <= pictures <= most:
         raise ExportError(f"pictures is {pictures}; it must be between {least} and {most}.")
-    if unseen and kind not in REACH:
-        raise ExportError(f"Unseen prompts are for {', '.join(REACH)} only. Leave out --unseen.")
+    if unseen and kind != "generalisation":
+        raise ExportError("Unseen prompts are for generalisation only. Leave out --unseen.")
     if not 0 < strength <= 10:
         raise ExportError(f"strength is {strength:g}; it must be above 0 and at most 10. 1 is what was trained.")
     try:
@@ -89,10 +95,12 @@ def export(
             if kind in REPORT:
                 return write_report(store, folder, number, names, pictures)
             number, place = checkpoint_of(store, number)
-            if kind in REACH:
+            if kind == "generalisation":
                 write_generalisation(store, folder, number, place, pictures, unseen or {}, report)
-                return number
-            write_model(store, kind, folder, number, place, strength, precision)
+            elif kind == "strengths":
+                write_strengths(store, folder, number, place, pictures, report)
+            else:
+                write_model(store, kind, folder, number, place, strength, precision)
             return number
     except OSError as error:
         raise ExportError(f"{out} cannot be written, or the run's files cannot be read: {error}.") from error
@@ -301,6 +309,25 @@ def write_generalisation(
         print(f"Could not be asked: {failure}", file=sys.stderr)
     missing = [failure.split(": ")[0] for failure in failures]
     (folder / "README.md").write_text(generalisation_card(store, found, missing), encoding="utf-8", errors="replace")
+
+
+def write_strengths(store: RunStore, folder: Path, number: int, place: Path, count: int, report: Report) -> None:
+    """How strong what was trained until a round should be, as one HTML file.
+
+    Raises:
+        ExportError: a model or a reward does not load.
+    """
+    from ddpo.worker import explain
+
+    try:
+        told, failures = strengths.page(store, number, place, count, report)
+    except OSError:
+        raise
+    except Exception as error:  # as above
+        raise ExportError(explain(error)) from error
+    for failure in failures:
+        print(f"Could not be asked: {failure}", file=sys.stderr)
+    (folder / f"{store.name}-strengths.html").write_text(told, encoding="utf-8", errors="replace")
 
 
 def write_report(store: RunStore, folder: Path, number: int | None, names: bool, pictures: int) -> int:

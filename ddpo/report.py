@@ -18,9 +18,9 @@ from typing import Any
 from PIL import Image
 
 import rewards
-from ddpo import beliefs, blind
+from ddpo import beliefs, blind, strengths
 from ddpo.alarms import judged
-from ddpo.card import REACH, base_name, facts, held_out_change, public_settings, rated_images
+from ddpo.card import REACH, STRONG, base_name, facts, held_out_change, public_settings, rated_images
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_metric, public_reward
 from ddpo.document import document, grid, picture, section, short
@@ -108,6 +108,7 @@ def report(store: RunStore, number: int, naming: Naming, pairs: Sequence[Pair], 
         head(store, number, metrics),
         before_and_after(store, number, pairs, why_no_pairs),
         generalisation(store, number),
+        how_strong(store, number),
         blind_tests(store, number),
         curves(store, number, metrics),
         against_gold(store, number),
@@ -184,6 +185,14 @@ def generalisation(store: RunStore, number: int) -> Html:
         return Html("")
     words = tag("p", " ".join([REACH, *found.words()]))
     return section("How far it reaches", words, grid(*rows_of(found)))
+
+
+def how_strong(store: RunStore, number: int) -> Html:
+    """What it is at less than its full strength; nothing where it was not measured."""
+    found = strengths.measured(store, result_until(store, number))
+    if found is None:
+        return Html("")
+    return section("How strong it should be", tag("p", " ".join([STRONG, *found.words()])), grid(*strengths.rows_of(found)))
 
 
 def blind_tests(store: RunStore, number: int) -> Html:

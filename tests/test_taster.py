@@ -26,6 +26,7 @@ from ddpo.rating_files import Rated
 from ddpo.store import RATINGS, RunStore
 from ddpo.taster import GUESS, Taster, first_board, thinned
 from ddpo.trainer import Trainer
+from rewards.base import Score
 from rewards.preference import Taste
 from tests.toys_ddpo import Brightness, LinearPolicy, brightness, outcome, toy_config
 
@@ -156,6 +157,25 @@ def test_a_taste_of_bright_pictures_is_found(tmp_path: Path) -> None:
         guessed = [store.scores(4, GUESS)[row.id].value or 0.0 for row in rows]
         found.append(np.corrcoef([brightness(Image.open(store.folder / row.image)) for row in rows], guessed)[0, 1])
     assert min(found) > 0.5
+
+
+def test_the_taste_for_pictures_of_elsewhere(tmp_path: Path) -> None:
+    """The brighter the better liked, of one prompt; nothing where nobody rated, or ratings and pictures have nothing in common."""
+    trainer, _ = trained(tmp_path / "run", human_config(rounds=6, board_images=0))
+    pictures = [Image.new("RGB", (16, 16), (level, level, level)) for level in (20, 120, 220)]
+    taste = Taster(trainer.config, trainer.store)
+    dark, grey, bright = taste.taste_of(6, pictures, ["a cat"] * 3) or [0.0] * 3
+    assert dark < grey < bright
+    assert taste.taste_of(0, pictures, ["a cat"] * 3) is None
+    store = RunStore.create(tmp_path / "alike", human_config())
+    store.start_round(1)
+    prompts = [prompt for prompt in human_config().prompts for _ in range(8)][:16]
+    store.add_samples(1, range(16), prompts, range(16), write_images(store.folder, 1, pictures[:1] * 16))
+    for i, row in enumerate(store.samples(1)):
+        store.add_rating(f"{i}", row.id, "anna", "thumbs", (-1.0) ** i)
+    store.close_round(1)
+    store.add_scores("human", {row.id: Score((-1.0) ** i) for i, row in enumerate(store.samples(1))})
+    assert Taster(human_config(), store).taste_of(1, pictures, ["a cat"] * 3) is None
 
 
 def test_ratings_of_an_earlier_run_are_a_beginning_and_count_for_nothing_else(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import gradio as gr
 from app import words
 from app.board import config_of
 from app.widgets.kit import widget
-from ddpo.export import MODELS, REACH, round_to_take, saved_rounds
+from ddpo.export import MEASURED, MODELS, round_to_take, saved_rounds
 from ddpo.result import rolled_back
 from ddpo.store import RunStore
 
@@ -19,6 +19,10 @@ CHOICES: dict[str, tuple[str, str]] = {
     "pipeline": ("Whole model", "A zip of a diffusers folder that needs no base model. As large as the base model; takes a while."),
     "report": ("Report", "One page with curves, pictures before and after, ratings and settings. Opens anywhere, offline; takes a while."),
     "generalisation": ("How far it reaches", "A table of what the reward gained on trained prompts and on others, with all pictures. Takes a while."),
+    "strengths": (
+        "How strong",
+        "The same pictures at 0, 25, 50, 75 and 100 %, on one page, with what rewards say: weaker is often better. Takes a while.",
+    ),
     "pairs": ("Preference pairs", "Which of two images you like better, with the images: for training other models."),
     "ratings": ("Ratings", "Every rating in its order, as a table, with the images. A new run can learn from it."),
     "imagefolder": ("Images", "All images with their prompts, scores and ratings."),
@@ -41,7 +45,7 @@ def takeaway_value(store: RunStore) -> dict[str, Any]:
     for kind, (title, text) in CHOICES.items():
         if full and kind in ("kohya", "diffusers"):
             continue
-        data = kind not in MODELS and kind not in REACH
+        data = kind not in MODELS and kind not in MEASURED
         lacking = _lacking(kind, saved, made, scored, rated)
         people = kind in ("ratings", "pairs") or (kind == "report" and rated > 0)
         choices.append(dict(kind=kind, title=title, text=lacking or text, enabled=not lacking, data=data, strong=kind in MODELS, people=people))

@@ -1,0 +1,186 @@
+"""How strong? The same pictures at several strengths of what was trained, and what rewards say of them: for who chooses a LoRA's weight.
+
+A strength s is the model base + s (trained - base), in weights. What a run wants to reach and what it does harm to need not fade alike on the way
+back, so a weaker model can be better than an earlier round (of supervised finetuning: Wortsman et al. 2022, arXiv 2109.01903, WiSE-FT; of policies
+that rewards have trained: Ramé et al. 2024, arXiv 2406.16768, WARP). Every picture has its twin of the base model, by the same prompt and a seed that
+was not trained on; gains and intervals as in :mod:`ddpo.generalisation`. Where people rate, their taste is what its model guesses, if it is surely
+right more often than chance. What is measured is kept in the run's folder, ``strengths/<round>.json``. Imports torch for the measuring alone.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import rewards
+from ddpo.dataset import public_reward
+from ddpo.document import document, grid, picture, section, short
+from ddpo.files import write_file
+from ddpo.generalisation import TRAINED, Gain, gain_of, interval
+from ddpo.markup import Html, shown, tag
+from ddpo.store import RunStore
+from ddpo.twins import Report, Twin, make, opened
+
+FOLDER = "strengths"
+SCHEMA_VERSION = 1
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+TASTE = "taste (guessed)"
+"""What the model of taste makes of pictures, beside what rewards say."""
+ROWS = 8
+"""How many prompts the document shows."""
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """What was measured after a round."""
+
+    round: int
+    reward: str
+    """What was optimised."""
+    pictures: int
+    gains: Mapping[str, tuple[Gain, ...]]
+    """By reward, what each of :data:`STRENGTHS` gains over the base model."""
+    variety: tuple[float | None, ...]
+    """How much a prompt's pictures differ at each of them, as a share of the base model's."""
+
+    @property
+    def wanted(self) -> str | None:
+        """What a run wants to reach, by its name among the gains; None where it cannot be asked."""
+        return next((name for name in (self.reward, TASTE) if name in self.gains), None)
+
+    def words(self) -> list[str]:
+        """What it says, in sentences: how much of what is wanted is kept at each strength, and what surely falls."""
+        told = []
+        if self.wanted is None:
+            told.append("What is wanted cannot be asked about these pictures: look at them.")
+        elif (whole := self.gains[self.wanted][-1]).low is None or whole.low <= 0:
+            told.append(f"{self.wanted} surely gains nothing at full strength.")
+        else:
+            kept = [f"{percent(s)} keeps {100 * gain.gain / whole.gain:.0f} %" for s, gain in zip(STRENGTHS, self.gains[self.wanted], strict=True)]
+            told.append(f"Of what {self.wanted} gains at full strength, {', '.join(kept[:-2])} and {kept[-2]}.")
+        for name, gains in self.gains.items():
+            sound = [i for i, gain in enumerate(gains) if gain.high is None or gain.high >= 0]
+            first = max(sound, default=-1) + 1
+            if name != self.wanted and first < len(gains):
+                told.append(f"{name} surely falls from {percent(STRENGTHS[first])} on." if first else f"{name} surely falls at each of them.")
+        return told
+
+
+def percent(strength: float) -> str:
+    return f"{100 * strength:.0f} %"
+
+
+def rows_of(found: Strengths) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """What was measured as a table: its head, and a row a reward with the base model's mean and each strength's gain."""
+    head = ("gain (95 % interval)", "base model", *map(percent, STRENGTHS))
+    rows = [(name, shown(gains[0].before), *map(interval, gains)) for name, gains in found.gains.items()]
+    if any(share is not None for share in found.variety):
+        shares = ("–" if share is None else f"{100 * share:.0f} %" for share in found.variety)
+        rows.append(("how much a prompt's pictures differ", "100 %", *shares))
+    return head, rows
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------------------
+
+
+def measure(
+    store: RunStore, number: int, place: Path, folder: Path, count: int, report: Report = lambda done, total: None
+) -> tuple[Strengths, list[Twin], list[str]]:
+    """Make pictures of the run's prompts, two of each as far as they go, at each strength, and score them.
+
+    Args:
+        place: the round's checkpoint.
+        folder: where the pictures go, as they are made: of each prompt the base model's first.
+
+    Returns:
+        What was measured, which is in the run's folder too; the pictures; and why a reward could not be asked, if one could not.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or what is optimised cannot be asked.
+        CheckpointError: the weights cannot be read, or are of another base model.
+    """
+    from ddpo.monitor import drawn, mean_of, pixels_of, spread_of
+    from ddpo.rollout import derive_seed
+    from ddpo.taster import Taster
+
+    config, reward = store.config, store.reward_at(number)
+    chosen = drawn(list(dict.fromkeys(config.prompts)), max(1, count // 2))
+    items = [(TRAINED, chosen[i % len(chosen)], derive_seed(FOLDER, i)) for i in range(count)]
+    sides = {f"{100 * strength:03.0f}": strength for strength in (0.0, *STRENGTHS)}
+    twins, failures = make(store, number, place, folder, items, sides, report)
+    prompts = [twin.prompt for twin in twins]
+    values: dict[str, list[Sequence[float | None]]] = {name: [twin.values[name] for twin in twins] for name in twins[0].values}
+    seen = [[opened(folder, twin.files[side]) for twin in twins] for side in range(len(sides))]
+    if "human" in rewards.parts(reward):
+        guessed = Taster(config, store).taste_of(number, [image for side in seen for image in side], prompts * len(sides))
+        if guessed is not None:
+            values = {TASTE: [tuple(guessed[i::count]) for i in range(count)], **values}
+    gains = {}
+    for name, each in values.items():
+        found = [gain_of(prompts, [told[0] for told in each], [told[side] for told in each], all_known=True) for side in range(1, len(sides))]
+        if all(found):
+            gains[name] = tuple(gain for gain in found if gain)
+    apart = [mean_of(spread_of(pixels_of(images), prompts)) for images in seen]
+    variety = tuple(side / apart[0] if side is not None and apart[0] else None for side in apart[1:])
+    told = Strengths(number, public_reward(reward), count, gains, variety)
+    save(store, told)
+    return told, twins, failures
+
+
+def page(store: RunStore, number: int, place: Path, count: int, report: Report = lambda done, total: None) -> tuple[str, list[str]]:
+    """Measure, and tell it as a document with the pictures of some prompts side by side; and why a reward could not be asked, if one could not.
+
+    Raises:
+        ConfigError, CheckpointError: as of :func:`measure`.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        found, twins, failures = measure(store, number, place, Path(made), count, report)
+        shown_twins = list({twin.prompt: twin for twin in reversed(twins)}.values())[::-1][:ROWS]
+        rows = [tag("tr", tag("th", tag("bdi", short(twin.prompt, 40)), scope="row"), *_cells(Path(made), twin)) for twin in shown_twins]
+    names = ("base model", *map(percent, STRENGTHS))
+    top = tag("tr", tag("td"), *(tag("th", name, scope="col") for name in names))
+    pictures = tag("div", tag("table", tag("thead", top), tag("tbody", *rows), class_="sheet"), class_="scroll", tabindex=0)
+    head = tag(
+        "header",
+        tag("p", "Strengths of a run · DDPO Studio", class_="over"),
+        tag("h1", store.name),
+        tag("p", f"How strong should it be? What was learned until round {number}, at several strengths: the same prompts and seeds.", class_="lede"),
+        tag("p", "The strength that you like best is the one to take away, or the weight to give its LoRA in other programs.", class_="muted"),
+    )
+    lacking = [tag("p", f"Could not be asked: {', '.join(failure.split(': ')[0] for failure in failures)}.", class_="note")] if failures else []
+    told = tag("p", " ".join([*found.words(), f"Gains are over the base model's pictures, {count} of them, whose seeds were not trained on."]))
+    parts = (head, section("The pictures", pictures), section("What rewards say", told, grid(*rows_of(found)), *lacking))
+    return document(f"{store.name}: strengths · DDPO Studio", *parts), failures
+
+
+def _cells(folder: Path, twin: Twin) -> list[Html]:
+    names = ("base model", *map(percent, STRENGTHS))
+    return [tag("td", picture(opened(folder, file), f"{twin.prompt}, {name}")) for file, name in zip(twin.files, names, strict=True)]
+
+
+# --- keeping --------------------------------------------------------------------------------------------------------------------
+
+
+def save(store: RunStore, found: Strengths) -> None:
+    """Keep what was measured in the run's folder; of a round the latest."""
+    folder = store.folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    write_file(folder / f"{found.round:04d}.json", json.dumps(asdict(found) | dict(strengths=STRENGTHS, version=SCHEMA_VERSION), indent=1).encode())
+
+
+def measured(store: RunStore, number: int) -> Strengths | None:
+    """What was measured after a round; None where nothing was, or its file cannot be read."""
+    try:
+        told = json.loads((store.folder / FOLDER / f"{number:04d}.json").read_text(encoding="utf-8"))
+        return _read(told) if tuple(told["strengths"]) == STRENGTHS else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read(told: dict[str, Any]) -> Strengths:
+    gains = {name: tuple(Gain(**gain) for gain in each) for name, each in told["gains"].items()}
+    return Strengths(told["round"], told["reward"], told["pictures"], gains, tuple(told["variety"]))
