@@ -181,12 +181,12 @@ def signs_of(series: Series, rewards_at: Mapping[int, str]) -> dict[int, tuple[S
     found: dict[int, tuple[Sign, ...]] = {}
     peaks: dict[str, tuple[int, float]] = {}
     for k, at in enumerate(sorted(series)):
-        asked = [name for name in series[at] if _is_told(name, rewards_at[at])]
+        asked = [name for name in series[at] if is_told(name, rewards_at[at])]
         signs = [_sign(series, at, name, peaks[name][0], len(asked) * k**2) for name in asked if name in peaks]
         found[at] = tuple(sorted((sign for sign in signs if sign), key=lambda sign: -sign.strength))
         for name in series[at]:
             mean = mean_at(series, at, name)
-            own = at > 0 and not _is_told(name, rewards_at[at])  # a height that was asked for is none to fall from
+            own = at > 0 and not is_told(name, rewards_at[at])  # a height that was asked for is none to fall from
             if mean is not None and not own and (name not in peaks or _good(name) * mean >= peaks[name][1]):
                 peaks[name] = (at, _good(name) * mean)
     return found
@@ -197,7 +197,7 @@ def _good(name: str) -> float:
     return -1.0 if name in DAMAGE else 1.0
 
 
-def _is_told(name: str, reward: str) -> bool:
+def is_told(name: str, reward: str) -> bool:
     """Whether a measure can be a sign, while ``reward`` is optimised."""
     asked = rewards.parts(reward)
     return name not in ("kl", *NO_MERIT, reward, *asked) and not (name in OF_TASTE and "human" in asked)

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import rewards
+from ddpo.alarms import is_told
 from ddpo.dataset import public_reward
 from ddpo.document import document, grid, picture, section, short
 from ddpo.files import write_file
-from ddpo.generalisation import TRAINED, Gain, gain_of, interval
+from ddpo.generalisation import TRAINED, Gain, gain_of
 from ddpo.markup import Html, shown, tag
 from ddpo.store import RunStore
 from ddpo.twins import Report, Twin, make, opened
@@ -53,7 +54,8 @@ class Strengths:
         return next((name for name in (self.reward, TASTE) if name in self.gains), None)
 
     def words(self) -> list[str]:
-        """What it says, in sentences: how much of what is wanted is kept at each strength, and what surely falls."""
+        """What it says, in sentences: how much of what is wanted is kept at each strength, and which rewards that an alarm
+        would ask (:mod:`ddpo.alarms`) surely fall."""
         told = []
         if self.wanted is None:
             told.append("What is wanted cannot be asked about these pictures: look at them.")
@@ -65,7 +67,7 @@ class Strengths:
         for name, gains in self.gains.items():
             sound = [i for i, gain in enumerate(gains) if gain.high is None or gain.high >= 0]
             first = max(sound, default=-1) + 1
-            if name != self.wanted and first < len(gains):
+            if is_told(name, self.reward) and first < len(gains):
                 told.append(f"{name} surely falls from {percent(STRENGTHS[first])} on." if first else f"{name} surely falls at each of them.")
         return told
 
@@ -76,12 +78,17 @@ def percent(strength: float) -> str:
 
 def rows_of(found: Strengths) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """What was measured as a table: its head, and a row a reward with the base model's mean and each strength's gain."""
-    head = ("gain (95 % interval)", "base model", *map(percent, STRENGTHS))
-    rows = [(name, shown(gains[0].before), *map(interval, gains)) for name, gains in found.gains.items()]
+    head = ("gain, ± half of its 95 % interval", "base model", *map(percent, STRENGTHS))
+    rows = [(name, shown(gains[0].before), *map(_gain, gains)) for name, gains in found.gains.items()]
     if any(share is not None for share in found.variety):
         shares = ("–" if share is None else f"{100 * share:.0f} %" for share in found.variety)
         rows.append(("how much a prompt's pictures differ", "100 %", *shares))
     return head, rows
+
+
+def _gain(gain: Gain) -> str:
+    around = f" ± {(gain.high - gain.low) / 2:.2g}" if gain.low is not None and gain.high is not None else ""
+    return f"{gain.gain:+.2g}{around}"
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------------------

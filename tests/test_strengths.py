@@ -27,18 +27,25 @@ def gains(*values: float, half: float = 0.5) -> tuple[Gain, ...]:
 
 
 def test_what_is_kept_at_each_strength_and_what_surely_falls_in_words() -> None:
-    """1, 2, 3 of 4 are 25, 50 and 75 %. A fall is told from the strength from which on all are sure: one that recovers, or may be chance, is none."""
-    others = dict(clip_score=gains(-0.1, -0.2, -0.6, -0.9), low=gains(-1, -2, -3, -4), back=gains(-1, -1, -1, 0))
+    """1, 2, 3 of 4 are 25, 50 and 75 %. A fall is told from the strength from which on all are sure: one that recovers, or may be chance, is none,
+    nor is one of what has no merit in itself."""
+    others = dict(clip_score=gains(-0.1, -0.2, -0.6, -0.9), pickscore=gains(-1, -2, -3, -4), satisfaction=gains(-1, -1, -1, 0))
+    others |= dict(jpeg_compressibility=gains(-1, -2, -3, -4))
     found = Strengths(7, "aesthetic", 32, dict(aesthetic=gains(1, 2, 3, 4), **others), (0.9, 0.8, 0.7, None))
     assert found.words() == [
         "Of what aesthetic gains at full strength, 25 % keeps 25 %, 50 % keeps 50 % and 75 % keeps 75 %.",
         "clip_score surely falls from 75 % on.",
-        "low surely falls at each of them.",
+        "pickscore surely falls at each of them.",
     ]
     head, rows = rows_of(found)
-    assert head == ("gain (95 % interval)", "base model", "25 %", "50 %", "75 %", "100 %")
-    assert rows[0] == ("aesthetic", "1", "+1 (0.5 to 1.5)", "+2 (1.5 to 2.5)", "+3 (2.5 to 3.5)", "+4 (3.5 to 4.5)")
+    assert head == ("gain, ± half of its 95 % interval", "base model", "25 %", "50 %", "75 %", "100 %")
+    assert rows[0] == ("aesthetic", "1", "+1 ± 0.5", "+2 ± 0.5", "+3 ± 0.5", "+4 ± 0.5")
     assert rows[-1] == ("how much a prompt's pictures differ", "100 %", "90 %", "80 %", "70 %", "–")
+
+
+def test_where_people_rate_other_tastes_may_fall() -> None:
+    found = Strengths(7, "human", 32, {name: gains(-1, -2, -3, -4) for name in ("clip_score", "aesthetic")}, (None,) * 4)
+    assert found.words()[1:] == ["clip_score surely falls at each of them."]
 
 
 def test_a_gain_that_is_not_sure_is_shared_out_to_nobody() -> None:
