@@ -3,7 +3,7 @@
 A simulated person of a hidden taste (:mod:`benchmarks.tastes`) rates real runs: trainer, store and model of taste are the studio's. The person sees
 what the board shows, gives a thumb up to what they like better than half of all they have seen so far, and errs in one of four. They leave when a
 board waits and their ratings are spent. The model is then compared with its base on prompts that it was never trained on, at seeds never used, by the
-true taste.
+true taste: what was learned at its full strength, and at half of it (:mod:`ddpo.strengths`).
 A run is one line of ``benchmarks/hundred_ratings.jsonl``, made once; the whole takes as many sittings as it needs.
 """
 
@@ -111,11 +111,12 @@ class Person(Control):
         self.store.close_round(number)
 
 
-def measured(policy: StableDiffusionPolicy, config: RunConfig, taste: str, count: int) -> dict[str, float]:
-    """Tuned against base on prompts never trained."""
+def measured(policy: StableDiffusionPolicy, config: RunConfig, taste: str, count: int, strength: float = 1.0) -> dict[str, float]:
+    """Tuned, at a strength of what was trained, against base on prompts never trained."""
     other = config.with_changes(prompts=HELD_OUT)
     prompts, base = held_out_images(policy, other, base=True, count=count)
-    _, tuned = held_out_images(policy, other, base=False, count=count)
+    with policy.scaled(strength):
+        _, tuned = held_out_images(policy, other, base=False, count=count)
     before, after = (np.array([opinion_of(taste, image) for image in images]) for images in (base, tuned))
     wins = float(((after > before) + 0.5 * (after == before)).mean())
     return dict(
@@ -178,7 +179,8 @@ def run(name: str, taste: str, seed: int, ratings: int, folder: Path) -> dict[st
     return dict(
         name=name, taste=taste, seed=seed, ratings=person.given, asked=ratings, rounds=rounds, seconds=round(seconds), guesses=guesses, known=known,
         led=led,
-        **measured(policy, config, taste, PICTURES), precision=precision_of(folder), config=effective(config),
+        **measured(policy, config, taste, PICTURES), half=measured(policy, config, taste, PICTURES, 0.5),
+        precision=precision_of(folder), config=effective(config),
     )  # fmt: skip
 
 
@@ -197,6 +199,19 @@ def missed(line: dict[str, Any]) -> list[str]:
     return [name for name, bar in BARS.items() if round(found[name], 4) < bar]
 
 
+def row_of(name: str, taste: str, lines: list[dict[str, Any]]) -> str:
+    """A row of the table: means over some seeds."""
+    percent = {key: plus_minus([100 * line[key] for line in lines], 0) for key in ("wins", "animals_before", "animals_after", "diversity")}
+    short = Counter(bar for line in lines for bar in missed(line))
+    cells = (
+        name, taste, f"{len(lines)}", plus_minus([line["rounds"] for line in lines], 0), percent["wins"],
+        plus_minus([line["shift"] for line in lines]),
+        f"{percent['animals_before']}, {percent['animals_after']}", percent["diversity"],
+        ", ".join(f"{bar} {count} of {len(lines)}" for bar, count in short.items()) or "none",
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
 def report(ratings: int) -> str:
     """A table of ways and tastes, means over seeds."""
     lines = [line for line in results().values() if line["asked"] == ratings]
@@ -207,14 +222,9 @@ def report(ratings: int) -> str:
     ]
     for name in WAYS:
         for taste in TASTES:
-            if of := [line for line in lines if line["name"] == name and line["taste"] == taste]:
-                percent = {key: plus_minus([100 * line[key] for line in of], 0) for key in ("wins", "animals_before", "animals_after", "diversity")}
-                short = Counter(bar for line in of for bar in missed(line))
-                found.append(
-                    f"| {name} | {taste} | {len(of)} | {plus_minus([line['rounds'] for line in of], 0)} | {percent['wins']} | "
-                    f"{plus_minus([line['shift'] for line in of])} | {percent['animals_before']}, {percent['animals_after']} | "
-                    f"{percent['diversity']} | {', '.join(f'{bar} {count} of {len(of)}' for bar, count in short.items()) or 'none'} |"
-                )
+            whole = [line for line in lines if line["name"] == name and line["taste"] == taste]
+            half = [line | line["half"] for line in whole if "half" in line]
+            found += [row_of(f"{name}{end}", taste, of) for end, of in (("", whole), (", half strength", half)) if of]
     known = {line["name"] for line in lines}
     return "\n".join([*found, "", *(f"* {name}: {way.title}." for name, way in WAYS.items() if name in known)])
 

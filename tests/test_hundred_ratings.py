@@ -107,6 +107,9 @@ def test_the_report_is_of_lines_that_would_be_made_now(tmp_path: Path, monkeypat
         add_line(hundred_ratings.RESULTS, line | dict(seed=seed, wins=wins, config=config))
     add_line(hundred_ratings.RESULTS, line | dict(seed=2, wins=0.1, config=config | dict(learning_rate=0.5)))
     assert "| warm | 2 | 7 ± 0 | 80 ± 10 | 0.75 ± 0.00 | 80 ± 0, 75 ± 0 | 90 ± 0 | wins 1 of 2 |" in report(100)
+    assert "half strength" not in report(100)
+    add_line(hundred_ratings.RESULTS, line | dict(seed=3, config=effective(WAYS["rate"].config(100, 3)), half=dict(wins=0.8, shift=0.4)))
+    assert "| rate, half strength | warm | 1 | 7 | 80 | 0.40 | 80, 75 | 90 | shift 1 of 1 |" in report(100)
     assert report(50).count("\n") == 2
     assert missed(line) == [] and missed(line | dict(animals_after=0.69, diversity=0.5)) == ["animals", "diversity"]
 
