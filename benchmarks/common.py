@@ -51,14 +51,15 @@ def precision_of(folder: Path) -> str:
     return str(policy_at(folder, 0).autocast or torch.float32).removeprefix("torch.")
 
 
-def before_and_after(folder: Path, number: int, count: int) -> tuple[list[str], list[Image.Image], list[Image.Image]]:
-    """Prompts, base pictures and tuned pictures of the same held-out seeds."""
+def before_and_after(folder: Path, number: int, count: int, strength: float = 1.0) -> tuple[list[str], list[Image.Image], list[Image.Image]]:
+    """Prompts, base pictures and pictures by a strength of what was trained, of the same held-out seeds."""
     store = RunStore(folder)
     config = store.config
     store.close()
     policy = policy_at(folder, number)
     prompts, base = held_out_images(policy, config, base=True, count=count)
-    return prompts, base, held_out_images(policy, config, base=False, count=count)[1]
+    with policy.scaled(strength):
+        return prompts, base, held_out_images(policy, config, base=False, count=count)[1]
 
 
 def animal_accuracy(images: list[Image.Image], prompts: list[str]) -> float:

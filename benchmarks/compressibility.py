@@ -1,7 +1,8 @@
 """Does it learn, and honestly? ``python -m benchmarks.compressibility``: JPEG compressibility on the pocket model, three seeds, and a sham each.
 
 Each run is started as a person would start it, ``python -m ddpo run --preset compress``, and gets five minutes of wall clock from that
-moment on. What counts is the last round whose checkpoint was on disk after so many minutes (``--at``). Held-out seeds are then drawn with and without
+moment on. What counts is the last round whose checkpoint was on disk after so many minutes (``--at``); or, whatever the speed of the machine, certain
+rounds (``--rounds``). Held-out seeds are then drawn with and without
 the adapter, sized, and judged. The sham is the same run with its scores shuffled among the images. A run that is in its folder already is measured
 only.
 """
@@ -9,6 +10,7 @@ only.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -20,14 +22,14 @@ from ddpo.store import RunStore
 from rewards.jpeg import size_kb
 
 
-def run(folder: Path, seed: int, sham: bool, minutes: float, options: list[str]) -> None:
-    """Train for some minutes; when the command was given stands in the folder."""
+def run(folder: Path, seed: int, sham: bool, minutes: float | None, rounds: int, options: list[str]) -> None:
+    """Train for some minutes, or so many rounds; when the command was given stands in the folder."""
     started = time.time()
-    command = [sys.executable, "-m", "ddpo", "run", "--preset", "compress", "--seed", str(seed), "--out", str(folder), "--rounds", "1000"]
+    command = [sys.executable, "-m", "ddpo", "run", "--preset", "compress", "--seed", str(seed), "--out", str(folder), "--rounds", str(rounds)]
     command += ["--held-out-images", "0", *options, *(["--shuffle-scores"] if sham else [])]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        process.wait(timeout=60 * minutes + 1)
+        process.wait(timeout=None if minutes is None else 60 * minutes + 1)
     except subprocess.TimeoutExpired:
         store = RunStore(folder)
         store.add_request("stop")
@@ -53,6 +55,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/compressibility"), help="folder for the runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="the seeds of the runs")
     parser.add_argument("--at", type=float, nargs="+", default=[5.0], help="minutes of wall clock from a run's start at which it is measured")
+    parser.add_argument("--rounds", type=int, nargs="+", default=[], help="rounds after which it is measured, instead of minutes")
+    parser.add_argument("--strengths", type=float, nargs="+", default=[1.0], help="how much of what was trained is measured")
     parser.add_argument("--images", type=int, default=96, help="held-out pictures")
     parser.add_argument("--no-sham", action="store_true", help="leave the shuffled runs out")
     options, more = parser.parse_known_args()
@@ -60,18 +64,18 @@ def main() -> None:
         for sham in (False,) if options.no_sham else (False, True):
             folder = options.out / f"{'sham' if sham else 'real'}-{seed}"
             if not (folder / STARTED).exists():
-                run(folder, seed, sham, max(options.at), more)
-            for minutes in options.at:
-                number = last_round(folder, minutes)
-                prompts, base, tuned = before_and_after(folder, number, options.images)
+                run(folder, seed, sham, None if options.rounds else max(options.at), max(options.rounds, default=1000), more)
+            numbers = options.rounds or [last_round(folder, minutes) for minutes in options.at]
+            for number, strength in itertools.product(numbers, options.strengths):
+                prompts, base, tuned = before_and_after(folder, number, options.images, strength)
                 before, after = [size_kb(i) for i in base], [size_kb(i) for i in tuned]
                 change, error = paired(before, after)
                 mean = sum(before) / len(before)
                 report = dict(
                     seed=seed,
                     sham=sham,
-                    minutes=minutes,
                     rounds=number,
+                    strength=strength,
                     kb_before=round(mean, 4),
                     kb_after=round(mean + change, 4),
                     gain_percent=round(-100 * change / mean, 2),
