@@ -62,7 +62,7 @@ class Exports:
         self._turn, self._lock = threading.Lock(), threading.Lock()
 
     def make(self, run: Path, kind: str, number: int | None = None, strength: float = 1.0, names: bool = False) -> Ready:
-        """An export of a run as one file: a LoRA for A1111 and a report as they are, everything else as a zip. Takes as long as it takes.
+        """An export of a run as one file: a LoRA for A1111 and a page as they are, everything else as a zip. Takes as long as it takes.
 
         Raises:
             ExportFailure: there is nothing to take away, or the process failed.

@@ -65,8 +65,8 @@ def main() -> None:
             folder = options.out / f"{'sham' if sham else 'real'}-{seed}"
             if not (folder / STARTED).exists():
                 run(folder, seed, sham, None if options.rounds else max(options.at), max(options.rounds, default=1000), more)
-            numbers = options.rounds or [last_round(folder, minutes) for minutes in options.at]
-            for number, strength in itertools.product(numbers, options.strengths):
+            times = {} if options.rounds else {last_round(folder, minutes): minutes for minutes in options.at}
+            for number, strength in itertools.product(options.rounds or times, options.strengths):
                 prompts, base, tuned = before_and_after(folder, number, options.images, strength)
                 before, after = [size_kb(i) for i in base], [size_kb(i) for i in tuned]
                 change, error = paired(before, after)
@@ -74,6 +74,7 @@ def main() -> None:
                 report = dict(
                     seed=seed,
                     sham=sham,
+                    minutes=times.get(number),
                     rounds=number,
                     strength=strength,
                     kb_before=round(mean, 4),

@@ -111,19 +111,24 @@ class Person(Control):
         self.store.close_round(number)
 
 
-def measured(policy: StableDiffusionPolicy, config: RunConfig, taste: str, count: int, strength: float = 1.0) -> dict[str, float]:
-    """Tuned, at a strength of what was trained, against base on prompts never trained."""
+def measured(policy: StableDiffusionPolicy, config: RunConfig, taste: str, count: int) -> dict[str, Any]:
+    """Tuned against base on prompts never trained, and ``half``, the same at half of what was trained."""
     other = config.with_changes(prompts=HELD_OUT)
     prompts, base = held_out_images(policy, other, base=True, count=count)
-    with policy.scaled(strength):
-        _, tuned = held_out_images(policy, other, base=False, count=count)
-    before, after = (np.array([opinion_of(taste, image) for image in images]) for images in (base, tuned))
-    wins = float(((after > before) + 0.5 * (after == before)).mean())
-    return dict(
-        wins=round(wins, 4), shift=round(float((after - before).mean() / before.std()), 4),
-        animals_before=round(animal_accuracy(base, prompts), 4), animals_after=round(animal_accuracy(tuned, prompts), 4),
-        diversity=round(diversity(tuned, prompts) / diversity(base, prompts), 4),
-    )  # fmt: skip
+    before = np.array([opinion_of(taste, image) for image in base])
+    found = []
+    for strength in (1.0, 0.5):
+        with policy.scaled(strength):
+            _, tuned = held_out_images(policy, other, base=False, count=count)
+        after = np.array([opinion_of(taste, image) for image in tuned])
+        wins = float(((after > before) + 0.5 * (after == before)).mean())
+        found.append(dict(
+            wins=round(wins, 4), shift=round(float((after - before).mean() / before.std()), 4),
+            animals_before=round(animal_accuracy(base, prompts), 4), animals_after=round(animal_accuracy(tuned, prompts), 4),
+            diversity=round(diversity(tuned, prompts) / diversity(base, prompts), 4),
+        ))  # fmt: skip
+    whole, half = found
+    return whole | dict(half=half)
 
 
 def diversity(images: list[Image.Image], prompts: list[str]) -> float:
@@ -179,8 +184,7 @@ def run(name: str, taste: str, seed: int, ratings: int, folder: Path) -> dict[st
     return dict(
         name=name, taste=taste, seed=seed, ratings=person.given, asked=ratings, rounds=rounds, seconds=round(seconds), guesses=guesses, known=known,
         led=led,
-        **measured(policy, config, taste, PICTURES), half=measured(policy, config, taste, PICTURES, 0.5),
-        precision=precision_of(folder), config=effective(config),
+        **measured(policy, config, taste, PICTURES), precision=precision_of(folder), config=effective(config),
     )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def model_card(store: RunStore, number: int, kind: str, family: str, file: str, 
             table(("what", "value"), facts(store, number)),
             *_held_out(store, number),
             *_generalisation(store, number),
-            *_strengths(store, number),
+            *_strengths(store, number, strength),
             *_blind(store, number),
             "## The reward, round by round",
             table(("round", "reward", "mean", "standard deviation", "images scored"), history(store, len(rounds), number)),
@@ -184,13 +184,15 @@ def _generalisation(store: RunStore, number: int) -> list[str]:
     return ["## How far it reaches", " ".join([REACH, *found.words()]), table(*rows_of(found))] if found else []
 
 
-def _strengths(store: RunStore, number: int) -> list[str]:
+def _strengths(store: RunStore, number: int, strength: float) -> list[str]:
     """What it is at less than its full strength, as a section of the card; nothing where it was not measured."""
     found = strengths.measured(store, number)
-    return ["## How strong it should be", " ".join([STRONG, *found.words()]), table(*strengths.rows_of(found))] if found else []
+    if found is None:
+        return []
+    taken = [f"What lies beside this card is at {strengths.percent(strength)} already."] if strength != 1 else []
+    return ["## How strong it should be", " ".join([*found.words(), *taken]), table(*strengths.rows_of(found))]
 
 
-STRONG = "The same prompts and seeds, which were not trained on, at several strengths of what was trained (a LoRA's weight), against the base model."
 REACH = (
     "Each picture is compared with the base model's of the same prompt and seed, which was not trained on. The trained prompts come first; the "
     "others are none of this run's prompts. Intervals (95 %) are over the pictures of the trained prompts where all of these were measured, and over "

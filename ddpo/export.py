@@ -19,7 +19,7 @@ from ddpo.report import Pair, held_out_pairs, report, watched_pairs
 from ddpo.result import result_until, rolled_back
 from ddpo.source import LORA_FILE
 from ddpo.store import RunStore
-from ddpo.twins import Report
+from ddpo.twins import Failure, Report
 
 MODELS = {
     "diffusers": "a LoRA for diffusers (pytorch_lora_weights.safetensors)",
@@ -63,7 +63,7 @@ def export(
     unseen: Mapping[str, Sequence[str]] | None = None,
     report: Report = lambda done, total: None,
 ) -> int | None:
-    """Make the folder ``out`` with an export and its README.md, or with a report; all of it or nothing. Returns the round of a model's weights, or
+    """Make the folder ``out`` with an export and its README.md, or with a page; all of it or nothing. Returns the round of a model's weights, or
     the last one of a report.
 
     Args:
@@ -305,10 +305,15 @@ def write_generalisation(
         rows.append(dict(group=twin.group, prompt=twin.prompt, seed=twin.seed, before=twin.files[0], after=twin.files[1]) | told)
     write_table(rows, folder / "generalisation.csv")
     (folder / "generalisation.json").write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
-    for failure in failures:
-        print(f"Could not be asked: {failure}", file=sys.stderr)
-    missing = [failure.split(": ")[0] for failure in failures]
+    missing = tell(failures)
     (folder / "README.md").write_text(generalisation_card(store, found, missing), encoding="utf-8", errors="replace")
+
+
+def tell(failures: Sequence[Failure]) -> list[str]:
+    """Say on the command line which rewards could not be asked, and why; their names."""
+    for name, why in failures:
+        print(f"Could not be asked: {name}: {why}", file=sys.stderr)
+    return [name for name, _ in failures]
 
 
 def write_strengths(store: RunStore, folder: Path, number: int, place: Path, count: int, report: Report) -> None:
@@ -325,8 +330,7 @@ def write_strengths(store: RunStore, folder: Path, number: int, place: Path, cou
         raise
     except Exception as error:  # as above
         raise ExportError(explain(error)) from error
-    for failure in failures:
-        print(f"Could not be asked: {failure}", file=sys.stderr)
+    tell(failures)
     (folder / f"{store.name}-strengths.html").write_text(told, encoding="utf-8", errors="replace")
 
 

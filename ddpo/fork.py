@@ -53,7 +53,8 @@ def config_of(store: RunStore, number: int, changes: Mapping[str, Any]) -> RunCo
     if unknown := sorted(set(changes) - known):
         raise ConfigError(f"Unknown setting {', '.join(unknown)}.")
     for name in KEPT:
-        given = absolute(changes[name]) if name in changes and name in LOCATED else changes.get(name, getattr(parent, name))
+        given = changes.get(name, getattr(parent, name))
+        given = absolute(given) if name in LOCATED and given != "pocket" else given
         if given != getattr(parent, name):
             raise ConfigError(
                 f"{name} is {changes[name]!r}, and {getattr(parent, name)!r} in {store.name}, whose weights the run goes on with. Keep it."

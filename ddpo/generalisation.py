@@ -24,7 +24,7 @@ from ddpo.dataset import public_reward
 from ddpo.files import write_file
 from ddpo.markup import shown
 from ddpo.store import RunStore
-from ddpo.twins import Report, Twin, make
+from ddpo.twins import Failure, Report, Twin, make
 
 FOLDER = "generalisation"
 SCHEMA_VERSION = 1
@@ -190,7 +190,7 @@ def measure(
     count: int,
     unseen: Mapping[str, Sequence[str]],
     report: Report = lambda done, total: None,
-) -> tuple[Generalisation, list[Twin], list[str]]:
+) -> tuple[Generalisation, list[Twin], list[Failure]]:
     """Make a number of pictures of each group, by the base model and by a round's weights, and score them.
 
     Args:
@@ -200,8 +200,8 @@ def measure(
         unseen: prompts that were not trained on, by a name for them; none is those that belong to the run's prompt set.
 
     Returns:
-        What was measured, which is in the run's folder too unless what is optimised could not be asked; the pictures; and why a reward could not be
-        asked, if one could not.
+        What was measured, which is in the run's folder too unless what is optimised could not be asked; the pictures; and the rewards that could
+        not be asked.
 
     Raises:
         ConfigError: the model cannot be loaded, or what is optimised cannot be asked.

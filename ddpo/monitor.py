@@ -1,6 +1,6 @@
 """Overoptimisation, live: every so many rounds the same pictures are made anew and measured, by prompts and seeds that are never trained on.
 
-What is measured of each picture (:attr:`ddpo.store.ProbeRow.found`), beside what rewards say of it:
+What is measured of each picture (:attr:`ddpo.records.ProbeRow.found`), beside what rewards say of it:
 
 ========= ================================================================================================ =================================
 kl        nats between the policy and the base model along the picture's own denoising, exact in float32    Fan et al. 2023, arXiv 2305.16381

@@ -20,7 +20,7 @@ from PIL import Image
 import rewards
 from ddpo import beliefs, blind, strengths
 from ddpo.alarms import judged
-from ddpo.card import REACH, STRONG, base_name, facts, held_out_change, public_settings, rated_images
+from ddpo.card import REACH, base_name, facts, held_out_change, public_settings, rated_images
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_metric, public_reward
 from ddpo.document import document, grid, picture, section, short
@@ -192,7 +192,7 @@ def how_strong(store: RunStore, number: int) -> Html:
     found = strengths.measured(store, result_until(store, number))
     if found is None:
         return Html("")
-    return section("How strong it should be", tag("p", " ".join([STRONG, *found.words()])), grid(*strengths.rows_of(found)))
+    return section("How strong it should be", tag("p", " ".join(found.words())), grid(*strengths.rows_of(found)))
 
 
 def blind_tests(store: RunStore, number: int) -> Html:

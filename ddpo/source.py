@@ -154,15 +154,15 @@ def located(config: RunConfig) -> RunConfig:
         config = config.with_changes(reward=located_reward(config.reward))
     except rewards.RewardError as error:
         raise ConfigError(f"reward is {config.reward!r}. {error}") from error
-    found = {name: absolute(value) for name in LOCATED if (value := getattr(config, name))}
+    found = {name: absolute(value) for name in LOCATED if (value := getattr(config, name)) != "pocket"}
     return config.with_changes(**found, ratings_from=sources_text(map(absolute, config.ratings_sources)))
 
 
 def absolute(name: str) -> str:
-    """A file's or folder's absolute path, or the name itself where there is none of that name, or it is the pocket model's."""
+    """A file's or folder's absolute path, or the name itself where there is none of that name."""
     with contextlib.suppress(RuntimeError):  # nobody's home
         path = Path(name).expanduser()
-        if name != "pocket" and is_a(path.exists):
+        if name and is_a(path.exists):
             return str(path.resolve())
     return name
 

@@ -11,7 +11,7 @@
       samples/0003/<sha>.png worker
       rounds/0003/           trajectory tensors, kept until the round's checkpoint exists
       checkpoints/0003/      adapter, optimiser state, header
-      generalisation/, blind/ what was measured of how far a round reaches, and what came out of blind tests (JSON)
+      generalisation/, strengths/, blind/ what was measured of how far a round reaches and how strong it should be, and what blind tests said (JSON)
       <tracker>.json          as what a tracker knows the run, and what it was sent; tensorboard/ has TensorBoard's events
       taste.json             worker: what its model of taste believes, where it has one (ddpo/beliefs.py)
       worker.log, worker.lock

@@ -10,8 +10,9 @@ right more often than chance. What is measured is kept in the run's folder, ``st
 from __future__ import annotations
 
 import json
+import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from ddpo.dataset import public_reward
 from ddpo.document import document, grid, picture, section, short
 from ddpo.files import write_file
 from ddpo.generalisation import TRAINED, Gain, gain_of
-from ddpo.markup import Html, shown, tag
+from ddpo.markup import Html, shown, tag, words_for
 from ddpo.store import RunStore
-from ddpo.twins import Report, Twin, make, opened
+from ddpo.twins import Failure, Report, Twin, make, opened
 
 FOLDER = "strengths"
 SCHEMA_VERSION = 1
@@ -42,9 +43,11 @@ class Strengths:
     round: int
     reward: str
     """What was optimised."""
+    prompts: int
     pictures: int
+    """At each strength."""
     gains: Mapping[str, tuple[Gain, ...]]
-    """By reward, what each of :data:`STRENGTHS` gains over the base model."""
+    """By reward, what each of :data:`STRENGTHS` gains over the base model; of :data:`TASTE` without an interval."""
     variety: tuple[float | None, ...]
     """How much a prompt's pictures differ at each of them, as a share of the base model's."""
 
@@ -54,22 +57,34 @@ class Strengths:
         return next((name for name in (self.reward, TASTE) if name in self.gains), None)
 
     def words(self) -> list[str]:
-        """What it says, in sentences: how much of what is wanted is kept at each strength, and which rewards that an alarm
-        would ask (:mod:`ddpo.alarms`) surely fall."""
-        told = []
-        if self.wanted is None:
-            told.append("What is wanted cannot be asked about these pictures: look at them.")
-        elif (whole := self.gains[self.wanted][-1]).low is None or whole.low <= 0:
-            told.append(f"{self.wanted} surely gains nothing at full strength.")
-        else:
-            kept = [f"{percent(s)} keeps {100 * gain.gain / whole.gain:.0f} %" for s, gain in zip(STRENGTHS, self.gains[self.wanted], strict=True)]
-            told.append(f"Of what {self.wanted} gains at full strength, {', '.join(kept[:-2])} and {kept[-2]}.")
+        """What it says, in sentences: of how many pictures it is; how much of what is wanted is kept at each strength; and which rewards that an
+        alarm would ask (:mod:`ddpo.alarms`) surely fall."""
+        made = f"{words_for(self.pictures, 'picture')} of {words_for(self.prompts, 'prompt')}"
+        told = [f"{made} at each strength of what was learned until round {self.round}, of seeds that were not trained on, beside the base model's."]
+        told.append(self._kept())
         for name, gains in self.gains.items():
             sound = [i for i, gain in enumerate(gains) if gain.high is None or gain.high >= 0]
             first = max(sound, default=-1) + 1
-            if is_told(name, self.reward) and first < len(gains):
+            if name != self.wanted and is_told(name, self.reward) and first < len(gains):
                 told.append(f"{name} surely falls from {percent(STRENGTHS[first])} on." if first else f"{name} surely falls at each of them.")
         return told
+
+    def _kept(self) -> str:
+        """How much of what is wanted is kept at each strength."""
+        name = self.wanted
+        if name is None:
+            return "What is wanted cannot be asked about these pictures: look at them."
+        *weaker, whole = self.gains[name]
+        kept = [f"{percent(s)} keeps {100 * gain.gain / whole.gain:.0f} %" for s, gain in zip(STRENGTHS, weaker, strict=False) if whole.gain > 0]
+        shares = f"{', '.join(kept[:-1])} and {kept[-1]}" if kept else ""
+        if name == TASTE:
+            gained = f"Of what is gained at full strength as the model of taste guesses, {shares}."
+            return gained if shares else "The model of taste guesses that nothing is gained at full strength."
+        if whole.low is None or whole.high is None:
+            return f"The pictures are too few to say what {name} gains."
+        if whole.low > 0:
+            return f"Of what {name} gains at full strength, {shares}."
+        return f"{name} {'surely falls' if whole.high < 0 else 'does not surely gain'} at full strength."
 
 
 def percent(strength: float) -> str:
@@ -79,16 +94,18 @@ def percent(strength: float) -> str:
 def rows_of(found: Strengths) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """What was measured as a table: its head, and a row a reward with the base model's mean and each strength's gain."""
     head = ("gain, ± half of its 95 % interval", "base model", *map(percent, STRENGTHS))
-    rows = [(name, shown(gains[0].before), *map(_gain, gains)) for name, gains in found.gains.items()]
+    rows = [(name, "–" if name == TASTE else shown(gains[0].before), *map(_gain, gains)) for name, gains in found.gains.items()]
     if any(share is not None for share in found.variety):
-        shares = ("–" if share is None else f"{100 * share:.0f} %" for share in found.variety)
+        shares = ("–" if share is None else percent(share) for share in found.variety)
         rows.append(("how much a prompt's pictures differ", "100 %", *shares))
     return head, rows
 
 
 def _gain(gain: Gain) -> str:
-    around = f" ± {(gain.high - gain.low) / 2:.2g}" if gain.low is not None and gain.high is not None else ""
-    return f"{gain.gain:+.2g}{around}"
+    """As many decimals as the interval's half width needs for two digits."""
+    half = (gain.high - gain.low) / 2 if gain.low is not None and gain.high is not None else None
+    decimals = 2 if not half else max(0, 1 - math.floor(math.log10(half)))
+    return f"{gain.gain:+.{decimals}f}" + (f" ± {half:.{decimals}f}" if half is not None else "")
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------------------
@@ -96,7 +113,7 @@ def _gain(gain: Gain) -> str:
 
 def measure(
     store: RunStore, number: int, place: Path, folder: Path, count: int, report: Report = lambda done, total: None
-) -> tuple[Strengths, list[Twin], list[str]]:
+) -> tuple[Strengths, list[Twin], list[Failure]]:
     """Make pictures of the run's prompts, two of each as far as they go, at each strength, and score them.
 
     Args:
@@ -104,64 +121,71 @@ def measure(
         folder: where the pictures go, as they are made: of each prompt the base model's first.
 
     Returns:
-        What was measured, which is in the run's folder too; the pictures; and why a reward could not be asked, if one could not.
+        What was measured, which is in the run's folder too; the pictures; and the rewards that could not be asked.
 
     Raises:
         ConfigError: the model cannot be loaded, or what is optimised cannot be asked.
         CheckpointError: the weights cannot be read, or are of another base model.
+        OSError: a rated image is gone.
     """
+    import torch
+
     from ddpo.monitor import drawn, mean_of, pixels_of, spread_of
     from ddpo.rollout import derive_seed
     from ddpo.taster import Taster
+    from rewards.preference import joined, looks
 
-    config, reward = store.config, store.reward_at(number)
-    chosen = drawn(list(dict.fromkeys(config.prompts)), max(1, count // 2))
+    own, reward = list(dict.fromkeys(store.config.prompts)), store.reward_at(number)
+    chosen = drawn(own, max(1, count // 2))
     items = [(TRAINED, chosen[i % len(chosen)], derive_seed(FOLDER, i)) for i in range(count)]
     sides = {f"{100 * strength:03.0f}": strength for strength in (0.0, *STRENGTHS)}
+    taste = Taster(store.config, store).trusted(number) if "human" in rewards.parts(reward) else None  # before anything that takes long
     twins, failures = make(store, number, place, folder, items, sides, report)
-    prompts = [twin.prompt for twin in twins]
-    values: dict[str, list[Sequence[float | None]]] = {name: [twin.values[name] for twin in twins] for name in twins[0].values}
-    seen = [[opened(folder, twin.files[side]) for twin in twins] for side in range(len(sides))]
-    if "human" in rewards.parts(reward):
-        guessed = Taster(config, store).taste_of(number, [image for side in seen for image in side], prompts * len(sides))
-        if guessed is not None:
-            values = {TASTE: [tuple(guessed[i::count]) for i in range(count)], **values}
-    gains = {}
-    for name, each in values.items():
-        found = [gain_of(prompts, [told[0] for told in each], [told[side] for told in each], all_known=True) for side in range(1, len(sides))]
+    prompts, gains = [twin.prompt for twin in twins], dict[str, tuple[Gain, ...]]()
+    if taste is not None:
+        seen = [joined(looks([opened(folder, twin.files[side])]) for twin in twins) for side in range(len(sides))]
+        base, *guessed = (taste.guess(look, prompts).mean.tolist() for look in seen)
+        found = [gain_of(prompts, base, each) for each in guessed]
+        gains[TASTE] = tuple(Gain(gain.before, gain.after, gain.gain, None, None) for gain in found if gain)
+    for name in twins[0].values:
+        base, *others = zip(*(twin.values[name] for twin in twins), strict=True)
+        found = [gain_of(prompts, base, each, all_known=len(chosen) == len(own)) for each in others]
         if all(found):
             gains[name] = tuple(gain for gain in found if gain)
-    apart = [mean_of(spread_of(pixels_of(images), prompts)) for images in seen]
+    small = (torch.cat([pixels_of([opened(folder, twin.files[side])]) for twin in twins]) for side in range(len(sides)))
+    apart = [mean_of(spread_of(pixels, prompts)) for pixels in small]
     variety = tuple(side / apart[0] if side is not None and apart[0] else None for side in apart[1:])
-    told = Strengths(number, public_reward(reward), count, gains, variety)
+    told = Strengths(number, public_reward(reward), len(set(prompts)), count, gains, variety)
     save(store, told)
     return told, twins, failures
 
 
-def page(store: RunStore, number: int, place: Path, count: int, report: Report = lambda done, total: None) -> tuple[str, list[str]]:
-    """Measure, and tell it as a document with the pictures of some prompts side by side; and why a reward could not be asked, if one could not.
+def page(store: RunStore, number: int, place: Path, count: int, report: Report = lambda done, total: None) -> tuple[str, list[Failure]]:
+    """Measure, and tell it as a document with the pictures of some prompts side by side; and the rewards that could not be asked.
 
     Raises:
-        ConfigError, CheckpointError: as of :func:`measure`.
+        ConfigError, CheckpointError, OSError: as of :func:`measure`.
     """
+    config = store.config
     with tempfile.TemporaryDirectory() as made:
         found, twins, failures = measure(store, number, place, Path(made), count, report)
-        shown_twins = list({twin.prompt: twin for twin in reversed(twins)}.values())[::-1][:ROWS]
-        rows = [tag("tr", tag("th", tag("bdi", short(twin.prompt, 40)), scope="row"), *_cells(Path(made), twin)) for twin in shown_twins]
-    names = ("base model", *map(percent, STRENGTHS))
-    top = tag("tr", tag("td"), *(tag("th", name, scope="col") for name in names))
+        each = list({twin.prompt: twin for twin in reversed(twins)}.values())[::-1][:ROWS]
+        rows = [tag("tr", tag("th", tag("bdi", short(twin.prompt, 40)), scope="row"), *_cells(Path(made), twin)) for twin in each]
+    top = tag("tr", tag("td"), *(tag("th", name, scope="col") for name in ("base model", *map(percent, STRENGTHS))))
     pictures = tag("div", tag("table", tag("thead", top), tag("tbody", *rows), class_="sheet"), class_="scroll", tabindex=0)
+    weight = ", or the weight to give its LoRA in other programs" if config.training == "lora" else ""
+    notes = [f"The strength that you like best is the one to take away{weight}."]
+    notes += ["The LoRA that the run began with is weakened, too; the base model is without it."] if config.init_lora else []
     head = tag(
         "header",
         tag("p", "Strengths of a run · DDPO Studio", class_="over"),
         tag("h1", store.name),
         tag("p", f"How strong should it be? What was learned until round {number}, at several strengths: the same prompts and seeds.", class_="lede"),
-        tag("p", "The strength that you like best is the one to take away, or the weight to give its LoRA in other programs.", class_="muted"),
+        tag("p", " ".join(notes), class_="muted"),
     )
-    lacking = [tag("p", f"Could not be asked: {', '.join(failure.split(': ')[0] for failure in failures)}.", class_="note")] if failures else []
-    told = tag("p", " ".join([*found.words(), f"Gains are over the base model's pictures, {count} of them, whose seeds were not trained on."]))
-    parts = (head, section("The pictures", pictures), section("What rewards say", told, grid(*rows_of(found)), *lacking))
-    return document(f"{store.name}: strengths · DDPO Studio", *parts), failures
+    lacking = [tag("p", f"Could not be asked: {', '.join(name for name, _ in failures)}.", class_="note")] if failures else []
+    said = section("What rewards say", tag("p", " ".join(found.words())), grid(*rows_of(found)), *lacking)
+    return document(f"{store.name}: strengths · DDPO Studio", head, section("The pictures", pictures), said), failures
 
 
 def _cells(folder: Path, twin: Twin) -> list[Html]:
@@ -190,4 +214,4 @@ def measured(store: RunStore, number: int) -> Strengths | None:
 
 def _read(told: dict[str, Any]) -> Strengths:
     gains = {name: tuple(Gain(**gain) for gain in each) for name, each in told["gains"].items()}
-    return Strengths(told["round"], told["reward"], told["pictures"], gains, tuple(told["variety"]))
+    return Strengths(told["round"], told["reward"], told["prompts"], told["pictures"], gains, tuple(told["variety"]))

@@ -122,13 +122,11 @@ class Taster:
         beliefs.write(self.store, number, found, beliefs.believe(taste, pool, self._looks([row.image for row in pool]), rated, self.earlier))
         self.store.add_metrics(number, found)
 
-    def taste_of(self, number: int, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float] | None:
-        """What n pictures, of this run or not, are to the taste that speaks from the ratings of all rounds up to one; only differences within a
-        prompt mean something. None where the better one of two is not surely picked more often than by chance."""
+    def trusted(self, number: int) -> Taste | None:
+        """The taste that speaks from the ratings of all rounds up to one, whether or not the run learns from it; None where the better one of two is
+        not surely picked more often than by chance."""
         taste = self._taste(number, [])
-        if taste is None or not taste.accuracy()[1] > CHANCE:
-            return None
-        return [float(mean) for mean in taste.guess(looks(images), prompts).mean]
+        return taste if taste is not None and taste.accuracy()[1] > CHANCE else None
 
     def _accuracy(self, taste: Taste, number: int) -> tuple[float, float, float]:
         """How often the better one of two is picked, what that surely exceeds, and of how many pairs. Where nobody was asked it is what it was in

@@ -22,6 +22,8 @@ AT_ONCE = 32
 
 Report = Callable[[int, int], None]
 Values = tuple[float | None, ...]
+Failure = tuple[str, str]
+"""The name of a reward that could not be asked, and why."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def make(
     items: Sequence[tuple[str, str, int]],
     strengths: Mapping[str, float],
     report: Report = lambda done, total: None,
-) -> tuple[list[Twin], list[str]]:
+) -> tuple[list[Twin], list[Failure]]:
     """Make pictures by a round's weights, keep them in a folder, and score them by what is optimised, where that needs no people, and by the rewards
     that are watched.
 
@@ -62,7 +64,7 @@ def make(
         strengths: how much of what was trained, by the name that the files have; 0 is the base model.
 
     Returns:
-        The pictures, and why a reward could not be asked, for each that could not.
+        The pictures, and the rewards that could not be asked.
 
     Raises:
         ConfigError: the model cannot be loaded, or what is optimised cannot be asked.
@@ -76,7 +78,7 @@ def make(
     from rewards.cache import Cached
 
     config, reward = with_own_lora(store.config, store.folder), store.reward_at(number)
-    source, failures = reward_source(config), list[str]()
+    source, failures = reward_source(config), list[Failure]()
     made = cache(lambda part: Cached(source(part)))
     try:
         for part in rewards.parts(reward):  # before anything that takes long
@@ -100,8 +102,10 @@ def make(
     report(total, total)
 
     def said(scores: Reward, side: int) -> Values:
-        parts = [[Sample(i, items[i][1], opened(folder, files[i][side])) for i in batch] for batch in batches(len(items), AT_ONCE)]
-        return tuple(score.value for part in parts for score in scores.score(part))
+        found: list[float | None] = []
+        for batch in batches(len(items), AT_ONCE):
+            found += [score.value for score in scores.score([Sample(i, items[i][1], opened(folder, files[i][side])) for i in batch])]
+        return tuple(found)
 
     values: list[dict[str, Values]] = [{} for _ in items]
     for name in panel(config, reward):
@@ -110,5 +114,5 @@ def make(
             for told, each in zip(values, zip(*(said(scores, side) for side in range(len(strengths))), strict=True), strict=True):
                 told[public_reward(name)] = each
         except RewardError as error:
-            failures.append(f"{public_reward(name)}: {error}")
+            failures.append((public_reward(name), str(error)))
     return [Twin(*item, names, told) for item, names, told in zip(items, files, values, strict=True)], failures

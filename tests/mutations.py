@@ -463,15 +463,25 @@ MUTATIONS = (
     *of(
         "ddpo/strengths.py",
         ("first = max(sound, default=-1) + 1", "first = len(gains) - 1", "test_what_is_kept_at_each_strength_and_what_surely_falls_in_words"),
-        ("whole.low <= 0", "whole.gain <= 0", "test_a_gain_that_is_not_sure_is_shared_out_to_nobody"),
-        ("[told[side] for told in each]", "[told[-1] for told in each]", "test_the_pictures_are_the_model_s_at_each_strength"),
+        ("if whole.low > 0:", "if whole.gain > 0:", "test_a_gain_that_is_not_sure_is_shared_out_to_nobody"),
+        ("all_known=len(chosen) == len(own)", "all_known=True", "test_the_pictures_are_the_model_s_at_each_strength"),
+        (
+            "taste.guess(look, prompts).mean.tolist() for look in seen",
+            "taste.guess(seen[-1], prompts).mean.tolist() for look in seen",
+            "test_the_taste_of_people_is_asked_about_each_picture",
+        ),
+        (
+            "for side in range(len(sides)))\n    apart",
+            "for side in range(len(sides)) if side)\n    apart",
+            "test_the_pictures_are_the_model_s_at_each_strength",
+        ),
         (
             'tuple(told["strengths"]) == STRENGTHS',
             'bool(told["strengths"])',
             "test_what_was_measured_is_read_again_and_a_broken_file_is_none",
         ),
     ),
-    *of("ddpo/taster.py", ("not taste.accuracy()[1] > CHANCE", "False", "test_the_taste_for_pictures_of_elsewhere")),
+    *of("ddpo/taster.py", ("taste is not None and taste.accuracy()[1] > CHANCE", "taste is not None", "test_the_taste_for_pictures_of_elsewhere")),
     *of(
         "ddpo/markup.py",
         (

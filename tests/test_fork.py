@@ -104,6 +104,10 @@ def test_the_same_model_by_another_path_is_no_change(tmp_path: Path, monkeypatch
         (tmp_path / name).mkdir()
     store = RunStore.create(tmp_path / "parent", toy_config(rounds=4, model=str(tmp_path / "model")))
     assert config_of(store, 1, dict(model="./model")).model == str(tmp_path / "model")
+    assert config_of(store, 1, dict(init_lora="", model_config="")).init_lora == ""
+    (tmp_path / "pocket").mkdir()
+    pocket = RunStore.create(tmp_path / "of-pocket", toy_config(rounds=4))
+    assert pocket.config.model == config_of(pocket, 1, dict(model="pocket")).model == "pocket"
     with pytest.raises(ConfigError, match=r"model is './other', and .* whose weights"):
         config_of(store, 1, dict(model="./other"))
 

@@ -205,7 +205,15 @@ def test_the_page_sends_it_too(hub: Hub, store: RunStore) -> None:
     assert answer.status_code == 200, answer.text
     assert answer.json() == dict(url=f"{hub.url}/anna/warm")
     assert [name for name in hub.repos["anna/warm"]["files"] if name.endswith(".safetensors")] == ["taste-round-2.safetensors"]
-    for changed in (dict(token="hf_stolen"), dict(repo="a b"), dict(repo=""), dict(token=""), dict(kind="report"), dict(token=[1])):
+    for changed in (
+        dict(token="hf_stolen"),
+        dict(repo="a b"),
+        dict(repo=""),
+        dict(token=""),
+        dict(kind="report"),
+        dict(kind="strengths"),
+        dict(token=[1]),
+    ):
         assert client.post("/studio/runs/taste/push", json=body | changed).status_code == 422
     assert client.post("/studio/runs/taste/push", json=body | dict(round=1)).status_code == 409  # it has no checkpoint
     exports.close()

@@ -46,7 +46,7 @@ def test_a_lora_and_pairs_are_downloaded_by_keyboard_and_mouse(page: Page, studi
     page.locator(".takeaway").get_by_label("Round").select_option(label="Round 1")
     strength = page.get_by_role("slider", name="Strength")
     strength.focus()
-    for _ in range(5):
+    for _ in range(10):
         strength.press("ArrowLeft")
     expect(page.locator(".takeaway output")).to_have_text("50 %")
     file = downloaded(page, tmp_path)

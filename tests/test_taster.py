@@ -27,7 +27,7 @@ from ddpo.store import RATINGS, RunStore
 from ddpo.taster import GUESS, Taster, first_board, thinned
 from ddpo.trainer import Trainer
 from rewards.base import Score
-from rewards.preference import Taste
+from rewards.preference import Taste, looks
 from tests.toys_ddpo import Brightness, LinearPolicy, brightness, outcome, toy_config
 
 
@@ -163,10 +163,12 @@ def test_the_taste_for_pictures_of_elsewhere(tmp_path: Path) -> None:
     """The brighter the better liked, of one prompt; nothing where nobody rated, or ratings and pictures have nothing in common."""
     trainer, _ = trained(tmp_path / "run", human_config(rounds=6, board_images=0))
     pictures = [Image.new("RGB", (16, 16), (level, level, level)) for level in (20, 120, 220)]
-    taste = Taster(trainer.config, trainer.store)
-    dark, grey, bright = taste.taste_of(6, pictures, ["a cat"] * 3) or [0.0] * 3
+    taste = Taster(trainer.config.with_changes(preference="off"), trainer.store)
+    trusted = taste.trusted(6)
+    assert trusted is not None
+    dark, grey, bright = trusted.guess(looks(pictures), ["a cat"] * 3).mean
     assert dark < grey < bright
-    assert taste.taste_of(0, pictures, ["a cat"] * 3) is None
+    assert taste.trusted(0) is None
     store = RunStore.create(tmp_path / "alike", human_config())
     store.start_round(1)
     prompts = [prompt for prompt in human_config().prompts for _ in range(8)][:16]
@@ -175,7 +177,7 @@ def test_the_taste_for_pictures_of_elsewhere(tmp_path: Path) -> None:
         store.add_rating(f"{i}", row.id, "anna", "thumbs", (-1.0) ** i)
     store.close_round(1)
     store.add_scores("human", {row.id: Score((-1.0) ** i) for i, row in enumerate(store.samples(1))})
-    assert Taster(human_config(), store).taste_of(1, pictures, ["a cat"] * 3) is None
+    assert Taster(human_config(), store).trusted(1) is None
 
 
 def test_ratings_of_an_earlier_run_are_a_beginning_and_count_for_nothing_else(tmp_path: Path) -> None:

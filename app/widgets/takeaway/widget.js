@@ -26,7 +26,7 @@ function options(v, c) {
     h("label", { class: "takeaway-field", key: "round" }, h("span", {}, "Round"),
       h("select", { "data-round": "" }, rounds(v, c).map(([value, name]) => h("option", { value, key: `r${value}` }, name)))),
     !c.strong ? null : h("label", { class: "takeaway-field takeaway-strength", key: "strength" }, h("span", {}, "Strength"),
-      h("input", { type: "range", min: 0.1, max: 2, step: 0.1, "data-strength": "", "aria-valuetext": percent() }), h("output", {}, percent())),
+      h("input", { type: "range", min: 0.05, max: 2, step: 0.05, "data-strength": "", "aria-valuetext": percent() }), h("output", {}, percent())),
     c.people ? h("label", { class: "takeaway-names", key: "names" }, h("input", { type: "checkbox", "data-names": "" }), h("span", {}, "With the raters' names, not a code for each")) : null,
     h("button", { class: "s-button s-primary takeaway-download", key: "download", "data-act": "download", "aria-disabled": busy, "aria-busy": busy }, busy ? "Preparing…" : "Download"));
 }
