@@ -113,7 +113,7 @@ EQUAL = dict(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("build/against-trl"))
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=8, help="rounds of both; with --best of ours")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--images", type=int, default=96, help="held-out pictures")
     parser.add_argument("--updates", type=int, default=1, choices=(1, 2, 4), help="optimiser steps a round, of the equal settings")
@@ -140,7 +140,7 @@ def main() -> None:
             shutil.rmtree(folder, ignore_errors=True)
             if options.best:
                 limit = ["--minutes", str(options.trl_minutes), "--every", "5", *extra] if side == "trl" else []
-                rounds, loaded = run(folder, 1000 if side == "trl" else 40, seed, *limit)
+                rounds, loaded = run(folder, 1000 if side == "trl" else options.rounds, seed, *limit)
             else:
                 rounds, loaded = run(folder, options.rounds, seed, *(["--batch", str(size), *extra] if side == "trl" else equal))
             adapters = sorted((folder / "checkpoints" if side == "ours" else folder).iterdir())
@@ -148,7 +148,7 @@ def main() -> None:
             report["seconds_per_round"] = round(statistics.median(r["seconds"] for r in rounds), 2)
             if options.best:
                 report["seconds_to_target"] = None
-                for adapter in adapters if side == "trl" else adapters[3::4]:
+                for adapter in adapters if side == "trl" else adapters[1::2]:
                     report["gain_percent"] = gain(adapter)
                     if report["gain_percent"][0] >= options.target:
                         report["seconds_to_target"] = round(rounds[int(adapter.name) - 1]["elapsed"], 1)
