@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -63,6 +64,16 @@ def test_the_banner_shows_what_goes_wrong_and_is_dismissed_for_good(page: Page, 
     open_progress(page, alarmed)
     expect(page.get_by_role("heading", name="Diversity")).to_be_visible()
     expect(banner).to_have_count(0)
+
+
+def test_what_went_too_far_is_seen_at_half_of_its_strength(page: Page, alarmed: Studio) -> None:
+    open_progress(page, alarmed)
+    page.get_by_role("status", name="Alarm").get_by_role("button", name="See it weaker").press("Enter")
+    board = page.locator("#studio-compare")
+    expect(board.locator(".cmp-strength output").nth(1)).to_have_text("50 %")
+    expect(board.get_by_role("columnheader", name=re.compile("Round 10 at 50 %")).first).to_be_visible()
+    page.get_by_role("tab", name="Progress", exact=True).click()
+    expect(page.get_by_role("status", name="Alarm")).to_contain_text(TEXT)
 
 
 def test_the_charts_show_where_the_alarm_began_and_say_it(page: Page, alarmed: Studio) -> None:

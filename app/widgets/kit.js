@@ -127,9 +127,9 @@ function takeAway(run) {
   window.dispatchEvent(new CustomEvent("studio:take-away"));
 }
 
-// Go to the comparison of a run's base model with what it was after a round.
-function compareWith(run, round) {
-  window.studioCompare = { run, round };
+// Go to the comparison of a run's base model with what it was after a round, or with a share of what was trained until then.
+function compareWith(run, round, strength = 1) {
+  window.studioCompare = { run, round, strength };
   openTab("Compare");
   window.dispatchEvent(new CustomEvent("studio:compare"));
 }

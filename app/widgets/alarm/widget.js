@@ -9,10 +9,12 @@ const TOLD = {
   rollback: (v) => `${v.alive ? "This run stops. " : ""}Round ${v.best} is what you take away and compare. Later rounds are kept.`,
   fork: (v) => `A new run begins with what the model had learned by then${v.alive ? "; this one stops" : ""}.`,
   penalty: (v) => `The same, and each step’s distance from the base model costs ${v.penalty} (kl_weight): the reward rises more slowly, and the pictures stay nearer to the base model’s.`,
+  weaker: (v) => `Compare opens with round ${v.round} at half of its strength, where much of what was learned is left and less is harmed. You can take it away so.`,
 };
+const HALF = 0.5;
 
 function button(v, kind, label, look = "") {
-  const late = kind in TOLD && v.pending.includes("stop");
+  const late = kind in TOLD && kind !== "weaker" && v.pending.includes("stop");
   return h("button", { class: `s-button ${look}`, "data-act": kind, "aria-describedby": kind in TOLD ? `alarm-${kind}` : null, disabled: late || v.pending.includes(kind) }, label);
 }
 
@@ -31,7 +33,8 @@ function view(v) {
       v.saved ? h("ul", { class: "alarm-actions", "aria-label": "What can be done" },
         rolled ? null : action(v, "rollback", `Roll back to round ${v.best}`, "s-primary"),
         action(v, "fork", `Go on from round ${v.best}`, rolled ? "s-primary" : ""),
-        action(v, "penalty", `Go on from round ${v.best} with a KL penalty`, "")) : null,
+        action(v, "penalty", `Go on from round ${v.best} with a KL penalty`, ""),
+        action(v, "weaker", "See it weaker", "")) : null,
       h("div", { class: "s-row" },
         v.alive ? [button(v, "continue", "Continue"), v.paused ? null : button(v, "pause", "Pause"), button(v, "stop", "Stop now")] : button(v, "dismiss", "Dismiss"))));
 }
@@ -39,6 +42,7 @@ function view(v) {
 let lost = false; // whether the button that was pressed goes away, and the focus with it
 onAct(({ act: kind }, pressed) => {
   lost = kind === "rollback";
+  if (kind === "weaker") return compareWith(props.value.run, props.value.round, HALF);
   const v = props.value, starts = ["fork", "penalty"].includes(kind);
   act({ kind, run: v.run, round: starts || kind === "rollback" ? v.best : v.round }, pressed);
   if (starts) openTab("Run");

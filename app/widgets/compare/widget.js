@@ -35,8 +35,8 @@ function fill(v) {
   Object.assign(state, { of: v.run, rolled });
 }
 
-function against(run, round) {
-  state.sides = [{ run, round: 0, lora: "", strength: 1 }, { run, round, lora: "", strength: 1 }];
+function against(run, round, strength = 1) {
+  state.sides = [{ run, round: 0, lora: "", strength: 1 }, { run, round, lora: "", strength }];
   Object.assign(state, { of: run, touched: false, failures: ["", ""], rows: ROWS, set: "run", rewards: null });
 }
 
@@ -302,7 +302,7 @@ function arrive(v) {
   if (!wanted || !runOf(wanted.run) || !open()) return;
   window.studioCompare = null;
   const rounds = runOf(wanted.run).rounds;
-  against(wanted.run, rounds.filter((n) => n <= wanted.round).at(-1) || rounds.at(-1) || 0);
+  against(wanted.run, rounds.filter((n) => n <= wanted.round).at(-1) || rounds.at(-1) || 0, wanted.strength);
   state.going = true;
   go();
 }
