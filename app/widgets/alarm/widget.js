@@ -8,8 +8,8 @@ function pair(p, v) {
 const TOLD = {
   rollback: (v) => `${v.alive ? "This run stops. " : ""}Round ${v.best} is what you take away and compare. Later rounds are kept.`,
   fork: (v) => `A new run begins with what the model had learned by then${v.alive ? "; this one stops" : ""}.`,
-  penalty: (v) => `The same, and each step’s distance from the base model costs ${v.penalty} (kl_weight): the reward rises more slowly, and the pictures stay nearer to the base model’s.`,
-  weaker: (v) => `Compare opens with round ${v.round} at half of its strength, where much of what was learned is left and less is harmed. You can take it away so.`,
+  penalty: (v) => `From round ${v.best} too, and each step’s distance from the base model costs ${v.penalty} (kl_weight): the reward rises more slowly, and the pictures stay nearer to the base model’s.`,
+  weaker: (v) => `Compare opens with round ${v.round} at half of its strength: much of what was learned is left, and less is harmed.`,
 };
 const HALF = 0.5;
 
@@ -33,7 +33,7 @@ function view(v) {
       v.saved ? h("ul", { class: "alarm-actions", "aria-label": "What can be done" },
         rolled ? null : action(v, "rollback", `Roll back to round ${v.best}`, "s-primary"),
         action(v, "fork", `Go on from round ${v.best}`, rolled ? "s-primary" : ""),
-        action(v, "penalty", `Go on from round ${v.best} with a KL penalty`, ""),
+        action(v, "penalty", "Go on with a KL penalty", ""),
         action(v, "weaker", "See it weaker", "")) : null,
       h("div", { class: "s-row" },
         v.alive ? [button(v, "continue", "Continue"), v.paused ? null : button(v, "pause", "Pause"), button(v, "stop", "Stop now")] : button(v, "dismiss", "Dismiss"))));
