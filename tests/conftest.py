@@ -46,12 +46,6 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
             fcntl.flock(machine, fcntl.LOCK_UN)  # not by closing it alone: a forked child may hold it open
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """``-n logical`` is one process more than there are cores: tests often wait for a browser or for another process."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that want to be alone come last, when there are few others to wait for."""
     items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
