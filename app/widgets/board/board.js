@@ -12,7 +12,7 @@ const state = {
   run: null, prefix: "", rater: storage.get(RATER) || "me",
   board: null, images: [], pairs: [], cards: [], groups: [], shape: "", current: 0,
   history: [], shown: new Map(), touched: new Map(), clock: 0, // clock counts what happened here, to tell old answers from new
-  armed: false, applied: 0, appliedAt: 0, learned: 0, pressed: -1,
+  armed: false, applied: 0, appliedAt: 0, learned: 0, pressed: -1, nudged: -Infinity,
   reachable: true, gone: "", notice: "", visible: false, timer: 0, asking: false, again: false,
 };
 const outbox = new Outbox(storage, paintSaved, acknowledged);
@@ -133,7 +133,7 @@ const keyOf = ({ sample, other }) => (other ? `${sample}-${other}` : `${sample}`
 function put(item, rating) {
   const image = item.left ?? item;
   item.rating = rating;
-  Object.assign(state, { armed: false, notice: "" });
+  Object.assign(state, { armed: false, notice: "", nudged: -Infinity });
   state.touched.set(item.key, ++state.clock);
   outbox.add(address("ratings"), state.run, {
     client_id: newId(), sample: image.id, image: image.image, ...(item.right ? { other: item.right.id } : {}),

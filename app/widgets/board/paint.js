@@ -142,6 +142,8 @@ function paintLarge() {
   if (image) paintZoom(refs, image, state.current, state.board);
 }
 
+const NUDGE_MS = 4000;
+
 function paintDock(signal) {
   const { board } = state;
   const learning = isLearning(board, state.applied);
@@ -150,7 +152,8 @@ function paintDock(signal) {
   setText(refs.counts, learning ? learningText(board, learned) : countsText(signal, board.rating));
   const ask = state.armed ? `${signal.open} unrated: press Enter again to apply.` : "";
   const reason = whyNotApply(board, signal);
-  setText(refs.hint, learning ? capital(phaseText(board, true)) : ask || hintText(board, signal));
+  const nudged = performance.now() - state.nudged < NUDGE_MS ? reason : "";
+  setText(refs.hint, learning ? capital(phaseText(board, true)) : ask || nudged || hintText(board, signal));
   refs.hint.classList.toggle("asks", Boolean(ask));
   refs.apply.setAttribute("aria-disabled", String(Boolean(reason) || learning));
   refs.apply.title = reason || "Apply these ratings (Enter)";
@@ -163,8 +166,9 @@ function paintSaved() {
   setText(refs.saved, text);
 }
 
-/** Point at the reason why nothing happened. */
+/** Point at the reason why nothing happened, and leave it there for a while, whatever is drawn meanwhile. */
 function nudge() {
+  state.nudged = performance.now();
   setText(refs.hint, whyNotApply(state.board, signalNow()));
   if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
     refs.hint.animate([{ transform: "none" }, { transform: "translateX(4px)" }, { transform: "translateX(-3px)" }, { transform: "none" }], 220);
