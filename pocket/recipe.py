@@ -365,7 +365,7 @@ def make_judge(work: Path, device: torch.device, start: Start) -> None:
     judge = Judge().to(device)
 
     def loss_of() -> tuple[Tensor, dict[str, Tensor]]:
-        index = torch.randint(len(captions), (64,), device=device)
+        index = torch.randint(len(captions), (JUDGE_BATCH,), device=device)
         label, images = labels[index], images_of(pictures[index])
         ruins = ruined(images[:12], images[12:24], label[:12, 0] != label[12:24, 0])
         images = augment(torch.cat([ruins, images[12:]]))
@@ -399,7 +399,7 @@ def make_judge(work: Path, device: torch.device, start: Start) -> None:
     print("judge, held-out accuracy:", accuracy)
 
 
-JUDGE_STEPS = 3_000
+JUDGE_STEPS, JUDGE_BATCH = 3_000, 64
 
 
 STAGES: dict[str, tuple[str, Callable[[Path, torch.device, Start], None]]] = dict(

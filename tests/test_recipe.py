@@ -18,8 +18,8 @@ FONT = any(Path(path).exists() for path in world.FONT_PATHS)
 @pytest.mark.timeout(900)
 def test_recipe_makes_a_model_that_diffusers_loads(tmp_path, monkeypatch, capsys):
     for name, value in dict(
-        HERE=tmp_path, TRAIN_SCENES=96, JUDGE_SCENES=96, HELD_OUT_SCENES=96, CLIP_STEPS=2, VAE_STEPS=2, SHARP_STEPS=2, UNET_STEPS=2,
-        JUDGE_STEPS=2, VAE_BATCH=4, UNET_BATCH=4,
+        HERE=tmp_path, TRAIN_SCENES=48, JUDGE_SCENES=48, HELD_OUT_SCENES=48, CLIP_STEPS=2, VAE_STEPS=2, SHARP_STEPS=2, UNET_STEPS=2,
+        JUDGE_STEPS=2, JUDGE_BATCH=28, VAE_BATCH=4, UNET_BATCH=4,
     ).items():  # fmt: skip
         monkeypatch.setattr(recipe, name, value)
     for name, value in dict(HERE=tmp_path, SCENES=48, HELD_OUT_SCENES=48, STEPS=2, BATCH=8).items():
