@@ -53,9 +53,8 @@ def config_of(store: RunStore, number: int, changes: Mapping[str, Any]) -> RunCo
     if unknown := sorted(set(changes) - known):
         raise ConfigError(f"Unknown setting {', '.join(unknown)}.")
     for name in KEPT:
-        given = changes.get(name, getattr(parent, name))
-        given = absolute(given) if name in LOCATED and given != "pocket" else given
-        if given != getattr(parent, name):
+        same = name not in changes or changes[name] == getattr(parent, name)
+        if not same and not (name in LOCATED and absolute(changes[name]) == getattr(parent, name)):
             raise ConfigError(
                 f"{name} is {changes[name]!r}, and {getattr(parent, name)!r} in {store.name}, whose weights the run goes on with. Keep it."
             )

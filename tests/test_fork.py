@@ -108,6 +108,9 @@ def test_the_same_model_by_another_path_is_no_change(tmp_path: Path, monkeypatch
     (tmp_path / "pocket").mkdir()
     pocket = RunStore.create(tmp_path / "of-pocket", toy_config(rounds=4))
     assert pocket.config.model == config_of(pocket, 1, dict(model="pocket")).model == "pocket"
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    hub = RunStore.create(tmp_path / "of-the-hub", toy_config(rounds=4, model="org/name"))
+    assert config_of(hub, 1, dict(learning_rate=0.5)).learning_rate == 0.5, "a folder of that name here is none of its business"
     with pytest.raises(ConfigError, match=r"model is './other', and .* whose weights"):
         config_of(store, 1, dict(model="./other"))
 
