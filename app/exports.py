@@ -20,11 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddpo.export import PAGES
+
 PROJECT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "ddpo", "export")
 KEEP_SECONDS = 900.0
 """A file that nobody has fetched for so long goes."""
-SINGLE = {"kohya": "*.safetensors", "report": "*.html", "strengths": "*.html"}
+SINGLE = {"kohya": "*.safetensors", **dict.fromkeys(PAGES, "*.html")}
 """Kinds of which one file is all that people want."""
 PACKED = (".csv", ".jsonl", ".md", ".json", ".txt")
 """Files that become smaller in a zip; weights and images do not."""

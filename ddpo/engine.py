@@ -24,7 +24,7 @@ from ddpo.checkpoint import load_state, save_moments, save_state
 from ddpo.config import ConfigError, RunConfig
 from ddpo.crew import Crew, Task
 from ddpo.diffusion import Gaussian
-from ddpo.files import write_images
+from ddpo.files import read_image, write_images
 from ddpo.forward import KeptForward
 from ddpo.objective import Lesson, TrajectoryLesson, Weights, make_lesson
 from ddpo.policy import Policy
@@ -426,8 +426,3 @@ def make_optimiser(config: RunConfig, parameters: Iterable[torch.nn.Parameter], 
         raise ConfigError("optimiser is adamw8bit, which needs bitsandbytes: `pip install bitsandbytes`, or choose adamw.") from error
     optimiser: torch.optim.Optimizer = AdamW8bit(parameters, **settings)
     return optimiser, optimiser
-
-
-def read_image(file: Path) -> Image.Image:
-    with Image.open(file) as image:
-        return image.convert("RGB")

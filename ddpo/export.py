@@ -286,19 +286,13 @@ def write_generalisation(
     Raises:
         ExportError: all prompts of a group were trained on.
     """
-    from ddpo.worker import explain
-
     if TRAINED in unseen:
         raise ExportError(f"{TRAINED} is what the run's own prompts are called. Give the file of unseen prompts another name.")
     groups = groups_of(store.config, unseen)
     if trained := [name for name in unseen if name not in groups]:
         raise ExportError(f"All prompts of {', '.join(trained)} were trained on, so they cannot show how far the run reaches. Name others.")
-    try:
+    with explained():
         found, twins, failures = measure(store, number, place, folder, count, unseen, report)
-    except OSError:
-        raise
-    except Exception as error:  # a model or a reward that does not load, or for which there is no memory
-        raise ExportError(explain(error)) from error
     rows: list[Row] = []
     for twin in twins:
         told = {f"{name}_{side}": value for name, both in twin.values.items() for side, value in zip(("before", "after"), both, strict=True)}
@@ -307,6 +301,23 @@ def write_generalisation(
     (folder / "generalisation.json").write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
     missing = tell(failures)
     (folder / "README.md").write_text(generalisation_card(store, found, missing), encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """What fails within, but for files, in words that say what to do: a model or a reward that does not load, or for which there is no memory.
+
+    Raises:
+        ExportError: something failed.
+    """
+    from ddpo.worker import explain
+
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise ExportError(explain(error)) from error
 
 
 def tell(failures: Sequence[Failure]) -> list[str]:
@@ -322,14 +333,8 @@ def write_strengths(store: RunStore, folder: Path, number: int, place: Path, cou
     Raises:
         ExportError: a model or a reward does not load.
     """
-    from ddpo.worker import explain
-
-    try:
+    with explained():
         told, failures = strengths.page(store, number, place, count, report)
-    except OSError:
-        raise
-    except Exception as error:  # as above
-        raise ExportError(explain(error)) from error
     tell(failures)
     (folder / f"{store.name}-strengths.html").write_text(told, encoding="utf-8", errors="replace")
 

@@ -1,4 +1,4 @@
-"""Files that no reader and no crash ever meets half of."""
+"""Files that no reader and no crash ever meets half of, and pictures from them."""
 
 from __future__ import annotations
 
@@ -54,3 +54,9 @@ def write_images(run: Path, number: int, images: Sequence[Image.Image]) -> list[
         paths.append(file.relative_to(run).as_posix())
     sync(folder)
     return paths
+
+
+def read_image(file: Path) -> Image.Image:
+    """A picture in RGB, with its file closed again."""
+    with Image.open(file) as image:
+        return image.convert("RGB")

@@ -34,8 +34,8 @@ from torch import Tensor
 import rewards
 from ddpo.alarms import Alarm, alarm_at, spread_of_base, watched
 from ddpo.config import RunConfig, prompt_sets
-from ddpo.engine import Engine, read_image
-from ddpo.files import write_images
+from ddpo.engine import Engine
+from ddpo.files import read_image, write_images
 from ddpo.generalisation import TRAINED, others_of
 from ddpo.policy import Policy
 from ddpo.records import ProbeRow

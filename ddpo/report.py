@@ -25,6 +25,7 @@ from ddpo.config import RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_metric, public_reward
 from ddpo.document import document, grid, picture, section, short
 from ddpo.figure import Line, Points, chart
+from ddpo.files import read_image
 from ddpo.generalisation import measured, rows_of
 from ddpo.gold import proxy_and_gold, sides, words_of
 from ddpo.markup import Html, shown, tag, words_for
@@ -309,7 +310,7 @@ def _strip(store: RunStore, number: int) -> Iterator[Html]:
 
 def _stored(store: RunStore, sample: SampleRow) -> Html:
     try:
-        return picture(_opened(store.folder / sample.image), f"{sample.prompt}, seed {sample.seed}, round {sample.round}")
+        return picture(read_image(store.folder / sample.image), f"{sample.prompt}, seed {sample.seed}, round {sample.round}")
     except OSError:
         return tag("p", "The picture's file is gone.", class_="note")
 
@@ -362,7 +363,7 @@ def believed(store: RunStore, number: int) -> Html:
 
 def _believed(store: RunStore, found: Mapping[str, Any]) -> Html:
     try:
-        image = picture(_opened(store.folder / found["image"]), f"{found['prompt']}, round {found['round']}")
+        image = picture(read_image(store.folder / found["image"]), f"{found['prompt']}, round {found['round']}")
     except OSError:
         image = tag("p", "The picture's file is gone.", class_="note")
     said = "not rated" if found["said"] is None else f"said: {shown(found['said'])}"
@@ -523,7 +524,7 @@ def watched_pairs(store: RunStore, number: int, count: int) -> list[Pair]:
     try:
         for position in positions[:: max(1, -(-len(positions) // count))]:
             before, after = rows[0, position], rows[last, position]
-            found.append(Pair(after.prompt, after.seed, last, *(_opened(store.folder / row.image) for row in (before, after))))
+            found.append(Pair(after.prompt, after.seed, last, *(read_image(store.folder / row.image) for row in (before, after))))
     except OSError:
         return []
     return found
@@ -546,11 +547,6 @@ def held_out_pairs(store: RunStore, number: int, place: Path, count: int) -> lis
     prompts, before = held_out_images(policy, store.config, base=True, count=count)
     _, after = held_out_images(policy, store.config, base=False, count=count)
     return [Pair(prompts[i], derive_seed("held out", i), number, before[i], after[i]) for i in range(count)]
-
-
-def _opened(file: Path) -> Image.Image:
-    with Image.open(file) as image:
-        return image.convert("RGB")
 
 
 def asks_of(reward: str) -> str:

@@ -21,11 +21,11 @@ import rewards
 from ddpo.alarms import is_told
 from ddpo.dataset import public_reward
 from ddpo.document import document, grid, picture, section, short
-from ddpo.files import write_file
+from ddpo.files import read_image, write_file
 from ddpo.generalisation import TRAINED, Gain, gain_of
 from ddpo.markup import Html, shown, tag, words_for
 from ddpo.store import RunStore
-from ddpo.twins import Failure, Report, Twin, make, opened
+from ddpo.twins import Failure, Report, Twin, make
 
 FOLDER = "strengths"
 SCHEMA_VERSION = 1
@@ -91,9 +91,13 @@ def percent(strength: float) -> str:
     return f"{100 * strength:.0f} %"
 
 
+NAMES = ("base model", *map(percent, STRENGTHS))
+"""What the pictures of each side are called."""
+
+
 def rows_of(found: Strengths) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """What was measured as a table: its head, and a row a reward with the base model's mean and each strength's gain."""
-    head = ("gain, ± half of its 95 % interval", "base model", *map(percent, STRENGTHS))
+    head = ("gain, ± half of its 95 % interval", *NAMES)
     rows = [(name, "–" if name == TASTE else shown(gains[0].before), *map(_gain, gains)) for name, gains in found.gains.items()]
     if any(share is not None for share in found.variety):
         shares = ("–" if share is None else percent(share) for share in found.variety)
@@ -143,7 +147,7 @@ def measure(
     twins, failures = make(store, number, place, folder, items, sides, report)
     prompts, gains = [twin.prompt for twin in twins], dict[str, tuple[Gain, ...]]()
     if taste is not None:
-        seen = [joined(looks([opened(folder, twin.files[side])]) for twin in twins) for side in range(len(sides))]
+        seen = [joined(looks([read_image(folder / twin.files[side])]) for twin in twins) for side in range(len(sides))]
         base, *guessed = (taste.guess(look, prompts).mean.tolist() for look in seen)
         found = [gain_of(prompts, base, each) for each in guessed]
         gains[TASTE] = tuple(Gain(gain.before, gain.after, gain.gain, None, None) for gain in found if gain)
@@ -152,7 +156,7 @@ def measure(
         found = [gain_of(prompts, base, each, all_known=len(chosen) == len(own)) for each in others]
         if all(found):
             gains[name] = tuple(gain for gain in found if gain)
-    small = (torch.cat([pixels_of([opened(folder, twin.files[side])]) for twin in twins]) for side in range(len(sides)))
+    small = (torch.cat([pixels_of([read_image(folder / twin.files[side])]) for twin in twins]) for side in range(len(sides)))
     apart = [mean_of(spread_of(pixels, prompts)) for pixels in small]
     variety = tuple(side / apart[0] if side is not None and apart[0] else None for side in apart[1:])
     told = Strengths(number, public_reward(reward), len(set(prompts)), count, gains, variety)
@@ -171,7 +175,7 @@ def page(store: RunStore, number: int, place: Path, count: int, report: Report =
         found, twins, failures = measure(store, number, place, Path(made), count, report)
         each = list({twin.prompt: twin for twin in reversed(twins)}.values())[::-1][:ROWS]
         rows = [tag("tr", tag("th", tag("bdi", short(twin.prompt, 40)), scope="row"), *_cells(Path(made), twin)) for twin in each]
-    top = tag("tr", tag("td"), *(tag("th", name, scope="col") for name in ("base model", *map(percent, STRENGTHS))))
+    top = tag("tr", tag("td"), *(tag("th", name, scope="col") for name in NAMES))
     pictures = tag("div", tag("table", tag("thead", top), tag("tbody", *rows), class_="sheet"), class_="scroll", tabindex=0)
     weight = ", or the weight to give its LoRA in other programs" if config.training == "lora" else ""
     notes = [f"The strength that you like best is the one to take away{weight}."]
@@ -189,8 +193,7 @@ def page(store: RunStore, number: int, place: Path, count: int, report: Report =
 
 
 def _cells(folder: Path, twin: Twin) -> list[Html]:
-    names = ("base model", *map(percent, STRENGTHS))
-    return [tag("td", picture(opened(folder, file), f"{twin.prompt}, {name}")) for file, name in zip(twin.files, names, strict=True)]
+    return [tag("td", picture(read_image(folder / file), f"{twin.prompt}, {name}")) for file, name in zip(twin.files, NAMES, strict=True)]
 
 
 # --- keeping --------------------------------------------------------------------------------------------------------------------

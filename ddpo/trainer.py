@@ -43,9 +43,9 @@ import rewards
 from ddpo.config import RunConfig
 from ddpo.control import ChangeReward, Control, StopRun
 from ddpo.crew import Crew
-from ddpo.engine import Engine, Report, Source, read_image
+from ddpo.engine import Engine, Report, Source
 from ddpo.evaluate import HeldOut, held_out
-from ddpo.files import sync_tree
+from ddpo.files import read_image, sync_tree
 from ddpo.loss import Health
 from ddpo.monitor import Monitor
 from ddpo.objective import Weights, advantages_of, weights_of

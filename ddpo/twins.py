@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from PIL import Image
-
 import rewards
 from ddpo.config import ConfigError
 from ddpo.dataset import public_reward
+from ddpo.files import read_image
 from ddpo.store import RunStore
 from rewards.base import Reward, RewardError, Sample
 
@@ -38,12 +37,6 @@ class Twin:
     """By strength: within the folder."""
     values: Mapping[str, Values]
     """By the rewards' names, by strength."""
-
-
-def opened(folder: Path, file: str) -> Image.Image:
-    """One of the pictures, in RGB."""
-    with Image.open(folder / file) as image:
-        return image.convert("RGB")
 
 
 def make(
@@ -104,7 +97,7 @@ def make(
     def said(scores: Reward, side: int) -> Values:
         found: list[float | None] = []
         for batch in batches(len(items), AT_ONCE):
-            found += [score.value for score in scores.score([Sample(i, items[i][1], opened(folder, files[i][side])) for i in batch])]
+            found += [score.value for score in scores.score([Sample(i, items[i][1], read_image(folder / files[i][side])) for i in batch])]
         return tuple(found)
 
     values: list[dict[str, Values]] = [{} for _ in items]

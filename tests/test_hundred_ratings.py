@@ -15,7 +15,7 @@ from benchmarks.hero import SETTINGS, HeroTaster, HeroTrainer, distance
 from benchmarks.hundred_ratings import HELD_OUT, TRAINED, WAYS, Person, missed, report
 from benchmarks.tastes import opinion_of
 from ddpo.control import StopRun
-from ddpo.engine import read_image
+from ddpo.files import read_image
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.store import RunStore
 from tests.models import tiny_pipeline
