@@ -9,7 +9,7 @@ import gradio as gr
 from app import words
 from app.board import config_of
 from app.widgets.kit import widget
-from ddpo.export import MEASURED, MODELS, round_to_take, saved_rounds
+from ddpo.export import MEASURED, MODELS, PAGES, round_to_take, saved_rounds
 from ddpo.result import rolled_back
 from ddpo.store import RunStore
 
@@ -28,6 +28,12 @@ CHOICES: dict[str, tuple[str, str]] = {
     "imagefolder": ("Images", "All images with their prompts, scores and ratings."),
 }
 """What each kind of export is called, and what it is good for."""
+SLOW = dict(
+    pipeline="The whole model is being put together.",
+    **dict.fromkeys(("report", "generalisation"), "The pictures before and after are being made."),
+    strengths="The pictures are being made.",
+)
+"""What is said while those are made that take a while."""
 
 
 def build() -> gr.HTML:
@@ -48,7 +54,8 @@ def takeaway_value(store: RunStore) -> dict[str, Any]:
         data = kind not in MODELS and kind not in MEASURED
         lacking = _lacking(kind, saved, made, scored, rated)
         people = kind in ("ratings", "pairs") or (kind == "report" and rated > 0)
-        choices.append(dict(kind=kind, title=title, text=lacking or text, enabled=not lacking, data=data, strong=kind in MODELS, people=people))
+        offered = dict(data=data, strong=kind in MODELS, people=people, page=kind in PAGES, slow=SLOW.get(kind))
+        choices.append(dict(kind=kind, title=title, text=lacking or text, enabled=not lacking) | offered)
     taken = dict(result=round_to_take(store), rolled=rolled_back(store) is not None)
     return dict(run=store.name, choices=choices, saved=saved, made=made, rated=words.count(rated, "rating")) | taken
 

@@ -57,7 +57,7 @@ function view(v) {
       h("button", { class: "s-button s-small", "data-act": "latest" }, "Take the latest again")) : null,
     h("fieldset", { class: "presets", disabled: busy }, h("legend", { class: "s-visually-hidden" }, "What to take away"), v.choices.map((one) => card(one, c))),
     c ? options(v, c) : null,
-    c && !["report", "strengths"].includes(c.kind) ? hub() : null,
+    c && !c.page ? hub() : null,
     c ? h("p", { class: "takeaway-told", role: "status", "data-tone": told.tone }, told.text) : null);
 }
 
@@ -95,9 +95,8 @@ function size(bytes) {
 async function make(v, to, then) {
   const c = choice(v), run = v.run;
   if (busy || !c) return;
-  const slow = { pipeline: "The whole model is being put together.", report: "The pictures before and after are being made.", generalisation: "The pictures before and after are being made.", strengths: "The pictures are being made." };
   busy = true;
-  told = { text: `${slow[c.kind] || "The file is being made."}${slow[c.kind] || to === "push" ? " Leave this page open." : ""}`, tone: "" };
+  told = { text: `${c.slow || "The file is being made."}${c.slow || to === "push" ? " Leave this page open." : ""}`, tone: "" };
   const known = rounds(v, c).some(([value]) => value === chosen.round) && chosen.round, token = element.querySelector("[data-token]");
   const question = { kind: c.kind, round: known ? Number(known) : null, strength: c.strong ? chosen.strength : 1, names: c.people && chosen.names };
   if (to === "push") Object.assign(question, { repo: chosen.repo.trim(), token: token.value.trim(), public: chosen.isPublic });
