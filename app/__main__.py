@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import socket
 import sys
@@ -15,6 +16,10 @@ from rewards import FUNCTION
 
 KEY, KEY_HOST = "DDPO_VLM_KEY", "DDPO_VLM_HOST"
 """The environment variables of :mod:`rewards.vlm`."""
+
+
+FILES = 10_240
+"""So many files at once are enough; macOS allows no more to one process."""
 
 
 class CannotStart(Exception):
@@ -96,9 +101,27 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def is_local(options: argparse.Namespace) -> bool:
+    """Whether only this computer can reach the studio."""
+    return options.host in ("127.0.0.1", "localhost", "::1")
+
+
 def open_to_all(options: argparse.Namespace) -> bool:
     """Whether other computers can use the studio without a password."""
-    return options.auth is None and options.host not in ("127.0.0.1", "localhost", "::1")
+    return options.auth is None and not is_local(options)
+
+
+def allow_many_files() -> None:
+    """Let this process have as many files open as it may: each run's database takes three, and some systems begin with 256."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def guard_key(options: argparse.Namespace) -> str | None:
@@ -111,6 +134,7 @@ def guard_key(options: argparse.Namespace) -> str | None:
 
 def serve(options: argparse.Namespace) -> None:
     """Open the studio, and stay until it is closed."""
+    allow_many_files()
     runs = writable(options.runs)
     door = listen(options.host, options.port)  # before the slow imports: a taken port is said at once
     import uvicorn
@@ -123,9 +147,8 @@ def serve(options: argparse.Namespace) -> None:
         trust(file, function)
     host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{door.getsockname()[1]}"
-    config = uvicorn.Config(
-        create_app(runs, options.auth, Launcher(worker_command(options.processes))), log_level="warning", timeout_graceful_shutdown=1
-    )
+    studio = create_app(runs, options.auth, Launcher(worker_command(options.processes)), is_local(options))
+    config = uvicorn.Config(studio, log_level="warning", timeout_graceful_shutdown=1)
     print(f"DDPO Studio is open at {url}\nRuns are kept in {runs}. Ctrl+C closes the studio; runs go on.", flush=True)
     if said := guard_key(options):
         print(said, flush=True)

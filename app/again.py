@@ -7,6 +7,7 @@ before, it tells how far they agree with themselves.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from random import Random
 
 from ddpo.records import RatingRow, SampleRow, latest
@@ -25,10 +26,10 @@ def repeated(store: RunStore, number: int, rater: str, of_each: int) -> list[Sam
     config = store.config
     if not config.repeats:
         return []
-    earlier = [row for row in store.rounds() if row.number < number and row.closed_at is not None and store.board(row.number)]
-    if len(earlier) < BOARDS_BETWEEN:
+    before = (row for row in reversed(store.rounds()) if row.number < number and row.closed_at is not None and store.board(row.number))
+    row = next(islice(before, BOARDS_BETWEEN - 1, None), None)
+    if row is None:
         return []
-    row = earlier[-BOARDS_BETWEEN]
     known = {id for each in store.ratings(row.number, row.closed_rating) if each.rater == rater for id in (each.sample, each.other)}
     prompts: dict[str, list[SampleRow]] = {}
     for sample in store.board(row.number):

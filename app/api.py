@@ -18,6 +18,7 @@ from app.exports import ExportFailure, Exports
 from app.launch import Launcher, LaunchError
 from app.pages import new_run, run
 from app.pages.progress import images_of_round
+from app.routes import MAX_NAME_CHARACTERS, is_name
 from app.runs import Runs
 from app.scoring import Scoring
 from ddpo.blind import results
@@ -101,6 +102,8 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
         beside another one: 1 the image is better, -1 the other, 0 neither. Nothing is a skip. True when it was new."""
         try:
             store = runs.open(name)
+            if not is_name(rater) or (client_id and not is_name(client_id)):
+                raise StoreError(f"rater and client_id are texts of 1 to {MAX_NAME_CHARACTERS} characters, without control characters.")
             kind = store.rating if value is not None else "skip"
             sample, second = store.sample(int(image)), None if other is None else store.sample(int(other))
             if sample and (refusal := rating_refusal(store, sample, rater, second)):

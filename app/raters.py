@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import median
+from threading import Lock
 from typing import Any
 
 from app import words
@@ -19,6 +21,9 @@ PAUSE = 120.0
 """Seconds after which somebody was away rather than looking."""
 TOGETHER = 0.05
 """Seconds within which two events are one act: a new best makes the former one a good one."""
+
+Said = tuple[dict[str, dict[int, float]], dict[str, tuple[int, float, int]]]
+"""What :func:`said_in` finds."""
 
 
 def raters_value(store: RunStore) -> dict[str, Any]:
@@ -35,7 +40,7 @@ def tired(store: RunStore, rater: str) -> str:
 def _value(store: RunStore, _said: tuple[int, ...]) -> dict[str, Any]:
     by_rater: dict[str, list[RatingRow]] = {}
     by_round: dict[int, list[RatingRow]] = {}
-    for event in store.ratings():
+    for event in _events(store):
         by_rater.setdefault(event.rater, []).append(event)
         by_round.setdefault(event.round, []).append(event)
     closed = {row.number: row.closed_rating for row in store.rounds()}
@@ -43,21 +48,60 @@ def _value(store: RunStore, _said: tuple[int, ...]) -> dict[str, Any]:
     again: dict[str, list[tuple[int, float, int]]] = {}
     told: dict[str, dict[int, float]] = {}
     for number, events in by_round.items():
-        until = closed[number]
-        first, late = [e for e in events if until is None or e.id <= until], [e for e in events if until is not None and e.id > until]
-        if late or len(by_rater) > 1:
-            asked = store.asked(number)
-            before = opinions(asked, latest(first))
+        until, last = closed[number], events[-1].id
+        if len(by_rater) > 1 or (until is not None and last > until):
+            before, after = _of_round(store, number, events, until)
             for rater, found in before.items():
                 told.setdefault(rater, {}).update(found)
-            for rater, after in opinions(asked, latest(late)).items():
-                same, pairs = same_order(before.get(rater, {}), after, asked)
-                again.setdefault(rater, []).append((max(e.id for e in late if e.rater == rater), same, pairs))
+            for rater, each in after.items():
+                again.setdefault(rater, []).append(each)
     agreement, images = alpha(found for name, found in told.items() if name not in absent)
     raters = [_rater(name, events, [each for each in again.get(name, ()) if each[2]], name not in absent) for name, events in by_rater.items()]
     raters = [each | dict(half=each["name"] in store.weights) for each in raters]
     text = f"Agreement between raters: {words.number(agreement)} (Krippendorff’s α; 1 is full, 0 is chance), from {words.count(images, 'image')}"
     return dict(raters=raters, agreement=text if agreement is not None else "")
+
+
+@dataclass
+class Heard:
+    """What was read of a run so far. Its events are never changed, so that only new ones are read, and rounds looked at where there are some."""
+
+    lock: Any = field(default_factory=Lock)
+    events: list[RatingRow] = field(default_factory=list)
+    rounds: dict[int, tuple[tuple[int | None, int], Said]] = field(default_factory=dict)
+    """By number: until which event it was open, the last one of it, and what was said."""
+
+
+@lru_cache(maxsize=64)
+def _heard(store: RunStore) -> Heard:
+    return Heard()
+
+
+def _events(store: RunStore) -> list[RatingRow]:
+    """All of a run's events."""
+    heard = _heard(store)
+    with heard.lock:
+        heard.events += store.ratings(after=heard.events[-1].id if heard.events else 0)
+        return list(heard.events)
+
+
+def _of_round(store: RunStore, number: int, events: Sequence[RatingRow], until: int | None) -> Said:
+    """What a round's events say."""
+    known, stamp = _heard(store).rounds, (until, events[-1].id)
+    if number not in known or known[number][0] != stamp:
+        known[number] = (stamp, said_in(events, store.asked(number), until))
+    return known[number][1]
+
+
+def said_in(events: Sequence[RatingRow], asked: Mapping[int, str], until: int | None) -> Said:
+    """What each rater said of a round until it was closed; and of what they said of it again later the last event's id, how many pairs they put in
+    the same order, and of how many."""
+    first = [event for event in events if until is None or event.id <= until]
+    late = events[len(first) :]
+    before, again = opinions(asked, latest(first)), dict[str, tuple[int, float, int]]()
+    for rater, after in opinions(asked, latest(late)).items():
+        again[rater] = (max(event.id for event in late if event.rater == rater), *same_order(before.get(rater, {}), after, asked))
+    return before, again
 
 
 def _rater(name: str, events: Sequence[RatingRow], again: Sequence[tuple[int, float, int]], counts: bool) -> dict[str, Any]:
@@ -66,7 +110,7 @@ def _rater(name: str, events: Sequence[RatingRow], again: Sequence[tuple[int, fl
     pairs = sum(each[2] for each in again)
     return dict(
         name=name, ratings=sum(event.kind != "clear" for event in events), seconds=round(median(seconds), 1) if seconds else None,
-        same=round(_share(again), 3) if pairs else None, pairs=pairs, counts=counts, tired=_tired(events, again),
+        same=round(_share(again), 3) if pairs else None, pairs=pairs, counts=counts, tired=_tired(events, seconds, again),
     )  # fmt: skip
 
 
@@ -83,9 +127,8 @@ def seconds_of(events: Sequence[RatingRow]) -> list[float]:
     return found
 
 
-def _tired(events: Sequence[RatingRow], again: Sequence[tuple[int, float, int]]) -> str:
+def _tired(events: Sequence[RatingRow], seconds: Sequence[float], again: Sequence[tuple[int, float, int]]) -> str:
     """Whether the last acts were much quicker than those before, and where images were shown again, less in agreement; in plain words."""
-    seconds = seconds_of(events)
     if len(seconds) < 2 * LATELY:
         return ""
     share = median(seconds[-LATELY:]) / median(seconds[:-LATELY])

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import sqlite3
+import unicodedata
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from app.board import apply_refusal, board_json, board_revision, rating_refusal
 from app.runs import Runs
 from ddpo.config import ConfigError
 from ddpo.records import REQUESTS, ProbeRow, SampleRow
-from ddpo.store import RATINGS, RunStore, StoreError
+from ddpo.store import RATINGS, NoRun, RunStore, StoreError
 from rewards.base import RewardError
 from rewards.human import valid
 
@@ -31,6 +32,8 @@ MAX_RATINGS_AT_ONCE = 512
 MAX_NAME_CHARACTERS = 80
 ASKED = tuple(kind for kind in REQUESTS if kind != "reward")
 """What may be asked for here; another reward is chosen on the Run page, which checks it."""
+UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode's categories of control and format characters, halves of characters, and ends of lines."""
 LARGEST_ID = 2**63 - 1
 IMAGE_FILE = re.compile(r"samples/\d{4,}/([0-9a-f]{8,64})\.png")
 EARLIER_FILE = re.compile(r"[0-9a-f]{32}\.(png|jpg|webp)")
@@ -204,10 +207,13 @@ def _ask(store: RunStore, kind: str, payload: dict[str, int]) -> dict[str, Any]:
 
 
 def open_run(runs: Runs, run: str) -> RunStore:
+    """A run's store. That a run is not there is told apart from one that cannot be read just now: what waits for the latter is sent again."""
     try:
         return runs.open(run)
-    except StoreError as error:
+    except NoRun as error:
         raise HTTPException(404, "There is no such run.") from error
+    except StoreError as error:
+        raise HTTPException(503, str(error)) from error
 
 
 def _guarded(work: Callable[[], T]) -> T:
@@ -247,9 +253,14 @@ def json_answer(content: Any) -> Response:
 
 def text_of(event: dict[str, Any], key: str) -> str:
     text = event.get(key)
-    if not isinstance(text, str) or not 0 < len(text) <= MAX_NAME_CHARACTERS or not text.isprintable():
-        raise HTTPException(422, f"{key} is a text of 1 to {MAX_NAME_CHARACTERS} characters.")
+    if not isinstance(text, str) or not is_name(text):
+        raise HTTPException(422, f"{key} is a text of 1 to {MAX_NAME_CHARACTERS} characters, without control characters.")
     return text
+
+
+def is_name(text: str) -> bool:
+    """Whether somebody can be called so. Letters and signs that this Python does not know yet are none of its business."""
+    return 0 < len(text) <= MAX_NAME_CHARACTERS and not UNSEEN & {unicodedata.category(sign) for sign in text}
 
 
 def seconds_of(event: dict[str, Any], key: str) -> float | None:
@@ -263,7 +274,8 @@ def seconds_of(event: dict[str, Any], key: str) -> float | None:
 
 
 def _round(body: dict[str, Any]) -> int:
-    number = body.get("round", body.get("payload", {}).get("round") if isinstance(body.get("payload"), dict) else None)
+    payload = body.get("payload")
+    number = payload.get("round") if isinstance(payload, dict) else None
     if not isinstance(number, int) or isinstance(number, bool):
         raise HTTPException(422, "Say which round's ratings to apply.")
     return number

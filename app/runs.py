@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from ddpo.store import NAME, RunStore, StoreError, runs_in
+from ddpo.store import NAME, NoRun, RunStore, StoreError, delete_run, runs_in
 
 
 class Runs:
@@ -21,10 +21,11 @@ class Runs:
         """The store of a run; opened anew when the folder was deleted and made again.
 
         Raises:
-            StoreError: the name cannot be a run's, or there is no such run.
+            NoRun: the name cannot be a run's, or there is no such run.
+            StoreError: it cannot be opened just now.
         """
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise StoreError(f"{str(name)[:80]!r} cannot name a run.")
+            raise NoRun(f"{str(name)[:80]!r} cannot name a run.")
         identity = self._identity(name)
         with self._lock:
             known = self._open.get(name)
@@ -40,6 +41,18 @@ class Runs:
         """The names of all runs, newest first."""
         return [folder.name for folder in runs_in(self.folder) if NAME.fullmatch(folder.name)]
 
+    def delete(self, name: str) -> None:
+        """Delete a run and everything in it, whether or not it can be read. It is closed before: some systems delete no open file.
+
+        Raises:
+            StoreError: there is no such run, it is running, or the disk refuses.
+        """
+        self._identity(name)
+        with self._lock:
+            if known := self._open.pop(name, None):
+                known[1].close()
+        delete_run(self.folder / name)
+
     def close(self) -> None:
         with self._lock:
             for store in (*self._retired, *(store for _, store in self._open.values())):
@@ -51,6 +64,8 @@ class Runs:
         """What tells a run from one deleted and made again under its name."""
         try:
             entry = (self.folder / name / "config.json").stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NoRun(f"There is no run {name}.") from error
         except OSError as error:
-            raise StoreError(f"There is no run {name}.") from error
+            raise StoreError(f"The run {name} cannot be read just now: {error.strerror or error}.") from error
         return entry.st_ino, entry.st_mtime_ns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,8 +29,9 @@ from app.studio import build_studio
 from app.trials import build_trials
 
 
-def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launcher | None = None) -> FastAPI:
-    """The whole studio over a folder of runs; with ``auth``, a user name and password, nothing answers without them."""
+def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launcher | None = None, local: bool = False) -> FastAPI:
+    """The whole studio over a folder of runs; with ``auth``, a user name and password, nothing answers without them. ``local``: it is for this
+    computer's browsers only."""
     opened, pictures, scoring, exports, launcher = Runs(runs), Pictures(), Scoring(), Exports(), launcher or Launcher()
     comparing = Comparing(runs, lambda: at_work(opened, launcher))
 
@@ -48,6 +50,7 @@ def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launch
     app.include_router(build_scores(opened, pictures, scoring, comparing))
     app.include_router(build_comparisons(opened, comparing))
     app.include_router(build_trials(opened, BlindTests(runs, comparing)))
+    app.add_middleware(Door, local=local and auth is None)
     if auth is not None:
         app.add_middleware(BasicAuth, user=auth[0], password=auth[1])
     blocks = build_studio(opened, launcher, exports, comparing, scoring)
@@ -68,6 +71,46 @@ def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launch
     return mounted
 
 
+HERE = (b"localhost", b"127.0.0.1", b"[::1]")
+"""What this computer is called by its own browsers."""
+
+
+class Door:
+    """What an ASGI app does not answer: Gradio's uploads, which have no limit and which nothing here uses; and, where the studio is for this computer
+    only, requests under another name, by which a page of another site could otherwise pass for its own (DNS rebinding)."""
+
+    def __init__(self, app: Any, local: bool) -> None:
+        self.app, self.local = app, local
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if why := self._refusal(scope):
+            await refuse(scope, send, 403, why)
+        else:
+            await self.app(scope, receive, send)
+
+    def _refusal(self, scope: Any) -> bytes:
+        if scope["type"] == "lifespan":
+            return b""
+        if self.local and self._name(scope) not in HERE:
+            return b"This studio is for this computer only. Behind a proxy, start it with --auth USER:PASSWORD.\n"
+        return b"The studio takes files by its own routes.\n" if scope["path"].rstrip("/") == "/gradio_api/upload" else b""
+
+    @staticmethod
+    def _name(scope: Any) -> bytes:
+        """The host that was asked for, without its port."""
+        host: bytes = next((value for name, value in scope["headers"] if name == b"host"), b"")
+        return re.sub(rb":\d*$", b"", host.lower())
+
+
+async def refuse(scope: Any, send: Any, status: int, why: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    """Answer a request with a status and a line of text, or close a WebSocket."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"content-type", b"text/plain; charset=utf-8")]})
+    await send({"type": "http.response.body", "body": why})
+
+
 class BasicAuth:
     """HTTP Basic authentication over every path and protocol of an ASGI app."""
 
@@ -78,12 +121,9 @@ class BasicAuth:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan" or self._allowed(scope):
             await self.app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
         else:
-            headers = [(b"www-authenticate", b'Basic realm="DDPO Studio", charset="UTF-8"'), (b"content-type", b"text/plain; charset=utf-8")]
-            await send({"type": "http.response.start", "status": 401, "headers": headers})
-            await send({"type": "http.response.body", "body": b"A user name and a password are needed.\n"})
+            asks = (b"www-authenticate", b'Basic realm="DDPO Studio", charset="UTF-8"')
+            await refuse(scope, send, 401, b"A user name and a password are needed.\n", (asks,))
 
     def _allowed(self, scope: Any) -> bool:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")

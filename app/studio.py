@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import gradio as gr
@@ -16,7 +17,7 @@ from app.scoring import Scoring
 from app.views import Views
 from app.widgets.kit import action, widget
 from ddpo.config import ConfigError
-from ddpo.store import RunStore, StoreError
+from ddpo.store import StoreError
 
 QUIET: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility="private")
 """For events that must not show themselves, nor wait in line behind another."""
@@ -83,18 +84,19 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports, comparing: Co
         def steer(selected: str, told: str, event: gr.EventData) -> list[Any]:
             asked = action(event)
             what = [str(asked.get(key, "")) for key in ("kind", "reward", "rater")]
-            views.attempt(selected, lambda store: run.steer(store, launcher, *what))
+            target = str(asked.get("run") or selected)  # that whose button was pressed, whatever was selected meanwhile
+            views.attempt(lambda: run.steer(runs.open(target), launcher, *what))
             return views.changes(selected, told)
 
         def heed(selected: str, told: str, event: gr.EventData) -> list[Any]:
             asked, made = action(event), list[str]()
-            selected = str(asked.get("run") or selected)  # that on whose banner it was pressed, whatever was selected meanwhile
+            selected = str(asked.get("run") or selected)
 
-            def work(store: RunStore) -> None:
-                if name := alarm.heed(store, launcher, str(asked.get("kind")), asked.get("round")):
+            def work() -> None:
+                if name := alarm.heed(runs.open(selected), launcher, str(asked.get("kind")), asked.get("round")):
                     made.append(name)
 
-            views.attempt(selected, work)
+            views.attempt(work)
             selected = made[0] if made else selected
             return [selected, *views.changes(selected, told)]
 
@@ -107,17 +109,17 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports, comparing: Co
                 launcher.start(store.folder)
             except (ConfigError, StoreError, LaunchError) as error:
                 return [selected, dict(text=new_run.plain(str(error))), gr.skip(), gr.skip(), *views.changes(selected, told)]
-            following = new_run.suggest_name(runs, typed.strip().rpartition("-")[0] or typed.strip())
+            following = new_run.suggest_name(runs, re.sub(r"-\d+$", "", typed.strip()))
             return [store.name, dict(text=""), following, gr.update(open=False), *views.changes(store.name, told)]
 
         def manage(selected: str, told: str, event: gr.EventData) -> list[Any]:
             asked = action(event)
             kind, which = asked.get("kind"), str(asked.get("run"))
             if kind == "delete":
-                views.attempt(which, lambda store: library.delete(runs, store.name))
+                views.attempt(lambda: runs.delete(which))
                 selected = (views.first() or "") if which == selected else selected
             elif kind == "resume":
-                views.attempt(which, lambda store: run.steer(store, launcher, "launch"))
+                views.attempt(lambda: run.steer(runs.open(which), launcher, "launch"))
             selected = which if kind in ("open", "resume") else selected
             return [selected, *views.changes(selected, told)]
 

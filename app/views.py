@@ -20,7 +20,7 @@ from app.launch import Launcher
 from app.pages import alarm, compare, library, progress, rate, rewards, run, takeaway, taste
 from app.runs import Runs
 from ddpo.config import ConfigError
-from ddpo.store import RunStore, StoreError
+from ddpo.store import StoreError
 from rewards.base import RewardError
 
 NAMES = ("bar", "panel", "alarm", "charts", "gallery", "taste", "takeaway", "compare", "rewards", "library", "board")
@@ -114,10 +114,10 @@ class Views:
         self._cards[name] = (token, card, choice)
         return card, choice
 
-    def attempt(self, name: str, work: Callable[[RunStore], str | None]) -> None:
+    def attempt(self, work: Callable[[], str | None]) -> None:
         """Do something to a run; a refusal, or what there is to say, appears as a message on the page."""
         try:
-            said = work(self.runs.open(name))
+            said = work()
         except (*UNREADABLE, RuntimeError) as error:
             said = _reason(error)
         if said:

@@ -136,6 +136,18 @@ class RatingRow:
 
 
 @dataclass(frozen=True)
+class RatingCounts:
+    """How much was said in a run."""
+
+    ratings: int
+    """Events that rate; what skips or clears is none."""
+    images: int
+    """Images that these are of; of a pair the first."""
+    raters: int
+    """Everybody who said anything."""
+
+
+@dataclass(frozen=True)
 class RoundRow:
     number: int
     started_at: float

@@ -51,6 +51,7 @@ from ddpo.records import (
     ChoiceRow,
     EventRow,
     ProbeRow,
+    RatingCounts,
     RatingRow,
     RequestRow,
     RoundRow,
@@ -77,6 +78,10 @@ class StoreError(RuntimeError):
     """The run folder cannot be used; the message says why and what to do."""
 
 
+class NoRun(StoreError):
+    """There is no such run, so that trying again would not help."""
+
+
 class RunStore:
     """One run's folder and database. One instance serves one process; threads take turns."""
 
@@ -84,11 +89,12 @@ class RunStore:
         """Open an existing run.
 
         Raises:
-            StoreError: the folder is no run, or was made by a newer program.
+            NoRun: the folder is no run.
+            StoreError: it cannot be opened, or was made by a newer program.
         """
         self.folder = Path(folder)
         if not (self.folder / "config.json").exists():
-            raise StoreError(f"{self.folder} is no run folder: it has no config.json.")
+            raise NoRun(f"{self.folder} is no run folder: it has no config.json.")
         try:
             self._db = sqlite3.connect(self.folder / "run.db", timeout=PATIENCE, isolation_level=None, check_same_thread=False)
             self._use_wal()
@@ -118,6 +124,8 @@ class RunStore:
             raise StoreError(f"{folder.name!r} cannot name a run. Use letters, digits, dots, dashes and underscores, 80 at most.")
         if (folder / "config.json").exists():
             raise StoreError(f"A run already exists in {folder}. Choose another name, or resume that run.")
+        if (folder / "run.db").exists():
+            raise StoreError(f"{folder} holds what is left of another run, whose config.json is gone. Choose another name, or delete that folder.")
         start, new = init_lora_file(config), False
         try:
             if not folder.is_dir():
@@ -146,7 +154,8 @@ class RunStore:
         return cls(folder)
 
     def close(self) -> None:
-        self._db.close()
+        with self._lock:
+            self._db.close()
 
     @property
     def config(self) -> RunConfig:
@@ -530,12 +539,18 @@ class RunStore:
             found.setdefault(prompt, []).append(value)
         return found
 
-    def ratings(self, number: int | None = None, up_to: int | None = None) -> list[RatingRow]:
-        """All rating events, oldest first; of one round, and up to an id, if these are given."""
-        sql = """SELECT rating.id, client_id, sample, rater, kind, value, shown_at, answered_at, rating.created_at, other, round
+    def rating_counts(self) -> RatingCounts:
+        """How much was said, without reading all of it."""
+        sql = "SELECT count(value), count(DISTINCT CASE WHEN value IS NOT NULL THEN sample END), count(DISTINCT rater) FROM rating"
+        return RatingCounts(*self._rows(sql)[0])
+
+    def ratings(self, number: int | None = None, up_to: int | None = None, after: int = 0) -> list[RatingRow]:
+        """All rating events, oldest first; of one round, up to an id, and after one, if these are given."""
+        of_round = "round = ?1" if number is not None else "?1 IS NULL"  # an OR of both would read all ratings for those of a round
+        sql = f"""SELECT rating.id, client_id, sample, rater, kind, value, shown_at, answered_at, rating.created_at, other, round
             FROM rating JOIN sample ON sample.id = rating.sample
-            WHERE (?1 IS NULL OR round = ?1) AND (?2 IS NULL OR rating.id <= ?2) ORDER BY rating.id"""
-        return [RatingRow(*row) for row in self._rows(sql, number, up_to)]
+            WHERE {of_round} AND (?2 IS NULL OR rating.id <= ?2) AND rating.id > ?3 ORDER BY rating.id"""
+        return [RatingRow(*row) for row in self._rows(sql, number, up_to, after)]
 
     def latest_ratings(self, number: int, up_to: int | None = None, everyone: bool = False) -> dict[int, list[RatingRow]]:
         """Each rater's latest event on each sample and each pair of a round, by sample id, those of a pair by its first; what was cleared is left
@@ -648,7 +663,7 @@ def _copy_state(store: RunStore, number: int, folder: Path) -> None:
 
 def runs_in(folder: Path) -> list[Path]:
     """The run folders in a folder, newest first."""
-    found = [path.parent for path in Path(folder).glob("*/config.json")]
+    found = [path.parent for path in Path(folder).glob("*/config.json") if not path.parent.name.startswith(".")]
     return sorted(found, key=lambda path: (path / "config.json").stat().st_mtime, reverse=True)
 
 
@@ -656,11 +671,16 @@ def delete_run(folder: Path) -> None:
     """Delete a run and everything in it.
 
     Raises:
-        StoreError: it is no run, or its worker lives.
+        StoreError: it is no run, its worker lives, or the disk refuses.
     """
     if not (folder / "config.json").exists():
-        raise StoreError(f"{folder} is no run folder.")
+        raise NoRun(f"{folder} is no run folder.")
     if holder(folder / "worker.lock") is not None:
         raise StoreError(f"{folder.name} is running. Stop it first.")
-    (folder / "config.json").unlink()
-    shutil.rmtree(folder)
+    gone = folder.with_name(f".deleted-{folder.name}-{time.time_ns()}")
+    try:
+        folder.rename(gone)  # at once, so that no name ever stands for half a run
+    except OSError as error:
+        raise StoreError(f"{folder.name} cannot be deleted: {error.strerror or error}. Is one of its files open elsewhere?") from error
+    for left in (gone, *folder.parent.glob(".deleted-*")):  # also of a deletion that was interrupted
+        shutil.rmtree(left, ignore_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations
-from statistics import fmean
 
 Opinions = Mapping[int, float]
 """A rater's opinion of each image that they judged."""
@@ -30,7 +29,7 @@ def alpha(raters: Iterable[Opinions]) -> tuple[float | None, int]:
 
 def _squares(values: list[float]) -> float:
     """The sum of squared distances from the mean."""
-    middle = fmean(values)
+    middle = sum(values) / len(values)
     return sum((value - middle) ** 2 for value in values)
 
 

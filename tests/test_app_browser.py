@@ -122,6 +122,21 @@ def test_a_worker_that_cannot_start_says_why(page: Page, toy_studio: Studio, mod
     expect(alert).to_contain_text("exit code 3")
 
 
+def test_a_question_is_of_the_run_whose_button_was_pressed(page: Page, studio: Studio) -> None:
+    stores = [filled_run(studio.runs / name, rounds=0, awaiting=True) for name in ("one", "two")]
+    locks = [WorkerLock(store.folder / "worker.lock") for store in stores]
+    page.goto(f"{studio.url}/?run=one")
+    page.locator("#studio-panel").get_by_role("button", name="Stop now").click()
+    page.locator(".bar select").evaluate("(select) => { select.value = 'two'; select.dispatchEvent(new Event('change', { bubbles: true })); }")
+    expect(page.locator("#studio-panel .s-over")).to_have_text("two")
+    page.get_by_role("dialog").get_by_role("button", name="Stop now").click()
+    until(lambda: bool(stores[0].pending_requests()))
+    assert [request.kind for request in stores[0].pending_requests()] == ["stop"] and not stores[1].pending_requests()
+    expect(page.locator("#studio-panel .s-over")).to_have_text("two")
+    for each in (*locks, *stores):
+        each.release() if isinstance(each, WorkerLock) else each.close()
+
+
 def test_a_second_tab_and_a_reload_show_the_same(page: Page, studio: Studio) -> None:
     for name in ("older", "newer"):
         filled_run(studio.runs / name, rounds=2).close()

@@ -19,7 +19,7 @@ import pytest
 from conftest import Studio, serve
 from toys import filled_run
 
-from app.__main__ import credentials, guard_key, main, parser
+from app.__main__ import FILES, allow_many_files, credentials, guard_key, main, parser
 
 PROJECT = Path(__file__).parent.parent
 
@@ -131,11 +131,53 @@ def test_the_password_covers_every_path(locked: Studio, path: str) -> None:
     assert ask(locked.url + path, "anna:pass:word") != 401
 
 
-def ask(url: str, credentials: str | None = None) -> int:
+def ask(url: str, credentials: str | None = None, host: str = "") -> int:
     headers = {"Authorization": "Basic " + b64encode(credentials.encode()).decode()} if credentials else {}
+    headers |= {"Host": host} if host else {}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         error.close()
         return error.code
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Studio]:
+    yield from serve(tmp_path / "runs", local=True)
+
+
+def test_a_studio_for_this_computer_answers_to_its_own_names_only(own: Studio) -> None:
+    port = own.url.rpartition(":")[2]
+    for name, status in (
+        ("127.0.0.1", 200),
+        ("localhost", 200),
+        ("LOCALHOST", 200),
+        ("[::1]", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("[::1].evil.example", 403),
+        ("", 403),
+    ):
+        assert ask(own.url + "/config", host=f"{name}:{port}" if name else "x") == status, name
+
+
+def test_a_password_stands_for_a_name(tmp_path: Path) -> None:
+    for studio in serve(tmp_path / "runs", local=True, auth=("anna", "secret")):
+        assert ask(studio.url + "/config", "anna:secret", host="studio.example") == 200
+
+
+def test_gradio_s_uploads_are_not_taken(own: Studio) -> None:
+    assert ask(own.url + "/gradio_api/upload") == 403
+
+
+def test_as_many_files_are_allowed_as_may_be() -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        allow_many_files()
+        now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert most == before[1] and now == (FILES if most == resource.RLIM_INFINITY else min(FILES, most))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -13,7 +13,7 @@ from toys import ODD_PROMPTS, add_images, filled_run
 from app import words
 from app.curves import MAX_POINTS
 from app.launch import Launcher
-from app.pages import library, new_run, progress, run
+from app.pages import new_run, progress, run
 from app.pages.run import COUNTS
 from app.runs import Runs
 from app.views import NAMES, Views
@@ -294,6 +294,20 @@ def test_the_gallery_gives_scores_and_prompts_as_they_are(runs: Runs) -> None:
     json.dumps(answer)
 
 
+def test_the_gallery_tells_no_scores_while_people_rate(runs: Runs) -> None:
+    store = filled_run(runs.folder / "a", rounds=0, awaiting=True)
+    store.add_rating("1", store.samples(1)[0].id, "bob", "thumbs", -1)
+    question = {"run": "a", "round": 1}
+    open_now = progress.answer_round(runs, question)
+    assert {(image["score"], image["seed"], image["note"]) for image in open_now["images"]} == {(None, None, "")}
+    assert open_now["summary"] == "8 images, being rated"
+    stamp = progress.gallery_value(store)["stamp"]
+    store.close_round(1)
+    closed = progress.answer_round(runs, question)
+    assert closed["images"][0]["score"] == -1 and closed["images"][0]["seed"] is not None
+    assert progress.gallery_value(store)["stamp"] != stamp
+
+
 @pytest.mark.parametrize("question", [None, 3, [], {}, {"run": "../x", "round": 1}, {"run": "odd"}, {"run": "nope", "round": "x"}])
 def test_odd_questions_get_an_empty_round(runs: Runs, question: object) -> None:
     assert progress.answer_round(runs, question)["images"] == []
@@ -345,11 +359,22 @@ def test_delete_refuses_a_live_run_and_takes_a_dead_one(runs: Runs) -> None:
     store = filled_run(runs.folder / "a", rounds=1)
     lock = WorkerLock(store.folder / "worker.lock")
     with pytest.raises(StoreError, match="running"):
-        library.delete(runs, "a")
+        runs.delete("a")
+    assert runs.open("a").rounds()
     lock.release()
-    library.delete(runs, "a")
-    assert runs.names() == [] and not (runs.folder / "a").exists()
-    library.delete(runs, "..")
+    runs.delete("a")
+    assert runs.names() == [] and list(runs.folder.iterdir()) == []
+    with pytest.raises(StoreError, match="cannot name a run"):
+        runs.delete("..")
+
+
+def test_a_run_that_cannot_be_read_can_be_deleted(runs: Runs) -> None:
+    filled_run(runs.folder / "a", rounds=1).close()
+    (runs.folder / "a" / "run.db").write_text("no database")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        runs.open("a")
+    runs.delete("a")
+    assert list(runs.folder.iterdir()) == []
 
 
 def test_widgets_have_static_templates_and_set_text_as_text() -> None:

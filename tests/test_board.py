@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -208,6 +209,29 @@ def test_help_tells_the_keys(page: Page, open_board: OpenBoard) -> None:
     page.keyboard.press("?")
     expect(page.locator("[data-ref=help]")).to_be_hidden()
     assert not store.ratings(1)
+
+
+def test_help_can_be_closed_on_a_small_screen(page: Page, open_board: OpenBoard) -> None:
+    page.set_viewport_size(dict(width=740, height=360))
+    open_board()
+    page.keyboard.press("?")
+    window = page.locator("dialog.help")
+    box = window.bounding_box()
+    assert box and box["y"] >= 0 and box["y"] + box["height"] <= 360
+    window.click(position=dict(x=8, y=box["height"] / 2))  # its rim is a part of it
+    expect(window).to_be_visible()
+    window.get_by_role("button", name="Close").click()
+    expect(window).to_be_hidden()
+
+
+def test_a_name_is_the_same_wherever_it_is_given(page: Page, open_board: OpenBoard, studio: Studio) -> None:
+    store = open_board()
+    page.locator("[data-ref=rater]").fill("  Ann\u00e9\u00a0\u202e B\U0001fae8  ")
+    page.locator("[data-ref=rater]").press("Enter")
+    expect(page.locator("[data-ref=rater]")).to_have_value(re.compile("^Ann\u00e9 B"))
+    press(page, "u")
+    (said,) = store.ratings(1)
+    assert said.rater == page.locator("[data-ref=rater]").input_value()
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 
@@ -99,6 +100,34 @@ def test_a_server_that_cannot_write_is_asked_again(page: Page, studio: Studio, m
     assert latest(store)[0] == UP
 
 
+def test_what_was_said_of_a_run_that_is_not_there_waits_for_it(page: Page, studio: Studio, make_run: MakeRun) -> None:
+    store = make_run()
+    look(page, studio)
+    page.route("**/ratings", lambda route: route.fulfill(status=404, json={"detail": "There is no such run."}), times=1)
+    page.keyboard.press("u")
+    saved(page, "saved · 1 rating of a run that is not here waits")
+    assert latest(store)[0] is None
+    other = filled_run(studio.runs / "other", rounds=0, awaiting=True)
+    page.goto(f"{studio.url}/?run=other")  # which also asks for the first one again, as every new page does
+    page.get_by_role("tab", name="Rate").click()
+    saved(page, "saved")
+    assert latest(store)[0] == UP and latest(other)[0] is None
+    other.close()
+
+
+def test_what_waits_for_a_run_that_is_gone_holds_up_no_other(page: Page, studio: Studio, make_run: MakeRun) -> None:
+    store = make_run()
+    entry = dict(url="/studio/runs/gone/ratings", run="gone", event=dict(client_id="1", sample=1, rater="me", kind="thumbs", value=1))
+    page.add_init_script(
+        f"localStorage.getItem('once') || localStorage.setItem('ddpo-studio/outbox/{int(1000 * time.time()):015d}-000001-1', "
+        f"'{json.dumps(entry)}'); localStorage.setItem('once', '1')"
+    )
+    look(page, studio)
+    press(page, "u", "d")
+    saved(page, "saved · 1 rating of a run that is not here waits")
+    assert latest(store)[:2] == [UP, DOWN]
+
+
 def test_a_rating_that_comes_too_late_is_taken_back(page: Page, studio: Studio, make_run: MakeRun) -> None:
     store = make_run()
     look(page, studio)
@@ -129,6 +158,23 @@ def test_a_reload_and_a_second_tab_show_the_same(page: Page, studio: Studio, mak
     page.bring_to_front()
     expect(card(page, 4)).to_have_attribute("data-mark", "up")
     second.close()
+
+
+def test_another_run_s_images_were_not_shown_before(page: Page, studio: Studio, make_run: MakeRun) -> None:
+    make_run()
+    look(page, studio)
+    press(page, "u")
+    other = filled_run(studio.runs / "other", rounds=0, awaiting=True)
+    lock = WorkerLock(other.folder / "worker.lock")
+    chosen = time.time()
+    page.locator(".bar select").select_option("other")
+    expect(page.locator(".card[data-mark='']")).to_have_count(8)
+    expect(page.locator(".card[data-state=here]")).to_have_count(8)
+    press(page, "u")
+    (said,) = other.ratings(1)
+    assert said.shown_at is not None and said.shown_at > chosen
+    lock.release()
+    other.close()
 
 
 def test_other_raters_count_towards_the_signal(page: Page, studio: Studio, make_run: MakeRun) -> None:

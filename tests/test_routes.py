@@ -187,6 +187,21 @@ def test_what_is_no_rating_is_refused(client: TestClient, store: RunStore, chang
     assert not store.ratings(2)
 
 
+def test_a_run_that_cannot_be_read_just_now_is_not_called_gone(client: TestClient, tmp_path: Path) -> None:
+    filled_run(tmp_path / "other", rounds=0, awaiting=True).close()
+    (tmp_path / "other" / "run.db").write_text("no database")
+    assert client.post("/studio/runs/other/ratings", json=[]).status_code == 503
+    assert client.post("/studio/runs/nothing/ratings", json=[]).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("rater", "taken"),
+    [("Anna\U0001fae8", True), ("\u00c4nne\u00a0B", True), ("A\x00", False), ("A\u202eB", False), ("A\u2028B", False), ("", False)],
+)
+def test_people_have_whatever_names_they_like_but_for_signs_that_nobody_sees(client: TestClient, store: RunStore, rater: str, taken: bool) -> None:
+    assert client.post("/studio/runs/toy/ratings", json=event(store, rater=rater)).status_code == (200 if taken else 422)
+
+
 @pytest.mark.parametrize("sample", [0, -1, 999, 2**70, "1", 1.5, None, True])
 def test_a_rating_of_no_image_is_refused(client: TestClient, store: RunStore, sample: object) -> None:
     assert client.post("/studio/runs/toy/ratings", json=event(store, sample=sample)).status_code == 404

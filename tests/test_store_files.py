@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,28 @@ def test_a_living_run_is_not_deleted_and_a_dead_one_is(tmp_path: Path) -> None:
     (tmp_path / "holiday").mkdir()
     with pytest.raises(StoreError, match="is no run folder"):
         delete_run(tmp_path / "holiday")
+
+
+def test_what_a_failed_deletion_left_is_in_no_new_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RunStore.create(tmp_path / "run", RunConfig())
+    store.start_round(1)
+    store.close()
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "rmtree", lambda *_, **__: None)  # the power goes, or a file is open elsewhere
+        delete_run(tmp_path / "run")
+    assert runs_in(tmp_path) == [] and len(list(tmp_path.iterdir())) == 1
+    again = RunStore.create(tmp_path / "run", RunConfig())
+    assert again.rounds() == []
+    again.close()
+    delete_run(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_whose_configuration_is_gone_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    RunStore.create(tmp_path / "run", RunConfig()).close()
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(StoreError, match="left of another run"):
+        RunStore.create(tmp_path / "run", RunConfig())
 
 
 def test_the_log_s_tail_is_short_and_survives_odd_bytes(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ MOST_PROMPTS = 200
 
 def build(prompts_of: Callable[[dict[str, Any]], dict[str, Any]]) -> gr.HTML:
     """The page as one widget; it asks ``prompts_of`` for prompts, and the routes of :mod:`app.comparisons` for pictures."""
-    return widget("compare", server_functions=[prompts_of])
+    return widget("compare", server_functions=[prompts_of], also=["rater.js"])
 
 
 def choice(store: RunStore) -> dict[str, Any]:

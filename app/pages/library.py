@@ -10,10 +10,9 @@ from app import words
 from app.board import config_of
 from app.launch import Launcher
 from app.pages.run import bar_value, strip
-from app.runs import Runs
 from app.widgets.kit import widget
 from ddpo.result import rolled_back
-from ddpo.store import RunStore, delete_run
+from ddpo.store import RunStore
 
 
 def build() -> gr.HTML:
@@ -49,13 +48,3 @@ def card(store: RunStore, launcher: Launcher) -> dict[str, Any]:
 def unreadable(name: str, error: Exception) -> dict[str, Any]:
     """The card of a run that cannot be read."""
     return dict(run=name, kind="broken", reason=str(error) or type(error).__name__)
-
-
-def delete(runs: Runs, name: str) -> None:
-    """Delete a run of this folder.
-
-    Raises:
-        StoreError: it is no run, or it is running.
-    """
-    if name in runs.names():
-        delete_run(runs.folder / name)

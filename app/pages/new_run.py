@@ -147,7 +147,7 @@ def earlier_choices(runs: Runs) -> dict[str, Any]:
     for name in runs.names():
         try:
             store = runs.open(name)
-            images = len({row.sample for row in store.ratings() if row.value is not None})
+            images = store.rating_counts().images
         except (StoreError, ConfigError, sqlite3.Error):  # a damaged run: the Library says so
             continue
         if images or (store.folder / RATINGS).exists():

@@ -46,7 +46,7 @@ def takeaway_value(store: RunStore) -> dict[str, Any]:
     full = config_of(store).training == "full"
     saved, made = sorted(saved_rounds(store)), [row.number for row in store.rounds() if row.sampled_at is not None]
     scored = any(row.scored_at is not None for row in store.rounds())
-    rated = sum(row.value is not None for row in store.ratings())
+    rated = store.rating_counts().ratings
     choices = []
     for kind, (title, text) in CHOICES.items():
         if full and kind in ("kohya", "diffusers"):

@@ -40,7 +40,7 @@ def taste_value(store: RunStore) -> dict[str, Any]:
         dict(key=key, title=title, hint=hint, images=[_image(store, id, images[str(id)]) for id in told.get(key, []) if str(id) in images])
         for key, title, hint in LISTS
     ]
-    who = "you" if len({row.rater for row in store.ratings()}) < 2 else "people, on average,"
+    who = "you" if store.rating_counts().raters < 2 else "people, on average,"
     return dict(run=store.name, text=beliefs.trust(told), round=told["round"], who=who, lists=[each for each in lists if each["images"]])
 
 

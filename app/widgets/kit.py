@@ -6,7 +6,7 @@ beside it. The template is empty on purpose: what people wrote never goes throug
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ import gradio as gr
 FOLDER = Path(__file__).parent
 
 
-def widget(name: str, value: dict[str, Any] | None = None, server_functions: list[Callable[..., Any]] | None = None) -> gr.HTML:
-    """The widget of that name; ``act`` is its one event, with a dictionary that says what a person did."""
+def widget(
+    name: str, value: dict[str, Any] | None = None, server_functions: list[Callable[..., Any]] | None = None, also: Sequence[str] = ()
+) -> gr.HTML:
+    """The widget of that name; ``act`` is its one event, with a dictionary that says what a person did. ``also`` names further scripts beside the kit
+    that it uses."""
     parts = sorted((FOLDER / name).glob("*.js"), key=lambda file: (file.name == "widget.js", file.name))
-    script = "\n".join(file.read_text(encoding="utf-8") for file in (FOLDER / "kit.js", *parts))
+    script = "\n".join(file.read_text(encoding="utf-8") for file in (*(FOLDER / shared for shared in ("kit.js", *also)), *parts))
     return gr.HTML(
         value or {},
         html_template="",

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("model.js", "outbox.js", "layout.js", "words.js", "view.js", "keys.js", "dialogs.js", "board.js", "paint.js")
+SCRIPTS = ("../rater.js", "model.js", "outbox.js", "layout.js", "words.js", "view.js", "keys.js", "dialogs.js", "board.js", "paint.js")
 """The JavaScript, in the order in which each part uses the ones before it."""
 
 

@@ -4,12 +4,11 @@ const refs = Object.fromEntries([...element.querySelectorAll("[data-ref]")].map(
 const root = refs.board;
 const storage = safeStorage();
 const leaving = new AbortController();
-const RATER = "ddpo-studio/rater";
 const FAST = 250;
 const SLOW = 1500;
 
 const state = {
-  run: null, prefix: "", rater: storage.get(RATER) || "me",
+  run: null, prefix: "", rater: raterName(storage.get(RATER) ?? ""),
   board: null, images: [], pairs: [], cards: [], groups: [], shape: "", current: 0,
   history: [], shown: new Map(), touched: new Map(), clock: 0, // clock counts what happened here, to tell old answers from new
   armed: false, applied: 0, appliedAt: 0, learned: 0, pressed: -1, nudged: -Infinity,
@@ -30,7 +29,7 @@ const COMPARES = ["best", "best-worst", "pairs"];
 function select(value) {
   const run = value?.run ?? null;
   if (run === state.run && state.prefix === (value?.url_prefix ?? "")) return;
-  Object.assign(state, { run, prefix: value?.url_prefix ?? "", board: null, gone: "", applied: 0, current: 0, history: [], images: [], pairs: [] });
+  Object.assign(state, { run, prefix: value?.url_prefix ?? "", board: null, gone: "", applied: 0, current: 0, history: [], images: [], pairs: [], shown: new Map(), touched: new Map() });
   closeDialogs();
   state.shape = "";
   paint();
@@ -79,7 +78,9 @@ function reached(yes) {
 }
 
 function lose(status) {
-  state.gone = status === 404 ? "This run is not there any more. Choose another." : "You are signed out. Sign in again; your ratings wait here.";
+  const signedOut = status === 401 || status === 403;
+  state.gone = status === 404 ? "This run is not there any more. Choose another."
+    : signedOut ? "You are signed out. Sign in again; your ratings wait here." : `The studio does not understand this page (${status}). Load it anew; your ratings wait here.`;
   Object.assign(state, { board: null, images: [], pairs: [], shape: "" });
   paint();
 }
@@ -113,8 +114,10 @@ function take(board, asked) {
 /** A new round, or the first look at one: begin at the first image without a rating. */
 function turnTo(before) {
   const items = itemsOf(state);
-  const first = nextOpen(items, items.length - 1);
-  Object.assign(state, { history: [], armed: false, notice: "", applied: 0, learned: 0, current: before || isSettled(items[first]) ? 0 : first });
+  const open = nextOpen(items, items.length - 1);
+  const current = before || isSettled(items[open]) ? 0 : open; // where all is settled there is no open one
+  Object.assign(state, { history: [], armed: false, notice: "", applied: 0, learned: 0, current });
+  for (const { key } of [...state.images, ...state.pairs].filter(Boolean)) state.shown.delete(key); // of an earlier board that is shown again
   if (before && before.run === state.board.run) {
     closeDialogs();
     say(`Round ${state.board.round}. ${state.images.includes(null) ? "New images are coming" : "The next images are here"}.`);
@@ -145,7 +148,10 @@ function put(item, rating) {
 function acknowledged(entry, result) {
   state.touched.set(keyOf(entry.event), ++state.clock);
   if (result.status === 200 || entry.run !== state.run) return;
-  say(result.status === 409 ? "Too late: the ratings of this round were applied already." : "A rating was refused by the server.");
+  const why = typeof result.detail === "string" ? result.detail : "The server gives no reason.";
+  state.notice = `A rating was not taken. ${why}`;
+  say(state.notice);
+  paint();
   state.touched.delete(keyOf(entry.event));
   if (state.board) state.board.revision = ""; // ask for everything again
   refresh();
@@ -286,7 +292,7 @@ function closeDialogs() {
   for (const dialog of [refs.zoom, refs.help]) if (dialog.open) dialog.close();
 }
 
-const rated = (value) => (value === "bad" ? { kind: "bad", value: null } : { kind: state.board.rating, value });
+const asRating = (value) => (value === "bad" ? { kind: "bad", value: null } : { kind: state.board.rating, value });
 
 /** Rate in another mode from now on; what was said before stays. */
 async function changeMode() {
@@ -295,12 +301,13 @@ async function changeMode() {
   const answer = await post("choices", { rating: mode });
   if (!answer?.ok) say("The mode was not changed. Try again in a moment.");
   await refresh();
+  paintModes(); // the server may have nothing new to tell
   focusCurrent();
 }
 
 const ACTS = {
   move: ({ key }) => move(key),
-  rate: ({ value }) => rate(state.current, rated(value), true),
+  rate: ({ value }) => rate(state.current, asRating(value), true),
   skip: () => rate(state.current, { kind: "skip", value: null }, true),
   clear: () => rate(state.current, null, false),
   undo, zoom: toggleZoom, help: toggleHelp, close: closeDialogs,
@@ -324,25 +331,31 @@ function onClick(event) {
   const card = event.target.closest(".card");
   if (button?.dataset.act) return ACTS[button.dataset.act]({});
   if (button?.dataset.rate) return clickRate(button, card);
-  if (event.target === refs.zoom || event.target === refs.help) return closeDialogs(); // beside the window
+  if ([refs.zoom, refs.help].includes(event.target)) return isBeside(event.target, event) && closeDialogs();
   if (!card || !state.board) return;
   const index = Number(card.dataset.index);
-  if (isPairs()) return event.target.closest(".frame") && rate(state.current, rated(index ? -1 : 1), true);
+  if (isPairs()) return event.target.closest(".frame") && rate(state.current, asRating(index ? -1 : 1), true);
   const again = state.pressed === index && event.target.closest(".frame"); // it was the current one before the press
   goTo(index);
   if (again) toggleZoom();
 }
 
+/** Was it pressed beside the window, rather than on its rim? */
+function isBeside(dialog, { clientX: x, clientY: y }) {
+  const box = dialog.getBoundingClientRect();
+  return x < box.left || x > box.right || y < box.top || y > box.bottom;
+}
+
 /** A button of a card rates that card; pressed again, it takes the rating back. In the large view the next image follows. */
 function clickRate(button, card) {
   const index = card ? Number(card.dataset.index) : state.current;
-  const wish = rated(button.dataset.rate === "bad" ? "bad" : Number(button.dataset.rate));
+  const wish = asRating(button.dataset.rate === "bad" ? "bad" : Number(button.dataset.rate));
   const held = card && same(state.images[index]?.rating ?? null, wish);
   if (itemsOf(state)[index]) rate(index, held ? null : wish, !card);
 }
 
 function renameRater() {
-  const name = [...refs.rater.value].filter((sign) => !/[\p{C}\p{Z}]/u.test(sign) || sign === " ").join("").trim().slice(0, 40) || "me";
+  const name = raterName(refs.rater.value);
   refs.rater.value = name;
   if (name === state.rater) return;
   storage.set(RATER, name);

@@ -1,6 +1,8 @@
 // Ratings on their way to the server: sent at once and in order, kept in the browser until the server has them on disk.
 
 const OUTBOX = "ddpo-studio/outbox/";
+const ASIDE_MS = 60000; // how long a run that is not there is not asked for again
+const KEPT_MS = 30 * 24 * 3600 * 1000; // how long what was said of such a run is kept
 
 /** An id that no other event has, also on pages without https, where randomUUID does not exist. */
 function newId() {
@@ -23,7 +25,7 @@ function safeStorage() {
 class Outbox {
   /** `onChange` hears of every step; `onAck(entry, result)` hears what the server made of each event. */
   constructor(storage, onChange, onAck) {
-    Object.assign(this, { storage, onChange, onAck, failures: 0, refused: "", sending: null, timer: 0, serial: 0, closed: false });
+    Object.assign(this, { storage, onChange, onAck, failures: 0, refused: "", sending: null, timer: 0, serial: 0, closed: false, absent: new Map() });
   }
 
   /** What waits here, oldest first; also what an earlier page of this browser left behind. */
@@ -35,8 +37,18 @@ class Outbox {
     return this.storage.keys().filter((key) => key.startsWith(OUTBOX));
   }
 
+  /** What can be sent now; the rest is of runs that were not there. */
+  due() {
+    return this.entries().filter((entry) => !((this.absent.get(entry.url) ?? 0) > Date.now()));
+  }
+
   get size() {
-    return this.keys().length;
+    return this.absent.size ? this.due().length : this.keys().length;
+  }
+
+  /** How many wait for a run that is not there. */
+  get aside() {
+    return this.keys().length - this.size;
   }
 
   /** Keep an event and send it. */
@@ -47,7 +59,7 @@ class Outbox {
     this.flush();
   }
 
-  /** Send what waits. Resolves to true when nothing waits any more. */
+  /** Send what waits. Resolves to true when nothing waits any more that can be sent. */
   async flush() {
     while (!this.closed && this.size) {
       this.sending ??= this.send().finally(() => { this.sending = null; });
@@ -61,7 +73,7 @@ class Outbox {
   /** One request: as many of the oldest events as go to the same run. */
   async send() {
     clearTimeout(this.timer);
-    const waiting = this.entries();
+    const waiting = this.due();
     const other = waiting.findIndex((entry) => entry.url !== waiting[0].url);
     const batch = waiting.slice(0, Math.min(other < 0 ? waiting.length : other, 200));
     this.onChange();
@@ -70,7 +82,7 @@ class Outbox {
       const headers = { "Content-Type": "application/json" };
       const answer = await fetch(batch[0].url, { method: "POST", headers, body, keepalive: body.length < 60000 });
       if (answer.ok) this.settle(batch, (await answer.json()).results);
-      else if (answer.status === 404) this.settle(batch, batch.map(() => ({ status: 404 }))); // the run is gone
+      else if (answer.status === 404) this.setAside(batch);
       else throw new Error(answer.status === 401 || answer.status === 403 ? "signed out" : "");
     } catch (error) {
       return this.postpone(error);
@@ -78,6 +90,13 @@ class Outbox {
     this.failures = 0;
     this.refused = "";
     return true;
+  }
+
+  /** The run is not there: it was deleted, or another folder of runs is open. What was said waits for it, and holds nothing else up. */
+  setAside(batch) {
+    this.absent.set(batch[0].url, Date.now() + ASIDE_MS);
+    setTimeout(() => this.flush(), ASIDE_MS + 1);
+    for (const { key } of batch) if (Number(key.slice(OUTBOX.length).split("-")[0]) < Date.now() - KEPT_MS) this.storage.remove(key);
   }
 
   /** Forget what the server has or will never take; keep what it could not write just now. */

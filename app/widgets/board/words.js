@@ -105,5 +105,6 @@ function savedText(outbox, reachable) {
   const waiting = outbox.size;
   if (outbox.refused) return ["offline", `signed out: ${waiting} waiting here`];
   if (outbox.failures || !reachable) return ["offline", waiting ? `offline: ${count(waiting, "rating")} ${waiting === 1 ? "waits" : "wait"} here` : "offline"];
-  return waiting ? ["saving", "saving…"] : ["saved", "saved"];
+  const aside = outbox.aside ? ` · ${count(outbox.aside, "rating")} of a run that is not here ${outbox.aside === 1 ? "waits" : "wait"}` : "";
+  return waiting ? ["saving", "saving…"] : ["saved", `saved${aside}`];
 }

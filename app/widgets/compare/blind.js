@@ -1,5 +1,5 @@
 // A blind test: pairs chosen ahead, judged by keys without knowing which picture is whose, revealed at the end. Uses the state of widget.js.
-const RATER = "ddpo-studio/rater", TRY_AGAIN_MS = 1500;
+const TRY_AGAIN_MS = 1500;
 const ENOUGH = { 10: 9, 20: 15, 40: 27, 80: 50 }; // wins of as many decided pairs that equal models reach less than one time in twenty
 const KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "tie", ArrowDown: "bad" };
 const SAYS = { left: "Left is better", tie: "Equally good", bad: "Both are bad", right: "Right is better" };
@@ -7,7 +7,7 @@ const trial = { view: null, rater: rater(), tests: [], count: 20, shownAt: 0, se
 let trialTimer = null;
 
 function rater() {
-  try { return localStorage.getItem(RATER) || "me"; } catch { return "me"; }
+  try { return raterName(localStorage.getItem(RATER) ?? ""); } catch { return NOBODY; }
 }
 
 // Whether it is over by itself soon: nobody answers, or the server cannot reach its folder just now.
@@ -214,7 +214,7 @@ window.addEventListener("storage", onName); // another tab gave another name
 element.addEventListener("change", ({ target }) => {
   if (target.matches("[data-pairs]")) { trial.count = Number(target.value); draw(); }
   if (!target.matches("[data-rater]")) return;
-  const name = [...target.value].filter((sign) => !/[\p{C}]/u.test(sign)).join("").trim().slice(0, 40) || "me";
+  const name = raterName(target.value);
   try { localStorage.setItem(RATER, name); } catch { /* private windows */ }
   target.value = name;
   listTests();

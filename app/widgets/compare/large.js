@@ -84,10 +84,11 @@ function loaded(picture) {
 }
 
 async function drawDifference() {
-  const pictures = [0, 1].map((i) => shown(i, large.prompt, large.seed).key);
+  const now = () => (large ? [0, 1].map((i) => shown(i, large.prompt, large.seed).key) : []);
+  const pictures = now();
   if (!pictures.every(Boolean)) return;
   const both = await Promise.all(pictures.map(loaded)).catch(() => null), canvas = large?.dialog.querySelector("[data-difference]");
-  if (!both || !canvas) return;
+  if (!both || !canvas || pictures.join() !== now().join()) return; // another pair is shown by now
   const width = Math.max(...both.map((i) => i.naturalWidth)), height = Math.max(...both.map((i) => i.naturalHeight));
   const pixels = both.map((image) => {
     const context = Object.assign(document.createElement("canvas"), { width, height }).getContext("2d");
@@ -134,7 +135,7 @@ function wire(dialog) {
   dialog.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
     const slides = event.target.matches("[data-strength], [data-gain]"), arrow = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
-    if ("1234".includes(event.key)) { state.mode = Number(event.key); keep(); changed(); } else if (event.key === " " && state.mode === 2) { large.held = true; changed(); } else if (arrow && !(slides && arrow[1])) {
+    if ("1234".includes(event.key)) { state.mode = Number(event.key); keep(); changed(); } else if (event.key === " " && state.mode === 2 && !event.target.closest("button")) { large.held = true; changed(); } else if (arrow && !(slides && arrow[1])) {
       if (state.mode === 1 && arrow[1]) { large.wipe = Math.min(100, Math.max(0, large.wipe + arrow[1] * (event.shiftKey ? 10 : 2))); changed(); } else step(...arrow);
     } else if (state.mode === 3 && "+=".includes(event.key)) zoom(1.5);
     else if (state.mode === 3 && event.key === "-") zoom(1 / 1.5);

@@ -292,6 +292,7 @@ async function loadPrompts() {
   state.promptsOf = wanted;
   const answer = await server.prompts_of({ run, set: state.set });
   if (state.promptsOf !== wanted) return;
+  if (!answer) return setTimeout(() => { if (state.promptsOf === wanted) { state.promptsOf = ""; loadPrompts(); } }, 1500); // it was lost: ask again
   state.prompts = answer.prompts;
   draw();
 }

@@ -19,6 +19,7 @@ async function load(v) {
   state.asked = key;
   const answer = await server.round_images({ run: v.run, round });
   if (state.asked !== key) return;
+  if (!answer) return setTimeout(() => { if (state.asked === key) { state.asked = null; redraw(); } }, 1500); // it was lost: ask again
   state.shown = answer;
   redraw();
 }
@@ -85,7 +86,7 @@ function zoom(id) {
     const i = images[at];
     morphChildren(dialog, [
       h("img", { src: i.url, alt: short(i.prompt, 300) }),
-      h("div", { class: "gallery-caption" }, h("p", { class: "s-muted" }, `${at + 1} of ${images.length} · score ${score(i.score)}${i.note ? ` (${i.note})` : ""} · seed ${i.seed}`),
+      h("div", { class: "gallery-caption" }, h("p", { class: "s-muted" }, `${at + 1} of ${images.length} · score ${score(i.score)}${i.note ? ` (${i.note})` : ""}${i.seed === null ? "" : ` · seed ${i.seed}`}`),
         h("p", { class: "gallery-prompt", tabindex: 0 }, i.prompt),
         h("div", { class: "s-row" }, h("button", { class: "s-button", "data-go": -1, "aria-label": "Previous image" }, "‹"),
           h("button", { class: "s-button", "data-go": 1, "aria-label": "Next image" }, "›"), h("button", { class: "s-button", "data-go": 0 }, "Close"))),

@@ -144,14 +144,15 @@ function view(v) {
 }
 
 onAct(async ({ act: kind, rater }, button) => {
+  const { run } = props.value; // that whose button was pressed, whatever is chosen while a question is open
   if (kind === "rate") return openTab("Rate");
-  if (kind === "take") return takeAway(props.value.run);
+  if (kind === "take") return takeAway(run);
   if (kind === "reward") {
     const reward = await chooseReward(props.value);
-    return reward && act({ kind, reward, run: props.value.run }, button);
+    return reward && act({ kind, reward, run }, button);
   }
   if (QUESTIONS[kind] && !(await ask(QUESTIONS[kind]))) return;
-  act({ kind, run: props.value.run, ...(rater === undefined ? {} : { rater }) }, button);
+  act({ kind, run, ...(rater === undefined ? {} : { rater }) }, button);
 });
 element.addEventListener("change", (event) => {
   const select = event.target.closest("select[data-rater]");
