@@ -14,7 +14,7 @@ from app.launch import Launcher, LaunchError
 from app.pages import alarm, compare, library, new_run, progress, rate, rewards, run, takeaway, taste
 from app.runs import Runs
 from app.scoring import Scoring
-from app.views import Views
+from app.views import NAMES, Views
 from app.widgets.kit import action, widget
 from ddpo.config import ConfigError
 from ddpo.store import StoreError
@@ -67,7 +67,11 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports, comparing: Co
                 shelf = library.build()
         timer = gr.Timer(1.0)
 
-        shown = [bar, panel, banner, charts, gallery, believed, taken, pairs, scores, shelf, board, seen]
+        parts = dict(
+            bar=bar, panel=panel, alarm=banner, charts=charts, gallery=gallery, taste=believed, takeaway=taken, compare=pairs, rewards=scores,
+            library=shelf, board=board,
+        )  # fmt: skip
+        shown = [*(parts[value] for value in NAMES), seen]
 
         def load(request: gr.Request) -> list[Any]:
             asked = request.query_params.get("run") or views.first()

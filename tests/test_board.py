@@ -77,7 +77,7 @@ def test_a_board_is_rated_by_keys_alone(page: Page, open_board: OpenBoard) -> No
     press(page, "u", "d", "Space", "2", "1", "U")
     assert latest(store) == [UP, DOWN, SKIP, UP, DOWN, UP, None, None]
     assert current(page) == 7
-    expect(page.locator("[data-ref=counts]")).to_have_text("5 of 8 rated, 1 skipped; 2 of 2 prompts carry signal")
+    expect(page.locator("[data-ref=counts]")).to_have_text("5 of 8 rated, 1 skipped; 2 of 2 prompts teach")
     expect(page.locator("[data-ref=saved]")).to_have_text("saved")
     expect(card(page, 3)).to_have_attribute("aria-label", "image 3 of 8, a horse, skipped")
     rows = store.ratings(1)

@@ -330,7 +330,7 @@ def test_the_page_goes_from_board_to_board(page: Page, toy_studio: Studio) -> No
         expect(page.locator("[data-ref=counts]")).to_have_text("4 images to rate")
         assert page.locator(".group").count() == 2 and "image 4 of 4" in (card(page, 4).get_attribute("aria-label") or "")
         press(page, *"udud")
-        expect(page.locator("[data-ref=counts]")).to_have_text("4 of 4 rated; 2 of 2 prompts carry signal")
+        expect(page.locator("[data-ref=counts]")).to_have_text("4 of 4 rated; 2 of 2 prompts teach")
         page.keyboard.press("Enter")
     expect(page.locator("[data-ref=notice]")).to_contain_text("All rounds are done")
     assert [len(store.latest_ratings(number)) for number in (1, 2, 3)] == [4, 4, 4]

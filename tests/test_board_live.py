@@ -183,7 +183,7 @@ def test_other_raters_count_towards_the_signal(page: Page, studio: Studio, make_
     store.add_rating("anna-1", samples[0].id, "anna", "thumbs", -1)
     look(page, studio)
     press(page, "u", "u")  # the mean of the first is 0, of the second 1: they differ
-    expect(page.locator("[data-ref=counts]")).to_contain_text("1 of 2 prompts carries signal")
+    expect(page.locator("[data-ref=counts]")).to_contain_text("1 of 2 prompts teaches")
 
 
 # --- images that come -------------------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def test_apply_waits_for_a_difference(page: Page, studio: Studio, make_run: Make
     store = make_run()
     look(page, studio)
     press(page, *"uuuuuuuu")
-    expect(page.locator("[data-ref=counts]")).to_have_text("8 of 8 rated; 0 of 2 prompts carry signal")
+    expect(page.locator("[data-ref=counts]")).to_have_text("8 of 8 rated; 0 of 2 prompts teach")
     assert hint(page).count("all the same") == 2 and "“a horse” (all the same)" in hint(page)
     page.keyboard.press("Enter")
     expect(page.locator("[data-act=apply]")).to_have_attribute("aria-disabled", "true")

@@ -74,7 +74,7 @@ def test_the_good_ones_are_picked_and_the_best_is_starred(page: Page, open_board
     assert current(page) == 5, "the rest of the prompt is passed over"
     expect(card(page, 3)).to_have_attribute("data-mark", "passed")
     expect(card(page, 3)).to_have_attribute("aria-label", "image 3 of 8, a horse, passed over")
-    counts(page, "4 of 8 rated; 1 of 2 prompts carries signal")
+    counts(page, "4 of 8 rated; 1 of 2 prompts teaches")
     for _ in range(4):
         page.keyboard.press("ArrowLeft")
     assert current(page) == 1
@@ -115,7 +115,7 @@ def test_best_and_worst_of_each_set(page: Page, open_board: OpenBoard) -> None:
     press(page, "b", "w")
     assert latest(store)[:3] == [TOP, END, None] and current(page) == 5
     expect(card(page, 3)).to_have_attribute("aria-label", "image 3 of 8, a dog, neither best nor worst")
-    counts(page, "4 of 8 rated; 1 of 1 prompt carries signal")
+    counts(page, "4 of 8 rated; 1 of 1 prompt teaches")
     press(page, "1", "Space", "2")
     assert latest(store)[4:] == [END, SKIP, TOP, None] and current(page) == 7, "nothing is left open"
     before = latest(store)
@@ -174,7 +174,7 @@ def test_pairs_are_judged_by_keys_alone(page: Page, open_board: OpenBoard) -> No
     counts(page, "6 pairs to judge")
     judge(page, "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Space")
     assert verdicts(store) == [("pairs", 1.0), ("pairs", -1.0), ("pairs", 0.0), ("bad", None), ("skip", None)]
-    counts(page, "4 of 6 judged, 1 skipped; 1 of 2 prompts carries signal")
+    counts(page, "4 of 6 judged, 1 skipped; 1 of 2 prompts teaches")
     expect(page.get_by_role("group", name="pair 6 of 6, a fox, not judged")).to_be_focused()
     shown = pairs_of(store.samples(1), "0 me")
     events = store.ratings(1)
@@ -224,7 +224,7 @@ def test_verdicts_wait_through_an_outage_and_a_reload(page: Page, open_board: Op
     page.keyboard.press("ArrowDown")
     expect(page.locator("[data-ref=saved]")).to_have_text("offline: 1 rating waits here")
     look(page, studio, pictures=False)
-    counts(page, "2 of 6 judged; 1 of 2 prompts carries signal")
+    counts(page, "2 of 6 judged; 1 of 2 prompts teaches")
     page.unroute("**/ratings")
     expect(page.locator("[data-ref=saved]")).to_have_text("saved")
     assert verdicts(store) == [("pairs", 1.0), ("bad", None)]
@@ -243,7 +243,7 @@ def test_pairs_come_with_their_images(page: Page, open_board: OpenBoard, studio:
     judge(page, "ArrowLeft")
     add_pictures(store, 1, range(3, 8), ["a cat"] + ["a dog"] * 4, range(3, 8), [picture(n) for n in range(3, 8)])
     store.set_progress("awaiting", 1, 0, 8)
-    counts(page, "1 of 6 judged; 1 of 2 prompts carries signal")
+    counts(page, "1 of 6 judged; 1 of 2 prompts teaches")
     expect(page.get_by_role("group", name="pair 2 of 6, a cat, not judged")).to_be_visible()
     lock.release()
     store.close()
@@ -303,7 +303,7 @@ def test_the_mode_changes_on_the_page_and_what_was_said_stays(page: Page, open_b
     assert store.rating == "pairs" and store.config.rating == "thumbs"
     page.reload()
     page.get_by_role("tab", name="Rate").click()
-    counts(page, "1 of 6 judged; 1 of 2 prompts carries signal")
+    counts(page, "1 of 6 judged; 1 of 2 prompts teaches")
     add = store.latest_ratings(1)
     assert sum(map(len, add.values())) == 4, "two thumbs, a star and a verdict"
     page.keyboard.press("?")

@@ -112,7 +112,7 @@ def test_images_come_again_on_the_page_and_are_rated_like_all_others(page: Page,
     page.locator("[data-ref=rater]").press("Enter")
     expect(page.locator(".card[data-state=here]")).to_have_count(12)
     press(page, *"ud" * 6)
-    expect(page.locator("[data-ref=counts]")).to_have_text("12 of 12 rated; 3 of 3 prompts carry signal")
+    expect(page.locator("[data-ref=counts]")).to_have_text("12 of 12 rated; 3 of 3 prompts teach")
     assert len(store.ratings(5)) == 8 and len(store.ratings(2)) == 12
     expect(card(page, 12)).to_have_attribute("data-mark", "down")
     lock.release()

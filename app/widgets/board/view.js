@@ -206,7 +206,7 @@ function paintGroup(group, image, signal) {
   if (parts.teach.dataset.look === look) return;
   parts.teach.dataset.look = look;
   parts.teach.title = look === "yes" ? "Teaches: its images are rated differently" : look === "no" ? `Teaches nothing: ${whyFlat(known)}` : "";
-  parts.teach.replaceChildren(...(look ? [icon(look === "yes" ? "check" : "dash"), make("span", "", look === "yes" ? "signal" : whyFlat(known))] : []));
+  parts.teach.replaceChildren(...(look ? [icon(look === "yes" ? "check" : "dash"), make("span", "", look === "yes" ? "teaches" : whyFlat(known))] : []));
 }
 
 /** One tick for each image or pair, in the colour of its rating. */

@@ -58,7 +58,7 @@ function countsText(signal, mode) {
   const [noun, done] = mode === "pairs" ? ["pair", " judged"] : ["image", " rated"];
   if (!signal.rated && !signal.skipped) return signal.items ? `${count(signal.items, noun)} to ${mode === "pairs" ? "judge" : "rate"}` : "";
   const skipped = signal.skipped ? `, ${signal.skipped} skipped` : "";
-  return `${signal.rated} of ${signal.items}${done}${skipped}; ${signal.carrying} of ${count(signal.total, "prompt")} ${signal.carrying === 1 ? "carries" : "carry"} signal`;
+  return `${signal.rated} of ${signal.items}${done}${skipped}; ${signal.carrying} of ${count(signal.total, "prompt")} ${signal.carrying === 1 ? "teaches" : "teach"}`;
 }
 
 /** Prompts that teach nothing although every image of theirs was looked at. */
@@ -66,7 +66,7 @@ function flatText(signal) {
   const flat = signal.prompts.filter((each) => !each.carries && !each.open);
   if (!flat.length) return "";
   const named = flat.slice(0, 3).map((each) => `${quoted(each.prompt)} (${whyFlat(each)})`).join(", ");
-  return `Without signal: ${named}${flat.length > 3 ? ` and ${flat.length - 3} more` : ""}.`;
+  return `Teach nothing: ${named}${flat.length > 3 ? ` and ${flat.length - 3} more` : ""}.`;
 }
 
 /** What to do in the modes that compare the images of a prompt. */
