@@ -106,7 +106,7 @@ def experiments() -> list[Experiment]:
         Experiment("eta-0.1-shared", ("noise",), "η 0.1, shared start", quiet),
         Experiment("eta-0.1-first-3", ("noise",), "η 0.1, shared start, first 3 steps (the preset's)", dict(skip_last_steps=7, **quiet)),
         Experiment("eta-0.1-sham", ("noise",), "the same, scores shuffled", dict(skip_last_steps=7, shuffle_scores=True, **quiet)),
-        Experiment("unguided", ("guidance",), "conditional branch only", dict(guidance_in_training=False), REWARDS),
+        Experiment("unguided", ("guidance", "adapter"), "conditional branch only", dict(guidance_in_training=False), REWARDS),
         Experiment(
             "unguided-sham", ("guidance",), "conditional branch only, scores shuffled", dict(guidance_in_training=False, shuffle_scores=True), REWARDS
         ),
@@ -127,6 +127,15 @@ def experiments() -> list[Experiment]:
         Experiment("rank-4", ("adapter",), "rank 4", dict(lora_rank=4)),
         Experiment("rank-16", ("adapter",), "rank 16", dict(lora_rank=16)),
         Experiment("all-layers", ("adapter",), "rank 64, all layers", dict(lora_targets="all")),
+        Experiment(
+            "unguided-all", ("adapter",), "conditional branch only, rank 64, all layers", dict(guidance_in_training=False, lora_targets="all")
+        ),
+        Experiment(
+            "unguided-all-5e-4",
+            ("adapter",),
+            "the same, learning rate 5e-4",
+            dict(guidance_in_training=False, lora_targets="all", learning_rate=5e-4),
+        ),
         Experiment("normalised", ("clip",), "four updates, normalised ratio", four | dict(ratio="normalised")),
         Experiment("kl", ("clip",), "one update, KL penalty 0.01", dict(kl_weight=0.01)),
     ]

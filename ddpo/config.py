@@ -1,6 +1,6 @@
 """The settings of one run: frozen, validated when made, one sentence a field. Imports no torch.
 
-The sentences are the help texts of the command line and of the Run page; ``tests/test_docs.py`` holds the README to them.
+The sentences are the help texts of the command line and of the Run page; ``tests/test_docs.py`` holds ``docs/running.md`` to them.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def heed(store: RunStore, launcher: Launcher, kind: str, number: object) -> str 
 
 def penalty_of(config: RunConfig) -> dict[str, Any]:
     """The settings that hold a run nearer to the base model: a KL penalty, or one of twice the weight; in fp32 where half precision would be louder
-    than what it compares (README, Precision)."""
+    than what it compares (docs/running.md, Precision)."""
     exact = dict(precision="fp32") if config.eta < 0.5 and config.precision in ("bf16", "fp16") else {}
     return dict(kl_weight=2 * config.kl_weight or PENALTY) | exact
 
