@@ -251,8 +251,9 @@ def on_one_scale(opinions: Array, whose: Sequence[str], prompts: Sequence[str]) 
     """Opinions, (n,), of which those of other raters are brought to the level and the spread of one's own; one's own stay as they are.
 
     A rater's spread is that of their differences within prompts; where there are few it is drawn towards that of their source (what their name says
-    before the first slash), whose unit nobody knows, and one's own towards :data:`USUAL`. Without own opinions, everybody's level and spread take the
-    place of one's own, where all opinions are from -1 to 1.
+    before the first slash), whose unit nobody knows, and one's own towards :data:`USUAL`. Where a source has no differences within prompts, as of one
+    image of each, its spread is that around its raters' means. Without own opinions, everybody's level and spread take the place of one's own, where
+    all opinions are from -1 to 1.
     """
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(whose):
@@ -266,7 +267,7 @@ def on_one_scale(opinions: Array, whose: Sequence[str], prompts: Sequence[str]) 
     found = opinions.copy()
     for source in {name.partition("/")[0] for name in rows if name != OWN}:
         names = [name for name in rows if name != OWN and name.partition("/")[0] == source]
-        usual = _pooled(squares[name] for name in names)
+        usual = _pooled(squares[name] for name in names) or _pooled(_squares(opinions[rows[name]], [""] * len(rows[name])) for name in names)
         for name in names:
             apart = (opinions[rows[name]] - opinions[rows[name]].mean()) / (_drawn(*squares[name], usual) if usual else 1.0)
             found[rows[name]] = level + apart * width
