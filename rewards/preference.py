@@ -187,6 +187,12 @@ class Shared(Linear):
         return super().__call__(x, y) * self.alike(x, y)
 
 
+def covariance(parts: Sequence[Linear], x: Array, y: Array) -> Array:
+    """The covariance of the sum of some parts, (n, m)."""
+    found: Array = sum((part(x, y) for part in parts), start=np.zeros((len(x), len(y))))
+    return found
+
+
 class Evidence:
     """How likely some ratings are, by the variances and by how alike raters are, with the derivatives: minus the logarithm of their density but for a
     constant (Rasmussen & Williams 2006, equations 5.8 and 5.9). The products of what is seen are made once.
@@ -403,19 +409,16 @@ class Taste:
     def _inverted(self, parts: Sequence[Linear], noise: float, rows: Any = slice(None)) -> Array:
         """The inverse covariance of the ratings, (n, n), or of some of them, by some variances."""
         x = self.x[rows]
-        covariance: Array = sum((part(x, x) for part in parts), start=np.asarray(noise * np.eye(len(x)), dtype=np.float64))
-        lower = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
-        return inverted(lower) if len(x) else covariance
+        found = covariance(parts, x, x) + noise * np.eye(len(x))
+        return inverted(np.asarray(np.linalg.cholesky(found), dtype=np.float64)) if len(x) else found
 
     def _of_taste(self, x: Array, y: Array) -> Array:
         """Prior covariance of tastes, (n, m)."""
-        found: Array = sum((part(x, y) for part in self.parts[: len(self.scale)]), start=np.zeros((len(x), len(y))))
-        return found
+        return covariance(self.parts[: len(self.scale)], x, y)
 
     def _of_ratings(self, x: Array, y: Array) -> Array:
         """Prior covariance of ratings without their noise, (n, m)."""
-        found: Array = sum((part(x, y) for part in self.parts), start=np.zeros((len(x), len(y))))
-        return found
+        return covariance(self.parts, x, y)
 
     # --- answers ----------------------------------------------------------------------------------------------------------------
 
