@@ -210,8 +210,18 @@ def test_the_latest_measurement_up_to_a_round_is_told_and_a_broken_file_is_none(
     assert measured(store, 2) is None
     save(store, first)
     assert measured(store, 2) == first and measured(store, 3) == third
-    (store.folder / "generalisation" / "0003.json").write_text("{")
-    assert measured(store, 3) == first
+    file = store.folder / "generalisation" / "0003.json"
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps(told | dict(version=1)))
+    assert measured(store, 3) == third, "as it was written before"
+    (group,) = told["groups"]
+    groups = ([], ["trained"], [group | dict(gains=[])], [group | dict(gains=dict(clip_score=[1.0]))], [group | dict(prompts="many")])
+    changes = (dict(reward="beauty"), dict(reward=3), dict(groups={}), *(dict(groups=each) for each in groups))
+    for broken in ("{", "[" * 100_000, "null", *(json.dumps(told | change) for change in changes)):
+        file.write_text(broken)
+        assert measured(store, 3) == first, broken
+    (store.folder / "generalisation" / "².json").write_text("{}")
+    export(store, "report", tmp_path / "report", pictures=0)
     with pytest.raises(ExportError, match="between"):
         export(store, "generalisation", tmp_path / "out", pictures=5000)
     store.close()
