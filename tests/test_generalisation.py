@@ -13,8 +13,9 @@ from PIL import Image
 from ddpo.__main__ import main, unseen_from
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.export import ExportError, export
-from ddpo.generalisation import Gain, Generalisation, Group, gain_of, groups_of, measured, rows_of, save
+from ddpo.generalisation import Gain, Generalisation, Group, gain_of, groups_of, measure, measured, rows_of, save
 from ddpo.rollout import derive_seed, rollout
+from rewards.function import TRUSTED, trust
 from rewards.jpeg import Compressibility
 from tests.test_export import FAMILIES, Run
 from tests.toys import filled_run
@@ -188,6 +189,22 @@ def test_a_blend_of_one_s_own_function_is_told_without_its_folder_and_asked_only
     FAMILIES["sd1"]().save_pretrained(run.model)
     (run.model / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"gone")
     assert main([*order[:-1], str(tmp_path / "again"), "--trust", str(file)]) == 2 and "Traceback" not in capsys.readouterr().err
+    run.store.close()
+
+
+def test_functions_of_one_name_in_two_folders_are_two_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRUSTED, "")
+    files = [tmp_path / name / "mine.py" for name in ("one", "two")]
+    for i, file in enumerate(files):
+        file.parent.mkdir()
+        file.write_text(f"def warm(images, prompts):\n    return [float(image.getpixel((0, 0))[{i}]) for image in images]\n")
+        trust(file)
+    run = Run(tmp_path, "sd1", prompts=("a cat", "a dog"), reward=f"blend: 1 {files[0]}:warm, 2 {files[1]}:warm")
+    (tmp_path / "made").mkdir()
+    _, (twin, _), failures = measure(run.store, 1, run.store.checkpoints()[1], tmp_path / "made", 2, {})
+    assert not failures and list(twin.values)[:3] == ["blend: 1 one/mine.py:warm, 2 two/mine.py:warm", "one/mine.py:warm", "two/mine.py:warm"]
+    with Image.open(tmp_path / "made" / twin.files[0]) as image:
+        assert [twin.values[f"{name}/mine.py:warm"][0] for name in ("one", "two")] == list(image.convert("RGB").getpixel((0, 0))[:2])
     run.store.close()
 
 
