@@ -169,7 +169,7 @@ def test_what_was_measured_is_read_again_and_a_broken_file_is_none(tmp_path: Pat
     assert measured(store, 2) == found and measured(store, 3) is None
     file = store.folder / "strengths" / "0002.json"
     told = json.loads(file.read_text())
-    monkeypatch.setattr(strengths, "STRENGTHS", (0.5, 1.0))
+    monkeypatch.setattr(strengths, "STRENGTHS", (0.2, 0.4, 0.6, 1.0))
     assert measured(store, 2) is None, "of other strengths"
     monkeypatch.undo()
     file.write_text(json.dumps(told | dict(version=1)))
