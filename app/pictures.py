@@ -13,12 +13,11 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from rewards.base import LARGEST_PIXELS, RewardError, as_seen
+from rewards.base import FORMATS, LARGEST_PIXELS, RewardError, as_seen
 
 LARGEST_BYTES = 20 * 1024 * 1024
 MOST_PICTURES = 256
 """How many are kept, over all pages; then the oldest ones go."""
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 SMALL = 256
 """Longest side of a picture in the table, in pixels."""
 HASH = re.compile(r"[0-9a-f]{32}")

@@ -75,7 +75,7 @@ from pocket import world
 from pocket.evaluate import sheet
 from pocket.judge import judge_images
 from rewards.base import Reward, Sample, Score
-from rewards.satisfaction import questions_of, says
+from rewards.satisfaction import YES, questions_of, says
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 SEEDS = (0, 1, 2)
@@ -161,8 +161,9 @@ def says_all(score: Score, prompt: str) -> bool | None:
     if "answers" in score.explanation:
         return score.value == 1
     if "answer" in score.explanation:
-        asked = questions_of(prompt)
-        return all(says(str(score.explanation["answer"]), question.accepted) for question in asked) if asked[0].accepted != ("yes",) else None
+        asked = questions_of(prompt, world.GLYPHS)
+        told = not any(question.accepted == YES for question in asked)
+        return all(says(str(score.explanation["answer"]), question.accepted) for question in asked) if told else None
     return None
 
 

@@ -9,18 +9,15 @@ What has come out of a test lies in the folders of the runs that it compares, ``
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ddpo.files import write_file
+from ddpo.files import read_json, write_json
 from ddpo.markup import shown
 
 FOLDER = "blind"
-SCHEMA_VERSION = 1
 VERDICTS = ("a", "b", "tie", "bad")
 """A is better, B is better, neither is, both are bad."""
 Z95 = 1.959963984540054
@@ -130,26 +127,13 @@ class Result:
 
 def keep(folder: Path, result: Result) -> None:
     """Keep what has come out so far in a run's folder."""
-    place = folder / FOLDER
-    place.mkdir(exist_ok=True)
-    write_file(place / f"{result.id}.json", json.dumps(asdict(result) | dict(version=SCHEMA_VERSION), indent=1).encode())
+    write_json(folder / FOLDER / f"{result.id}.json", result)
 
 
 def results(folder: Path) -> list[Result]:
     """What has come out of a run's blind tests, the latest first; a file that cannot be read is left out."""
-    found = []
-    for file in (folder / FOLDER).glob("*.json"):
-        try:
-            found.append(_read(json.loads(file.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+    found = [result for file in (folder / FOLDER).glob("*.json") if (result := read_json(file, Result))]
     return sorted(found, key=lambda result: -result.finished_at)
-
-
-def _read(told: Mapping[str, Any]) -> Result:
-    values = {field.name: told[field.name] for field in fields(Result)}
-    pairs = {name: tuple(values[name]) for name in ("titles", "rounds", "left")}
-    return Result(**(values | pairs | dict(total=Outcome(**told["total"]))))
 
 
 def until(found: Iterable[Result], number: int) -> list[Result]:

@@ -131,11 +131,24 @@ def picture_name(sample: SampleRow) -> str:
 
 
 def public_reward(reward: str) -> str:
-    """A reward without the folders of a Python file, which say where it lay on somebody's machine."""
+    """A reward without the folders of a Python file, which say where it lay on somebody's machine; of a blend with as few of them as tell its parts
+    apart."""
     weights = rewards.parts(reward)
     if not any(map(rewards.FUNCTION.fullmatch, weights)):
         return reward
-    return rewards.spell({Path(name).name if rewards.FUNCTION.fullmatch(name) else name: weight for name, weight in weights.items()})
+    names = public_names(weights)
+    return rewards.spell({names[name]: weight for name, weight in weights.items()})
+
+
+def public_names(names: Iterable[str]) -> dict[str, str]:
+    """What several rewards are called beside one another: functions by the last folders that tell them apart."""
+    found = {name: public_reward(name) if name.startswith(rewards.BLEND) else name for name in names}
+    files = {name: Path(name).parts for name in found if rewards.FUNCTION.fullmatch(name)}
+    for name, parts in files.items():
+        tails = (parts[-count:] for count in range(1, len(parts)))
+        alone = (tail for tail in tails if sum(other[-len(tail) :] == tail for other in files.values()) == 1)
+        found[name] = str(Path(*next(alone, parts)))
+    return found
 
 
 def public_metric(name: str) -> str:

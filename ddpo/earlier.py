@@ -77,10 +77,11 @@ def gather(named: Iterable[str]) -> list[Source]:
                 known.files |= source.files
     names: set[str] = set()
     for source in found.values():
-        ends = ("", *(f"-{n}" for n in range(2, len(found) + 2)))
-        source.name = next(name for end in ends if (name := source.name + end) not in names)
-        source.rated = [replace(each, source=source.name) for each in source.rated]
-        names.add(source.name)
+        name, number = source.name, 2
+        while name in names:
+            name, number = f"{source.name}-{number}", number + 1
+        source.name, source.rated = name, [replace(each, source=name) for each in source.rated]
+        names.add(name)
     return list(found.values())
 
 

@@ -1,4 +1,4 @@
-"""Files that no reader and no crash ever meets half of, and pictures from them."""
+"""Files that no reader and no crash ever meets half of, what was measured as JSON, and pictures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
+
+Found = TypeVar("Found")
 
 
 def sync(path: Path) -> None:
@@ -28,6 +31,25 @@ def write_file(file: Path, data: bytes) -> None:
     partial.write_bytes(data)
     sync(partial)
     partial.replace(file)
+
+
+def write_json(file: Path, found: object) -> None:
+    """Write a dataclass as JSON, in a folder that is made where there is none."""
+    from pydantic import TypeAdapter  # here, since it takes a while
+
+    file.parent.mkdir(exist_ok=True)
+    write_file(file, TypeAdapter(type(found)).dump_json(found, indent=1))
+
+
+def read_json(file: Path, kind: type[Found]) -> Found | None:
+    """A dataclass from its JSON, with the dataclasses, tuples and mappings in it; what else stands there is passed over. None where there is no file,
+    or it is damaged."""
+    from pydantic import TypeAdapter
+
+    try:
+        return TypeAdapter(kind).validate_json(file.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def sync_tree(folder: Path) -> None:

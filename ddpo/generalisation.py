@@ -9,25 +9,22 @@ folder, ``generalisation/<round>.json``, where the model card and the report rea
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, variance
-from typing import Any
 
 import rewards
 from ddpo.alarms import mean_and_error, student_t
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.dataset import public_reward
-from ddpo.files import write_file
+from ddpo.files import read_json, write_json
 from ddpo.markup import shown
-from ddpo.store import RunStore
+from ddpo.store import RunStore, is_reward
 from ddpo.twins import Failure, Report, Twin, make
 
 FOLDER = "generalisation"
-SCHEMA_VERSION = 1
 TRAINED = "trained"
 OTHERS = {
     "animals": ("unseen_animals", "objects"),
@@ -238,25 +235,11 @@ def _group(name: str, twins: Sequence[Twin], all_known: bool) -> Group:
 
 def save(store: RunStore, found: Generalisation) -> None:
     """Keep what was measured in the run's folder; of a round the latest."""
-    folder = store.folder / FOLDER
-    folder.mkdir(exist_ok=True)
-    write_file(folder / f"{found.round:04d}.json", json.dumps(asdict(found) | dict(version=SCHEMA_VERSION), indent=1).encode())
+    write_json(store.folder / FOLDER / f"{found.round:04d}.json", found)
 
 
 def measured(store: RunStore, number: int) -> Generalisation | None:
-    """What was measured last up to a round; None where nothing was, or its file cannot be read."""
-    files = {int(file.stem): file for file in (store.folder / FOLDER).glob("*.json") if file.stem.isdigit() and int(file.stem) <= number}
-    for at in sorted(files, reverse=True):
-        try:
-            return _read(json.loads(files[at].read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
-
-
-def _read(told: dict[str, Any]) -> Generalisation:
-    groups = tuple(
-        Group(each["name"], each["prompts"], each["pictures"], {name: Gain(**gain) for name, gain in each["gains"].items()})
-        for each in told["groups"]
-    )
-    return Generalisation(told["round"], told["reward"], groups)
+    """What was measured last up to a round, by a reward that there is; None where nothing was, or no file can be read."""
+    files = {int(file.stem): file for file in (store.folder / FOLDER).glob("*.json") if file.stem.isdecimal() and int(file.stem) <= number}
+    told = (read_json(files[at], Generalisation) for at in sorted(files, reverse=True))
+    return next((found for found in told if found is not None and found.groups and is_reward(found.reward)), None)

@@ -21,6 +21,7 @@ import numpy as np
 import rewards
 from ddpo.alarms import DAMAGE, NO_MERIT, OF_TASTE, Series, changes, mean_and_error, mean_at, spread_of_base, student_t, watched
 from ddpo.config import RunConfig
+from ddpo.dataset import counting
 from ddpo.store import RunStore
 
 FEWEST = 4
@@ -63,11 +64,6 @@ class Curve:
     def drawn(self, furthest: float, pieces: int = 80) -> list[tuple[float, float]]:
         """The (distance, gain) of a line from 0 to a distance."""
         return [(d, self.at(d)) for d in (furthest * i / pieces for i in range(pieces + 1))]
-
-    @property
-    def errors(self) -> tuple[float, float]:
-        """The standard errors of α and β."""
-        return math.sqrt(self.covariance[0][0]), math.sqrt(self.covariance[1][1])
 
 
 @dataclass(frozen=True)
@@ -214,6 +210,11 @@ class Board:
     spread: float
     rated: int
 
+    @property
+    def error(self) -> float:
+        """The mean's standard error."""
+        return self.spread / math.sqrt(self.rated)
+
 
 def boards(store: RunStore, up_to: int | None = None) -> list[Board]:
     """The boards whose ratings are gold, in order: those that are rated by thumbs or stars, as the first one is. Where people only say which of some
@@ -221,22 +222,25 @@ def boards(store: RunStore, up_to: int | None = None) -> list[Board]:
     if store.parent or store.config.init_lora or store.config.board_images:
         return []
     metrics = {name: dict(points) for name, points in store.metrics().items()}
-    kinds: dict[int, set[str]] = {}
-    for row in store.ratings():
-        if row.value is not None:
-            kinds.setdefault(row.round, set()).add(row.kind)
-    first = next((kinds[number] for number in sorted(kinds)), set())
+    told = {number: _kinds(store, number) for number in sorted({row.round for row in store.ratings()})}
+    kinds = {number: each for number, each in told.items() if each}
+    first = next(iter(kinds.values()), set())
     found = []
-    for number in sorted(kinds):
+    for number in kinds:
         mean, spread, count = (metrics.get(name, {}).get(number) for name in ("reward_mean", "reward_std", "scored_images"))
         if (up_to is None or number <= up_to) and kinds[number] == first <= {"thumbs", "stars"} and len(first) == 1 and mean is not None and count:
             found.append(Board(number, min(sample.updates for sample in store.samples(number)), mean, spread or 0.0, int(count)))
     return found
 
 
+def _kinds(store: RunStore, number: int) -> set[str]:
+    """The modes of the ratings of a round that count: none that came after its board was closed, nor those of raters who are left out."""
+    return {row.kind for rows in counting(store, number).values() for row in rows if row.value is not None}
+
+
 def rated_gains(series: Series, rated: Sequence[Board]) -> list[Point]:
-    """People's ratings as gold: each board's mean against the first one's, in its spread. A board is made of seeds of its own, by the policy that has
-    not learned from it: so its ratings are held out. Between two watched rounds KL is interpolated."""
+    """People's ratings as gold: each board's mean against the first one's, in its spread, with the errors of both means. A board is made of seeds of
+    its own, by the policy that has not learned from it: so its ratings are held out. Between two watched rounds KL is interpolated."""
     known = sorted((at, distance**2) for at, distance in distances(series).items())
     if not rated or not rated[0].spread or len(known) < 2:
         return []
@@ -244,7 +248,7 @@ def rated_gains(series: Series, rated: Sequence[Board]) -> list[Point]:
     for board in rated:
         if known[0][0] <= board.made_after <= known[-1][0]:
             nats = float(np.interp(board.made_after, [at for at, _ in known], [kl for _, kl in known]))
-            error = board.spread / first.spread / math.sqrt(board.rated)
+            error = 0.0 if board is first else math.hypot(board.error, first.error) / first.spread
             found.append(Point(board.round, math.sqrt(nats), (board.mean - first.mean) / first.spread, error))
     return found
 

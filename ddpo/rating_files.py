@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ddpo.config import MAX_PROMPT_CHARACTERS, ConfigError
 from ddpo.records import RatingRow, latest
+from rewards.base import LARGEST_PIXELS
 from rewards.human import opinions, valid
 from rewards.pairs import Verdict, strengths
 
@@ -32,6 +33,9 @@ MOST_ROWS = 20_000
 """So many lines a file may have: a model of one person's taste is no better for more."""
 LARGEST_FILE = 256 * 2**20
 """So many bytes are read of a file at most, unpacked."""
+MOST_COMPARED = 1_000
+"""So many images of one board are compared in pairs by one rater at most: their strengths are found together, in memory and time that grow with the
+square and the cube of their number."""
 LARGEST_NUMBER = 1e9
 """No opinion is larger, on whatever scale."""
 IMAGE = re.compile(r"images/[0-9a-f]{32}\.(png|jpg|webp)")
@@ -87,6 +91,8 @@ class Source:
     rated: list[Rated] = field(default_factory=list)
     files: dict[str, Read] = field(default_factory=dict)
     """The images by their names in the folder of ratings."""
+    taken: dict[str, str] = field(default_factory=dict)
+    """These names by those that the images have in a folder or a zip."""
 
     def take(self, read: Read, where: str) -> str:
         """Take an image; returns its name in the folder of ratings.
@@ -96,17 +102,25 @@ class Source:
         """
         try:
             data = read()
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=tuple(SUFFIXES)) as image:
+                (width, height), suffix = image.size, SUFFIXES.get(str(image.format), ".jpg")  # a JPEG with more pictures in it has another name
+                if width * height > LARGEST_PIXELS:
+                    raise ValueError(f"it has {width} × {height} pixels, and at most {LARGEST_PIXELS:,} are read")
                 image.load()
-                form, size = str(image.format), image.size
+        except UnidentifiedImageError as error:
+            raise ConfigError(f"{where}: the image cannot be read. PNG, JPEG and WebP are read.") from error
         except Exception as error:  # whatever the library raises at a damaged file
             raise ConfigError(f"{where}: the image cannot be read ({short(error)}).") from error
-        if form not in SUFFIXES:
-            raise ConfigError(f"{where}: the image is a {form} file. PNG, JPEG and WebP are read.")
-        self.sizes.add(size)
-        name = f"images/{hash_of(data)}{SUFFIXES[form]}"
+        self.sizes.add((width, height))
+        name = f"images/{hash_of(data)}{suffix}"
         self.files[name] = read
         return name
+
+    def take_file(self, files: Files, name: str, where: str) -> str:
+        """Take an image of a folder or a zip by its name there; one that was taken before is not read again."""
+        if name not in self.taken:
+            self.taken[name] = self.take(lambda: files.read(name), where)
+        return self.taken[name]
 
     def add(self, rater: str, prompt: str, opinion: float, image: str) -> None:
         self.rated.append(Rated(self.name, rater, prompt, opinion, image))
@@ -121,11 +135,12 @@ class Files:
     def __init__(self, path: Path) -> None:
         """``path`` is a folder, a zip, or a file, beside which the others are."""
         self.path, self.main, self.prefix = path, "", ""
+        self._archive: zipfile.ZipFile | None = None  # open as long as this is in use
         if path.is_dir():
             self.names = {file.name for file in path.iterdir()}
         elif zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                inside = archive.namelist()
+            self._archive = zipfile.ZipFile(path)
+            inside = self._archive.namelist()
             main = next((name for wanted in NAMES for name in inside if PurePosixPath(name).name == wanted and name.count("/") < 2), "")
             self.prefix = main.rpartition("/")[0] + "/" if "/" in main else ""
             self.names = {name.removeprefix(self.prefix) for name in inside}
@@ -141,20 +156,19 @@ class Files:
         Raises:
             OSError: it is not there, is too large, or its name leads elsewhere.
         """
-        if self.path.is_dir():
+        if self._archive is None:
             return reader_in(self.path, name)()
         _refuse_outside(name)
-        with zipfile.ZipFile(self.path) as archive:
-            try:
-                about = archive.getinfo(self.prefix + name)
-            except KeyError as error:
-                raise FileNotFoundError(f"the zip has no {name}") from error
-            if about.file_size > LARGEST_FILE:
-                raise OSError(f"it has more than {LARGEST_FILE >> 20} MiB")
-            try:
-                return archive.read(about)
-            except (RuntimeError, NotImplementedError, zlib.error) as error:  # it is encrypted, or packed in a way that is not known, or damaged
-                raise OSError(short(error)) from error
+        try:
+            about = self._archive.getinfo(self.prefix + name)
+        except KeyError as error:
+            raise FileNotFoundError(f"the zip has no {name}") from error
+        if about.file_size > LARGEST_FILE:
+            raise OSError(f"it has more than {LARGEST_FILE >> 20} MiB")
+        try:
+            return self._archive.read(about)
+        except (RuntimeError, NotImplementedError, zlib.error) as error:  # it is encrypted, or packed in a way that is not known, or damaged
+            raise OSError(short(error)) from error
 
 
 def _refuse_outside(name: str) -> None:
@@ -185,7 +199,7 @@ def of_files(path: Path) -> Source:
     files = Files(path)
     name = path.name if path.is_dir() or path.suffix == ".zip" else path.stem
     source = Source(name.removesuffix(".zip"), str(path.resolve()))
-    rows = list(itertools.islice(_rows(files), MOST_ROWS + 1))
+    rows = list(itertools.islice(_rows(files, files.main), MOST_ROWS + 1))
     if not rows:
         raise ConfigError(f"{files.main} of {path} has no rows.")
     if len(rows) > MOST_ROWS:
@@ -202,13 +216,12 @@ def of_files(path: Path) -> Source:
     return source
 
 
-def _rows(files: Files) -> Iterator[tuple[str, Row]]:
+def _rows(files: Files, name: str) -> Iterator[tuple[str, Row]]:
     """A file's rows, each with where it is.
 
     Raises:
         ConfigError: a line is not what it should be.
     """
-    name = files.main
     data = files.read(name)
     if name.endswith(".parquet"):
         yield from _parquet(name, data)
@@ -255,38 +268,40 @@ def _events(source: Source, files: Files, rows: Sequence[tuple[str, Row]]) -> No
     """The event log: what counts of it, folded as the run folded it. The board's images, rated or not, are in metadata.jsonl beside it."""
     boards: dict[int, dict[str, str]] = {}
     if "metadata.jsonl" in files.names and files.main != "metadata.jsonl":
-        files_of_board = Files(files.path)
-        files_of_board.main, files_of_board.prefix = "metadata.jsonl", files.prefix
-        board_rows = list(itertools.islice(_rows(files_of_board), MOST_ROWS))
+        board_rows = list(itertools.islice(_rows(files, "metadata.jsonl"), MOST_ROWS))
         ours = bool(board_rows) and {"round", "file_name", "prompt"} <= set(board_rows[0][1])  # another file may lie beside a single one
         for where, row in board_rows if ours else []:
             boards.setdefault(_whole(row, "round", where), {})[_text(row, "file_name", where)] = _prompt(row, "prompt", where)
     for where, row in rows:
         board = boards.setdefault(_whole(row, "round", where), {})
-        for image in filter(None, (_text(row, "image", where), row.get("other"))):
-            board.setdefault(str(image), _prompt(row, "prompt", where))
+        for image in filter(None, (_text(row, "image", where), _other(row, where))):
+            board.setdefault(image, _prompt(row, "prompt", where))
+    ids = {at: {name: id for id, name in enumerate(board)} for at, board in boards.items()}
     said: dict[int, list[RatingRow]] = {}
     places: dict[tuple[int, str], str] = {}
+    compared: dict[tuple[int, str], set[str]] = {}
     for number, (where, row) in enumerate(rows):
         if not _truth(row, "counts", where):
             continue
         at, kind, value = _whole(row, "round", where), _text(row, "kind", where), _number(row, "value", where)
-        image, other = _text(row, "image", where), row.get("other")
+        image, other, rater = _text(row, "image", where), _other(row, where), _rater(row, "rater")
         if not valid(kind, value, other is not None):
             raise ConfigError(f"{where}: kind {kind!r} with value {value} is no rating that can be made{' of a pair' if other else ''}.")
-        ids = {name: id for id, name in enumerate(boards[at])}
-        pair = ids[str(other)] if other else None
-        said.setdefault(at, []).append(RatingRow(number, where, ids[image], _rater(row, "rater"), kind, value, None, None, 0.0, pair, at))
-        places |= {(at, name): where for name in (image, str(other)) if name in ids and (at, name) not in places}
+        if other:
+            together = compared.setdefault((at, rater), set())
+            together |= {image, other}
+            _refuse_many(len(together), "rater", where)
+        pair = ids[at][other] if other else None
+        said.setdefault(at, []).append(RatingRow(number, where, ids[at][image], rater, kind, value, None, None, 0.0, pair, at))
+        for name in filter(None, (image, other)):
+            places.setdefault((at, name), where)
     for at, events in said.items():
-        names = dict(enumerate(boards[at]))
-        asked = {id: boards[at][name] for id, name in names.items()}
-        taken: dict[int, str] = {}
+        names = list(boards[at])
+        asked = dict(enumerate(boards[at].values()))
         for rater, told in opinions(asked, latest(events)).items():
             for id, opinion in told.items():
-                if id not in taken:
-                    taken[id] = source.take(_reader(files, names[id]), places.get((at, names[id]), f"Round {at}, {names[id]}"))
-                source.add(rater, asked[id], opinion, taken[id])
+                place = places.get((at, names[id]), f"Round {at}, {names[id]}")
+                source.add(rater, asked[id], opinion, source.take_file(files, names[id], place))
 
 
 def _pairs(source: Source, files: Files, rows: Sequence[tuple[str, Row]]) -> None:
@@ -300,7 +315,8 @@ def _pairs(source: Source, files: Files, rows: Sequence[tuple[str, Row]]) -> Non
             raise ConfigError(f"{where}: label_0 is {labels[0]} and label_1 is {labels[1]}; one is 1 and the other 0, or both are 0.5 for a tie.")
         key = (_rater(row, "user_id"), _prompt(row, "caption", where), None if row.get("round") is None else _whole(row, "round", where))
         verdicts, ids = told.setdefault(key, ([], {}))
-        first, second = (ids.setdefault(source.take(_bytes_of(files, row, side, where), where), len(ids)) for side in ("jpg_0", "jpg_1"))
+        first, second = (ids.setdefault(_image(source, files, row, side, where), len(ids)) for side in ("jpg_0", "jpg_1"))
+        _refuse_many(len(ids), "user_id", where)
         if first != second:
             verdicts.append((first, second, float((labels[0] or 0) - (labels[1] or 0))))
     for (rater, prompt, _), (verdicts, ids) in told.items():
@@ -317,22 +333,32 @@ def _images(source: Source, files: Files, rows: Sequence[tuple[str, Row]]) -> No
         if rating is None:
             continue
         prompt = _prompt(row, next((name for name in ("prompt", "text", "caption") if name in row), "prompt"), where)
-        source.add(_rater(row, "rater"), prompt, rating, source.take(_reader(files, _text(row, "file_name", where)), where))
+        source.add(_rater(row, "rater"), prompt, rating, source.take_file(files, _text(row, "file_name", where), where))
 
 
-def _reader(files: Files, name: str) -> Read:
-    return lambda: files.read(name)
-
-
-def _bytes_of(files: Files, row: Row, side: str, where: str) -> Read:
-    """An image that a row names, or holds."""
+def _image(source: Source, files: Files, row: Row, side: str, where: str) -> str:
+    """Take an image that a row names, or holds."""
     value = row.get(side)
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
         value = value["bytes"]
     if isinstance(value, bytes):
         data = value
-        return lambda: data
-    return _reader(files, _text(row, side, where))
+        return source.take(lambda: data, where)
+    return source.take_file(files, _text(row, side, where), where)
+
+
+def _refuse_many(images: int, column: str, where: str) -> None:
+    """Refuse more images than strengths can be found of together."""
+    if images > MOST_COMPARED:
+        raise ConfigError(
+            f"{where}: one rater compares more than {MOST_COMPARED:,} images with one another here, which is too many. Say whose each pair is in a "
+            f"column {column}, or give a part of the file."
+        )
+
+
+def _other(row: Row, where: str) -> str | None:
+    """The second image of a pair; None where there is none."""
+    return _text(row, "other", where) if row.get("other") else None
 
 
 def _text(row: Row, name: str, where: str) -> str:

@@ -9,26 +9,23 @@ right more often than chance. What is measured is kept in the run's folder, ``st
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import rewards
 from ddpo.alarms import is_told
 from ddpo.dataset import public_reward
 from ddpo.document import document, grid, picture, section, short
-from ddpo.files import read_image, write_file
+from ddpo.files import read_image, read_json, write_json
 from ddpo.generalisation import TRAINED, Gain, gain_of
 from ddpo.markup import Html, shown, tag, words_for
-from ddpo.store import RunStore
+from ddpo.store import RunStore, is_reward
 from ddpo.twins import Failure, Report, Twin, make
 
 FOLDER = "strengths"
-SCHEMA_VERSION = 1
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 TASTE = "taste (guessed)"
 """What the model of taste makes of pictures, beside what rewards say."""
@@ -50,6 +47,7 @@ class Strengths:
     """By reward, what each of :data:`STRENGTHS` gains over the base model; of :data:`TASTE` without an interval."""
     variety: tuple[float | None, ...]
     """How much a prompt's pictures differ at each of them, as a share of the base model's."""
+    strengths: tuple[float, ...] = STRENGTHS
 
     @property
     def wanted(self) -> str | None:
@@ -201,20 +199,12 @@ def _cells(folder: Path, twin: Twin) -> list[Html]:
 
 def save(store: RunStore, found: Strengths) -> None:
     """Keep what was measured in the run's folder; of a round the latest."""
-    folder = store.folder / FOLDER
-    folder.mkdir(exist_ok=True)
-    write_file(folder / f"{found.round:04d}.json", json.dumps(asdict(found) | dict(strengths=STRENGTHS, version=SCHEMA_VERSION), indent=1).encode())
+    write_json(store.folder / FOLDER / f"{found.round:04d}.json", found)
 
 
 def measured(store: RunStore, number: int) -> Strengths | None:
-    """What was measured after a round; None where nothing was, or its file cannot be read."""
-    try:
-        told = json.loads((store.folder / FOLDER / f"{number:04d}.json").read_text(encoding="utf-8"))
-        return _read(told) if tuple(told["strengths"]) == STRENGTHS else None
-    except (OSError, ValueError, KeyError, TypeError):
+    """What was measured after a round; None where nothing was, or at other strengths, or by a reward that is no more, or its file is damaged."""
+    found = read_json(store.folder / FOLDER / f"{number:04d}.json", Strengths)
+    if found is None or found.strengths != STRENGTHS or not is_reward(found.reward):
         return None
-
-
-def _read(told: dict[str, Any]) -> Strengths:
-    gains = {name: tuple(Gain(**gain) for gain in each) for name, each in told["gains"].items()}
-    return Strengths(told["round"], told["reward"], told["prompts"], told["pictures"], gains, tuple(told["variety"]))
+    return found if all(len(each) == len(STRENGTHS) for each in (*found.gains.values(), found.variety)) else None

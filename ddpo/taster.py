@@ -128,13 +128,14 @@ class Taster:
         taste = self._taste(number, [])
         return taste if taste is not None and taste.accuracy()[1] > CHANCE else None
 
-    def _accuracy(self, taste: Taste, number: int) -> tuple[float, float, float]:
+    def _accuracy(self, taste: Taste, number: int) -> tuple[float, float, int]:
         """How often the better one of two is picked, what that surely exceeds, and of how many pairs. Where nobody was asked it is what it was in
         the round before, as nobody has said anything since."""
-        before = [self.store.metric(number - 1, name) for name in ("preference_accuracy", "preference_least", "preference_pairs")]
-        if self.store.scores(number, "human") or None in before:
+        before = (self.store.metric(number - 1, name) for name in ("preference_accuracy", "preference_least", "preference_pairs"))
+        accuracy, least, pairs = before
+        if self.store.scores(number, "human") or accuracy is None or least is None or pairs is None:
             return taste.accuracy()
-        return before[0] or 0.0, before[1] or 0.0, before[2] or 0.0
+        return accuracy, least, int(pairs)
 
     def leads(self, number: int) -> bool:
         """Whether a round is learned from guesses alone (:func:`ddpo.beliefs.leads`)."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import rewards
 from ddpo.config import ConfigError
-from ddpo.dataset import public_reward
+from ddpo.dataset import public_names, public_reward
 from ddpo.files import read_image
 from ddpo.store import RunStore
 from rewards.base import Reward, RewardError, Sample
@@ -101,11 +101,13 @@ def make(
         return tuple(found)
 
     values: list[dict[str, Values]] = [{} for _ in items]
-    for name in panel(config, reward):
+    asked = panel(config, reward)
+    called = public_names(asked) | {reward: public_reward(reward)}
+    for name in asked:
         try:
             scores = scorer(name, store, made)
             for told, each in zip(values, zip(*(said(scores, side) for side in range(len(strengths))), strict=True), strict=True):
-                told[public_reward(name)] = each
+                told[called[name]] = each
         except RewardError as error:
-            failures.append((public_reward(name), str(error)))
+            failures.append((called[name], str(error)))
     return [Twin(*item, names, told) for item, names, told in zip(items, files, values, strict=True)], failures

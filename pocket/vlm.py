@@ -92,7 +92,7 @@ def ask(caption: str, rng: random.Random) -> tuple[str, str]:
             ("What animal is in this image?", f"How many {world.plural(absent)} are there in this image?", f"What is the {absent} doing?")
         )
         return text, "zero" if text.startswith("How many") else "nothing"
-    asked = questions_of(caption)
+    asked = questions_of(caption, world.GLYPHS)
     if rng.random() < 0.25:
         still = asked[0].text.startswith("What animal") and not caption.endswith(world.ACTIVITIES)
         noun = asked[0].accepted[0] if still and rng.random() < 0.7 else absent
@@ -213,7 +213,8 @@ def adopt(llava: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFa
 
 def subject(caption: str) -> str:
     """The animal or thing of a caption, in the singular."""
-    return next((question.accepted[0] for question in questions_of(caption) if question.text.startswith("What animal")), caption)
+    asked = questions_of(caption, world.GLYPHS)
+    return next((question.accepted[0] for question in asked if question.text.startswith("What animal")), caption)
 
 
 def make_bert(work: Path, device: torch.device, start: Start) -> None:
@@ -259,7 +260,7 @@ def evaluate(work: Path, count: int) -> dict[str, Any]:
     right: dict[str, list[bool]] = dict(animal=[], activity=[], count=[], exact=[])
     for caption, answer in zip(captions, answers, strict=True):
         right["exact"].append(answer == caption)
-        asked = questions_of(caption)
+        asked = questions_of(caption, world.GLYPHS)
         noun = next(q for q in asked if q.text.startswith("What animal")).accepted
         named = any(f" {each} " in f" {answer} " for each in (*noun, world.plural(noun[0])))
         right["animal"].append(named)

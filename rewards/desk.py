@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 import rewards
-from rewards.base import LARGEST_PIXELS, Reward, RewardError, Sample, Score, as_seen
+from rewards.base import FORMATS, LARGEST_PIXELS, Reward, RewardError, Sample, Score, as_seen
 from rewards.cache import Cached
 from rewards.function import version
 
@@ -114,7 +114,7 @@ def _failed(reward: str, error: Exception) -> str:
 def _picture(path: str) -> Image.Image | RewardError:
     """A file's picture, or why there is none, without the path."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > LARGEST_PIXELS:
                 return RewardError(f"It has {image.width} × {image.height} pixels. Make it smaller: at most 40 million.")
             return as_seen(image)

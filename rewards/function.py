@@ -92,9 +92,9 @@ class Function:
                 f"The reward {self.name} is a Python file, which can do anything on this machine, and nobody has said that it may. If you trust it, "
                 f"start again with it: `python -m ddpo resume RUN --trust {path}`, or `python -m app --reward {path}:{function}`."
             )
-        if self._function is not None and path.stat().st_mtime_ns == self._stamp:
+        stamp = path.stat().st_mtime_ns
+        if self._function is not None and stamp == self._stamp:
             return self._function
-        self._stamp = path.stat().st_mtime_ns
         spec = importlib.util.spec_from_file_location(f"reward_{path.stem}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -109,7 +109,7 @@ class Function:
         if not callable(found):
             known = ", ".join(name for name, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module.__name__)
             raise RewardError(f"{path} holds no function {function}. It holds {known or 'none'}.")
-        self._function = found
+        self._function, self._stamp = found, stamp
         return found  # type: ignore[no-any-return]
 
 

@@ -146,11 +146,6 @@ def _mean(values: Sequence[tuple[float, float]]) -> Score:
     return Score(fmean([value for value, _ in values], [weight for _, weight in values]), {"raters": len(values)})
 
 
-def fold(ratings: Iterable[Rating]) -> Score:
-    """The raters' latest ratings of one image, by itself, as one score."""
-    return scores({0: ""}, {0: list(ratings)})[0]
-
-
 class Human:
     """Waits for people. ``collect`` blocks until they apply their ratings and returns them by sample id."""
 

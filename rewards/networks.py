@@ -20,6 +20,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging
 
+from rewards import REWARDS
 from rewards.base import RewardError
 
 Found = TypeVar("Found")
@@ -67,11 +68,17 @@ def remedy(name: str, error: BaseException) -> str:
     if any(isinstance(each, RepositoryNotFoundError) for each in chain):
         return f"there is no {name} on the Hub, or it is private: `hf auth login` with an account that may read it."
     if unreachable(chain):
+        instead = "; or choose reward_models pocket" if has_pocket(name) else ""
         return (
             f"{name} is not in {constants.HF_HUB_CACHE}, and the Hub cannot be reached. "
-            f"Run `hf download {name}` on a machine with network, and copy that folder here; or choose reward_models pocket."
+            f"Run `hf download {name}` on a machine with network, and copy that folder here{instead}."
         )
     return f"{name} cannot be loaded ({type(error).__name__}: {error})."
+
+
+def has_pocket(name: str) -> bool:
+    """Whether a network is one of a publication in whose place the pocket world has its own."""
+    return any(name in card.published.values() and card.pocket for card in REWARDS.values())
 
 
 def causes(error: BaseException | None) -> list[BaseException]:

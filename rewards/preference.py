@@ -187,6 +187,12 @@ class Shared(Linear):
         return super().__call__(x, y) * self.alike(x, y)
 
 
+def covariance(parts: Sequence[Linear], x: Array, y: Array) -> Array:
+    """The covariance of the sum of some parts, (n, m)."""
+    found: Array = sum((part(x, y) for part in parts), start=np.zeros((len(x), len(y))))
+    return found
+
+
 class Evidence:
     """How likely some ratings are, by the variances and by how alike raters are, with the derivatives: minus the logarithm of their density but for a
     constant (Rasmussen & Williams 2006, equations 5.8 and 5.9). The products of what is seen are made once.
@@ -251,8 +257,9 @@ def on_one_scale(opinions: Array, whose: Sequence[str], prompts: Sequence[str]) 
     """Opinions, (n,), of which those of other raters are brought to the level and the spread of one's own; one's own stay as they are.
 
     A rater's spread is that of their differences within prompts; where there are few it is drawn towards that of their source (what their name says
-    before the first slash), whose unit nobody knows, and one's own towards :data:`USUAL`. Without own opinions, everybody's level and spread take the
-    place of one's own, where all opinions are from -1 to 1.
+    before the first slash), whose unit nobody knows, and one's own towards :data:`USUAL`. Where a source has no differences within prompts, as of one
+    image of each, its spread is that around its raters' means. Without own opinions, everybody's level and spread take the place of one's own, where
+    all opinions are from -1 to 1.
     """
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(whose):
@@ -266,7 +273,7 @@ def on_one_scale(opinions: Array, whose: Sequence[str], prompts: Sequence[str]) 
     found = opinions.copy()
     for source in {name.partition("/")[0] for name in rows if name != OWN}:
         names = [name for name in rows if name != OWN and name.partition("/")[0] == source]
-        usual = _pooled(squares[name] for name in names)
+        usual = _pooled(squares[name] for name in names) or _pooled(_squares(opinions[rows[name]], [""] * len(rows[name])) for name in names)
         for name in names:
             apart = (opinions[rows[name]] - opinions[rows[name]].mean()) / (_drawn(*squares[name], usual) if usual else 1.0)
             found[rows[name]] = level + apart * width
@@ -402,19 +409,16 @@ class Taste:
     def _inverted(self, parts: Sequence[Linear], noise: float, rows: Any = slice(None)) -> Array:
         """The inverse covariance of the ratings, (n, n), or of some of them, by some variances."""
         x = self.x[rows]
-        covariance: Array = sum((part(x, x) for part in parts), start=np.asarray(noise * np.eye(len(x)), dtype=np.float64))
-        lower = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
-        return inverted(lower) if len(x) else covariance
+        found = covariance(parts, x, x) + noise * np.eye(len(x))
+        return inverted(np.asarray(np.linalg.cholesky(found), dtype=np.float64)) if len(x) else found
 
     def _of_taste(self, x: Array, y: Array) -> Array:
         """Prior covariance of tastes, (n, m)."""
-        found: Array = sum((part(x, y) for part in self.parts[: len(self.scale)]), start=np.zeros((len(x), len(y))))
-        return found
+        return covariance(self.parts[: len(self.scale)], x, y)
 
     def _of_ratings(self, x: Array, y: Array) -> Array:
         """Prior covariance of ratings without their noise, (n, m)."""
-        found: Array = sum((part(x, y) for part in self.parts), start=np.zeros((len(x), len(y))))
-        return found
+        return covariance(self.parts, x, y)
 
     # --- answers ----------------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from rewards.base import Sample, Score
@@ -16,9 +16,16 @@ ACTIVITIES: dict[str, tuple[str, ...]] = {
     "riding a bike": ("bike", "bicycle", "cycling"),
 }
 """The paper's activities, and words of which one says it."""
-IRREGULAR = {
-    "mice": "mouse", "geese": "goose", "wolves": "wolf", "butterflies": "butterfly", "flies": "fly", "foxes": "fox", "octopuses": "octopus",
-}  # fmt: skip
+ANIMALS = (
+    "cat", "dog", "horse", "monkey", "rabbit", "zebra", "spider", "bird", "sheep", "deer", "cow", "goat", "lion", "tiger", "bear", "raccoon",
+    "fox", "wolf", "lizard", "beetle", "ant", "butterfly", "fish", "shark", "whale", "dolphin", "squirrel", "mouse", "rat", "snake", "turtle",
+    "frog", "chicken", "duck", "goose", "bee", "pig", "turkey", "fly", "llama", "camel", "bat", "gorilla", "hedgehog", "kangaroo",
+    "elephant", "owl", "penguin", "panda", "crab", "snail", "octopus", "giraffe", "crocodile", "flamingo", "parrot", "peacock", "koala",
+    "rhinoceros",
+)  # fmt: skip
+"""What is known to be an animal: the paper's 45, and those of the prompt set of unseen ones."""
+IRREGULAR = {"mice": "mouse", "geese": "goose", "wolves": "wolf", "butterflies": "butterfly", "flies": "fly"}
+"""Plurals that are not made by s or es."""
 
 
 @dataclass(frozen=True)
@@ -28,36 +35,42 @@ class Question:
     """Words of which the answer must hold one, in lower case."""
 
 
-def questions_of(prompt: str) -> list[Question]:
+YES = ("yes",)
+"""What is accepted where it is asked whether an image shows something."""
+
+
+def questions_of(prompt: str, animals: Container[str] = ANIMALS) -> list[Question]:
     """What to ask of a prompt of the paper's forms: "a(n) {animal}", "a(n) {animal} {activity}", "{number} {animals}".
 
-    A prompt of another form, with more words, is asked for as a whole.
+    Of what is no known animal it is asked whether the image shows it; a prompt of another form, with more words, is asked for as a whole.
     """
     words = prompt.lower().strip().rstrip(".")
     activity = next((each for each in ACTIVITIES if words.endswith(" " + each)), None)
     if activity:
         words = words.removesuffix(activity).strip()
     first, _, rest = words.partition(" ")
-    if not rest.isalpha():
-        first = ""
-    if first in NUMBERS:
-        noun, number = singular(rest), NUMBERS[first]
-        found = [
-            Question(f"How many {rest} are there in this image?", (first, str(number))),
-            Question("What animal is in this image?", (noun, rest)),
-        ]
-    elif first in ("a", "an"):
-        found = [Question("What animal is in this image?", (rest,))]
+    if not rest.isalpha() or first not in ("a", "an", *NUMBERS):
+        return [_whether(prompt)]
+    many = first in NUMBERS
+    noun = singular(rest, animals) if many else rest
+    found = [Question(f"How many {rest} are there in this image?", (first, str(NUMBERS[first])))] if many else []
+    if noun in animals:
+        found.append(Question("What animal is in this image?", (noun, rest) if many else (noun,)))
     else:
-        return [Question(f'Does this image show "{prompt}"? Answer yes or no.', ("yes",))]
+        found.append(_whether(rest if many else words))
     if activity:
-        found.append(Question(f"What is the {found[-1].accepted[0]} doing?", ACTIVITIES[activity]))
+        found.append(Question(f"What is the {noun} doing?", ACTIVITIES[activity]))
     return found
 
 
-def singular(noun: str) -> str:
-    """One of many: "foxes" to "fox"."""
-    return IRREGULAR.get(noun, noun.removesuffix("s"))
+def _whether(what: str) -> Question:
+    return Question(f'Does this image show "{what}"? Answer yes or no.', YES)
+
+
+def singular(noun: str, animals: Container[str] = ANIMALS) -> str:
+    """One of many: "foxes" to "fox". Of what is no animal it is a guess."""
+    ones = (noun, noun.removesuffix("s"), noun.removesuffix("es"), IRREGULAR.get(noun, noun))
+    return next((one for one in ones if one in animals), noun.removesuffix("s"))
 
 
 def says(answer: str, accepted: Sequence[str]) -> bool:

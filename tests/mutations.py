@@ -348,6 +348,9 @@ MUTATIONS = (
         ("not file.resolve().is_relative_to(folder.resolve())", "False", EARLIER + "test_a_bad_line_is_named_with_what_is_wrong"),
         ('if not _truth(row, "counts", where):', "if False:", EARLIER + "test_taken_away_and_taken_in_again_ratings_and_images_are_the_same"),
         ("float((labels[0] or 0) - (labels[1] or 0))", "float((labels[1] or 0) - (labels[0] or 0))", PAIRS_BACK),
+        ("if width * height > LARGEST_PIXELS:", "if False:", EARLIER + "test_an_image_of_too_many_pixels_is_refused_before_it_is_unpacked"),
+        ("if images > MOST_COMPARED:", "if False:", EARLIER + "test_more_images_than_can_be_compared_together_are_refused"),
+        ("if name not in self.taken:", "if True:", EARLIER + "test_a_zip_is_opened_once_and_each_of_its_images_is_read_once"),
     ),
     *of(
         "ddpo/fork.py",
@@ -377,6 +380,11 @@ MUTATIONS = (
     *of(
         "rewards/function.py",
         ("if str(path) not in trusted():", "if False:", "test_a_file_that_nobody_trusted_is_not_run"),
+        (
+            "        stamp = path.stat()",
+            "        stamp = self._stamp = path.stat()",
+            "test_a_file_that_was_broken_is_not_scored_by_what_it_was",
+        ),
     ),
     *of(
         "rewards/cache.py",
@@ -405,6 +413,7 @@ MUTATIONS = (
         ("0.5 if better == 0 else float(better > 0)", "float(better >= 0)", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
         ("uids[int(better < 0)]", "uids[int(better > 0)]", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
         ("row.closed_rating if row else None", "None", "test_every_rating_event_is_there_and_those_that_count_are_marked"),
+        ("for count in range(1, len(parts))", "for count in range(1, 2)", "test_a_reward_is_named_without_the_folders_that_tell_nothing_apart"),
     ),
     *of(
         "ddpo/figure.py",
@@ -475,11 +484,8 @@ MUTATIONS = (
             "for side in range(len(sides)) if side)\n    apart",
             "test_the_pictures_are_the_model_s_at_each_strength",
         ),
-        (
-            'tuple(told["strengths"]) == STRENGTHS',
-            'bool(told["strengths"])',
-            "test_what_was_measured_is_read_again_and_a_broken_file_is_none",
-        ),
+        ("or found.strengths != STRENGTHS", "", "test_what_was_measured_is_read_again_and_a_broken_file_is_none"),
+        ("or not is_reward(found.reward)", "", "test_what_was_measured_is_read_again_and_a_broken_file_is_none"),
     ),
     *of("ddpo/taster.py", ("taste is not None and taste.accuracy()[1] > CHANCE", "taste is not None", "test_the_taste_for_pictures_of_elsewhere")),
     *of(
@@ -544,6 +550,7 @@ MUTATIONS = (
         ("math.sqrt(max(0.0, kl))", "max(0.0, kl)", "test_gains_are_the_pictures_own_in_the_base_s_deviations"),
         ('<= {"thumbs", "stars"}', "", "test_boards_are_gold_where_their_ratings_say_how_good_they_are"),
         ("or len(stretches) > 1", "", "test_a_run_has_both_while_its_reward_stays"),
+        ("math.hypot(board.error, first.error)", "board.error", "test_people_s_ratings_are_held_out_by_the_boards_they_are_of"),
         ("reward, *DAMAGE, *NO_MERIT,", "reward, *DAMAGE,", "test_gold_is_what_nobody_optimises"),
     ),
     *of(

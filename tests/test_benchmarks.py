@@ -98,7 +98,9 @@ def test_the_looking_model_is_right_only_with_every_fact() -> None:
     assert says_all(Score(0.5, dict(answers=[])), "two cats") is False
     for answer, right in (("a fox playing chess", True), ("a fox", False), ("a wolf playing chess", False), ("", False)):
         assert says_all(Score(0.9, dict(answer=answer)), "a fox playing chess") is right
-    assert says_all(Score(0.9, dict(answer="a fox")), "a fox taking an exam") is None
+    for prompt in ("a fox taking an exam", "a robot", "three robots", "a robot playing chess"):
+        assert says_all(Score(0.9, dict(answer=prompt)), prompt) is None, "it takes a question of yes or no"
+    assert says_all(Score(0.9, dict(answer="a red car")), "a car") is True
     assert says_all(Score(6.0, dict(points=6.0)), "a fox") is None
 
 

@@ -317,6 +317,11 @@ def test_a_run_that_is_gone_takes_no_answer_with_it_and_is_told_when_it_is_back(
 def test_what_cannot_be_read_is_left_out_and_later_rounds_are_none_of_an_earlier_one_s(tests: BlindTests, store: RunStore) -> None:
     plan = begun(tests, store, 1)
     judged(tests, plan, "bo", {0: "b"})
-    (store.folder / "blind" / "ffff.json").write_text("{}")
+    (file,) = (store.folder / "blind").iterdir()
+    told = json.loads(file.read_text())
+    changes = (dict(rounds=["x", 1]), dict(rounds=[1]), dict(total=[]), dict(titles="ab"), dict(finished_at="yesterday"))
+    for i, broken in enumerate(("{}", "[" * 100_000, *(json.dumps(told | change) for change in changes))):
+        (store.folder / "blind" / f"ffff{i}.json").write_text(broken)
+    file.write_text(json.dumps(told | dict(version=1)))
     found = results(store.folder)
     assert len(found) == 1 and until(found, 1) == [] and until(found, 2) == found

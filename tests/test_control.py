@@ -11,7 +11,7 @@ import pytest
 
 from ddpo.control import Control, StopRun
 from ddpo.store import RunStore
-from rewards.human import fold
+from rewards.human import scores
 from tests.toys_ddpo import spread_scores, toy_config, toy_trainer
 
 
@@ -148,8 +148,8 @@ def test_ratings_name_their_images_whatever_the_board_s_order(tmp_path: Path) ->
         store.add_rating(f"anna-{id}", id, "anna", "thumbs", said[id])
         if k % 2:
             store.add_rating(f"bob-{id}", id, "bob", "thumbs", said[id])
-    ratings = store.latest_ratings(1)
-    assert {id: fold(ratings[id]).value for id in ids} == said
+    found = scores(store.asked(1), store.latest_ratings(1))
+    assert {id: found[id].value for id in ids} == said
 
 
 def test_people_s_scores_reach_the_trainer_by_image(tmp_path: Path) -> None:

@@ -201,7 +201,10 @@ def test_an_image_that_is_gone_stops_the_export(tmp_path: Path) -> None:
         ("human", "human"),
         ("/home/my house/mine.py:warm", "mine.py:warm"),
         ("blend: 1 aesthetic, 0.5 /home/my house/mine.py:warm", "blend: 1 aesthetic, 0.5 mine.py:warm"),
+        ("blend: 1 /my/a/mine.py:warm, 2 /my/b/mine.py:warm, 3 /my/b/mine.py:cold", "blend: 1 a/mine.py:warm, 2 b/mine.py:warm, 3 mine.py:cold"),
+        ("blend: 1 /home/a/r/mine.py:warm, 2 /home/b/r/mine.py:warm", "blend: 1 a/r/mine.py:warm, 2 b/r/mine.py:warm"),
+        ("blend: 1 mine.py:warm, 2 b/mine.py:warm", "blend: 1 mine.py:warm, 2 b/mine.py:warm"),
     ],
 )
-def test_a_reward_is_named_without_its_folder(reward: str, public: str) -> None:
+def test_a_reward_is_named_without_the_folders_that_tell_nothing_apart(reward: str, public: str) -> None:
     assert public_reward(reward) == public

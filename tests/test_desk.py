@@ -139,6 +139,14 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_unpacked(tmp_path:
     assert isinstance(found, RewardError) and "8000 × 5001" in str(found)
 
 
+def test_a_picture_in_a_format_that_nobody_has_is_no_picture(tmp_path: Path) -> None:
+    """Pillow reads dozens more, some by programs of their own."""
+    for name in ("a.ppm", "a.eps", "a.bmp", "a.gif"):
+        picture(1).save(tmp_path / name)
+    found = Desk().score(Order("jpeg_compressibility"), [(str(tmp_path / name), "") for name in ("a.ppm", "a.eps", "a.bmp", "a.gif")])
+    assert [isinstance(each, RewardError) for each in found] == [True, True, False, False] and "It is no picture" in str(found[0])
+
+
 def test_one_set_of_large_networks_is_in_memory_and_values_stay(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 

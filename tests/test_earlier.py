@@ -222,6 +222,8 @@ IMAGE: dict[str, Any] = dict(file_name="images/a.png", prompt="a cat", rating=0.
         (LOG, dict(image="images/text.png"), "cannot be read"),
         (LOG, dict(image=5), "image is 5; it must be a text"),
         (LOG, dict(kind="pairs", other=None), "no rating that can be made"),
+        (LOG, dict(kind="pairs", other=""), "no rating that can be made"),
+        (LOG, dict(kind="pairs", other=5), "other is 5; it must be a text"),
         (PAIR, dict(label_1=1), "label_0 is 1.0 and label_1 is 1.0"),
         (PAIR, dict(label_0=None), "label_0 is None"),
         (PAIR, dict(caption=None), "caption is None"),
@@ -295,10 +297,73 @@ def test_broken_lines_and_tables_are_named(tmp_path: Path) -> None:
     assert "more than 20,000 rows" in refused(file)
 
 
-def test_an_image_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_an_image_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "metadata.jsonl").write_text(json.dumps(IMAGE | dict(file_name="a.gif")) + "\n")
     Image.new("P", (8, 8)).save(tmp_path / "a.gif")
-    assert "GIF" in refused(tmp_path / "metadata.jsonl") and "PNG, JPEG and WebP" in refused(tmp_path / "metadata.jsonl")
+    monkeypatch.setitem(Image.OPEN, "GIF", (lambda *file: pytest.fail("it is not even opened"), None))
+    assert "PNG, JPEG and WebP are read" in refused(tmp_path / "metadata.jsonl")
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(IMAGE | dict(file_name="a.png")) + "\n")
+    Image.new("1", (8000, 5001)).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("it is unpacked"))
+    assert "8000 × 5001 pixels" in refused(tmp_path / "metadata.jsonl")
+
+
+def test_a_photo_with_a_second_picture_in_it_is_a_jpeg(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(IMAGE | dict(file_name="a.jpg")) + "\n")
+    picture(1).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[picture(2)])
+    assert gather([str(tmp_path)])[0].rated[0].image.endswith(".jpg")
+
+
+def test_a_zip_is_opened_once_and_each_of_its_images_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(rated_run(tmp_path / "old", "pairs"), "ratings", tmp_path / "log")
+    export(rated_run(tmp_path / "two", "thumbs"), "pairs", tmp_path / "pairs")
+    zips = [packed(tmp_path / "log", "ratings"), packed(tmp_path / "pairs", "pairs")]
+    opened, read = list[Path](), list[str]()
+
+    class Counted(zipfile.ZipFile):
+        def __init__(self, file: Path) -> None:
+            opened.append(file)
+            super().__init__(file)
+
+        def read(self, name: Any, pwd: bytes | None = None) -> bytes:
+            read.append(f"{self.filename} {name.filename}")
+            return super().read(name, pwd)
+
+    monkeypatch.setattr("ddpo.rating_files.zipfile.ZipFile", Counted)
+    assert len(gather(map(str, zips))) == 2
+    assert opened == zips and len(read) == len(set(read)) > 8
+
+
+def test_an_empty_name_of_a_second_image_is_none(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "a.png")
+    (tmp_path / "ratings.jsonl").write_text(json.dumps(LOG | dict(image="a.png", other="")) + "\n")
+    assert [each.opinion for each in gather([str(tmp_path)])[0].rated] == [1.0]
+
+
+@pytest.mark.parametrize("name", ["ratings", "pairs"])
+def test_more_images_than_can_be_compared_together_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Of one rater, and of one prompt or board: several may."""
+    for each in "abc":
+        picture(ord(each)).save(tmp_path / f"{each}.png")
+    pairs = [("a.png", "b.png"), ("b.png", "c.png")]
+    if name == "ratings":
+        rows = [LOG | dict(kind="pairs", image=one, other=other) for one, other in pairs]
+        who, another = "rater", dict(round=2)
+    else:
+        rows = [PAIR | dict(user_id="anna", jpg_0=one, jpg_1=other) for one, other in pairs]
+        who, another = "user_id", dict(caption="a dog")
+    file = tmp_path / f"{name}.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert gather([str(file)])[0].rated
+    monkeypatch.setattr("ddpo.rating_files.MOST_COMPARED", 2)
+    message = refused(file)
+    assert f"{name}.jsonl, line 2: one rater compares more than 2 images" in message and f"in a column {who}" in message
+    for change in ({who: "ben"}, another):
+        file.write_text("".join(json.dumps(row) + "\n" for row in (rows[0], rows[1] | change)))
+        assert gather([str(file)])[0].rated
 
 
 def test_what_was_copied_and_is_damaged_is_said(tmp_path: Path) -> None:

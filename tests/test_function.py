@@ -91,6 +91,23 @@ def test_a_file_that_was_mended_is_read_anew(tmp_path: Path) -> None:
     assert reward.score(SAMPLES)[0].value == 4.0
 
 
+@pytest.mark.parametrize("broken", ["def r(:", "def other(images, prompts): return []"])
+def test_a_file_that_was_broken_is_not_scored_by_what_it_was(tmp_path: Path, broken: str) -> None:
+    """However often it is asked, until it is mended."""
+    file = written(tmp_path, "def r(images, prompts): return [1.0] * len(images)")
+    trust(file)
+    reward = rewards.load(f"{file}:r")
+    assert reward.score(SAMPLES)[0].value == 1.0
+    written(tmp_path, broken)
+    os.utime(file, ns=(1, 1))
+    for _ in range(2):
+        with pytest.raises(RewardError):
+            reward.score(SAMPLES)
+    written(tmp_path, "def r(images, prompts): return [2.0] * len(images)")
+    os.utime(file, ns=(2, 2))
+    assert reward.score(SAMPLES)[0].value == 2.0
+
+
 def test_what_is_trusted_and_what_is_offered(tmp_path: Path) -> None:
     trust(tmp_path / "a.py")
     trust(tmp_path / "b.py", "r")

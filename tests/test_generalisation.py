@@ -13,8 +13,9 @@ from PIL import Image
 from ddpo.__main__ import main, unseen_from
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.export import ExportError, export
-from ddpo.generalisation import Gain, Generalisation, Group, gain_of, groups_of, measured, rows_of, save
+from ddpo.generalisation import Gain, Generalisation, Group, gain_of, groups_of, measure, measured, rows_of, save
 from ddpo.rollout import derive_seed, rollout
+from rewards.function import TRUSTED, trust
 from rewards.jpeg import Compressibility
 from tests.test_export import FAMILIES, Run
 from tests.toys import filled_run
@@ -191,6 +192,22 @@ def test_a_blend_of_one_s_own_function_is_told_without_its_folder_and_asked_only
     run.store.close()
 
 
+def test_functions_of_one_name_in_two_folders_are_two_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRUSTED, "")
+    files = [tmp_path / name / "mine.py" for name in ("one", "two")]
+    for i, file in enumerate(files):
+        file.parent.mkdir()
+        file.write_text(f"def warm(images, prompts):\n    return [float(image.getpixel((0, 0))[{i}]) for image in images]\n")
+        trust(file)
+    run = Run(tmp_path, "sd1", prompts=("a cat", "a dog"), reward=f"blend: 1 {files[0]}:warm, 2 {files[1]}:warm")
+    (tmp_path / "made").mkdir()
+    _, (twin, _), failures = measure(run.store, 1, run.store.checkpoints()[1], tmp_path / "made", 2, {})
+    assert not failures and list(twin.values)[:3] == ["blend: 1 one/mine.py:warm, 2 two/mine.py:warm", "one/mine.py:warm", "two/mine.py:warm"]
+    with Image.open(tmp_path / "made" / twin.files[0]) as image:
+        assert [twin.values[f"{name}/mine.py:warm"][0] for name in ("one", "two")] == list(image.convert("RGB").getpixel((0, 0))[:2])
+    run.store.close()
+
+
 def test_a_run_that_people_rate_tells_other_rewards_and_says_so(tmp_path: Path) -> None:
     run = Run(tmp_path, "sd1", prompts=("a cat", "a dog"), reward="human")
     export(run.store, "generalisation", tmp_path / "out", pictures=2)
@@ -210,8 +227,18 @@ def test_the_latest_measurement_up_to_a_round_is_told_and_a_broken_file_is_none(
     assert measured(store, 2) is None
     save(store, first)
     assert measured(store, 2) == first and measured(store, 3) == third
-    (store.folder / "generalisation" / "0003.json").write_text("{")
-    assert measured(store, 3) == first
+    file = store.folder / "generalisation" / "0003.json"
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps(told | dict(version=1)))
+    assert measured(store, 3) == third, "as it was written before"
+    (group,) = told["groups"]
+    groups = ([], ["trained"], [group | dict(gains=[])], [group | dict(gains=dict(clip_score=[1.0]))], [group | dict(prompts="many")])
+    changes = (dict(reward="beauty"), dict(reward=3), dict(groups={}), *(dict(groups=each) for each in groups))
+    for broken in ("{", "[" * 100_000, "null", *(json.dumps(told | change) for change in changes)):
+        file.write_text(broken)
+        assert measured(store, 3) == first, broken
+    (store.folder / "generalisation" / "².json").write_text("{}")
+    export(store, "report", tmp_path / "report", pictures=0)
     with pytest.raises(ExportError, match="between"):
         export(store, "generalisation", tmp_path / "out", pictures=5000)
     store.close()

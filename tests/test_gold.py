@@ -42,7 +42,7 @@ def test_errors_and_interval_hold_the_truth_as_often_as_they_say() -> None:
         curve = fit(points(ALPHA, BETA, 0.15, seed))
         assert curve is not None
         for i, (value, truth) in enumerate(((curve.alpha, ALPHA), (curve.beta, BETA))):
-            within[i] += abs(value - truth) < 1.96 * curve.errors[i]
+            within[i] += abs(value - truth) < 1.96 * math.sqrt(curve.covariance[i][i])
         peak = peak_of(curve)
         held += peak is not None and peak.low < math.e < peak.high
     assert all(0.873 < share / 500 < 0.969 for share in within) and 0.91 < held / 500 < 0.99
@@ -108,7 +108,7 @@ def test_people_s_ratings_are_held_out_by_the_boards_they_are_of() -> None:
     assert [(p.round, p.distance, p.gain) for p in found] == [
         (1, 0.0, 0.0), (4, pytest.approx(8**0.5), pytest.approx(0.8)), (7, 4.0, pytest.approx(1.0)), (8, 4.0, pytest.approx(1.0)),
     ]  # fmt: skip
-    assert found[1].error == pytest.approx(0.4 / 0.5 / 4)
+    assert [p.error for p in found[:2]] == [0.0, pytest.approx(math.hypot(0.4, 0.5) / 0.5 / 4)], "of a difference both means' errors count"
     assert rated_gains({0: dict(kl=[0.0])}, rated) == [] and rated_gains(series, []) == []
 
 
@@ -121,9 +121,16 @@ def test_boards_are_gold_where_their_ratings_say_how_good_they_are(tmp_path: Pat
     ]
     assert [board.mean for board in found] == [dict(store.metrics()["reward_mean"])[number] for number in (1, 2, 3)]
     assert [board.round for board in boards(store, 2)] == [1, 2]
-    (sample, *_) = store.samples(3)
-    store.add_rating("other", sample.id, "ben", "stars", 5)
-    assert [board.round for board in boards(store)] == [1, 2]
+    store.add_rating("again", store.samples(1)[0].id, "anna", "stars", 5)
+    assert [board.round for board in boards(store)] == [1, 2, 3], "what is said again of a board that is closed does not count"
+    add_images(store, 4)
+    (first, other, *_) = store.samples(4)
+    store.add_rating("as before", first.id, "anna", "thumbs", 1)
+    store.add_rating("in stars", other.id, "ben", "stars", 5)
+    store.add_metrics(4, dict(reward_mean=0.5, reward_std=0.5, scored_images=2.0))
+    assert [board.round for board in boards(store)] == [1, 2, 3]
+    store.choose("rater ben", "out")
+    assert [board.round for board in boards(store)] == [1, 2, 3, 4], "nor does what raters say who are left out"
     chosen = filled_run(tmp_path / "b", rounds=1, preference="assist", board_images=4)
     assert boards(chosen) == []
     for kind, wanted in (("thumbs", 1), ("stars", 1), ("best", 0), ("best-worst", 0)):

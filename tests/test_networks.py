@@ -19,7 +19,7 @@ from pocket import world
 from rewards.aesthetic import Aesthetic, Head
 from rewards.base import RewardError, Sample
 from rewards.clip import ClipScore, PickScore
-from rewards.networks import Clip
+from rewards.networks import Clip, remedy
 from tests.models import tiny_tokenizer
 from tests.toys import picture
 
@@ -153,12 +153,19 @@ def test_a_head_of_another_shape_is_refused(tiny_clip: str, tmp_path: Path) -> N
 
 def test_a_model_that_cannot_be_had_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(RewardError, match=r"nobody/nothing is not in .*hf download nobody/nothing.*reward_models pocket"):
+    with pytest.raises(RewardError, match=r"nobody/nothing is not in .*hf download nobody/nothing.*copy that folder here\.$"):
         ClipScore("nobody/nothing").score(samples())
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(RewardError, match="empty cannot be loaded"):
         ClipScore(str(empty)).score(samples())
+
+
+@pytest.mark.parametrize("name", [name for name, card in rewards.REWARDS.items() if card.published])
+def test_pocket_networks_are_advised_where_there_are_some(name: str) -> None:
+    """PickScore has none, and would refuse who took the advice."""
+    for network in (each for each in rewards.card(name).published.values() if "/" in each):
+        assert ("choose reward_models pocket" in remedy(network, ConnectionError())) == (name != "pickscore"), network
 
 
 def test_a_machine_without_network_is_told_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

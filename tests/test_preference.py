@@ -390,6 +390,16 @@ def test_a_file_may_be_on_any_scale() -> None:
     assert abs(alone.mean()) < 1e-9 and within(alone, prompts).std() < 1, "without own opinions, on a scale from -1 to 1"
 
 
+def test_a_file_of_one_image_a_prompt_comes_to_ones_own_spread_too() -> None:
+    """Rated 1 to 10 by two, of whom one is milder: no prompt tells how far their opinions lie apart, so all of them together do."""
+    own, marks = np.array([-1.0, 1.0] * 20), np.arange(40) % 10 + 1.0
+    opinions, whose = np.concatenate([own, marks, (marks + 10) / 2]), [OWN] * 40 + ["file/ann"] * 40 + ["file/ben"] * 40
+    found = on_one_scale(opinions, whose, [*["a", "a", "b", "b"] * 10, *(f"only {i}" for i in range(80))])
+    assert 0.6 < found[40:].std() < 1.4 and abs(found[40:80].mean()) < 1e-9 and abs(found[80:].mean()) < 1e-9
+    far = on_one_scale(np.concatenate([own, 100 * opinions[40:]]), whose, [*["a", "a", "b", "b"] * 10, *(f"only {i}" for i in range(80))])
+    np.testing.assert_allclose(found, far, atol=1e-9)
+
+
 def test_ratings_of_others_alone_are_a_beginning_and_no_proof() -> None:
     seen, prompts = world(136, 7)
     opinions = liked(seen, prompts, 1.0) + np.random.default_rng(0).normal(size=136) / 2

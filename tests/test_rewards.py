@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 import rewards
-from rewards.base import RewardError, Sample
-from rewards.human import Human, fold, opinion, valid
+from rewards.base import RewardError, Sample, Score
+from rewards.human import Human, opinion, scores, valid
 from rewards.jpeg import Compressibility, Incompressibility, size_kb
 from tests.toys import picture
 
@@ -56,6 +56,11 @@ class Event:
     other: int | None = None
 
 
+def score_of(*events: Event) -> Score:
+    """The score of an image of which this was said."""
+    return scores({0: "a cat"}, {0: events})[0]
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "number"),
     [("thumbs", 1, 1.0), ("thumbs", -1, -1.0), ("stars", 1, -1.0), ("stars", 2, -0.5), ("stars", 3, 0.0), ("stars", 4, 0.5), ("stars", 5, 1.0)],
@@ -67,8 +72,8 @@ def test_thumbs_and_stars_share_one_scale(kind: str, value: float, number: float
 @pytest.mark.parametrize("kind", ["skip", "clear"])
 def test_skip_and_clear_are_no_opinion_and_not_a_middling_one(kind: str) -> None:
     assert opinion(kind, None) is None and valid(kind, None) and not valid(kind, 0)
-    assert fold([Event(kind, None, "anna")]).value is None
-    assert fold([Event("stars", 5, "anna"), Event(kind, None, "bob")]).value == 1.0
+    assert score_of(Event(kind, None, "anna")).value is None
+    assert score_of(Event("stars", 5, "anna"), Event(kind, None, "bob")).value == 1.0
 
 
 @pytest.mark.parametrize(
@@ -81,8 +86,8 @@ def test_what_nobody_can_click_is_no_rating(kind: str, value: float | None) -> N
 
 def test_an_image_s_score_is_the_mean_over_its_raters() -> None:
     ratings = [Event("thumbs", 1, "anna"), Event("thumbs", -1, "bob"), Event("stars", 4, "carol")]
-    assert fold(ratings).value == pytest.approx(0.5 / 3) and fold(ratings).explanation == {"raters": 3}
-    assert fold([]).value is None
+    assert score_of(*ratings).value == pytest.approx(0.5 / 3) and score_of(*ratings).explanation == {"raters": 3}
+    assert score_of().value is None
 
 
 def test_people_s_ratings_go_to_the_images_they_name() -> None:

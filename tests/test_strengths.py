@@ -169,10 +169,16 @@ def test_what_was_measured_is_read_again_and_a_broken_file_is_none(tmp_path: Pat
     assert measured(store, 2) == found and measured(store, 3) is None
     file = store.folder / "strengths" / "0002.json"
     told = json.loads(file.read_text())
-    monkeypatch.setattr(strengths, "STRENGTHS", (0.5, 1.0))
+    monkeypatch.setattr(strengths, "STRENGTHS", (0.2, 0.4, 0.6, 1.0))
     assert measured(store, 2) is None, "of other strengths"
     monkeypatch.undo()
-    for broken in ("{", json.dumps({name: value for name, value in told.items() if name != "gains"})):
+    file.write_text(json.dumps(told | dict(version=1)))
+    assert measured(store, 2) == found, "as it was written before"
+    short = dict(gains=dict(clip_score=told["gains"]["clip_score"][:3])), dict(gains=dict(clip_score=[])), dict(variety=[])
+    changes = (dict(gains=[]), dict(gains=dict(clip_score=[1.0] * 4)), dict(round="first"), dict(reward="beauty"), dict(variety=None), *short)
+    without = json.dumps({name: value for name, value in told.items() if name != "gains"})
+    for broken in ("{", "[" * 100_000, "[]", "\0", without, *(json.dumps(told | change) for change in changes)):
         file.write_text(broken)
-        assert measured(store, 2) is None
+        assert measured(store, 2) is None, broken
+    export(store, "report", tmp_path / "report", pictures=0)
     store.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import math
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,10 +31,13 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from ddpo.config import prompt_sets
+from pocket.vlm import NOTHING, ask, subject
+from pocket.world import captions, plural
 from rewards.alignment import QUESTION, Alignment
 from rewards.base import RewardError, Sample
 from rewards.bertscore import BertScore, Match, greedy
-from rewards.satisfaction import Question, Satisfaction, questions_of, says
+from rewards.satisfaction import ANIMALS, IRREGULAR, Question, Satisfaction, questions_of, says, singular
 from rewards.vlm import ANSWER_TOKENS, HOST, KEY, Llava, Remote, open_vlm
 from tests.toys import picture
 
@@ -195,12 +200,42 @@ def test_alignment_explains_itself(tiny_llava: str, tiny_bert: str) -> None:
         ("an ant riding a bike", [("What animal is in this image?", ("ant",)), ("What is the ant doing?", ("bike", "bicycle", "cycling"))]),
         ("three foxes", [("How many foxes are there in this image?", ("three", "3")), ("What animal is in this image?", ("fox", "foxes"))]),
         ("two mice", [("How many mice are there in this image?", ("two", "2")), ("What animal is in this image?", ("mouse", "mice"))]),
+        ("two sheep", [("How many sheep are there in this image?", ("two", "2")), ("What animal is in this image?", ("sheep", "sheep"))]),
+        ("one octopus", [("How many octopus are there in this image?", ("one", "1")), ("What animal is in this image?", ("octopus", "octopus"))]),
+        ("A car.", [('Does this image show "a car"? Answer yes or no.', ("yes",))]),
+        (
+            "three apples",
+            [
+                ("How many apples are there in this image?", ("three", "3")),
+                ('Does this image show "apples"? Answer yes or no.', ("yes",)),
+            ],
+        ),
+        (
+            "a robot playing chess",
+            [('Does this image show "a robot"? Answer yes or no.', ("yes",)), ("What is the robot doing?", ("chess",))],
+        ),
         ("a cat in the snow", [('Does this image show "a cat in the snow"? Answer yes or no.', ("yes",))]),
         ("Golden hour, 35mm", [('Does this image show "Golden hour, 35mm"? Answer yes or no.', ("yes",))]),
     ],
 )
 def test_the_questions_of_a_prompt(prompt: str, wanted: list[tuple[str, tuple[str, ...]]]) -> None:
     assert questions_of(prompt) == [Question(*each) for each in wanted]
+
+
+def test_the_known_animals_are_those_of_the_prompt_sets_in_one_or_many() -> None:
+    sets = prompt_sets()
+    assert tuple(prompt.split(" ", 1)[1] for name in ("animals", "unseen_animals") for prompt in sets[name]) == ANIMALS
+    assert all(singular(plural(animal)) == animal for animal in ANIMALS)
+    assert all(singular(f"{animal}es") == animal for animal in ("fox", "octopus", "rhinoceros", "fish"))
+    assert all(many not in (f"{one}s", f"{one}es") for many, one in IRREGULAR.items())
+
+
+def test_the_pocket_s_questions_are_those_that_it_was_trained_on() -> None:
+    """Of every caption of the world, things as well: recorded before animals were told from things."""
+    told = [ask(caption, random.Random(7919 * seed + i)) for i, caption in enumerate([*captions(), NOTHING]) for seed in range(12)]
+    assert hashlib.sha256(json.dumps(told).encode()).hexdigest() == "9eb64ac0b2c55478e7a574632a40493677a65b692aed315fa646253bb73a314b"
+    assert ("What animal is in this image?", "a car") in {ask("a car", random.Random(seed)) for seed in range(60)}
+    assert subject("a car") == "car" and subject("three foxes") == "fox" and subject("a cat at night") == "a cat at night"
 
 
 @pytest.mark.parametrize(
