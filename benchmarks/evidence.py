@@ -130,12 +130,7 @@ def experiments() -> list[Experiment]:
         Experiment(
             "unguided-all", ("adapter",), "conditional branch only, rank 64, all layers", dict(guidance_in_training=False, lora_targets="all")
         ),
-        Experiment(
-            "unguided-all-5e-4",
-            ("adapter",),
-            "the same, learning rate 5e-4",
-            dict(guidance_in_training=False, lora_targets="all", learning_rate=5e-4),
-        ),
+        Experiment("unguided-all-16", ("adapter",), "the same, rank 16", dict(guidance_in_training=False, lora_targets="all", lora_rank=16)),
         Experiment("normalised", ("clip",), "four updates, normalised ratio", four | dict(ratio="normalised")),
         Experiment("kl", ("clip",), "one update, KL penalty 0.01", dict(kl_weight=0.01)),
     ]

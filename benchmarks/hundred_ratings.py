@@ -70,6 +70,7 @@ WAYS = {
     "rate-few": Way("preset rate-few: half of 32 images rated, a model of taste leads, two rounds a board, four updates a round", "rate-few", {}),
     "every-round": Way("rate-few, a board every round", "rate-few", dict(board_every=1)),
     "every-third": Way("rate-few, a board every third round", "rate-few", dict(board_every=3)),
+    "all-layers": Way("rate-few, adapters in all layers", "rate-few", dict(lora_targets="all")),
     "ahead": Way("rate-few, boards made ahead", "rate-few", dict(ahead=True)),
     "guided": Way("rate-few, a board every round, the guided prediction trained", "rate-few", dict(guidance_in_training=True, board_every=1)),
     "one-update": Way("rate-few, a board every round, one update a round", "rate-few", dict(board_every=1, images_per_update=32)),
