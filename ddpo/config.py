@@ -233,7 +233,9 @@ class RunConfig:
     )
     lora_alpha: float = setting(0.0, "The scale of the LoRA adapter, relative to its rank; 0 is the rank itself, a scale of 1.", low=0.0)
     lora_targets: str = setting(
-        "attention", "Which layers of the denoiser get an adapter: its attention, or all its layers.", choices=("attention", "all")
+        "attention",
+        "Which layers of the denoiser get an adapter: attention, or all, which can learn where things are, too, and are larger on disk.",
+        choices=("attention", "all"),
     )
     init_lora: str = setting(
         "", "A LoRA to start from instead of none: a .safetensors file, or the folder of one, of the same rank; for diffusers or in kohya's layout."
