@@ -107,6 +107,7 @@ def test_the_page_is_up_soon_and_in_little_memory(tmp_path: Path) -> None:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=120) as answer:
                     assert b"DDPO Studio" in answer.read()
+                assert ask(f"http://127.0.0.1:{port}/config", host="evil.example") == 403
                 break
             except urllib.error.URLError:
                 time.sleep(0.05)
