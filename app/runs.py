@@ -24,8 +24,6 @@ class Runs:
             NoRun: the name cannot be a run's, or there is no such run.
             StoreError: it cannot be opened just now.
         """
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise NoRun(f"{str(name)[:80]!r} cannot name a run.")
         identity = self._identity(name)
         with self._lock:
             known = self._open.get(name)
@@ -61,7 +59,9 @@ class Runs:
             self._retired.clear()
 
     def _identity(self, name: str) -> tuple[int, int]:
-        """What tells a run from one deleted and made again under its name."""
+        """What tells a run from one deleted and made again under its name; raises as :meth:`open` does."""
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise NoRun(f"{str(name)[:80]!r} cannot name a run.")
         try:
             entry = (self.folder / name / "config.json").stat()
         except (FileNotFoundError, NotADirectoryError) as error:
