@@ -49,7 +49,7 @@ def board_round(store: RunStore) -> RoundRow | None:
     if row is None or config.board_every == 1 or not is_rated(store, row.number):
         return row
     rounds = store.rounds()
-    turn = max((each.number for each in rounds if _is_closed(each) or each.scored_at is not None), default=0) + 1
+    turn = max((each.number for each in rounds if is_closed(each) or each.scored_at is not None), default=0) + 1
     if turn < row.number and asks(store, config, turn):
         rounds = [each for each in rounds if each.number <= turn]
         row = rounds[-1]
@@ -73,7 +73,7 @@ def status_seen(store: RunStore, status: Status) -> Status:
     if status.state != "awaiting" or not config_of(store).ahead:
         return status
     rounds = store.rounds()
-    applied = any(each.number == status.round and _is_closed(each) for each in rounds)
+    applied = any(each.number == status.round and is_closed(each) for each in rounds)
     row = next((each for each in rounds if each.number > status.round and each.sampled_at is None), None)
     if not applied or row is None:
         return status
@@ -82,7 +82,7 @@ def status_seen(store: RunStore, status: Status) -> Status:
 
 def is_turn(store: RunStore, status: Status, row: RoundRow | None) -> bool:
     """Whether it is people's turn: the worker waits for their ratings of a round, or will come to this board, which it has made ahead."""
-    if row is None or _is_closed(row):
+    if row is None or is_closed(row):
         return False
     if status.state == "awaiting" and status.round == row.number:
         return True
@@ -97,7 +97,7 @@ def board_json(store: RunStore, rater: str) -> dict[str, Any]:
     status = status_seen(store, worker)
     number = row.number if row else 0
     samples = board_of(store, number)
-    closed = _is_closed(row)
+    closed = is_closed(row)
     reward, rated = store.reward_at(number), is_rated(store, number)
     ratings = store.latest_ratings(number, row.closed_rating if row else None, everyone=True) if row and rated else {}
     scored = {} if rated or not row else store.scores(number, reward)
@@ -274,9 +274,9 @@ def is_applying(store: RunStore, number: int) -> bool:
 def apply_refusal(store: RunStore, number: int) -> str:
     """Why a round's ratings cannot be applied, in plain words; empty when they can be."""
     row = board_round(store)
-    if row is None or row.number > number or (row.number == number and _is_closed(row)):
+    if row is None or row.number > number or (row.number == number and is_closed(row)):
         return f"Round {number} takes no ratings any more."
-    if row.number < number and _is_closed(row):
+    if row.number < number and is_closed(row):
         return f"Round {number} has no board; the next one is on its way."
     if row.number < number:
         return f"Round {number} has no board that waits; the one of round {row.number} is on the page."
@@ -293,7 +293,7 @@ def rating_refusal(store: RunStore, sample: SampleRow, rater: str = "", other: S
         return "A pair is two images of one prompt on one board."
     if other and not other.shown:
         return rating_refusal(store, other, rater)
-    if _is_closed(store.round(sample.round)) and not _comes_again(store, sample, rater):
+    if is_closed(store.round(sample.round)) and not _comes_again(store, sample, rater):
         return "The ratings of this round were applied already, so it takes no more. The next round is on its way."
     return "" if sample.shown else "This image is not on the board, so nobody is asked about it."
 
@@ -301,11 +301,12 @@ def rating_refusal(store: RunStore, sample: SampleRow, rater: str = "", other: S
 def _comes_again(store: RunStore, sample: SampleRow, rater: str) -> bool:
     """Whether a rater is shown an image of an earlier board once more, on the one that waits."""
     row = board_round(store)
-    if row is None or row.number <= sample.round or not config_of(store).repeats or _is_closed(row) or not is_rated(store, row.number):
+    if row is None or row.number <= sample.round or not config_of(store).repeats or is_closed(row) or not is_rated(store, row.number):
         return False
     _, per_prompt, _ = _shape(store, row, board_of(store, row.number))
     return _is_shaped(config_of(store), row) and sample in repeated(store, row.number, rater, per_prompt)
 
 
-def _is_closed(row: RoundRow | None) -> bool:
+def is_closed(row: RoundRow | None) -> bool:
+    """Whether a round takes no ratings any more."""
     return row is not None and (row.closed_at is not None or row.scored_at is not None)

@@ -682,5 +682,5 @@ def delete_run(folder: Path) -> None:
         folder.rename(gone)  # at once, so that no name ever stands for half a run
     except OSError as error:
         raise StoreError(f"{folder.name} cannot be deleted: {error.strerror or error}. Is one of its files open elsewhere?") from error
-    for left in (gone, *folder.parent.glob(".deleted-*")):  # also of a deletion that was interrupted
+    for left in folder.parent.glob(".deleted-*"):  # this one, and what an interrupted deletion left
         shutil.rmtree(left, ignore_errors=True)

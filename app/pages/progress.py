@@ -12,7 +12,7 @@ import gradio as gr
 
 import rewards
 from app import words
-from app.board import is_rated
+from app.board import is_closed, is_rated
 from app.curves import Metrics, Points, clock, thin
 from app.pages.run import image_url
 from app.runs import Runs
@@ -270,7 +270,7 @@ def gallery_value(store: RunStore) -> dict[str, Any]:
     if not rounds:
         return dict(run=store.name, rounds=[], stamp="")
     last = rounds[-1]
-    closed = any(row.number == last and row.closed_at is not None for row in store.rounds())
+    closed = is_closed(store.round(last))
     stamp = f"{len(store.samples(last))}.{len(store.scores(last, store.reward_at(last)))}.{len(store.ratings(last))}.{closed}"
     return dict(run=store.name, rounds=rounds, stamp=stamp, saved=list(store.checkpoints()), alive=store.status().alive, result=rolled_back(store))
 
@@ -297,7 +297,7 @@ def answer_round(runs: Runs, question: object) -> dict[str, Any]:
     try:
         store, number = _asked(runs, question)
         found, row = images_of_round(store, number), store.round(number)
-        if row is None or not is_rated(store, number) or row.closed_at is not None or row.scored_at is not None:
+        if row is None or not is_rated(store, number) or is_closed(row):
             return found
         images = [image | dict(seed=None, score=None, note="") for image in found["images"]]
         return found | dict(images=images, summary=f"{words.count(len(images), 'image')}, being rated")
