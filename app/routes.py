@@ -90,6 +90,18 @@ def build_router(runs: Path | Runs) -> APIRouter:
     return router
 
 
+def build_pulse(token: Callable[[str], str]) -> APIRouter:
+    """``/studio/pulse?run=``: a token that differs whenever the page of that run might. A page asks every second, and for its values, which cost
+    the server and the browser a hundred times as much, only when there is something new."""
+    router = APIRouter()
+
+    @router.get("/studio/pulse")
+    async def pulse(run: str = "") -> Response:
+        return Response(await run_in_threadpool(token, run), media_type="text/plain", headers={"Cache-Control": "no-store"})
+
+    return router
+
+
 # --- what each route does -------------------------------------------------------------------------------------------------------
 
 

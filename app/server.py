@@ -21,19 +21,20 @@ from app.downloads import build_downloads
 from app.exports import Exports
 from app.launch import Launcher
 from app.pictures import Pictures
-from app.routes import build_router
+from app.routes import build_pulse, build_router
 from app.runs import Runs
 from app.scores import build_scores
 from app.scoring import Scoring
 from app.studio import build_studio
 from app.trials import build_trials
+from app.views import Views
 
 
 def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launcher | None = None, local: bool = False) -> FastAPI:
     """The whole studio over a folder of runs; with ``auth``, a user name and password, nothing answers without them. ``local``: it is for this
     computer's browsers only."""
     opened, pictures, scoring, exports, launcher = Runs(runs), Pictures(), Scoring(), Exports(), launcher or Launcher()
-    comparing = Comparing(runs, lambda: at_work(opened, launcher))
+    comparing, views = Comparing(runs, lambda: at_work(opened, launcher)), Views(opened, launcher)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -46,6 +47,7 @@ def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launch
 
     app = FastAPI(title="DDPO Studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(build_router(opened))
+    app.include_router(build_pulse(views.token))
     app.include_router(build_downloads(opened, exports))
     app.include_router(build_scores(opened, pictures, scoring, comparing))
     app.include_router(build_comparisons(opened, comparing))
@@ -53,7 +55,7 @@ def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launch
     app.add_middleware(Door, local=local and auth is None)
     if auth is not None:
         app.add_middleware(BasicAuth, user=auth[0], password=auth[1])
-    blocks = build_studio(opened, launcher, exports, comparing, scoring)
+    blocks = build_studio(views, exports, comparing, scoring)
     mounted: FastAPI = gr.mount_gradio_app(
         app,
         blocks,
@@ -68,9 +70,13 @@ def create_app(runs: Path, auth: tuple[str, str] | None = None, launcher: Launch
         mcp_server=False,
         pwa=False,
     )
+    blocks._queue.sleep_when_free = IDLE_SECONDS
     return mounted
 
 
+IDLE_SECONDS = 0.05
+"""How long Gradio's queue, which the named API's calls wait in, sleeps while it is empty. By itself it looks a thousand times a second, which takes a
+sixteenth of a core for as long as the studio is open."""
 HERE = (b"localhost", b"127.0.0.1", b"[::1]")
 """What this computer is called by its own browsers."""
 

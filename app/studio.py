@@ -1,4 +1,4 @@
-"""The page: the strip, the tabs, the one timer, and how they are wired. Nothing else."""
+"""The page: the strip, the tabs, and how they are wired. Nothing else."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import gradio as gr
 from app import api
 from app.comparing import Comparing
 from app.exports import Exports
-from app.launch import Launcher, LaunchError
+from app.launch import LaunchError
 from app.pages import alarm, compare, library, new_run, progress, rate, rewards, run, takeaway, taste
-from app.runs import Runs
 from app.scoring import Scoring
 from app.views import NAMES, Views
 from app.widgets.kit import action, widget
@@ -23,9 +22,9 @@ QUIET: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility
 """For events that must not show themselves, nor wait in line behind another."""
 
 
-def build_studio(runs: Runs, launcher: Launcher, exports: Exports, comparing: Comparing, scoring: Scoring) -> gr.Blocks:
+def build_studio(views: Views, exports: Exports, comparing: Comparing, scoring: Scoring) -> gr.Blocks:
     """The Gradio blocks over a folder of runs."""
-    views = Views(runs, launcher)
+    runs, launcher = views.runs, views.launcher
 
     def round_images(question: dict[str, Any]) -> dict[str, Any]:
         return progress.answer_round(runs, question)
@@ -65,7 +64,6 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports, comparing: Co
                 scores = rewards.build(round_pictures)
             with gr.Tab("Library", id="library"):
                 shelf = library.build()
-        timer = gr.Timer(1.0)
 
         parts = dict(
             bar=bar, panel=panel, alarm=banner, charts=charts, gallery=gallery, taste=believed, takeaway=taken, compare=pairs, rewards=scores,
@@ -78,11 +76,8 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports, comparing: Co
             first = new_run.suggest_name(runs, "rate")
             return [asked, gr.update(open=asked is None), first, new_run.earlier_choices(runs), *views.changes(asked, None)]
 
-        def tick(selected: str, told: str) -> list[Any]:
-            return views.changes(selected, told)
-
-        def pick(told: str, event: gr.EventData) -> list[Any]:
-            selected = str(action(event).get("run", ""))
+        def show(selected: str, told: str, event: gr.EventData) -> list[Any]:
+            selected = str(action(event).get("run", selected))  # another one that was picked, or the same one, which has changed
             return [selected, *views.changes(selected, told)]
 
         def steer(selected: str, told: str, event: gr.EventData) -> list[Any]:
@@ -133,8 +128,7 @@ def build_studio(runs: Runs, launcher: Launcher, exports: Exports, comparing: Co
         fresh.expand(lambda: new_run.earlier_choices(runs), None, earlier, **QUIET)
         # In the browser, when the answer is there: by then somebody may have typed a name.
         loaded.then(None, [form.name, suggested], form.name, js="(typed, suggested) => typed || suggested", **QUIET)
-        timer.tick(tick, [name, seen], shown, **QUIET)
-        bar.act(pick, [seen], [name, *shown], **QUIET)
+        bar.act(show, [name, seen], [name, *shown], **QUIET)
         panel.act(steer, [name, seen], shown, **QUIET)
         for each in (banner, gallery, taken):
             each.act(heed, [name, seen], [name, *shown], **QUIET)

@@ -48,6 +48,28 @@ def model(tmp_path: Path) -> str:
     return str(folder)
 
 
+# --- what is new ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_asks_for_its_values_only_when_they_changed(page: Page, studio: Studio) -> None:
+    store = filled_run(studio.runs / "toy", rounds=1, awaiting=True)
+    open_studio(page, studio, "toy")
+    expect(page.locator(".bar-state")).to_contain_text("round 2 of 3")
+    pulses, events = list[str](), list[str]()
+    page.on("request", lambda request: (pulses if "/studio/pulse" in request.url else events).append(request.url))
+    page.wait_for_timeout(4500)
+    assert len(pulses) >= 3 and not [url for url in events if "/gradio_api/" in url]
+    lost = list[str]()
+    page.route("**/gradio_api/**", lambda route: (lost.append(route.request.url), route.abort()) if not lost else route.fallback())
+    store.add_event("answer", "something new")
+    expect(page.locator("#studio-panel")).to_contain_text("something new")  # although the first question was lost
+    assert lost
+    page.wait_for_timeout(1500)
+    asked = len(events)
+    page.wait_for_timeout(2500)
+    assert len(events) == asked
+
+
 # --- starting and steering ------------------------------------------------------------------------------------------------------
 
 

@@ -347,7 +347,9 @@ def test_only_what_changed_is_sent(runs: Runs) -> None:
     assert all(skipped(value) for value in views.changes("a", seen))
     store.add_event("answer", "something")
     sent = dict(zip((*NAMES, "seen"), views.changes("a", seen), strict=True))
-    assert [name for name, value in sent.items() if not skipped(value)] == ["panel", "seen"]
+    assert [name for name, value in sent.items() if not skipped(value)] == ["bar", "panel", "seen"]
+    assert sent["bar"]["token"] == views.token("a") != first[0]["token"]
+    assert views.token(None) == views.token("") and views.changes(None, None)[0]["token"] == views.token("")  # a page without a run asks for ""
     assert skipped(Views(runs, IDLE).changes("a", "not json")[0]) is False
 
 

@@ -61,6 +61,23 @@ function theme() {
   try { localStorage.setItem("studio-theme", dark ? "dark" : "light"); } catch { /* private windows keep nothing */ }
 }
 
+// Once a second: has anything changed? Only then are the page's values asked for; where no answer comes, again after a while.
+const LOST_MS = 5000;
+let listening = false, asked = null;
+async function pulse() {
+  const shown = props.value?.token;
+  if (listening || !shown) return;
+  listening = true;
+  try {
+    const answer = await fetch(`/studio/pulse?run=${encodeURIComponent(props.value.run || "")}`, { cache: "no-store", signal: AbortSignal.timeout(LOST_MS) });
+    const token = answer.ok ? await answer.text() : shown;
+    const waits = asked && asked.shown === props.value.token && Date.now() - asked.at < LOST_MS;
+    if (token === props.value.token || shown !== props.value.token || waits) return;
+    asked = { shown, at: Date.now() };
+    trigger("act", { kind: "changed" });
+  } catch { /* no server just now */ } finally { listening = false; }
+}
+
 try {
   const kept = new URL(location.href).searchParams.has("__theme") ? null : localStorage.getItem("studio-theme");
   if (kept) paint(kept === "dark");
@@ -77,3 +94,4 @@ element.addEventListener("change", (event) => {
 onAct(({ act: kind }) => (kind === "theme" ? theme() : openTab("Rate")));
 show(view, after);
 everySecond(() => { if (props.value?.left) redraw(); });
+everySecond(pulse);
