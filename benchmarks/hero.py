@@ -113,7 +113,7 @@ class HeroTaster(Taster):
 
     def learn(self, number: int) -> dict[int, Score]:
         rows, said = self.store.samples(number), self.store.scores(number, "human")
-        sampled = self.engine.trajectory(number).latents
+        sampled = self.engine.trajectory_here(number)[0].latents
         noises, latents = sampled[:, 0], sampled[:, -1]
         good = [i for i, row in enumerate(rows) if row.id in said and (said[row.id].value or 0.0) > 0]
         bad = [i for i, row in enumerate(rows) if row.id in said and (said[row.id].value or 0.0) < 0]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -120,8 +121,6 @@ class Crew:
         except Exception as error:
             self._put(f"failed/{self._store.add('failures', 1)}", f"process {self.rank}: {explain(error)}")
             with contextlib.suppress(Exception):
-                dist.destroy_process_group()  # the leader may wait in a sum
-            with contextlib.suppress(Exception):
                 self._get("heard", patience=PATIENCE)  # a launcher ends everybody as soon as one has gone
                 time.sleep(FAREWELL)
             raise
@@ -162,13 +161,35 @@ class Crew:
     def _sum(self, bucket: list[nn.Parameter]) -> None:
         gradients = [p.grad for p in bucket if p.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        try:
-            dist.all_reduce(flat)
-        except RuntimeError:
-            self.listen()
-            raise
+        self.listening(lambda: dist.all_reduce(flat))
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+    def listening(self, wait: Callable[[], object]) -> None:
+        """Do what waits for the other processes, such as a collective, which one that has failed never enters. The leader has a thread do it, and
+        listens meanwhile.
+
+        Raises:
+            CrewError: another process has failed; the thread waits for as long as this process lives.
+        """
+        if self.size == 1 or not self.leads:
+            wait()
+            return
+        failed: list[Exception] = []
+
+        def work() -> None:
+            try:
+                wait()
+            except Exception as error:  # as a connection that another process has left
+                failed.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(LONGEST_NAP)
+            self.listen()
+        for error in failed:
+            raise error
 
     def share(self, items: list[Any]) -> list[Any]:
         """This process's share of a list."""

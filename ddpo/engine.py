@@ -27,8 +27,8 @@ from ddpo.diffusion import Gaussian
 from ddpo.files import read_image, write_images
 from ddpo.forward import KeptForward
 from ddpo.objective import Lesson, TrajectoryLesson, Weights, make_lesson
-from ddpo.policy import Policy
-from ddpo.rollout import Step, batches, denoise, derive_seed, noises_of
+from ddpo.policy import Policy, arithmetic_of
+from ddpo.rollout import Step, batches, denoise, derive_seed, noises_of, rescored
 from ddpo.trajectory import Trajectory
 from rewards.base import Reward, RewardError, Sample
 from rewards.cache import Cached
@@ -78,6 +78,7 @@ class Engine:
         self.parameters = policy.parameters()
         self.optimiser, self.moments = make_optimiser(config, self.parameters.values(), self.crew)
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.autocast is torch.float16)
+        self.scaler.scale(torch.zeros((), device=policy.device))  # it has a scale then, also where a step gives this process nothing to do
         self.average = EMAModel(self.parameters.values(), decay=config.ema_decay, min_decay=config.ema_decay) if config.ema_decay else None
         self.kept = KeptForward(policy)
         self.checked = False
@@ -170,7 +171,7 @@ class Engine:
         return step
 
     def check(self, trajectory: Trajectory, prompts: list[str]) -> None:
-        """Before anybody rates: does the update see the same function as the sampler did, in its own batch size?
+        """Before anybody rates: does the first optimiser step see the same function as the sampler did, in the batches in which it will look?
 
         Raises:
             PolicyMismatch: it does not.
@@ -182,17 +183,20 @@ class Engine:
         weights = Weights(torch.ones(n), torch.ones(n, dtype=torch.bool))
         conditions = self.policy.encode(prompts, self.config.guidance_in_training)
         lesson = make_lesson(self.config.with_changes(ratio="plain"), self.policy, trajectory, conditions, weights, 0, lambda: None)
-        items = lesson.items(torch.arange(n), 0, torch.Generator().manual_seed(0))[: self.config.update_microbatch]
+        items = lesson.items(torch.arange(n), 0, torch.Generator().manual_seed(0))
+        most = self.config.update_microbatch
+        parts = self._as_sampled(items, {0: range(n)})[:: max(1, len(items) // most)] if self.config.reuses_forward else [Part(items[:most])]
         with torch.no_grad():
-            self._refuse(lesson, lesson.loss(items[:, 0], items[:, 1])[1])
+            self._refuse(lesson, max(lesson.loss(part.items[:, 0], part.items[:, 1])[1] for part in parts))
 
     def _refuse(self, lesson: Lesson, deviation: float) -> None:
         """Raise :class:`PolicyMismatch` where a ratio that should be 1 is not."""
         if deviation > lesson.tolerance:
+            wider = ", or a larger clip_nats" if self.config.objective == "ddpo-is" else ""
             raise PolicyMismatch(
                 f"Re-scoring the model's own images moves the ratio by {deviation:.1e}, and no more than {lesson.tolerance:.1e} will do. "
-                "Sampling and training do not see the same function: choose precision fp32, an update_microbatch equal to microbatch, "
-                "or a larger clip_nats."
+                "Sampling and training do not see the same function: start a run with precision fp32, with an update_microbatch equal to "
+                f"microbatch{wider}."
             )
 
     # --- score ------------------------------------------------------------------------------------------------------------------
@@ -255,14 +259,15 @@ class Engine:
             stale: whether an update came between the round's images and this one; the ratio is then no longer 1 at the start.
 
         Returns:
-            The sums of this process's health, the norms of all gradients, and the most memory that it has taken so far, in GB.
+            The sums of this process's health, the norms of all gradients, the most memory that it has taken so far, in GB, and what some images
+            were sampled by, where this process rounds otherwise.
 
         Raises:
             PolicyMismatch: the ratio is not 1 before the first step.
             TrainingError: the loss or the gradient is no number.
         """
         n, size = self.config.images_per_round, self.config.images_per_update
-        microbatches, trajectory = self.microbatches(number), self.trajectory(number)
+        microbatches, trajectory, elsewhere = self.microbatches(number), *self.trajectory_here(number)
         if trajectory.means is None and self.config.keeps_means and not self.config.guidance_in_training:
             raise TrainingError(
                 f"Round {number} was sampled by an older version, which did not keep what is needed to learn from it without guidance in training. "
@@ -299,7 +304,7 @@ class Engine:
                 done += len(items)
                 norms.append(norm)
         self.kept.clear()
-        return dict(health=asdict(lesson.health), norms=norms, memory_gb=peak_memory(self.policy.device))
+        return dict(health=asdict(lesson.health), norms=norms, memory_gb=peak_memory(self.policy.device), elsewhere=elsewhere)
 
     def _as_sampled(self, items: Tensor, microbatches: Mapping[int, Sequence[int]]) -> list[Part]:
         """The items of the first optimiser step in the parts in which they were sampled: a microbatch at one denoising step each. With a number of
@@ -343,7 +348,7 @@ class Engine:
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.max_grad_norm))
         if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1.0):
             raise TrainingError("The gradient is no number (NaN): training has diverged. Start again with a lower learning rate, or in fp32.")
-        self.scaler.step(self.optimiser)
+        self.crew.listening(lambda: self.scaler.step(self.optimiser))
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         self.kept.clear()
@@ -386,11 +391,19 @@ class Engine:
             for parameter, data in zip(self.parameters.values(), trained, strict=True):
                 parameter.data = data
 
-    def trajectory(self, number: int) -> Trajectory:
-        """What was sampled in a round, by position."""
-        microbatches = self.microbatches(number)
+    def trajectory_here(self, number: int) -> tuple[Trajectory, str]:
+        """What was sampled in a round, by position; and what it was sampled by, where that is not what this process computes by: on another machine,
+        or with half precision there and not here. Such microbatches are scored anew, since a ratio of one arithmetic's probabilities to another's is
+        that of their roundings. (Where images were made ahead of an update, that update then counts as theirs.)"""
+        microbatches, prompts = self.microbatches(number), self.draw_prompts(number)
+        parts, here, elsewhere = list[Trajectory](), arithmetic_of(self.policy), ""
+        for start, batch in microbatches.items():
+            part = Trajectory.load(self.part(number, start))
+            if part.arithmetic not in ("", here) and self.config.objective in ("ddpo-is", "ddpo-sf"):
+                part, elsewhere = rescored(self.policy, part, [prompts[i] for i in batch]), part.arithmetic
+            parts.append(part)
         order = torch.tensor([position for batch in microbatches.values() for position in batch])
-        return Trajectory.concatenate([Trajectory.load(self.part(number, start)) for start in microbatches])[order.argsort()]
+        return Trajectory.concatenate(parts)[order.argsort()], elsewhere
 
     def part(self, number: int, start: int) -> Path:
         """The file of the microbatch of a round that begins at position ``start``."""

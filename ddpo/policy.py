@@ -126,6 +126,13 @@ def pick_dtype(setting: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if fast else None
 
 
+def arithmetic_of(policy: Policy) -> str:
+    """What a policy is computed by: the kind of processor, and the type. Elsewhere the same weights round otherwise."""
+    device = policy.device
+    kind = {"cuda": torch.cuda.get_device_name, "cpu": lambda _: torch.backends.cpu.get_cpu_capability()}.get(device.type, lambda _: device.type)
+    return f"{kind(device)}, {str(policy.autocast or torch.float32).removeprefix('torch.')}"
+
+
 @dataclass(frozen=True)
 class Condition:
     """What the denoiser is told of n prompts: each prompt's text beside the empty one's, at 0 the empty one's."""

@@ -58,6 +58,7 @@ def presets() -> dict[str, Preset]:
                 board_images=16,
                 steps=14,
                 trained_fraction=0.5,
+                microbatch=4,
                 update_microbatch=4,
                 lora_rank=16,
                 learning_rate=3e-4,

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddpo.diffusion import Gaussian
-from ddpo.policy import Policy
+from ddpo.policy import Policy, arithmetic_of
 from ddpo.trajectory import Trajectory
 
 
@@ -65,7 +65,20 @@ def denoise(
         log_probs.append(gaussian.trained.log_prob(latents[-1]) if i in actions else torch.zeros(len(prompts), device=policy.device))
         means += [gaussian.trained.mean] if keep_means else []
     kept = torch.stack(means, 1).cpu() if keep_means else None
-    return Trajectory(torch.stack(latents, 1).cpu(), torch.stack(log_probs, 1).cpu(), kept), policy.decode(latents[-1])
+    trajectory = Trajectory(torch.stack(latents, 1).cpu(), torch.stack(log_probs, 1).cpu(), kept, arithmetic_of(policy))
+    return trajectory, policy.decode(latents[-1])
+
+
+@torch.no_grad()
+def rescored(policy: Policy, trajectory: Trajectory, prompts: Sequence[str]) -> Trajectory:
+    """One batch's trajectory, whose latents stay, scored as :func:`denoise` would by the policy as it is here and now."""
+    condition, latents = policy.encode(prompts), trajectory.latents.to(policy.device)
+    found = [policy.step(latents[:, i], torch.full((len(prompts),), i, device=policy.device), condition).trained for i in range(len(policy.schedule))]
+    log_probs = torch.zeros_like(trajectory.log_probs)
+    for i in policy.schedule.actions:
+        log_probs[:, i] = found[i].log_prob(latents[:, i + 1]).cpu()
+    means = None if trajectory.means is None else torch.stack([gaussian.mean for gaussian in found], 1).cpu()
+    return Trajectory(trajectory.latents, log_probs, means, arithmetic_of(policy))
 
 
 def batches(count: int, size: int) -> Iterator[range]:

@@ -282,6 +282,8 @@ class Trainer:
         new = self._new_state(number)
         shutil.rmtree(new, ignore_errors=True)  # of processes that were killed, and may have been others
         found = self.crew.together("learn", number=number, values=weights.values.tolist(), rated=weights.rated.tolist(), stale=behind > 0)
+        if elsewhere := next((part["elsewhere"] for part in found if part["elsewhere"]), ""):
+            self.store.add_event("sampling", f"Round {number} was sampled by {elsewhere}, and is learned from by another processor or type.")
         health, norms = Health.merged([Health(**part["health"]) for part in found]), found[0]["norms"]
         size_of = float(self.advantages(number).abs().mean())
         metrics = dict(advantage_abs_mean=size_of, updates=float(len(norms)), updates_behind=float(behind))

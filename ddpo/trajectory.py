@@ -24,6 +24,8 @@ class Trajectory:
     """(n, T): log p(x_prev | x_t) under the policy that is trained as it was then, mean over dimensions; 0 at steps that are no actions."""
     means: Tensor | None = None
     """(n, T, c, h, w): that policy's means, where they are kept."""
+    arithmetic: str = ""
+    """What they were computed by (:func:`ddpo.policy.arithmetic_of`); empty where nobody knows, or where it is not one."""
 
     def __post_init__(self) -> None:
         n, points = self.latents.shape[:2]
@@ -44,20 +46,23 @@ class Trajectory:
 
     def save(self, file: Path) -> None:
         tensors = dict(latents=self.latents, log_probs=self.log_probs) | ({} if self.means is None else dict(means=self.means))
-        write_file(file, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
+        write_file(file, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, dict(arithmetic=self.arithmetic)))
 
     @classmethod
     def load(cls, file: Path) -> Trajectory:
         with safe_open(file, framework="pt") as stored:
             means = stored.get_tensor("means") if "means" in stored.keys() else None  # noqa: SIM118
-            return cls(stored.get_tensor("latents"), stored.get_tensor("log_probs"), means)
+            return cls(stored.get_tensor("latents"), stored.get_tensor("log_probs"), means, (stored.metadata() or {}).get("arithmetic", ""))
 
     def __getitem__(self, index: Tensor) -> Trajectory:
-        return Trajectory(self.latents[index], self.log_probs[index], None if self.means is None else self.means[index])
+        return Trajectory(self.latents[index], self.log_probs[index], None if self.means is None else self.means[index], self.arithmetic)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Trajectory]) -> Trajectory:
-        means = [p.means for p in parts if p.means is not None]
+        means, arithmetic = [p.means for p in parts if p.means is not None], {p.arithmetic for p in parts}
         return cls(
-            torch.cat([p.latents for p in parts]), torch.cat([p.log_probs for p in parts]), torch.cat(means) if len(means) == len(parts) else None
+            torch.cat([p.latents for p in parts]),
+            torch.cat([p.log_probs for p in parts]),
+            torch.cat(means) if len(means) == len(parts) else None,
+            arithmetic.pop() if len(arithmetic) == 1 else "",
         )

@@ -53,6 +53,8 @@ UNGUIDED_RUN = "tests/test_trainer.py::test_guidance_in_training_is_the_update_s
 NORMALISED = OBJECTIVE + "test_the_normalised_ratio_on_paper"
 NFT = OBJECTIVE + "test_nft_pulls_towards_the_preferred_and_pushes_from_the_other"
 AVERAGE = "tests/test_trainer.py::test_the_moving_average_is_measured_and_taken_away_and_the_trained_weights_go_on"
+ELSEWHERE = "tests/test_trainer.py::test_a_round_is_learned_from_where_other_arithmetic_sampled_it"
+SELF_CHECK = "tests/test_trainer.py::test_the_self_check_looks_in_the_batches_in_which_the_first_step_will"
 CREW = "tests/test_crew.py::test_two_processes_do_what_one_does"
 BLEND = "tests/test_function.py::test_a_blend_adds_standard_deviations"
 CHANGES = "tests/test_reward_changes.py::"
@@ -187,6 +189,13 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/engine.py",
+        (
+            "        self.scaler.scale(torch.zeros((), device=policy.device))",
+            "        pass",
+            "tests/test_crew.py::test_a_process_without_a_part_in_a_step_makes_it_too_in_half_precision",
+        ),
+        ('if part.arithmetic not in ("", here)', "if False", ELSEWHERE),
+        ("self._as_sampled(items, {0: range(n)})[:: max(1, len(items) // most)] if self.config.reuses_forward else ", "", SELF_CHECK),
         ("(loss.sum() / count)", "loss.mean()", "tests/test_trainer.py::test_microbatches_of_any_size_add_up_to_one_batch"),
         (
             "group = group[torch.isin(group, lesson.images)]",
@@ -245,6 +254,7 @@ MUTATIONS = (
         "ddpo/crew.py",
         ('            self._hear("gate")\n', "", CREW),
         ('if "end" in message:', "if False:", "test_nobody_passes_the_gate_before_all_are_there_and_nobody_after_the_end"),
+        ("            thread.join(LONGEST_NAP)", "            thread.join()", "test_the_leader_listens_while_it_waits_in_a_sum"),
     ),
     *of(
         "ddpo/checkpoint.py",

@@ -148,6 +148,41 @@ def test_the_leader_learns_what_another_failed_of(when: str) -> None:
     assert len(failed) == 1
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_leader_listens_while_it_waits_in_a_sum(fails: bool) -> None:
+    """A sum that another process never enters, since it has failed, ends by that one's reason; one that breaks by itself, by its own."""
+    leader, other = crews(2)
+    entered, never, began = threading.Event(), threading.Event(), time.monotonic()
+
+    def collective() -> None:
+        entered.set()
+        if not fails:
+            raise RuntimeError("Connection closed by peer")
+        never.wait(60)
+
+    def work() -> None:
+        entered.wait(10)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    other.tasks = {"work": work if fails else lambda: 1}
+    leader.tasks = {"work": lambda: leader.listening(collective)}
+
+    def follow() -> None:
+        with contextlib.suppress(torch.OutOfMemoryError):
+            other.follow(lambda: None)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    leader.begin()
+    with pytest.raises(CrewError if fails else RuntimeError, match="process 1: .*out of memory" if fails else "closed by peer"):
+        leader.together("work")
+    assert time.monotonic() - began < 30
+    leader.dismiss()
+    thread.join(10)
+    never.set()
+    assert not thread.is_alive()
+
+
 def test_messages_are_forgotten_once_heard() -> None:
     """A run of a hundred thousand rounds does not fill the store."""
     leader, other = crews(2)
@@ -351,17 +386,43 @@ def test_a_killed_process_ends_the_run_and_it_resumes(tmp_path: Path, straight: 
     assert outcome(folder) == outcome(straight)
 
 
-def test_a_process_that_fails_ends_the_run_with_its_reason(tmp_path: Path) -> None:
-    """The second process cannot load the model: the run says so in plain words, and both end."""
+def test_a_process_without_a_part_in_a_step_makes_it_too_in_half_precision(tmp_path: Path) -> None:
+    """In fp16, whose loss is scaled, the one part of each step is one process's; the other has nothing to scale."""
+    folder = tmp_path / "run"
+    changes = dict(precision="fp16", rounds=1, images_per_round=2, images_per_prompt=2, images_per_update=2, update_microbatch=16, held_out_images=0)
+    RunStore.create(folder, tiny_config(save_tiny_model(tmp_path / "model"), reuse_forward=False, trained_fraction=1.0, **changes)).close()
+    assert assembled(folder) == [0, 0], log_of(folder)
+    store = RunStore(folder)
+    assert store.status().state == "finished" and dict(store.metrics()["updates"]) == {1: 1.0}, log_of(folder)
+
+
+LOADING = """
+def fails(config, crew):
+    if crew.rank:
+        raise MemoryError("no room")
+    return load(config, crew)
+load, worker.load_policy = worker.load_policy, fails
+"""
+STEPPING = """
+import torch
+from torch.optim import AdamW
+def fails(self, *arguments, **more):
+    if os.environ["RANK"] == "1":
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return step(self, *arguments, **more)
+step, AdamW.step = AdamW.step, fails
+"""
+
+
+@pytest.mark.parametrize("change", [LOADING, STEPPING], ids=["loading", "within-a-step"])
+def test_a_process_that_fails_ends_the_run_with_its_reason(tmp_path: Path, change: str) -> None:
+    """The second process cannot load the model, or make its part of an optimiser's step, whose end the first one waits for: the run says so in plain
+    words, and both end."""
     folder = tmp_path / "run"
     RunStore.create(folder, tiny_config(save_tiny_model(tmp_path / "model"), held_out_images=0)).close()
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, sys\nfrom pathlib import Path\nimport ddpo.worker as worker\n"
-        "def fails(config, crew):\n    raise MemoryError('no room') if crew.rank else None\n"
-        "load = worker.load_policy\n"
-        "worker.load_policy = lambda config, crew: fails(config, crew) or load(config, crew)\n"
-        "sys.exit(worker.run(Path(sys.argv[1])))\n"
+        f"import os, sys\nfrom pathlib import Path\nimport ddpo.worker as worker\n{change}\nworker.leave(worker.run(Path(sys.argv[1])))\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(folder)]
     with open(folder / "worker.log", "ab") as log:
@@ -369,7 +430,7 @@ def test_a_process_that_fails_ends_the_run_with_its_reason(tmp_path: Path) -> No
         assert subprocess.run(command, cwd=PROJECT, stdout=log, stderr=log, env=environment, timeout=120).returncode != 0
     store = RunStore(folder)
     assert store.status().state == "failed"
-    assert "process 1: The memory is full. Start again with a smaller microbatch" in store.status().message, log_of(folder)
+    assert "process 1: The memory is full." in store.status().message, log_of(folder)
 
 
 def test_the_studio_s_launcher_starts_several_processes(tmp_path: Path) -> None:

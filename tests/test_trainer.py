@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -16,11 +17,11 @@ from ddpo.checkpoint import load_result
 from ddpo.config import RunConfig
 from ddpo.engine import PolicyMismatch, TrainingError
 from ddpo.evaluate import held_out
-from ddpo.policy import StableDiffusionPolicy
-from ddpo.rollout import rollout
+from ddpo.policy import StableDiffusionPolicy, arithmetic_of
+from ddpo.rollout import rescored, rollout
 from ddpo.trainer import Trainer, summary
 from ddpo.trajectory import Trajectory
-from tests.models import tiny_pipeline
+from tests.models import save_tiny_model, tiny_pipeline
 from tests.toys_ddpo import Brightness, Choosy, LinearPolicy, in_memory, outcome, spread_scores, tiny_config, toy_config, toy_trainer
 
 
@@ -96,6 +97,60 @@ def test_rounding_latents_after_scoring_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyMismatch, match=r"moves the ratio by .* no more than 1\.0e-02 will do.*fp32"):
         trainer.update(1)
     assert torch.equal(trainer.engine.policy.shift, torch.zeros_like(trainer.engine.policy.shift))  # type: ignore[attr-defined]
+
+
+class Rounded(LinearPolicy):
+    """Its predictions are rounded, more coarsely than in half precision."""
+
+    autocast = torch.bfloat16
+
+    def predict(self, x_t: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        return (8 * super().predict(x_t, timestep, condition)).round() / 8
+
+
+def test_a_round_is_learned_from_where_other_arithmetic_sampled_it(tmp_path: Path) -> None:
+    """A run whose board was made on one machine and rated, and which goes on on another: nobody's ratings are lost for its roundings."""
+    config = toy_config(rounds=1, images_per_update=4)
+    spread_scores(toy_trainer(tmp_path / "run", config))
+    shutil.copytree(tmp_path / "run", tmp_path / "unknown")
+    part = toy_trainer(tmp_path / "unknown", config).engine.part(1, 0)
+    dataclasses.replace(Trajectory.load(part), arithmetic="").save(part)
+    with pytest.raises(PolicyMismatch):
+        toy_trainer(tmp_path / "unknown", config, policy=Rounded(config)).update(1)
+    trainer = toy_trainer(tmp_path / "run", config, policy=Rounded(config))
+    trainer.update(1)
+    assert dict(trainer.store.metrics()["updates"]) == {1: 2.0}
+    assert [event.message for event in trainer.store.events() if "was sampled by" in event.message and "float32" in event.message]
+    assert toy_trainer(tmp_path / "run", config).engine.trajectory_here(1)[1] == ""
+
+
+def test_a_batch_that_is_scored_anew_by_the_same_arithmetic_says_the_same(tmp_path: Path) -> None:
+    config = tiny_config(save_tiny_model(tmp_path / "model"), guidance_in_training=False)
+    policy, prompts = StableDiffusionPolicy.load(config), list(config.prompts[:1]) * 3
+    found, _ = rollout(policy, prompts, [1, 2, 3], keep_means=True)
+    again = rescored(policy, dataclasses.replace(found, log_probs=torch.zeros_like(found.log_probs), arithmetic="elsewhere"), prompts)
+    assert found.arithmetic == again.arithmetic == arithmetic_of(policy) and "float32" in again.arithmetic
+    assert torch.equal(found.log_probs, again.log_probs) and found.means is not None and torch.equal(found.means, again.means)
+
+
+class Lumpy(LinearPolicy):
+    """It rounds by how many images go through it at once, as the kernels of GPUs do in half precision."""
+
+    def predict(self, x_t: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        return super().predict(x_t, timestep, condition) + 0.01 * (len(x_t) != 8)
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_the_self_check_looks_in_the_batches_in_which_the_first_step_will(tmp_path: Path, reuse: bool) -> None:
+    config = toy_config(rounds=1, microbatch=8, update_microbatch=16, reuse_forward=reuse, reward_offload=False)
+    assert config.reuses_forward == reuse
+    trainer = toy_trainer(tmp_path / "run", config, policy=Lumpy(config))
+    if reuse:
+        assert trainer.run()
+        return
+    with pytest.raises(PolicyMismatch, match="update_microbatch equal to microbatch, or a larger clip_nats"):
+        trainer.run()
+    assert not trainer.store.samples(1)  # before anybody could rate
 
 
 def test_the_ratio_is_1_before_the_first_update_and_moves_after_it(tmp_path: Path) -> None:
