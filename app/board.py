@@ -86,7 +86,7 @@ def is_turn(store: RunStore, status: Status, row: RoundRow | None) -> bool:
         return False
     if status.state == "awaiting" and status.round == row.number:
         return True
-    early = config_of(store).ahead and row.sampled_at is not None and row.number > status.round and is_rated(store, row.number)
+    early = config_of(store).ahead > 0 and row.sampled_at is not None and row.number > status.round and is_rated(store, row.number)
     return early and status.alive and status.state in BESIDE
 
 
@@ -159,7 +159,7 @@ def _shape(store: RunStore, row: RoundRow | None, samples: Sequence[SampleRow]) 
     round, or on a board of a few one after another."""
     config = config_of(store)
     n, k, places = config.images_per_round, config.images_per_prompt, [sample.position for sample in samples]
-    if not 0 < config.board_images < n or row is None or not is_rated(store, row.number):
+    if not config.board_chosen or row is None or not is_rated(store, row.number):
         return n, k, places
     if row.sampled_at is None or not samples:
         return config.board_images, k, list(range(len(samples)))
@@ -180,7 +180,7 @@ def _mixed(expected: int, per_prompt: int, places: Sequence[int], more: int, see
 
 def _is_shaped(config: RunConfig, row: RoundRow) -> bool:
     """Whether it is known how many images of each prompt a board has: from the start, or where it is chosen, once all images are there."""
-    return row.sampled_at is not None or not 0 < config.board_images < config.images_per_round
+    return row.sampled_at is not None or not config.board_chosen
 
 
 def _sets(samples: Sequence[SampleRow], coming: int = 0) -> list[str]:

@@ -52,7 +52,7 @@ LABELS: dict[str, str] = {
     "ratings_from": "Earlier ratings",
     "board_images": "Images shown of a round",
     "board_every": "A board every … rounds",
-    "ahead": "Next board ahead",
+    "ahead": "Images made ahead",
     "reward_models": "Networks that score",
     "reward_vlm": "What looks at images",
     "reward_device": "Device of what scores",

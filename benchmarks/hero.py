@@ -33,7 +33,7 @@ from rewards.base import Score
 
 SETTINGS: dict[str, Any] = dict(
     objective="ddpo-is", advantage="round", guidance_in_training=True, eta=1.0, shared_start=False, skip_last_steps=0,
-    trained_fraction=0.5, step_weights="equal", learning_rate=1e-3, lora_rank=4, images_per_round=16, images_per_update=8,
+    trained_fraction=0.5, step_weights="equal", learning_rate=1e-3, lora_rank=4, images_per_round=16, images_per_update=8, ahead=0,
 )  # fmt: skip
 """What HERO sets of a run, at ten denoising steps."""
 EPOCHS, LEARNING_RATE, MARGIN = 500, 1e-5, 0.5

@@ -141,10 +141,13 @@ class RunConfig:
         low=1,
         high=1000,
     )
-    ahead: bool = setting(
-        False,
-        "With ddpo-is: make the next board while you rate this one: it is there at once, made before this round's ratings, and those of the rounds "
-        "in between (board_every), were learned; the ratio corrects for that, within its clip.",
+    ahead: int = setting(
+        0,
+        "With ddpo-is: how many of the next board's images are made while you rate this one, in whole microbatches (all, where only some are shown): "
+        "they are there at once, made before this round's ratings, and those of the rounds in between (board_every), were learned; the ratio "
+        "corrects for that, within its clip. 0 is none.",
+        low=0,
+        high=4096,
     )
     objective: str = setting(
         "ddpo-is",
@@ -333,8 +336,8 @@ class RunConfig:
             )
         if self.ahead and self.objective != "ddpo-is":
             raise ConfigError(
-                f"ahead is on, so images come from the model before the last update, and {self.objective} has no ratio that would correct for that. "
-                "Choose objective ddpo-is, or leave ahead off."
+                f"ahead is {self.ahead}, so images come from the model before the last update, and {self.objective} has no ratio that would correct "
+                "for that. Choose objective ddpo-is, or ahead 0."
             )
         if self.preference != "off" and self.advantage not in ("group", "centred"):
             raise ConfigError(
@@ -433,6 +436,11 @@ class RunConfig:
         )
 
     @property
+    def board_chosen(self) -> bool:
+        """Whether people see some of a round's images, and not all."""
+        return 0 < self.board_images < self.images_per_round
+
+    @property
     def keeps_means(self) -> bool:
         """Whether the update needs more of the policy that sampled than its log-probabilities: for the normalised ratio, and for the exact distance
         from what is trained where that is not what sampled."""
@@ -500,6 +508,10 @@ class RunConfig:
         values.setdefault("update_microbatch", values.get("microbatch", 4))
         values.setdefault("reuse_forward", False)
         values.setdefault("watch_every", 0)
+        if values.get("ahead") is True:
+            values["ahead"] = values["images_per_round"]
+        elif values.get("ahead") is False:
+            values["ahead"] = 0
         return cls.from_dict(values)
 
     @classmethod

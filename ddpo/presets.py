@@ -24,7 +24,8 @@ def presets() -> dict[str, Preset]:
     sized = automatic.with_changes(
         rounds=20, eta=1.0, shared_start=False, skip_last_steps=2, learning_rate=1e-3, guidance_in_training=False, microbatch=16,
     )  # fmt: skip
-    rated = RunConfig(guidance_in_training=False, images_per_update=4)
+    # A microbatch is there when Enter is pressed, and is rated while the model changes and makes the others.
+    rated = RunConfig(guidance_in_training=False, images_per_update=4, ahead=8)
     # Answers are mostly equal where little noise tells a prompt's images apart, and a near miss is not to weigh as much as a miss.
     answered = automatic.with_changes(
         rounds=40, images_per_round=64, images_per_update=64, eta=1.0, skip_last_steps=5, advantage="centred", learning_rate=6e-4,
@@ -43,7 +44,9 @@ def presets() -> dict[str, Preset]:
         "rate-few": Preset(
             "Rate half, guess the rest",
             "You rate 16 of 32 images, those that tell most. A model of your taste scores the rest, and whole rounds once it knows a bit.",
-            rated.with_changes(preference="lead", images_per_round=32, images_per_prompt=8, images_per_update=8, board_images=16, board_every=2),
+            rated.with_changes(
+                ahead=0, preference="lead", images_per_round=32, images_per_prompt=8, images_per_update=8, board_images=16, board_every=2
+            ),
         ),
         "rate-sd15": Preset(
             "Rate Stable Diffusion 1.5",
@@ -51,7 +54,7 @@ def presets() -> dict[str, Preset]:
             RunConfig(
                 model="stable-diffusion-v1-5/stable-diffusion-v1-5",
                 preference="lead",
-                ahead=True,
+                ahead=32,
                 images_per_round=32,
                 images_per_prompt=8,
                 images_per_update=32,

@@ -80,8 +80,7 @@ class Taster:
 
     def _chooses(self, number: int) -> bool:
         """Whether a round's board is chosen by what is known."""
-        some = self.on and 0 < self.config.board_images < self.config.images_per_round
-        return some and self.asks(number) and bool(self.earlier or self._rated(number - 1))
+        return self.on and self.config.board_chosen and self.asks(number) and bool(self.earlier or self._rated(number - 1))
 
     def choose(self, number: int) -> None:
         """Choose the board of a round whose images are all there. Once people have rated any of it, it stays."""

@@ -100,20 +100,23 @@ class Trainer:
         return True
 
     def _done(self, number: int, mark: str, seconds: float) -> None:
+        if mark == "sampled":
+            seconds += self.store.metric(number, "seconds_sampling") or 0.0  # of the first images, made ahead
         self.store.add_metrics(number, {f"seconds_{PHASES[mark]}": seconds})
         self.store.mark(number, mark)
 
     # --- sample -----------------------------------------------------------------------------------------------------------------
 
-    def sample(self, number: int, report: Report | None = None) -> None:
-        """Denoise the round's images, a microbatch a process at a time; what is on disk already is not sampled again."""
+    def sample(self, number: int, report: Report | None = None, most: int | None = None) -> None:
+        """Denoise the round's images, a microbatch a process at a time, or with ``most`` the first microbatches that hold so many; what is on disk
+        already is not sampled again."""
         n, report = self.config.images_per_round, report or self.control.report
         report("sampling", number, 0, n)
         promised = {row.position for row in self.store.samples(number)}
         missing = [
             start
             for start, batch in self.engine.microbatches(number).items()
-            if not (self.engine.part(number, start).exists() and promised.issuperset(batch))
+            if (most is None or start < most) and not (self.engine.part(number, start).exists() and promised.issuperset(batch))
         ]
         ahead = automatic(self.store.reward_wanted or self.store.reward_at(number))
         shown, updates = self.taster.shown(number), self._updates()
@@ -123,21 +126,31 @@ class Trainer:
                     self.store.add_samples(number, **batch, shown=shown, updates=updates)
             after = missing[wave.stop] if wave.stop < len(missing) else n
             report("sampling", number, after, n)
-        self.taster.choose(number)
+        if len(self.store.samples(number)) == n:
+            self.taster.choose(number)
 
     def sample_ahead(self, number: int) -> None:
-        """While people rate a round's board, make the next one, by the model that these ratings have not reached. The time is the next one's."""
+        """While people rate a round's board, make the next one, or its first images, by the model that these ratings have not reached. The time
+        counts as the next one's."""
         following = self.taster.next_board(number)
-        if not self.config.ahead or following > self.config.rounds or self.store.start_round(following).sampled_at is not None:
+        n, most = self.config.images_per_round, self.config.ahead
+        most = n if most and self.config.board_chosen else min(most, n)
+        if not most or following > self.config.rounds:
+            return
+        self.store.start_round(following)
+        if len(self.store.samples(following)) >= most:
             return
         started, images = time.monotonic(), len(self.store.board(number))
 
         def waiting(state: str, at: int, done: int, total: int) -> None:
             self.control.report("awaiting", number, 0, images)
 
-        self.sample(following, waiting)
+        self.sample(following, waiting, most)
         self._seconds_ahead = time.monotonic() - started
-        self._done(following, "sampled", self._seconds_ahead)
+        if len(self.store.samples(following)) == n:
+            self._done(following, "sampled", self._seconds_ahead)
+        else:
+            self.store.add_metrics(following, dict(seconds_sampling=self._seconds_ahead))
 
     # --- score ------------------------------------------------------------------------------------------------------------------
 

@@ -144,7 +144,7 @@ def test_where_nobody_is_asked_all_images_are_watched(client: TestClient, make: 
 
 
 def test_the_open_board_stays_while_the_next_one_is_made(client: TestClient, make: Callable[..., RunStore]) -> None:
-    store = make(ahead=True)
+    store = make(ahead=32)
     store.start_round(2)
     add_pictures(store, 2, range(2), ["a cat"] * 2, range(2), [picture(1), picture(2)])
     rate_board(client)
@@ -157,7 +157,7 @@ def test_the_open_board_stays_while_the_next_one_is_made(client: TestClient, mak
 
 
 def test_the_next_board_is_there_at_once_and_can_be_applied_early(client: TestClient, make: Callable[..., RunStore]) -> None:
-    store = make(ahead=True)
+    store = make(ahead=32)
     add_images(store, 2)
     rate_board(client)
     assert apply(client, 1) == ""
@@ -179,9 +179,31 @@ def test_the_next_board_is_there_at_once_and_can_be_applied_early(client: TestCl
     assert not board(client)["awaiting"] and not run.bar_value(store, IDLE)["your_turn"]
 
 
+def test_a_board_that_is_partly_made_is_rated_while_the_model_changes(client: TestClient, make: Callable[..., RunStore]) -> None:
+    """Its first images were made ahead, and are there with Enter; the others come once the model has learned."""
+    store = make(ahead=4, board_images=0, preference="off")
+    store.start_round(2)
+    add_pictures(store, 2, range(4), ["a cat"] * 4, range(4), [picture(i) for i in range(4)])
+    rate_board(client)
+    assert board(client)["round"] == 1 and apply(client, 1) == ""
+    store.close_round(1)
+    store.add_event("answer", "applied", store.pending_requests()[0].id)
+    for state in ("scoring", "updating", "checkpointing"):
+        store.set_progress(state, 1, 1, 4)
+        found = board(client)
+        assert (found["round"], found["state"], found["closed"], found["expected"], len(found["images"])) == (2, state, False, 8, 4)
+    rate_board(client)
+    assert board(client)["signal"]["rated"] == 4 and not board(client)["can_apply"] and apply(client, 2) == "Round 2 is still making images."
+    learn(store, 1)
+    add_pictures(store, 2, range(4, 8), ["a dog"] * 4, range(4), [picture(9 + i) for i in range(4)])
+    store.mark(2, "sampled")
+    store.set_progress("awaiting", 2, 0, 8)
+    assert board(client)["signal"]["rated"] == 4 and board(client)["can_apply"] and apply(client, 2) == ""
+
+
 def test_an_early_enter_shows_the_next_images_as_they_come(client: TestClient, make: Callable[..., RunStore]) -> None:
     """The worker says that it waits for ratings until the next board is made; once these are applied, the page says that images are made."""
-    store = make(ahead=True)
+    store = make(ahead=32)
     rate_board(client)
     assert apply(client, 1) == ""
     store.close_round(1)
@@ -225,7 +247,7 @@ def test_a_board_made_ahead_waits_for_those_before_it_that_people_turn_out_to_be
     client: TestClient, make: Callable[..., RunStore]
 ) -> None:
     """Round 3 was made ahead while round 1 was rated; then the model of taste was not worth asking any more."""
-    store = make(board_every=2, ahead=True)
+    store = make(board_every=2, ahead=32)
     add_images(store, 3)
     rate_and_learn(client, store, accuracy=0.4)
     assert (board(client)["round"], board(client)["closed"], board(client)["awaiting"]) == (1, True, False)
@@ -235,7 +257,7 @@ def test_a_board_made_ahead_waits_for_those_before_it_that_people_turn_out_to_be
 
 
 def test_who_has_applied_is_not_asked_again_while_the_board_after_next_is_made(client: TestClient, make: Callable[..., RunStore]) -> None:
-    store = make(board_every=2, ahead=True)
+    store = make(board_every=2, ahead=32)
     rate_board(client)
     store.start_round(3)
     add_pictures(store, 3, range(2), ["a cat"] * 2, range(2), [picture(1), picture(2)])
@@ -247,7 +269,7 @@ def test_who_has_applied_is_not_asked_again_while_the_board_after_next_is_made(c
 
 
 def test_a_board_made_ahead_over_a_round_without_one_is_peoples_turn(client: TestClient, make: Callable[..., RunStore]) -> None:
-    store = make(board_every=2, ahead=True)
+    store = make(board_every=2, ahead=32)
     add_images(store, 3)
     rate_and_learn(client, store, accuracy=0.6)
     store.start_round(2)
@@ -265,7 +287,7 @@ def test_a_run_with_boards_ahead_is_rated_to_its_end(
     """With the real rounds, and a model of taste that is worth asking from the first board on, or never: nobody waits for anybody for ever, and no
     board is shown before its turn."""
     monkeypatch.setattr(beliefs, "promises", lambda store, number: led)
-    people: dict[str, Any] = dict(reward="human", preference="lead", board_images=4, advantage="centred", ahead=True, board_every=every)
+    people: dict[str, Any] = dict(reward="human", preference="lead", board_images=4, advantage="centred", ahead=32, board_every=every)
     config = toy_config(**people, rounds=4)
     store = RunStore.create(tmp_path / "toy", config)
     lock = WorkerLock(store.folder / "worker.lock")
@@ -298,7 +320,7 @@ def test_a_run_with_boards_ahead_is_rated_to_its_end(
 
 
 def test_a_script_sees_the_same_board(toy_studio: Studio) -> None:
-    store = RunStore.create(toy_studio.runs / "toy", RunConfig(**FEW, ahead=True))
+    store = RunStore.create(toy_studio.runs / "toy", RunConfig(**FEW, ahead=32))
     Launcher(TOY_WORKER).start(store.folder)
     client = Client(toy_studio.url, verbose=False, analytics_enabled=False)
     for number in range(1, 4):
@@ -319,7 +341,7 @@ def test_a_script_sees_the_same_board(toy_studio: Studio) -> None:
 
 
 def test_the_page_goes_from_board_to_board(page: Page, toy_studio: Studio) -> None:
-    store = RunStore.create(toy_studio.runs / "toy", RunConfig(**(FEW | dict(rounds=3)), ahead=True))
+    store = RunStore.create(toy_studio.runs / "toy", RunConfig(**(FEW | dict(rounds=3)), ahead=32))
     Launcher(TOY_WORKER).start(store.folder)
     until(lambda: (row := store.round(2)) and row.sampled_at)
     look(page, toy_studio, pictures=False)

@@ -228,7 +228,7 @@ def test_passes_are_taken_up_only_where_they_are_those_that_the_step_would_compu
     assert RunConfig(**able).reuses_forward
     for changes in (
         dict(reuse_forward=False), dict(objective="nft"), dict(trained_fraction=0.5),
-        dict(gradient_checkpointing=True), dict(ahead=True), dict(reward_offload=True), dict(microbatch=4), dict(update_microbatch=8),
+        dict(gradient_checkpointing=True), dict(ahead=32), dict(reward_offload=True), dict(microbatch=4), dict(update_microbatch=8),
         dict(images_per_update=8), dict(microbatch=24, update_microbatch=24),
     ):  # fmt: skip
         assert not RunConfig(**(able | changes)).reuses_forward, changes

@@ -114,7 +114,7 @@ def test_people_rate_a_few_and_all_are_learned_from(tmp_path: Path) -> None:
 def test_boards_are_made_ahead_over_the_rounds_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the model of taste is worth asking from the first board on."""
     monkeypatch.setattr(beliefs, "promises", lambda store, number: True)
-    trainer, person = trained(tmp_path / "run", human_config(ahead=True, board_every=2, rounds=5))
+    trainer, person = trained(tmp_path / "run", human_config(ahead=32, board_every=2, rounds=5))
     assert len(person.boards) == 3
     assert dict(trainer.store.metrics()["updates_behind"]) == {1: 0.0, 2: 0.0, 3: 2.0, 4: 0.0, 5: 2.0}
     assert [trainer.taster.next_board(n) for n in (1, 2, 3)] == [3, 3, 5]
@@ -128,13 +128,13 @@ def test_boards_made_ahead_stay_boards_and_others_come_between_as_the_model_of_t
     """It knows nothing before the first ratings, so round 2 is made ahead and keeps its board. Then it is worth asking, so 5 is made ahead of 4;
     after 3 it is not, so people are asked about 4 as well."""
     monkeypatch.setattr(beliefs, "promises", lambda store, number: number in (1, 2, 4) and store.metric(number, "preference_accuracy") is not None)
-    trainer, person = trained(tmp_path / "run", human_config(ahead=True, board_every=2, rounds=6))
+    trainer, person = trained(tmp_path / "run", human_config(ahead=32, board_every=2, rounds=6))
     assert [len(trainer.store.board(n)) for n in range(1, 7)] == [6, 6, 6, 6, 6, 6] and len(person.boards) == 6
     assert dict(trainer.store.metrics()["updates_behind"]) == {1: 0.0, 2: 1.0, 3: 1.0, 4: 0.0, 5: 2.0, 6: 0.0}
 
 
 def test_people_see_the_next_board_while_rounds_without_one_are_made(tmp_path: Path) -> None:
-    store = RunStore.create(tmp_path / "run", human_config(ahead=True, board_every=2))
+    store = RunStore.create(tmp_path / "run", human_config(ahead=32, board_every=2))
     one = write_images(store.folder, 1, [Image.new("L", (4, 4))])
     for number, shown in ((1, {0}), (3, {0}), (2, set())):
         store.start_round(number)
@@ -350,10 +350,10 @@ def test_while_it_is_right_more_often_than_not_the_model_of_taste_scores_alone_b
 TRUSTED = ("accuracy", "least", "pairs")
 
 
-@pytest.mark.parametrize(("ahead", "every"), [(False, 1), (True, 1), (True, 2)])
+@pytest.mark.parametrize("changes", [dict(), dict(ahead=16), dict(ahead=16, board_every=2), dict(ahead=4, board_images=0, microbatch=4)])
 @pytest.mark.parametrize("until", [1, 3])
-def test_a_run_that_stopped_while_people_rated_comes_to_the_same(tmp_path: Path, ahead: bool, every: int, until: int) -> None:
-    config = human_config(ahead=ahead, board_every=every)
+def test_a_run_that_stopped_while_people_rated_comes_to_the_same(tmp_path: Path, changes: dict[str, Any], until: int) -> None:
+    config = human_config(**changes)
     trained(tmp_path / "straight", config)
     trained(tmp_path / "stopped", config, until)
     trained(tmp_path / "stopped", config)
@@ -363,7 +363,7 @@ def test_a_run_that_stopped_while_people_rated_comes_to_the_same(tmp_path: Path,
 
 def test_the_next_board_is_made_while_this_one_is_rated(tmp_path: Path) -> None:
     """Made by the model that has not learned this board's ratings, and learned from with the ratio that this makes."""
-    trainer, _ = trained(tmp_path / "run", human_config(ahead=True), until=2)
+    trainer, _ = trained(tmp_path / "run", human_config(ahead=32), until=2)
     store = trainer.store
     first, second, third = (store.round(n) for n in (1, 2, 3))
     assert first and second and third
@@ -372,7 +372,7 @@ def test_the_next_board_is_made_while_this_one_is_rated(tmp_path: Path) -> None:
     found = store.open_round()
     assert found and found.number == 2, "people see the board that waits, not the one in the making"
     store.close()
-    trainer, _ = trained(tmp_path / "run", human_config(ahead=True))
+    trainer, _ = trained(tmp_path / "run", human_config(ahead=32))
     behind = dict(trainer.store.metrics()["updates_behind"])
     assert behind == {1: 0.0, 2: 1.0, 3: 1.0, 4: 1.0}
     deviation = dict(trainer.store.metrics()["ratio_mean"]) if "ratio_mean" in trainer.store.metrics() else {}
@@ -399,12 +399,29 @@ class Plans(Control):
         super().report(state, number, done, total)
 
 
+def test_the_first_images_of_the_next_board_are_made_while_this_one_is_rated(tmp_path: Path) -> None:
+    """As many microbatches as hold so many, by the model that has not learned this board's ratings; the others by the one that has."""
+    config = plain(ahead=5)
+    trainer, _ = trained(tmp_path / "run", config, until=1)
+    row = trainer.store.round(2)
+    assert row and row.sampled_at is None and [sample.position for sample in trainer.store.samples(2)] == list(range(8))
+    made = trainer.store.metric(2, "seconds_sampling")
+    assert made
+    trainer.store.close()
+    trainer, _ = trained(tmp_path / "run", config)
+    assert [row.updates for row in trainer.store.samples(2)] == [0] * 8 + [1] * 8
+    assert [row.updates for row in trainer.store.samples(3)] == [1] * 8 + [2] * 8
+    assert dict(trainer.store.metrics()["updates_behind"]) == {1: 0.0, 2: 1.0, 3: 1.0}
+    assert (trainer.store.metric(2, "seconds_sampling") or 0.0) > made, "what was made ahead is part of the round's time"
+    assert all(row.shown for row in trainer.store.samples(2))
+
+
 def killed() -> None:
     raise Killed
 
 
 def plain(**changes: Any) -> RunConfig:
-    return human_config(**(dict(ahead=True, preference="off", board_images=0, rounds=3, microbatch=4) | changes))
+    return human_config(**(dict(ahead=32, preference="off", board_images=0, rounds=3, microbatch=4) | changes))
 
 
 def rate_all(store: RunStore, number: int) -> None:
@@ -453,7 +470,7 @@ def test_a_clock_that_is_set_back_changes_nothing(tmp_path: Path, monkeypatch: p
             return now[0]
 
     monkeypatch.setattr("ddpo.store.time", Clock())
-    trainer, _ = trained(tmp_path / "run", human_config(ahead=True, rounds=3))
+    trainer, _ = trained(tmp_path / "run", human_config(ahead=32, rounds=3))
     assert dict(trainer.store.metrics()["updates_behind"]) == {1: 0.0, 2: 1.0, 3: 1.0}
 
 
@@ -470,7 +487,7 @@ def test_a_wish_after_people_applied_waits_for_the_next_round_also_when_killed(t
 
 
 def test_the_boards_size_is_what_is_waited_for_all_along(tmp_path: Path) -> None:
-    config = human_config(ahead=True, rounds=2, microbatch=4)
+    config = human_config(ahead=32, rounds=2, microbatch=4)
     store = RunStore.create(tmp_path / "run", config)
     plans = Plans(store, "awaiting", {6: lambda: rate_all(store, 1), 7: lambda: rate_all(store, 2)})
     assert Trainer(config, store, LinearPolicy(config), plans).run()
@@ -478,7 +495,7 @@ def test_the_boards_size_is_what_is_waited_for_all_along(tmp_path: Path) -> None
 
 
 def test_the_time_of_a_board_made_ahead_is_counted_once(tmp_path: Path) -> None:
-    config = human_config(ahead=True, rounds=2)
+    config = human_config(ahead=32, rounds=2)
     store = RunStore.create(tmp_path / "run", config)
     trainer = Trainer(config, store, LinearPolicy(config), Somebody(store))
     sample = trainer.sample
@@ -506,7 +523,7 @@ def test_a_blend_with_peoples_part_is_refused_in_the_middle_too(tmp_path: Path) 
 
 def test_an_apply_for_the_next_board_waits_for_its_turn(tmp_path: Path) -> None:
     """A real control: ratings of the next board are applied while the worker still learns from this one."""
-    config = human_config(ahead=True, rounds=3)
+    config = human_config(ahead=32, rounds=3)
     store = RunStore.create(tmp_path / "run", config)
     trainer = Trainer(config, store, LinearPolicy(config), Control(store))
     done = threading.Event()
@@ -543,10 +560,10 @@ def test_an_apply_for_the_next_board_waits_for_its_turn(tmp_path: Path) -> None:
         (dict(preference="assist", board_every=2), "nobody would say"),
         (dict(board_images=17), "Choose 2 to 16"),
         (dict(board_images=1), "Choose 2 to 16"),
-        (dict(ahead=True, objective="ddpo-sf"), "ddpo-sf has no ratio"),
-        (dict(ahead=True, objective="rwr"), "rwr has no ratio"),
-        (dict(ahead=True, objective="rwr-sparse"), "rwr-sparse has no ratio"),
-        (dict(ahead=True, objective="nft"), "nft has no ratio"),
+        (dict(ahead=32, objective="ddpo-sf"), "ddpo-sf has no ratio"),
+        (dict(ahead=32, objective="rwr"), "rwr has no ratio"),
+        (dict(ahead=32, objective="rwr-sparse"), "rwr-sparse has no ratio"),
+        (dict(ahead=32, objective="nft"), "nft has no ratio"),
         (dict(advantage="history"), "advantage is history"),
         (dict(advantage="round", preference="assist"), "advantage is round"),
         (dict(reward="blend: 1 human, 1 jpeg_compressibility"), "has no scale"),

@@ -148,7 +148,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_in_plain_words(tmp_path: Pat
 
 def test_an_apply_that_a_dead_worker_left_is_kept_for_the_round_that_waits(tmp_path: Path) -> None:
     """Also where the next board was made ahead: the worker goes on with the round that is not complete."""
-    folder = create(tmp_path / "run", tmp_path / "nowhere", reward="human", ahead=True)
+    folder = create(tmp_path / "run", tmp_path / "nowhere", reward="human", ahead=32)
     store = RunStore(folder)
     for number in (1, 2):
         store.start_round(number)
