@@ -508,10 +508,6 @@ class RunConfig:
         values.setdefault("update_microbatch", values.get("microbatch", 4))
         values.setdefault("reuse_forward", False)
         values.setdefault("watch_every", 0)
-        if values.get("ahead") is True:
-            values["ahead"] = values["images_per_round"]
-        elif values.get("ahead") is False:
-            values["ahead"] = 0
         return cls.from_dict(values)
 
     @classmethod
@@ -519,6 +515,8 @@ class RunConfig:
         known = {each.name for each in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"Unknown setting {', '.join(unknown)}. Known settings: {', '.join(sorted(known))}.")
+        if isinstance(ahead := values.get("ahead"), bool):  # whether the next board is made ahead, before it was how much of it
+            values = values | dict(ahead=values.get("images_per_round", cls.images_per_round) if ahead else 0)
         return cls(**values)
 
 

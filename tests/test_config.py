@@ -214,7 +214,7 @@ def test_a_run_of_the_first_version_goes_on_as_it_began(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(values))
     config = RunConfig.load(tmp_path / "config.json")
     assert (config.skip_last_steps, config.update_microbatch, config.step_weights) == (0, 2, "equal")
-    for ahead, images in ((True, config.images_per_round), (False, 0)):  # whether the next board is made ahead, before it was how much of it
+    for ahead, images in ((True, config.images_per_round), (False, 0)):
         (tmp_path / "config.json").write_text(json.dumps(values | dict(ahead=ahead)))
         assert RunConfig.load(tmp_path / "config.json").ahead == images
 
