@@ -337,8 +337,7 @@ class Trainer:
             return
         since = max(first for first, _ in self.store.reward_stretches() if first <= number)
         wanted = {(number, "held_out_reward"): False, (0, "held_out_reward") if since == 1 else (since, "held_out_base"): True}
-        known = self.store.metrics()
-        missing = {key: base for key, base in wanted.items() if key[0] not in dict(known.get(key[1], []))}
+        missing = {key: base for key, base in wanted.items() if not self.store.has_metric(*key)}
         for (at, name), base in missing.items():
             found = self._held_out(number, reward, base)
             if found is None:  # never, then: later it would be of other weights

@@ -232,7 +232,7 @@ MUTATIONS = (
         "ddpo/trainer.py",
         ("if not self.config.shuffle_scores:", "if True:", "test_shuffled_scores_are_the_same_scores_of_other_images"),
         ("number = done[-1].number", "number = done[0].number", RESUME),
-        ("if key[0] not in dict(known.get(key[1], []))}", "}", RESUME),
+        ("if not self.store.has_metric(*key)}", "}", RESUME),
         (
             "Standard.of(self.store.first_values(name))",
             "Standard()",

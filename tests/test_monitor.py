@@ -214,6 +214,17 @@ def test_a_watched_run_has_its_series_and_its_pictures(tmp_path: Path) -> None:
     assert [number for number, _ in metrics["seconds_watching"]] == [2, 4, 5]
 
 
+def test_what_was_watched_and_measured_is_known_without_reading_all_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for each round of a long run that is resumed."""
+    trainer = toy_trainer(tmp_path / "run", watched_config(held_out_images=8, held_out_every=1))
+    assert trainer.run()
+    trainer.measure(5)
+    monkeypatch.setattr(trainer.store, "metrics", None)
+    assert not any(trainer.monitor.due(number) for number in range(6))
+    for number in range(1, 6):
+        trainer.measure(number)
+
+
 def test_watching_changes_nothing(tmp_path: Path) -> None:
     """Watched or not: the same weights, moments, images and scores, bit for bit; and no generator of the process moves, moving average or not."""
     for ema in (0.0, 0.5):
