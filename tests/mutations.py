@@ -669,6 +669,7 @@ MUTATIONS = (
             BLIND + "test_a_damaged_answer_is_given_once_more",
         ),
         ("if failure := _changed(", "if failure := str() and _changed(", BLIND + "test_pictures_of_weights_that_changed_since_are_not_made"),
+        ("if _changed([Picture(", "if str() and _changed([Picture(", BLIND + "test_another_run_of_the_same_name_is_not_told_what_came_out"),
         ("if len(answers) == len(plan.pairs)}", "}", BLIND + "test_the_result_counts_pairs_not_people"),
         ('!= b"\\n":', '== b"":', BLIND + "test_a_line_is_added_after_what_a_crash_left"),
         (
