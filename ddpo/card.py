@@ -15,8 +15,10 @@ from ddpo.dataset import Row, public_reward
 from ddpo.earlier import sources_in
 from ddpo.generalisation import Generalisation, measured, rows_of
 from ddpo.markup import shown, table, words_for
+from ddpo.records import latest
 from ddpo.source import model_source
 from ddpo.store import RunStore, StoreError
+from rewards.human import BOTH_BAD
 
 MOST_ROUNDS = 25
 """Rounds in the card's table at most; of more, evenly chosen ones."""
@@ -110,9 +112,11 @@ def ratings_until(store: RunStore, number: int) -> tuple[int, int]:
 
 
 def rated_images(store: RunStore, number: int) -> Counter[str]:
-    """How many images each rater has rated up to a round."""
-    latest = {(row.sample, row.rater): row for row in store.ratings() if row.round <= number}
-    return Counter(row.rater for row in latest.values() if row.value is not None)
+    """How many images each rater has rated up to a round, by themselves or in pairs."""
+    said = [row for rows in latest(row for row in store.ratings() if row.round <= number).values() for row in rows]
+    judged = [row for row in said if row.value is not None or row.kind == BOTH_BAD]
+    images = dict.fromkeys((row.rater, image) for row in judged for image in (row.sample, row.other) if image is not None)
+    return Counter(rater for rater, _ in images)
 
 
 def history(store: RunStore, rounds: int, number: int) -> list[tuple[str, ...]]:

@@ -16,6 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from ddpo.__main__ import config_from, main, parser
+from ddpo.card import rated_images
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.document import picture
 from ddpo.export import ExportError, export
@@ -193,6 +194,21 @@ def test_raters_are_coded_unless_they_are_named_and_their_agreement_is_told(tmp_
     store.choose("rater ben", "out")
     left = section(made(store, tmp_path / "left", names=True), "Ratings")
     assert rows(left)[1] == ["ben", "8", "left out"] and "α" not in said(left)
+    store.close()
+
+
+def test_both_images_of_a_pair_are_rated_each_once(tmp_path: Path) -> None:
+    """Two pairs that share their first image are three images, two bad ones are rated as well, a verdict that is given once more the other way round
+    counts once, one that is taken back and a skip not at all."""
+    store = RunStore.create(tmp_path / "run", RunConfig(rating="pairs"))
+    add_images(store, 1)
+    a, b, c, d, e, f, g = (row.id for row in store.samples(1)[:7])
+    verdicts = [(a, b, "pairs", 1), (a, c, "pairs", -1), (b, a, "pairs", -1), (d, e, "bad", None), (f, g, "pairs", 0), (g, f, "clear", None)]
+    for at, (one, other, kind, value) in enumerate(verdicts):
+        store.add_rating(f"{at}", one, "anna", kind, value, other=other)
+    store.add_rating("mark", a, "anna", "thumbs", 1)
+    store.add_rating("skip", f, "anna", "skip", None)
+    assert rated_images(store, 1) == {"anna": 5} and rated_images(store, 0) == {}
     store.close()
 
 
