@@ -541,8 +541,9 @@ def held_out_pairs(store: RunStore, number: int, place: Path, count: int) -> lis
     from ddpo.evaluate import held_out_images
     from ddpo.policy import StableDiffusionPolicy
     from ddpo.rollout import derive_seed
+    from ddpo.worker import with_own_lora
 
-    policy = StableDiffusionPolicy.load(store.config)
+    policy = StableDiffusionPolicy.load(with_own_lora(store.config, store.folder))
     load_state(place, policy.parameters(), base=policy.fingerprint, averaged=True)
     prompts, before = held_out_images(policy, store.config, base=True, count=count)
     _, after = held_out_images(policy, store.config, base=False, count=count)
