@@ -199,8 +199,8 @@ def _strengths(store: RunStore, number: int, strength: float) -> list[str]:
 
 REACH = (
     "Each picture is compared with the base model's of the same prompt and seed, which was not trained on. The trained prompts come first; the "
-    "others are none of this run's prompts. Intervals (95 %) are over the pictures of the trained prompts where all of these were measured, and over "
-    "the others, which stand for prompts like them."
+    "others are none of this run's prompts. Intervals (95 %) are over the pictures of a single prompt, and of the trained prompts where all of these "
+    "were measured and each with two pictures at least; else over the prompts, which stand for prompts like them."
 )
 
 
