@@ -20,7 +20,7 @@ from ddpo.card import rated_images
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.document import picture
 from ddpo.export import ExportError, export
-from ddpo.figure import Line, chart, fitted, ticks
+from ddpo.figure import Line, chart, fitted, thinned, ticks
 from ddpo.milestones import Milestone
 from ddpo.presets import presets
 from ddpo.report import Pair, command
@@ -343,6 +343,13 @@ def test_a_chart_draws_where_the_values_lie() -> None:
     scale = fitted([Line("x", jump)], 440.0, 190.0)
     path = next(path for path in long.iter("path") if path.attrib["class"] == "line").attrib["d"]
     assert f",{scale.y(9.0):.1f}" in path and len(path.split("L")) <= 501
+
+
+def test_a_long_line_is_thinned_by_its_points_whatever_its_axis_counts() -> None:
+    """1,000 distances from 0 to 20, and 1,000 rounds of which one in twenty was measured: as many are drawn."""
+    for step in (0.02, 1, 20):
+        kept = thinned(Line("x", [(step * n, float(n % 7)) for n in range(1000)])).points
+        assert 400 <= len(kept) <= 501 and kept[-1][0] == step * 999
 
 
 def test_ticks_are_round_numbers() -> None:
