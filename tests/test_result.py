@@ -83,7 +83,7 @@ def test_the_summary_speaks_of_the_result_and_of_its_reward() -> None:
 
 def paling(folder: Path) -> Trainer:
     """A toy run whose pictures grow white, and so alike, but not at once."""
-    return toy_trainer(folder, watched_config(learning_rate=0.4, watch_every=1, rounds=6, on_alarm="rollback"))
+    return toy_trainer(folder, watched_config(learning_rate=0.5, watch_every=1, rounds=6, on_alarm="rollback"))
 
 
 def test_a_ruined_run_stops_rolls_back_and_measures_what_is_taken_away(tmp_path: Path) -> None:
