@@ -143,7 +143,7 @@ def held_out_change(store: RunStore, number: int) -> HeldOutChange | None:
     metrics = {name: dict(points) for name, points in store.metrics().items()}
     since = next(first for first, _ in reversed(store.reward_stretches()) if first <= number)
     of, start = ("held_out_reward", 0) if since == 1 else ("held_out_base", since)
-    held = {n: value for n, value in metrics.get("held_out_reward", {}).items() if start < n <= number and value is not None}
+    held = {n: value for n, value in metrics.get("held_out_reward", {}).items() if max(1, start) <= n <= number and value is not None}
     before = metrics.get(of, {}).get(start)
     if not held or before is None:
         return None
