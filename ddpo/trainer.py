@@ -383,7 +383,7 @@ class Trainer:
         if alarm is not None and began and self.config.on_alarm == "rollback" and meanwhile and alarm.best:
             raise StopRun  # nobody is to rate a board of what is given up
         if began and self.config.on_alarm in ("stop", "rollback"):
-            self.control.stop_after_round = True
+            self.store.add_event("answer", self.control.stop_soon())
         elif began and self.config.on_alarm == "pause":
             self.control.pause()
             report(0, 0)
