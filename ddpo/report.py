@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +22,12 @@ import rewards
 from ddpo import beliefs, blind, strengths
 from ddpo.alarms import judged
 from ddpo.card import REACH, base_name, facts, held_out_change, public_settings, rated_images
-from ddpo.config import RunConfig, prompt_sets
+from ddpo.config import ConfigError, RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_metric, public_reward
 from ddpo.document import document, grid, picture, section, short
 from ddpo.figure import Line, Points, chart
 from ddpo.files import read_image
+from ddpo.fork import KEPT, config_of
 from ddpo.generalisation import measured, rows_of
 from ddpo.gold import proxy_and_gold, sides, words_of
 from ddpo.markup import Html, shown, tag, words_for
@@ -33,7 +35,7 @@ from ddpo.milestones import milestones
 from ddpo.presets import preset_of, presets
 from ddpo.records import SampleRow
 from ddpo.result import result_until
-from ddpo.store import RunStore
+from ddpo.store import RunStore, StoreError
 from rewards.agreement import alpha
 from rewards.human import opinions
 
@@ -466,7 +468,9 @@ def again(store: RunStore, number: int) -> Html:
         notes.append(f"{RATINGS_FILE} stands for the ratings from elsewhere.")
     if prompts_option(config) == FILE:
         notes.append(f"{FILE} holds the prompts above, one a line.")
-    lines = [command(config, f"runs/{store.name}")]
+    if store.parent:
+        notes.append(f"It goes on from another run, which is needed: runs/{store.parent[0]}.")
+    lines = [fork_command(store, *store.parent) if store.parent else command(config, f"runs/{store.name}")]
     if rated_images(store, number):
         lines.append(f"python -m ddpo export runs/{store.name} --as ratings --out {store.name}-ratings")
     kind, result = "pipeline" if config.training == "full" else "kohya", result_until(store, number)
@@ -477,15 +481,34 @@ def again(store: RunStore, number: int) -> Html:
 
 def command(config: RunConfig, out: str) -> str:
     """The command that starts such a run."""
-    values, start = public_settings(config) | dict(prompts=prompts_option(config)), presets()[preset_of(config.reward)].config
-    parts = []
-    for field in fields(RunConfig):
-        if getattr(config, field.name) == getattr(start, field.name) and field.name != "reward":
-            continue
-        value, flag = RATINGS_FILE if field.name == "ratings_from" else values[field.name], field.name.replace("_", "-")
+    names = {"reward", *differing(config, presets()[preset_of(config.reward)].config)}
+    return " ".join(["python -m ddpo run", *options(config, names), f"--out {shlex.quote(out)}"])
+
+
+def fork_command(store: RunStore, parent: str, number: int) -> str:
+    """The command that makes such a run from its parent: with what it has otherwise, or with all settings where the parent is not beside it."""
+    config, names = store.config, {field.name for field in fields(RunConfig)}
+    with suppress(StoreError, ConfigError), closing(RunStore(store.folder.with_name(parent))) as beside:
+        names = differing(config, config_of(beside, number, {}))
+    if all(Path(name).name == parent for name in config.ratings_sources):  # which are the new run's by themselves
+        names -= {"ratings_from"}
+    start = f"python -m ddpo fork {shlex.quote(f'runs/{parent}')} --round {number}"
+    return " ".join([start, *options(config, names - set(KEPT)), f"--out {shlex.quote(f'runs/{store.name}')}"])
+
+
+def differing(config: RunConfig, other: RunConfig) -> set[str]:
+    """The names of the settings that are not the same."""
+    return {field.name for field in fields(RunConfig) if getattr(config, field.name) != getattr(other, field.name)}
+
+
+def options(config: RunConfig, names: Container[str]) -> list[str]:
+    """Some settings as the command line takes them, and whose Python files may run."""
+    values, parts = public_settings(config) | dict(prompts=prompts_option(config), ratings_from=RATINGS_FILE), []
+    for name in (field.name for field in fields(RunConfig) if field.name in names):
+        value, flag = values[name], name.replace("_", "-")
         parts.append(f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {shlex.quote(spelled(value))}")
-    trusted = [f"--trust {shlex.quote(name.partition(':')[0])}" for name in rewards.parts(values["reward"]) if rewards.FUNCTION.fullmatch(name)]
-    return "python -m ddpo run " + " ".join([*parts, *trusted, f"--out {shlex.quote(out)}"])
+    files = [name.partition(":")[0] for name in rewards.parts(values["reward"]) if rewards.FUNCTION.fullmatch(name)]
+    return [*parts, *(f"--trust {shlex.quote(file)}" for file in files)]
 
 
 def prompts_option(config: RunConfig) -> str:

@@ -15,18 +15,19 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser
 
-from ddpo.__main__ import config_from, main, parser
+from ddpo.__main__ import changes_from, config_from, main, parser
 from ddpo.card import rated_images
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.document import picture
 from ddpo.export import ExportError, export
 from ddpo.figure import Line, chart, fitted, thinned, ticks
+from ddpo.fork import fork
 from ddpo.milestones import Milestone
 from ddpo.presets import presets
-from ddpo.report import Pair, command
+from ddpo.report import Pair, again, command
 from ddpo.result import roll_back
 from ddpo.store import RunStore
-from tests.toys import ODD_PROMPTS, add_images, add_lora, add_watched, filled_run
+from tests.toys import ODD_PROMPTS, add_images, add_lora, add_watched, comparable_run, filled_run
 from tests.toys import picture as drawn
 
 AUTO: dict[str, Any] = dict(reward="jpeg_compressibility")
@@ -288,6 +289,23 @@ def test_the_command_makes_the_same_run(config: RunConfig) -> None:
     assert words[:4] == ["python", "-m", "ddpo", "run"]
     options = parser().parse_args(words[3:])
     assert config_from(options) == config and options.out == Path("runs/again")
+
+
+def test_the_command_of_a_run_that_goes_on_from_another_makes_it_from_that_one(tmp_path: Path) -> None:
+    """Where the parent lies beside it, what was changed alone; else all settings. Both make the run's own configuration from the parent's."""
+    parent = comparable_run(tmp_path / "runs" / "first", rounds=6, reward="jpeg_compressibility", prompts=("a cat", "a dog"), learning_rate=0.00037)
+    changes: dict[str, Any] = dict(kl_weight=0.01, guidance_in_training=False, rounds=2)
+    store = fork(parent, 3, tmp_path / "runs" / "second", changes)
+    for place in (parent.folder, tmp_path / "elsewhere"):
+        if not place.exists():
+            parent.folder.rename(place)
+        part = ET.fromstring(f"<div>{again(store, 0)}</div>")
+        words = shlex.split(str(part.findtext(".//pre")).splitlines()[0])
+        told = parser().parse_args(words[3:])
+        assert words[:5] == ["python", "-m", "ddpo", "fork", "runs/first"] and (told.round, told.out) == (3, Path("runs/second"))
+        assert "which is needed: runs/first." in said(part)
+        assert (changes_from(told) == changes) == (place == parent.folder)
+        assert fork(RunStore(place), 3, tmp_path / f"like-{place.name}", changes_from(told)).config == store.config
 
 
 def test_the_command_names_a_file_where_prompts_are_no_words_of_a_line(tmp_path: Path) -> None:
