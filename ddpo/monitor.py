@@ -228,7 +228,7 @@ class Monitor:
             self._make(number, reward, report)
         base, now = self.store.probes(0), self.store.probes(number)
         if not self._known(0):
-            self.store.add_metrics(0, metrics_of(base, base, reward))
+            self.store.add_metrics(0, metrics_of(base, base, self.store.reward_at(1)))
         if self.config.reward_offload:
             self.engine.free()
         return metrics_of(now, base, reward) | dict(seconds_watching=time.monotonic() - started)

@@ -31,7 +31,7 @@ from ddpo.fork import KEPT, config_of
 from ddpo.generalisation import measured, rows_of
 from ddpo.gold import proxy_and_gold, sides, words_of
 from ddpo.markup import Html, shown, tag, words_for
-from ddpo.milestones import milestones
+from ddpo.milestones import by_reward, milestones, with_blends_apart
 from ddpo.presets import preset_of, presets
 from ddpo.records import SampleRow
 from ddpo.result import result_until
@@ -63,9 +63,11 @@ HEALTH: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
 """Charts of training's health: a title, what it means, and the metrics with their labels."""
 FAMILIES = (
     ("moved_", "Other rewards", "Of watched pictures, in the base model's standard deviations. Where one rises and the others fall, it is gamed."),
-    ("reward_on_", "The reward on other prompts", "Of watched pictures of prompts that are trained, and of prompts that never are."),
 )
 """Charts of all metrics whose names begin alike."""
+ON_OTHERS = "reward_on_"
+"""How the names of metrics begin of which each reward has a chart."""
+MEANING_ON_OTHERS = "Of watched pictures of prompts that are trained, and of prompts that never are."
 ELSEWHERE = (
     "reward_mean",
     "reward_std",
@@ -212,9 +214,9 @@ def _pair(pair: Pair) -> Html:
 def curves(store: RunStore, number: int, metrics: Metrics) -> Html:
     """The reward over the rounds, one chart for each reward that was in force: units are not mixed."""
     stretches = [(first, reward) for first, reward in store.reward_stretches() if first <= number]
-    found, marks = [], milestones(store, public_reward, number)
+    found, marks, of_each = [], milestones(store, public_reward, number), by_reward(metrics, stretches)
     for reward in dict.fromkeys(reward for _, reward in stretches):
-        own = {name: [p for p in points if _in_force(stretches, p[0]) == reward] for name, points in metrics.items()}
+        own = of_each[reward]
         mean, held, base = (own.get(name, []) for name in ("reward_mean", "held_out_reward", "held_out_base"))
         lines = [Line("mean of the round", mean, _around(mean, own.get("reward_std", [])))]
         lines += [Line("held-out seeds", held, _around(held, own.get("held_out_reward_std_error", [])), dots=True)] if held else []
@@ -264,10 +266,6 @@ COLUMNS = ("reward_mean", "reward_std", "scored_images")
 
 def _rounds(metrics: Metrics) -> list[int]:
     return [number for number, _ in metrics.get("reward_mean", [])]
-
-
-def _in_force(stretches: Sequence[tuple[int, str]], number: int) -> str:
-    return next(reward for first, reward in reversed(stretches) if first <= max(1, number))
 
 
 def _around(points: Points, spread: Points) -> list[tuple[int, float, float]]:
@@ -375,16 +373,21 @@ def _believed(store: RunStore, found: Mapping[str, Any]) -> Html:
 
 def health(store: RunStore, number: int, metrics: Metrics) -> Html:
     """Charts of the optimiser's health, and of whatever else was measured; the distances in words."""
-    drawn = {metric for _, _, lines in HEALTH for metric, _ in lines}
+    stretches = [(first, public_reward(reward)) for first, reward in store.reward_stretches() if first <= max(1, number)]
+    metrics = with_blends_apart(metrics, stretches)
+    drawn = {metric for _, _, lines in HEALTH for metric, _ in lines} | {name for name in metrics if name.startswith(ON_OTHERS)}
     families = [(title, meaning, _family(metrics, prefix, drawn)) for prefix, title, meaning in FAMILIES]
     drawn |= {metric for _, _, lines in families for metric, _ in lines}
     others = [name for name in sorted(metrics) if name not in drawn and not name.startswith(ELSEWHERE)]
     told_others = [(name, public_metric(name).replace("_", " ")) for name in others]
-    charts = [*families, *HEALTH, *((each.capitalize(), "", ((name, each),)) for name, each in told_others)]
+    charts = [(*each, metrics) for each in families]
+    for reward, own in by_reward(metrics, stretches).items():
+        charts.append((f"{reward}, on other prompts", MEANING_ON_OTHERS, _family(own, ON_OTHERS, set()), own))
+    charts += [(*each, metrics) for each in (*HEALTH, *((each.capitalize(), "", ((name, each),)) for name, each in told_others))]
     marks = milestones(store, public_reward, number)
     figures, still = [], []
-    for title, meaning, lines in charts:
-        known = [Line(label, metrics[metric]) for metric, label in lines if metric in metrics]
+    for title, meaning, lines, own in charts:
+        known = [Line(label, own[metric]) for metric, label in lines if metric in own]
         if known and not any(value for line in known for _, value in line.points):
             still.append(title.lower())
         elif known:

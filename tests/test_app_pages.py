@@ -250,7 +250,7 @@ def test_what_is_watched_has_charts_with_plain_titles(runs: Runs) -> None:
         store.add_metrics(number, found)
     charts = {chart["title"]: [series["label"] for series in chart["series"]] for chart in progress.charts_value(store)["charts"]}
     assert charts["Other rewards"] == ["Aesthetic (LAION) (optimised)", "CLIPScore"]
-    assert charts["Signs of damage"] == ["noise"] and charts["The reward on other prompts"] == ["trained", "objects"]
+    assert charts["Signs of damage"] == ["noise"] and charts["Aesthetic (LAION), on other prompts"] == ["trained", "objects"]
     assert {"Distance from the base model", "Diversity"} <= set(charts) and not [title for title in charts if "atched" in title]
 
 
@@ -404,6 +404,23 @@ def test_each_reward_of_a_run_has_a_chart_of_its_own_and_a_mark_in_all(runs: Run
     assert first["series"][-1]["label"].startswith("base model") and first["series"][-1]["points"] == [(3, 0.1)]
     assert all([mark["round"] for mark in chart["marks"]] == [3] for chart in charts)
     assert len({chart["key"] for chart in charts}) == len(charts)
+
+
+def test_what_is_watched_of_one_reward_shares_no_line_with_another_s(runs: Runs) -> None:
+    """kB and a blend's standard deviations, and those of two blends, each in its own rounds; the base model's are the first one's."""
+    store = filled_run(runs.folder / "r", rounds=4, reward="jpeg_compressibility")
+    blends = "blend: 1 aesthetic, 0.5 clip_score", "blend: 1 aesthetic, -1 clip_score"
+    for number, reward in ((2, blends[0]), (4, blends[1])):
+        store.set_reward(number, reward)
+    for number in range(5):
+        blend = dict(moved_blend=0.1 * number, watched_blend=1.0) if number > 1 else {}
+        store.add_metrics(number, dict(reward_on_trained=float(number), moved_clip_score=0.0) | blend)
+    charts = {chart["title"]: chart["series"] for chart in progress.charts_value(store)["charts"]}
+    names = ["JPEG compressibility", *map(words.reward, blends)]
+    found = [[at for at, _ in charts[f"{name}, on other prompts"][0]["points"]] for name in names]
+    assert found == [[0, 1], [2, 3], [4]]
+    panel = {series["label"]: [at for at, _ in series["points"]] for series in charts["Other rewards"]}
+    assert panel == {f"{names[2]} (optimised)": [4], names[1]: [2, 3], "CLIPScore": [0, 1, 2, 3, 4]}
 
 
 def test_the_library_tells_the_reward_in_force_from_the_base_model_on(runs: Runs) -> None:

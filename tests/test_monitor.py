@@ -370,6 +370,27 @@ def test_another_reward_is_compared_with_the_base_s_pictures_too(tmp_path: Path)
     assert [number for number, _ in trainer.store.metrics()["moved_pickscore"]] == [4]
 
 
+def test_the_base_model_s_own_metrics_are_those_of_the_first_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the reward was changed before anything was watched: what stands at round 0 is of the rounds from the first one on."""
+    config, prompts = watched_config(rounds=3), watched_prompts(watched_config())
+
+    class Other(Brightness):
+        def score(self, samples: Sequence[Sample]) -> list[Score]:
+            return [Score(100.0)] * len(samples)
+
+    groups = [("objects" if i % 2 else kind, prompt) for i, (kind, prompt) in enumerate(prompts)]
+    monkeypatch.setattr("ddpo.monitor.watched_prompts", lambda config: groups)
+    trainer = toy_trainer(tmp_path / "run", config)
+    trainer.control.stop_after_round = True
+    assert not trainer.run() and trainer.store.probes() == []
+    trainer.store.add_request("reward", reward="pickscore")
+    trainer = toy_trainer(tmp_path / "run", config)
+    trainer.engine.source = lambda name: Other(name) if name == "pickscore" else Brightness(name)
+    assert trainer.run()
+    base = [row.found["jpeg_compressibility"] or 0.0 for row in trainer.store.probes(0) if row.kind == "trained"]
+    assert trainer.store.metric(0, "reward_on_trained") == pytest.approx(np.mean(base))
+
+
 def test_while_people_rate_the_round_before_is_watched(tmp_path: Path) -> None:
     """No watching between Enter and the next board: round 2 is watched while the board of round 3 waits, by the very weights of round 2."""
     trainer = toy_trainer(tmp_path / "run", watched_config(reward="human", rounds=3, held_out_images=0))

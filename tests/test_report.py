@@ -265,10 +265,25 @@ def test_what_was_watched_has_its_charts(store: RunStore, tmp_path: Path) -> Non
         figure.findtext("h3"): sorted({re.sub(r"Round \d: | \S+$", "", title.text or "") for title in figure.iter("title")})
         for figure in part.iter("figure")
     }
-    assert lines["Other rewards"] == ["aesthetic", "clip score"] and lines["The reward on other prompts"] == ["trained", "unseen animals"]
+    assert lines["Other rewards"] == ["aesthetic", "clip score"] and lines["jpeg_compressibility, on other prompts"] == ["trained", "unseen animals"]
     assert lines["Signs of damage"] == ["noise"] and {"Diversity", "Distance from the base model"} <= set(lines)
     assert not [title for title in lines if title and "atched" in title]
     assert "After round 5, a picture's whole denoising is 10 nats of KL divergence from the base model's, at most 10 (round 5)." in said(part)
+
+
+def test_what_is_watched_of_each_reward_has_a_chart_of_its_own(store: RunStore, tmp_path: Path) -> None:
+    """Units are not mixed, nor are two blends; the folder of a file is not told."""
+    for number, reward in ((3, "blend: 1 human, 1 /my/own.py:warm"), (5, "blend: 1 human, 2 /my/own.py:warm")):
+        store.set_reward(number, reward)
+    for number in (0, 2, 3, 4, 5):
+        store.add_metrics(number, dict(reward_on_trained=1.0 + number) | (dict(moved_blend=1.0 + number) if number > 2 else {}))
+    part = section(made(store, tmp_path / "out"), "Was training healthy?")
+    dots = {figure.findtext("h3"): sorted(str(title.text).rpartition(" ")[0] for title in figure.iter("title")) for figure in part.iter("figure")}
+    first, second = (f"blend: 1 human, {weight} own.py:warm" for weight in (1, 2))
+    assert [len([dot for dot in dots[f"{name}, on other prompts"] if ": trained" in dot]) for name in (first, second)] == [2, 1]
+    assert [dot for dot in dots["jpeg_compressibility, on other prompts"] if ": trained" in dot] == ["Round 0: trained", "Round 2: trained"]
+    moved = [dot for dot in dots["Other rewards"] if dot.startswith("Round") and ": blend" in dot]
+    assert moved == [f"Round 3: {first}", f"Round 4: {first}", f"Round 5: {second}"]
 
 
 # --- doing it again -------------------------------------------------------------------------------------------------------------
