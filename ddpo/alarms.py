@@ -100,7 +100,7 @@ class Alarm:
         since = f"since round {self.since}" if self.since else "since the start"
         what = f"{' and '.join(parts)} {since}"
         start = {True: "The reward still rises, but ", False: "The reward has stopped rising, and ", None: ""}[self.rises]
-        best = f"Best round so far: {self.best}." if self.best else "No round so far is better than the base model."
+        best = f"Best round so far: {self.best}." if self.best else "No watched round so far was without an alarm."
         return f"{(start + what)[0].upper()}{(start + what)[1:]}. {best}"
 
 

@@ -28,16 +28,21 @@ LOADING = {
     "kohya": 'pipeline.load_lora_weights(".", weight_name="{file}")\n',
     "pipeline": "",
 }
-MODEL_TAGS = ("text-to-image", "diffusers", "reinforcement-learning", "ddpo", "ddpo-studio")
+MODEL_TAGS = ("text-to-image", "diffusers", "reinforcement-learning", "ddpo-studio")
+METHODS = {
+    "ddpo-is": ("DDPO", "2305.13301"), "ddpo-sf": ("DDPO", "2305.13301"), "rwr": ("RWR", "2302.12192"), "rwr-sparse": ("RWR", "2302.12192"),
+    "nft": ("DiffusionNFT", "2509.16117"),
+}  # fmt: skip
+"""What each objective's method is called, and its paper on arXiv."""
 
 
 def model_card(store: RunStore, number: int, kind: str, family: str, file: str, strength: float) -> str:
     """What was trained, by which reward, from how many ratings, how it went, and how to load it."""
     config = store.config
-    base, lora = base_name(config), kind != "pipeline"
+    base, lora, (method, paper) = base_name(config), kind != "pipeline", METHODS[config.objective]
     head = dict(
         base_model=base, base_model_relation="adapter" if lora else "finetune", library_name="diffusers", pipeline_tag="text-to-image",
-        tags=[*MODEL_TAGS, "stable-diffusion-xl" if family == "xl" else "stable-diffusion", *(["lora"] if lora else [])],
+        tags=[*MODEL_TAGS, method.lower(), "stable-diffusion-xl" if family == "xl" else "stable-diffusion", *(["lora"] if lora else [])],
     )  # fmt: skip
     what = "A LoRA adapter for" if lora else "A whole model, finetuned from"
     rounds = [row for row in store.rounds() if row.number <= number]
@@ -46,8 +51,8 @@ def model_card(store: RunStore, number: int, kind: str, family: str, file: str, 
         [
             front_matter(head),
             f"# {store.name}",
-            f"{what} `{base}`, made with DDPO Studio by reinforcement learning ([DDPO](https://arxiv.org/abs/2305.13301)): images were sampled and "
-            f"scored, and the model learned to make those that score well. This is round {number} of {config.rounds}.{scaled}",
+            f"{what} `{base}`, made with DDPO Studio by reinforcement learning ([{method}](https://arxiv.org/abs/{paper})): images were sampled "
+            f"and scored, and the model learned to make those that score well. This is round {number} of {config.rounds}.{scaled}",
             "## What was trained",
             table(("what", "value"), facts(store, number)),
             *_held_out(store, number),

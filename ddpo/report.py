@@ -21,7 +21,7 @@ from PIL import Image
 import rewards
 from ddpo import beliefs, blind, strengths
 from ddpo.alarms import judged
-from ddpo.card import REACH, base_name, facts, held_out_change, public_settings, rated_images
+from ddpo.card import METHODS, REACH, base_name, facts, held_out_change, public_settings, rated_images
 from ddpo.config import ConfigError, RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_metric, public_reward
 from ddpo.document import document, grid, picture, section, short
@@ -151,15 +151,17 @@ def head(store: RunStore, number: int, metrics: Metrics) -> Html:
     trained = "a LoRA adapter" if config.training == "lora" else "all weights of the denoiser"
     of_each = f"{config.images_per_round} images each, {config.images_per_prompt} of a prompt"
     told = (
-        f"Reinforcement learning (DDPO) trained {trained} of the text-to-image model {base_name(config)}. "
-        f"In {words_for(number, 'round')} the model made {of_each}; each image was scored, and the model learned to make those that score well."
+        f"Reinforcement learning ({METHODS[config.objective][0]}) trained {trained} of the text-to-image model {base_name(config)}. "
+        f"In {words_for(number, 'round')} the model made {of_each}; images were scored, and the model learned to make those that score well."
     )
+    stretches = [(first, asks_of(reward)) for first, reward in store.reward_stretches() if first <= max(1, number)]
+    scored = [asks if first == 1 else f"From round {first} on: {asks}" for first, asks in stretches]
     return tag(
         "header",
         tag("p", "Report of a run · DDPO Studio", class_="over"),
         tag("h1", store.name),
         tag("p", told, class_="lede"),
-        tag("p", f"What scored: {asks_of(store.reward_at(number))}", class_="lede"),
+        tag("p", f"What scored: {' '.join(scored)}", class_="lede"),
         tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in tiles), class_="tiles"),
         tag("p", f"{day(begun)} to {day(ended)} (UTC).", class_="muted"),
     )

@@ -171,8 +171,8 @@ def test_the_sentence_says_what_rises_what_falls_since_when_and_which_round_was_
 @pytest.mark.parametrize(
     ("found", "reward", "text"),
     [
-        (series((0, 5), noise=(0, 2.5)), "human", "Noise has spread since the start. No round so far is better than the base model."),
-        (series((0, 5), clipping=(0, 2.5)), "human", "Clipped colours have spread since the start. No round so far is better than the base model."),
+        (series((0, 5), noise=(0, 2.5)), "human", "Noise has spread since the start. No watched round so far was without an alarm."),
+        (series((0, 5), clipping=(0, 2.5)), "human", "Clipped colours have spread since the start. No watched round so far was without an alarm."),
         (
             series(aesthetic=(0, 1, 0.5), clip_score=(0, 0.1, -1.2), flatness=(0, -0.1, 1.5)), "aesthetic",
             "The reward has stopped rising, and one other reward has fallen and flat places have spread since round 5. Best round so far: 5.",

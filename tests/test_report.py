@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser
 
+import rewards
 from ddpo.__main__ import changes_from, config_from, main, parser
-from ddpo.card import rated_images
+from ddpo.card import model_card, rated_images
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.document import picture
 from ddpo.export import ExportError, export
@@ -81,6 +82,19 @@ def test_the_figures_are_the_store_s(store: RunStore, tmp_path: Path) -> None:
     assert "blank and blurred images" in said(section(tree, "What was rewarded, and what fools it"))
     peak = max(value for value in metrics["kl_update"].values() if value)
     assert f"at most {peak:.4g}" in said(section(tree, "Was training healthy?"))
+
+
+@pytest.mark.parametrize(("objective", "method"), [("ddpo-is", "DDPO"), ("ddpo-sf", "DDPO"), ("rwr-sparse", "RWR"), ("nft", "DiffusionNFT")])
+def test_its_first_sentences_are_true_of_the_run(tmp_path: Path, objective: str, method: str) -> None:
+    """By which method, and what scored from when on; that some images had no score is none of a lie."""
+    store = filled_run(tmp_path / "run", rounds=3, objective=objective, **AUTO)
+    store.set_reward(2, "human")
+    words = said(made(store, tmp_path / "out"))
+    asks = [rewards.card(name).asks for name in (AUTO["reward"], "human")]
+    assert f"Reinforcement learning ({method}) trained" in words and "each image was scored" not in words
+    assert f"What scored: {asks[0]} From round 2 on: {asks[1]}" in words
+    assert f"made with DDPO Studio by reinforcement learning ([{method}](" in model_card(store, 3, "kohya", "sd1", "x", 1.0)
+    store.close()
 
 
 def test_it_opens_offline(store: RunStore, tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_what_was_said_last_holds_by_people_or_by_the_rule(tmp_path: Path) -> No
         say()
         time.sleep(0.002)  # a clock's tick
         assert rolled_back(store) == wanted
+    assert words_of(0).startswith("No watched round was without an alarm"), "which is not to say that none is better"
 
 
 def test_a_checkpoint_that_is_gone_is_none_to_roll_back_to(tmp_path: Path) -> None:
