@@ -269,12 +269,14 @@ class BlindTests:
             return True
 
     def _keep(self, plan: Plan, found: dict[str, Any]) -> None:
-        """What has come out, into the folders of the runs that the test compares. The answers are safe by themselves: a run that is gone, or a full
-        disk, loses none."""
-        pairs = len(plan.pairs)
+        """What has come out, into the folders of the runs that the test compares, while they hold the weights that it is of: another run may have
+        the name of one that was deleted. The answers are safe by themselves: a run that is gone, or a full disk, loses none."""
+        pairs, first = len(plan.pairs), plan.pairs[0]
         at_end = [answers for answers in self.said(plan).values() if len(answers) == pairs]
         finished = max(answer.saved_at for answers in at_end for answer in answers.values())
         for run in dict.fromkeys(side.run for side in plan.sides):
+            if _changed([Picture(side, first.prompt, first.seed, key) for side, key in zip(plan.sides, first.keys, strict=True) if side.run == run]):
+                continue
             rounds = [side.round if side.run == run and not side.is_base else 0 for side in plan.sides]
             total = Outcome(*(found["total"][verdict] for verdict in VERDICTS))
             left = (found["left"]["left"], found["left"]["right"])

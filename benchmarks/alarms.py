@@ -64,10 +64,11 @@ def verdict(rounds: Sequence[int], on: Sequence[bool], animals: Sequence[float],
     alarm = next((at for at, is_so in zip(rounds, on, strict=True) if is_so), None)
     lost = next((at for at, share in zip(rounds, animals, strict=True) if share < animals[0] - POINTS), None)
     top = rounds[max(range(len(gold)), key=lambda i: gold[i])]
-    gain, left = max(gold) - gold[0], gold[list(rounds).index(best)] - gold[0]
+    there, most = gold[list(rounds).index(best)], max(gold)
     return dict(
         alarm=alarm, lost=lost, in_time=None if lost is None else alarm is not None and alarm <= lost, false=alarm is not None and top > alarm,
-        best=best, gold_best=top, kept=round(left / gain, 4) if gain > 0 else None, kept_value=round(gold[list(rounds).index(best)] / max(gold), 4),
+        best=best, gold_best=top, kept=round((there - gold[0]) / (most - gold[0]), 4) if most > gold[0] else None,
+        kept_value=round(there / most, 4) if most > 0 else None,
     )  # fmt: skip
 
 
@@ -96,13 +97,13 @@ def report(lines: Sequence[Mapping[str, Any]]) -> str:
     rows = ["| preset | seed | alarm | animals lost | best round | gold there, of the best | false |", "|---|---|---|---|---|---|---|"]
     for line in lines:
         shown = [line[name] if line[name] is not None else "–" for name in ("alarm", "lost", "best")]
-        kept = f"{100 * line['kept_value']:.0f} %"
+        kept = "–" if line["kept_value"] is None else f"{100 * line['kept_value']:.0f} %"
         rows.append(f"| {line['preset']} | {line['seed']} | {shown[0]} | {shown[1]} | {shown[2]} | {kept} | {'yes' if line['false'] else 'no'} |")
     lost = [line for line in lines if line["lost"] is not None]
     rows.append(
         f"\nIn time: {sum(line['in_time'] for line in lost)} of {len(lost)} runs that lose their animals. False alarms: "
         f"{sum(line['false'] for line in lines)} of {len(lines)}. Best rounds that keep 90 % of the best gold: "
-        f"{sum(line['kept_value'] >= 0.9 for line in lines)} of {len(lines)}."
+        f"{sum((line['kept_value'] or 0) >= 0.9 for line in lines)} of {len(lines)}."
     )
     return "\n".join(rows)
 

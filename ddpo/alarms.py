@@ -100,7 +100,7 @@ class Alarm:
         since = f"since round {self.since}" if self.since else "since the start"
         what = f"{' and '.join(parts)} {since}"
         start = {True: "The reward still rises, but ", False: "The reward has stopped rising, and ", None: ""}[self.rises]
-        best = f"Best round so far: {self.best}." if self.best else "No round so far is better than the base model."
+        best = f"Best round so far: {self.best}." if self.best else "No watched round so far was without an alarm."
         return f"{(start + what)[0].upper()}{(start + what)[1:]}. {best}"
 
 
@@ -182,7 +182,7 @@ def signs_of(series: Series, rewards_at: Mapping[int, str]) -> dict[int, tuple[S
     peaks: dict[str, tuple[int, float]] = {}
     for k, at in enumerate(sorted(series)):
         asked = [name for name in series[at] if is_told(name, rewards_at[at])]
-        signs = [_sign(series, at, name, peaks[name][0], len(asked) * k**2) for name in asked if name in peaks]
+        signs = [_sign(series, at, name, peaks[name][0], len(asked) * k**2 * (k + 1)) for name in asked if name in peaks]
         found[at] = tuple(sorted((sign for sign in signs if sign), key=lambda sign: -sign.strength))
         for name in series[at]:
             mean = mean_at(series, at, name)
@@ -206,7 +206,8 @@ def is_told(name: str, reward: str) -> bool:
 @lru_cache(maxsize=4096)
 def sure(comparisons: int, count: int) -> float:
     """How many standard errors the mean of ``count`` changes must be from 0, for chance to reach that in a share :data:`CHANCE` of runs with so many
-    comparisons at most: Student's t, by Bonferroni's bound. A measure's best round of k is chosen among k, and it is asked in each of k rounds."""
+    comparisons at most: Student's t, by Bonferroni's bound. At the k-th watched round a measure's best round is one of k, and that round has a share
+    1 / k (k + 1) of all chance: these sum up to 1 at most, however long a run is."""
     return -student_t(CHANCE / max(1, comparisons), count - 1)
 
 

@@ -15,8 +15,10 @@ from ddpo.dataset import Row, public_reward
 from ddpo.earlier import sources_in
 from ddpo.generalisation import Generalisation, measured, rows_of
 from ddpo.markup import shown, table, words_for
+from ddpo.records import latest
 from ddpo.source import model_source
 from ddpo.store import RunStore, StoreError
+from rewards.human import BOTH_BAD
 
 MOST_ROUNDS = 25
 """Rounds in the card's table at most; of more, evenly chosen ones."""
@@ -26,16 +28,21 @@ LOADING = {
     "kohya": 'pipeline.load_lora_weights(".", weight_name="{file}")\n',
     "pipeline": "",
 }
-MODEL_TAGS = ("text-to-image", "diffusers", "reinforcement-learning", "ddpo", "ddpo-studio")
+MODEL_TAGS = ("text-to-image", "diffusers", "reinforcement-learning", "ddpo-studio")
+METHODS = {
+    "ddpo-is": ("DDPO", "2305.13301"), "ddpo-sf": ("DDPO", "2305.13301"), "rwr": ("RWR", "2302.12192"), "rwr-sparse": ("RWR", "2302.12192"),
+    "nft": ("DiffusionNFT", "2509.16117"),
+}  # fmt: skip
+"""What each objective's method is called, and its paper on arXiv."""
 
 
 def model_card(store: RunStore, number: int, kind: str, family: str, file: str, strength: float) -> str:
     """What was trained, by which reward, from how many ratings, how it went, and how to load it."""
     config = store.config
-    base, lora = base_name(config), kind != "pipeline"
+    base, lora, (method, paper) = base_name(config), kind != "pipeline", METHODS[config.objective]
     head = dict(
         base_model=base, base_model_relation="adapter" if lora else "finetune", library_name="diffusers", pipeline_tag="text-to-image",
-        tags=[*MODEL_TAGS, "stable-diffusion-xl" if family == "xl" else "stable-diffusion", *(["lora"] if lora else [])],
+        tags=[*MODEL_TAGS, method.lower(), "stable-diffusion-xl" if family == "xl" else "stable-diffusion", *(["lora"] if lora else [])],
     )  # fmt: skip
     what = "A LoRA adapter for" if lora else "A whole model, finetuned from"
     rounds = [row for row in store.rounds() if row.number <= number]
@@ -44,8 +51,8 @@ def model_card(store: RunStore, number: int, kind: str, family: str, file: str, 
         [
             front_matter(head),
             f"# {store.name}",
-            f"{what} `{base}`, made with DDPO Studio by reinforcement learning ([DDPO](https://arxiv.org/abs/2305.13301)): images were sampled and "
-            f"scored, and the model learned to make those that score well. This is round {number} of {config.rounds}.{scaled}",
+            f"{what} `{base}`, made with DDPO Studio by reinforcement learning ([{method}](https://arxiv.org/abs/{paper})): images were sampled "
+            f"and scored, and the model learned to make those that score well. This is round {number} of {config.rounds}.{scaled}",
             "## What was trained",
             table(("what", "value"), facts(store, number)),
             *_held_out(store, number),
@@ -110,9 +117,11 @@ def ratings_until(store: RunStore, number: int) -> tuple[int, int]:
 
 
 def rated_images(store: RunStore, number: int) -> Counter[str]:
-    """How many images each rater has rated up to a round."""
-    latest = {(row.sample, row.rater): row for row in store.ratings() if row.round <= number}
-    return Counter(row.rater for row in latest.values() if row.value is not None)
+    """How many images each rater has rated up to a round, by themselves or in pairs."""
+    said = [row for rows in latest(row for row in store.ratings() if row.round <= number).values() for row in rows]
+    judged = [row for row in said if row.value is not None or row.kind == BOTH_BAD]
+    images = dict.fromkeys((row.rater, image) for row in judged for image in (row.sample, row.other) if image is not None)
+    return Counter(rater for rater, _ in images)
 
 
 def history(store: RunStore, rounds: int, number: int) -> list[tuple[str, ...]]:
@@ -139,7 +148,7 @@ def held_out_change(store: RunStore, number: int) -> HeldOutChange | None:
     metrics = {name: dict(points) for name, points in store.metrics().items()}
     since = next(first for first, _ in reversed(store.reward_stretches()) if first <= number)
     of, start = ("held_out_reward", 0) if since == 1 else ("held_out_base", since)
-    held = {n: value for n, value in metrics.get("held_out_reward", {}).items() if start < n <= number and value is not None}
+    held = {n: value for n, value in metrics.get("held_out_reward", {}).items() if max(1, start) <= n <= number and value is not None}
     before = metrics.get(of, {}).get(start)
     if not held or before is None:
         return None
@@ -195,8 +204,8 @@ def _strengths(store: RunStore, number: int, strength: float) -> list[str]:
 
 REACH = (
     "Each picture is compared with the base model's of the same prompt and seed, which was not trained on. The trained prompts come first; the "
-    "others are none of this run's prompts. Intervals (95 %) are over the pictures of the trained prompts where all of these were measured, and over "
-    "the others, which stand for prompts like them."
+    "others are none of this run's prompts. Intervals (95 %) are over the pictures of a single prompt, and of the trained prompts where all of these "
+    "were measured and each with two pictures at least; else over the prompts, which stand for prompts like them."
 )
 
 
@@ -241,12 +250,14 @@ def data_card(store: RunStore, kind: str, rows: list[Row], named: bool) -> str:
 TITLES = dict(ratings="ratings", pairs="preference pairs", imagefolder="rated images")
 DATA = {
     "ratings": (
-        "`ratings.csv` and `ratings.jsonl` hold the same: every event in the order in which it came, `kind` thumbs (-1 or 1), stars (1 to 5), skip "
-        "or clear (an earlier rating taken back). `counts` marks each rater's last word, which the model learned from; "
+        "`ratings.csv` and `ratings.jsonl` hold the same: every event in the order in which it came. By `kind`, `value` is: thumbs -1 or 1; stars 1 "
+        "to 5; best 2 (the best of its prompt) or 1 (a good one); best-worst 1 (the best of its set) or -1 (the worst); pairs 1 (`image` is better), "
+        "-1 (`other` is) or 0 (equally good). Without a value are bad (`image` and `other` both are), skip, and clear (an earlier one taken back). "
+        "`other` is the second image of a pair. `counts` marks each rater's last word, which the model learned from; "
         "`weight` is 0.5 where a rater counts half beside others, else 1. Times are seconds since 1970. "
         "`metadata.jsonl` names the images that people were asked about, in the order of the board.",
         'import pandas\n\nratings = pandas.read_json("ratings.jsonl", lines=True)\n'
-        'print(ratings[ratings.counts].groupby("prompt").value.mean())\n',
+        'print(ratings[ratings.counts].groupby(["kind", "prompt"]).value.mean())\n',
     ),
     "pairs": (
         "`pairs.jsonl` has Pick-a-Pic's columns, and `jpg_0` and `jpg_1` name files beside it (PNG, as they were made). Both images of a pair are of "

@@ -78,6 +78,11 @@ class Control:
         """Pause at the next safe point, as when somebody asks for it."""
         self._paused = True
 
+    def stop_soon(self) -> str:
+        """Stop after this round, as when somebody asks for it; says so."""
+        self.stop_after_round = True
+        return "will stop after this round"
+
     def wait_until_applied(self, number: int, images: int) -> None:
         """Wait until people apply their ratings of a round, and fix which ratings count.
 
@@ -173,8 +178,7 @@ class Control:
             self._paused = False
             return "resumed"
         if request.kind == "stop_after_round":
-            self.stop_after_round = True
-            return "will stop after this round"
+            return self.stop_soon()
         if request.kind == "retry":
             self._retry = True
             return "trying again" if self._now[0] == "reward_failed" else "nothing to try again"

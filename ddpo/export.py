@@ -191,7 +191,7 @@ def write_model(store: RunStore, kind: str, folder: Path, number: int, place: Pa
 
 def kohya_words(store: RunStore, number: int, strength: float) -> dict[str, str]:
     """What a kohya file says of itself beside its numbers."""
-    from ddpo.card import base_name, ratings_until
+    from ddpo.card import METHODS, base_name, ratings_until
 
     ratings, raters = ratings_until(store, number)
     rated = f"{ratings} ratings by {raters}" if ratings else "no ratings"
@@ -203,7 +203,7 @@ def kohya_words(store: RunStore, number: int, strength: float) -> dict[str, str]
         "ss_learning_rate": f"{store.config.learning_rate:g}",
         "ss_training_comment": f"DDPO Studio: {number} rounds, {rated}, strength {strength:g}",
         "modelspec.title": title,
-        "modelspec.description": f"LoRA of {base_name(store.config)} by reinforcement learning (DDPO)",
+        "modelspec.description": f"LoRA of {base_name(store.config)} by reinforcement learning ({METHODS[store.config.objective][0]})",
     }
 
 

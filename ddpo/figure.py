@@ -95,12 +95,10 @@ def thinned(line: Line) -> Line:
 
 
 def extremes(points: Sequence[tuple[float, float | None]], width: int) -> set[float]:
-    """The rounds of the lowest and the highest value, and of the first gap, in each stretch of ``width`` rounds."""
-    stretches: dict[float, list[tuple[float, float | None]]] = {}
-    for point in points:
-        stretches.setdefault(point[0] // width, []).append(point)
+    """The rounds of the lowest and the highest value, and of the first gap, in each stretch of ``width`` points."""
     found = set[float]()
-    for stretch in stretches.values():
+    for start in range(0, len(points), width):
+        stretch = points[start : start + width]
         known = [(value, number) for number, value in stretch if value is not None]
         found |= {number for _, number in (min(known), max(known))} if known else set()
         found |= set([number for number, value in stretch if value is None][:1])

@@ -3,8 +3,9 @@
 (Black et al. 2023, section 6.3.) Every picture after a round has its twin of the base model, by the same prompt and seed; no seed was trained on. A
 group's gain is the mean over its prompts of what each gained, with Student's 95 % interval. Prompts that were not trained stand for others like them:
 theirs is the interval over prompts, whose pictures are averaged first, since they are no independent prompts. Of the trained prompts all are known,
-where all were measured: theirs is the interval over pictures, prompt by prompt; and so is a single prompt's. What is measured is kept in the run's
-folder, ``generalisation/<round>.json``, where the model card and the report read it. Imports torch for the measuring alone.
+where all were measured: with two pictures each at least, theirs is the interval over pictures, prompt by prompt; and so is a single prompt's. What is
+measured is kept in the run's folder, ``generalisation/<round>.json``, where the model card and the report read it. Imports torch for the measuring
+alone.
 """
 
 from __future__ import annotations

@@ -1,15 +1,18 @@
 """What happened in a run, to be drawn on its charts: changes of reward, alarms, the best round so far, where
-it came from and what goes on from it. Imports no torch."""
+it came from and what goes on from it; and its metrics, each reward's by themselves. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import rewards
 from ddpo.alarms import judged
 from ddpo.result import rolled_back
 from ddpo.store import RunStore
+
+Points = list[tuple[int, float | None]]
+Metrics = Mapping[str, Sequence[tuple[int, float | None]]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,28 @@ def milestones(store: RunStore, named: Callable[[str], str], up_to: int | None =
     elif best and (alarms or "human" not in rewards.parts(stretches[-1][1])):
         found.append(Milestone(best, "best", "Best so far", "Best round so far"))
     return sorted((one for one in found if up_to is None or one.round <= up_to), key=lambda one: one.round)
+
+
+def by_reward(metrics: Metrics, stretches: Sequence[tuple[int, str]]) -> dict[str, dict[str, Points]]:
+    """The points of the rounds in which each reward was in force, of metrics that have some: units are not mixed. The base model is the first one's.
+
+    Args:
+        stretches: which reward is in force from which round on.
+    """
+    rounds = {number for points in metrics.values() for number, _ in points}
+    force = {number: next(reward for first, reward in reversed(stretches) if first <= max(1, number)) for number in rounds}
+    found: dict[str, dict[str, Points]] = {reward: {} for _, reward in stretches}
+    for name, points in metrics.items():
+        for number, value in points:
+            found[force[number]].setdefault(name, []).append((number, value))
+    return found
+
+
+def with_blends_apart(metrics: Metrics, stretches: Sequence[tuple[int, str]]) -> dict[str, Points]:
+    """The metrics with what each blend says of the watched pictures under its own name: another blend says something else."""
+    moved = {reward: own.get("moved_blend") for reward, own in by_reward(metrics, stretches).items() if reward.startswith(rewards.BLEND)}
+    found = {name: list(points) for name, points in metrics.items() if name != "moved_blend"}
+    return found | {f"moved_{reward}": points for reward, points in moved.items() if points}
 
 
 def _change(number: int, text: str) -> Milestone:

@@ -214,7 +214,7 @@ class Monitor:
         return bool(every) and number > 0 and (number % every == 0 or number == self.config.rounds) and not self._known(number)
 
     def _known(self, number: int) -> bool:
-        return number in dict(self.store.metrics().get("watched_noise", []))
+        return self.store.has_metric(number, "watched_noise")
 
     def watch(self, number: int, report: Callable[[int, int], None]) -> dict[str, float]:
         """Measure the present policy, which is that after round ``number``, and before it, where it is not there, the base model; returns the round's
@@ -228,7 +228,7 @@ class Monitor:
             self._make(number, reward, report)
         base, now = self.store.probes(0), self.store.probes(number)
         if not self._known(0):
-            self.store.add_metrics(0, metrics_of(base, base, reward))
+            self.store.add_metrics(0, metrics_of(base, base, self.store.reward_at(1)))
         if self.config.reward_offload:
             self.engine.free()
         return metrics_of(now, base, reward) | dict(seconds_watching=time.monotonic() - started)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,20 +21,21 @@ from PIL import Image
 import rewards
 from ddpo import beliefs, blind, strengths
 from ddpo.alarms import judged
-from ddpo.card import REACH, base_name, facts, held_out_change, public_settings, rated_images
-from ddpo.config import RunConfig, prompt_sets
+from ddpo.card import METHODS, REACH, base_name, facts, held_out_change, public_settings, rated_images
+from ddpo.config import ConfigError, RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_metric, public_reward
 from ddpo.document import document, grid, picture, section, short
 from ddpo.figure import Line, Points, chart
 from ddpo.files import read_image
+from ddpo.fork import KEPT, config_of
 from ddpo.generalisation import measured, rows_of
 from ddpo.gold import proxy_and_gold, sides, words_of
 from ddpo.markup import Html, shown, tag, words_for
-from ddpo.milestones import milestones
+from ddpo.milestones import by_reward, milestones, with_blends_apart
 from ddpo.presets import preset_of, presets
 from ddpo.records import SampleRow
 from ddpo.result import result_until
-from ddpo.store import RunStore
+from ddpo.store import RunStore, StoreError
 from rewards.agreement import alpha
 from rewards.human import opinions
 
@@ -61,9 +63,11 @@ HEALTH: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
 """Charts of training's health: a title, what it means, and the metrics with their labels."""
 FAMILIES = (
     ("moved_", "Other rewards", "Of watched pictures, in the base model's standard deviations. Where one rises and the others fall, it is gamed."),
-    ("reward_on_", "The reward on other prompts", "Of watched pictures of prompts that are trained, and of prompts that never are."),
 )
 """Charts of all metrics whose names begin alike."""
+ON_OTHERS = "reward_on_"
+"""How the names of metrics begin of which each reward has a chart."""
+MEANING_ON_OTHERS = "Of watched pictures of prompts that are trained, and of prompts that never are."
 ELSEWHERE = (
     "reward_mean",
     "reward_std",
@@ -147,15 +151,17 @@ def head(store: RunStore, number: int, metrics: Metrics) -> Html:
     trained = "a LoRA adapter" if config.training == "lora" else "all weights of the denoiser"
     of_each = f"{config.images_per_round} images each, {config.images_per_prompt} of a prompt"
     told = (
-        f"Reinforcement learning (DDPO) trained {trained} of the text-to-image model {base_name(config)}. "
-        f"In {words_for(number, 'round')} the model made {of_each}; each image was scored, and the model learned to make those that score well."
+        f"Reinforcement learning ({METHODS[config.objective][0]}) trained {trained} of the text-to-image model {base_name(config)}. "
+        f"In {words_for(number, 'round')} the model made {of_each}; images were scored, and the model learned to make those that score well."
     )
+    stretches = [(first, asks_of(reward)) for first, reward in store.reward_stretches() if first <= max(1, number)]
+    scored = [asks if first == 1 else f"From round {first} on: {asks}" for first, asks in stretches]
     return tag(
         "header",
         tag("p", "Report of a run · DDPO Studio", class_="over"),
         tag("h1", store.name),
         tag("p", told, class_="lede"),
-        tag("p", f"What scored: {asks_of(store.reward_at(number))}", class_="lede"),
+        tag("p", f"What scored: {' '.join(scored)}", class_="lede"),
         tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in tiles), class_="tiles"),
         tag("p", f"{day(begun)} to {day(ended)} (UTC).", class_="muted"),
     )
@@ -210,9 +216,9 @@ def _pair(pair: Pair) -> Html:
 def curves(store: RunStore, number: int, metrics: Metrics) -> Html:
     """The reward over the rounds, one chart for each reward that was in force: units are not mixed."""
     stretches = [(first, reward) for first, reward in store.reward_stretches() if first <= number]
-    found, marks = [], milestones(store, public_reward, number)
+    found, marks, of_each = [], milestones(store, public_reward, number), by_reward(metrics, stretches)
     for reward in dict.fromkeys(reward for _, reward in stretches):
-        own = {name: [p for p in points if _in_force(stretches, p[0]) == reward] for name, points in metrics.items()}
+        own = of_each[reward]
         mean, held, base = (own.get(name, []) for name in ("reward_mean", "held_out_reward", "held_out_base"))
         lines = [Line("mean of the round", mean, _around(mean, own.get("reward_std", [])))]
         lines += [Line("held-out seeds", held, _around(held, own.get("held_out_reward_std_error", [])), dots=True)] if held else []
@@ -262,10 +268,6 @@ COLUMNS = ("reward_mean", "reward_std", "scored_images")
 
 def _rounds(metrics: Metrics) -> list[int]:
     return [number for number, _ in metrics.get("reward_mean", [])]
-
-
-def _in_force(stretches: Sequence[tuple[int, str]], number: int) -> str:
-    return next(reward for first, reward in reversed(stretches) if first <= max(1, number))
 
 
 def _around(points: Points, spread: Points) -> list[tuple[int, float, float]]:
@@ -373,16 +375,21 @@ def _believed(store: RunStore, found: Mapping[str, Any]) -> Html:
 
 def health(store: RunStore, number: int, metrics: Metrics) -> Html:
     """Charts of the optimiser's health, and of whatever else was measured; the distances in words."""
-    drawn = {metric for _, _, lines in HEALTH for metric, _ in lines}
+    stretches = [(first, public_reward(reward)) for first, reward in store.reward_stretches() if first <= max(1, number)]
+    metrics = with_blends_apart(metrics, stretches)
+    drawn = {metric for _, _, lines in HEALTH for metric, _ in lines} | {name for name in metrics if name.startswith(ON_OTHERS)}
     families = [(title, meaning, _family(metrics, prefix, drawn)) for prefix, title, meaning in FAMILIES]
     drawn |= {metric for _, _, lines in families for metric, _ in lines}
     others = [name for name in sorted(metrics) if name not in drawn and not name.startswith(ELSEWHERE)]
     told_others = [(name, public_metric(name).replace("_", " ")) for name in others]
-    charts = [*families, *HEALTH, *((each.capitalize(), "", ((name, each),)) for name, each in told_others)]
+    charts = [(*each, metrics) for each in families]
+    for reward, own in by_reward(metrics, stretches).items():
+        charts.append((f"{reward}, on other prompts", MEANING_ON_OTHERS, _family(own, ON_OTHERS, set()), own))
+    charts += [(*each, metrics) for each in (*HEALTH, *((each.capitalize(), "", ((name, each),)) for name, each in told_others))]
     marks = milestones(store, public_reward, number)
     figures, still = [], []
-    for title, meaning, lines in charts:
-        known = [Line(label, metrics[metric]) for metric, label in lines if metric in metrics]
+    for title, meaning, lines, own in charts:
+        known = [Line(label, own[metric]) for metric, label in lines if metric in own]
         if known and not any(value for line in known for _, value in line.points):
             still.append(title.lower())
         elif known:
@@ -466,7 +473,9 @@ def again(store: RunStore, number: int) -> Html:
         notes.append(f"{RATINGS_FILE} stands for the ratings from elsewhere.")
     if prompts_option(config) == FILE:
         notes.append(f"{FILE} holds the prompts above, one a line.")
-    lines = [command(config, f"runs/{store.name}")]
+    if store.parent:
+        notes.append(f"It goes on from another run, which is needed: runs/{store.parent[0]}.")
+    lines = [fork_command(store, *store.parent) if store.parent else command(config, f"runs/{store.name}")]
     if rated_images(store, number):
         lines.append(f"python -m ddpo export runs/{store.name} --as ratings --out {store.name}-ratings")
     kind, result = "pipeline" if config.training == "full" else "kohya", result_until(store, number)
@@ -477,15 +486,34 @@ def again(store: RunStore, number: int) -> Html:
 
 def command(config: RunConfig, out: str) -> str:
     """The command that starts such a run."""
-    values, start = public_settings(config) | dict(prompts=prompts_option(config)), presets()[preset_of(config.reward)].config
-    parts = []
-    for field in fields(RunConfig):
-        if getattr(config, field.name) == getattr(start, field.name) and field.name != "reward":
-            continue
-        value, flag = RATINGS_FILE if field.name == "ratings_from" else values[field.name], field.name.replace("_", "-")
+    names = {"reward", *differing(config, presets()[preset_of(config.reward)].config)}
+    return " ".join(["python -m ddpo run", *options(config, names), f"--out {shlex.quote(out)}"])
+
+
+def fork_command(store: RunStore, parent: str, number: int) -> str:
+    """The command that makes such a run from its parent: with what it has otherwise, or with all settings where the parent is not beside it."""
+    config, names = store.config, {field.name for field in fields(RunConfig)}
+    with suppress(StoreError, ConfigError), closing(RunStore(store.folder.with_name(parent))) as beside:
+        names = differing(config, config_of(beside, number, {}))
+    if all(Path(name).name == parent for name in config.ratings_sources):  # which are the new run's by themselves
+        names -= {"ratings_from"}
+    start = f"python -m ddpo fork {shlex.quote(f'runs/{parent}')} --round {number}"
+    return " ".join([start, *options(config, names - set(KEPT)), f"--out {shlex.quote(f'runs/{store.name}')}"])
+
+
+def differing(config: RunConfig, other: RunConfig) -> set[str]:
+    """The names of the settings that are not the same."""
+    return {field.name for field in fields(RunConfig) if getattr(config, field.name) != getattr(other, field.name)}
+
+
+def options(config: RunConfig, names: Container[str]) -> list[str]:
+    """Some settings as the command line takes them, and whose Python files may run."""
+    values, parts = public_settings(config) | dict(prompts=prompts_option(config), ratings_from=RATINGS_FILE), []
+    for name in (field.name for field in fields(RunConfig) if field.name in names):
+        value, flag = values[name], name.replace("_", "-")
         parts.append(f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {shlex.quote(spelled(value))}")
-    trusted = [f"--trust {shlex.quote(name.partition(':')[0])}" for name in rewards.parts(values["reward"]) if rewards.FUNCTION.fullmatch(name)]
-    return "python -m ddpo run " + " ".join([*parts, *trusted, f"--out {shlex.quote(out)}"])
+    files = [name.partition(":")[0] for name in rewards.parts(values["reward"]) if rewards.FUNCTION.fullmatch(name)]
+    return [*parts, *(f"--trust {shlex.quote(file)}" for file in files)]
 
 
 def prompts_option(config: RunConfig) -> str:
@@ -541,8 +569,9 @@ def held_out_pairs(store: RunStore, number: int, place: Path, count: int) -> lis
     from ddpo.evaluate import held_out_images
     from ddpo.policy import StableDiffusionPolicy
     from ddpo.rollout import derive_seed
+    from ddpo.worker import with_own_lora
 
-    policy = StableDiffusionPolicy.load(store.config)
+    policy = StableDiffusionPolicy.load(with_own_lora(store.config, store.folder))
     load_state(place, policy.parameters(), base=policy.fingerprint, averaged=True)
     prompts, before = held_out_images(policy, store.config, base=True, count=count)
     _, after = held_out_images(policy, store.config, base=False, count=count)

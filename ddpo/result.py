@@ -49,7 +49,7 @@ def roll_back(store: RunStore, number: int | None) -> None:
 def words_of(best: int) -> str:
     """What a run says of itself that rolls back to a round by its rule; 0 is the base model."""
     if not best:
-        return "No watched round is better than the base model: nothing to roll back to. The last round is taken away, unless you choose another."
+        return "No watched round was without an alarm: nothing to roll back to. The last round is taken away, unless you choose another."
     return f"Rolled back to round {best}, {RULE}: it is taken away, unless you choose another. Later rounds are kept."
 
 

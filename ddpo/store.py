@@ -240,7 +240,7 @@ class RunStore:
         """The round, begun now if it was not."""
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO round (number, started_at) VALUES (?, ?)", (number, time.time()))
-        return next(row for row in self.rounds() if row.number == number)
+        return self._rounds("WHERE number = ?", number)[0]
 
     def mark(self, number: int, mark: str) -> None:
         """Say that a phase of a round is done and on disk."""
@@ -442,22 +442,26 @@ class RunStore:
         """How much raters count beside others, where it is less than others do."""
         return {name.removeprefix("rater "): 0.5 for name, value in self.choices().items() if name.startswith("rater ") and value == "half"}
 
+    def _rounds(self, which: str, *values: Any) -> list[RoundRow]:
+        return [RoundRow(*row) for row in self._rows(f"SELECT {ROUND_COLUMNS} FROM round {which}", *values)]
+
     def rounds(self) -> list[RoundRow]:
-        return [RoundRow(*row) for row in self._rows(f"SELECT {ROUND_COLUMNS} FROM round ORDER BY number")]
+        return self._rounds("ORDER BY number")
 
     def round(self, number: int) -> RoundRow | None:
-        return next((row for row in self.rounds() if row.number == number), None)
+        """One round, without reading the others."""
+        return next(iter(self._rounds("WHERE number = ?", number)), None)
 
     def last_round(self) -> RoundRow | None:
         """The newest round, without reading the others: what a board that polls shows."""
-        return next((RoundRow(*row) for row in self._rows(f"SELECT {ROUND_COLUMNS} FROM round ORDER BY number DESC LIMIT 1")), None)
+        return next(iter(self._rounds("ORDER BY number DESC LIMIT 1")), None)
 
     def open_round(self) -> RoundRow | None:
         """The round that people see: the first with something to show that is neither closed nor scored, or else the newest. (Others may be in the
         making beside it: the board after it, or rounds without a board.)"""
-        sql = f"""SELECT {ROUND_COLUMNS} FROM round WHERE closed_at IS NULL AND scored_at IS NULL
+        which = """WHERE closed_at IS NULL AND scored_at IS NULL
             AND EXISTS (SELECT 1 FROM sample WHERE sample.round = round.number AND shown) ORDER BY number LIMIT 1"""
-        return next((RoundRow(*row) for row in self._rows(sql)), None) or self.last_round()
+        return next(iter(self._rounds(which)), None) or self.last_round()
 
     def reward_at(self, number: int) -> str:
         """What scores a round: what was said of it, or else of the latest one before it, or else in the settings."""
@@ -568,6 +572,10 @@ class RunStore:
     def metric(self, number: int, name: str) -> float | None:
         """One metric of a round; None where it was not measured."""
         return next((value for (value,) in self._rows("SELECT value FROM metric WHERE round = ? AND name = ?", number, name)), None)
+
+    def has_metric(self, number: int, name: str) -> bool:
+        """Whether a round has a metric, be it without a value."""
+        return bool(self._rows("SELECT 1 FROM metric WHERE round = ? AND name = ?", number, name))
 
     def probes(self, number: int | None = None) -> list[ProbeRow]:
         """The watched pictures in order of rounds and positions, of one round if that is given."""

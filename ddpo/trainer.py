@@ -352,8 +352,7 @@ class Trainer:
             return
         since = max(first for first, _ in self.store.reward_stretches() if first <= number)
         wanted = {(number, "held_out_reward"): False, (0, "held_out_reward") if since == 1 else (since, "held_out_base"): True}
-        known = self.store.metrics()
-        missing = {key: base for key, base in wanted.items() if key[0] not in dict(known.get(key[1], []))}
+        missing = {key: base for key, base in wanted.items() if not self.store.has_metric(*key)}
         for (at, name), base in missing.items():
             found = self._held_out(number, reward, base)
             if found is None:  # never, then: later it would be of other weights
@@ -399,7 +398,7 @@ class Trainer:
         if alarm is not None and began and self.config.on_alarm == "rollback" and meanwhile and alarm.best:
             raise StopRun  # nobody is to rate a board of what is given up
         if began and self.config.on_alarm in ("stop", "rollback"):
-            self.control.stop_after_round = True
+            self.store.add_event("answer", self.control.stop_soon())
         elif began and self.config.on_alarm == "pause":
             self.control.pause()
             report(0, 0)

@@ -193,6 +193,21 @@ def test_any_saved_round_can_be_gone_on_from(page: Page, alarmed: Studio) -> Non
     store.close()
 
 
+def test_a_run_that_is_about_to_stop_says_so_and_is_not_offered_to_continue(page: Page, alarmed: Studio) -> None:
+    store = RunStore(alarmed.runs / "a")
+    lock, banner = WorkerLock(store.folder / "worker.lock"), page.get_by_role("status", name="Alarm")
+    store.set_progress("awaiting", 11)
+    open_progress(page, alarmed)
+    expect(banner.get_by_role("button", name="Continue")).to_be_visible()
+    store.add_event("answer", "will stop after this round")
+    expect(banner).to_contain_text("This run stops after its round.")
+    expect(banner.get_by_role("button", name="Continue")).to_have_count(0)
+    banner.get_by_role("button", name="Dismiss").click()
+    expect(banner).to_have_count(0)
+    lock.release()
+    store.close()
+
+
 # --- without a browser ------------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +276,7 @@ def test_a_run_at_work_is_paused_goes_on_or_stops_and_all_of_it_is_written_down(
     """What the worker is asked for, what is settled, and what the Run page's history says of it."""
     store, launcher = ruined(tmp_path / "a"), Started()
     lock = WorkerLock(store.folder / "worker.lock")
+    assert not alarm.alarm_value(store)["stops"]
     alarm.heed(store, launcher, "pause", 10)
     store.set_progress("paused", 10)
     assert alarm.alarm_value(store)["paused"]

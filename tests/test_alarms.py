@@ -61,8 +61,9 @@ def test_where_people_rate_rewards_of_taste_are_not_asked() -> None:
 
 
 def test_a_fall_within_its_error_is_no_sign() -> None:
-    """Four changes of mean -1.118 and standard error 0.46 or 0.49: 2.42 and 2.28 errors; one comparison in twenty has 2.35 by chance."""
-    for spread, sure in ((0.80, True), (0.85, False)):
+    """Four changes of mean -1.118 and standard error 0.35 or 0.36: 3.23 and 3.12 errors; the first watched round has half of the chance, one in
+    twenty, and one comparison in forty has 3.18 by chance."""
+    for spread, sure in ((0.60, True), (0.62, False)):
         found: Found = {0: {"clip_score": list(BASE)}, 5: {"clip_score": [v - UNIT + s * spread for v, s in zip(BASE, (-1, 1, -1, 1), strict=True)]}}
         assert bool(told(found, 5)) == sure
 
@@ -71,7 +72,7 @@ def test_diversity_is_a_share_of_the_base_s_and_damage_is_beyond_it() -> None:
     """A loss of 60 % is twice the threshold of 30; one of 20 % none. Noise a deviation above the base is once its threshold, below it is none;
     clipping that the base has nowhere is told by hundredths."""
     for share, wanted in ((0.4, 2.0), (0.7, 1.0), (0.8, None)):
-        found: Found = {0: {"diversity": [0.2, 0.2, 0.4, None]}, 5: {"diversity": [0.2 * share, 0.2 * share, 0.4 * share, None]}}
+        found: Found = {0: {"diversity": [0.2, 0.2, 0.3, None]}, 5: {"diversity": [0.2 * share, 0.2 * share, 0.3 * share, None]}}
         assert told(found, 5) == ({"diversity": pytest.approx(wanted)} if wanted else {})
     assert told(series((0, 5), noise=(0, 1)), 5) == {"noise": pytest.approx(1, abs=0.01)} and told(series((0, 5), noise=(0, -2)), 5) == {}
     found = {0: {"clipping": [0.0, 0.0]}, 5: {"clipping": [0.03, 0.03]}}
@@ -125,6 +126,16 @@ def test_chance_alone_seldom_makes_an_alarm() -> None:
     assert alarms <= 1
 
 
+def test_chance_alone_makes_a_sign_in_one_long_run_of_twenty_at_most() -> None:
+    """As above, in 200 runs of sixty watched rounds: ten are expected at most, and sixteen are two standard deviations more."""
+    found, rounds = 0, range(0, 305, 5)
+    for seed in range(200):
+        draw = random.Random(seed)
+        run: Found = {at: {name: [v + draw.gauss(0, 1.118) for v in BASE * 4] for name in ("clip_score", "image_statistics")} for at in rounds}
+        found += any(signs_of(run, dict.fromkeys(rounds, "aesthetic")).values())
+    assert found <= 16
+
+
 def test_a_height_that_was_asked_for_is_none_to_fall_from() -> None:
     """Beauty is optimised to three deviations; then another reward takes over, and beauty relaxes to where it still is far above the base."""
     found = series((0, 5, 10, 15), aesthetic=(0, 3, 3, 1.2), clip_score=(0, 0, 0, 1))
@@ -160,8 +171,8 @@ def test_the_sentence_says_what_rises_what_falls_since_when_and_which_round_was_
 @pytest.mark.parametrize(
     ("found", "reward", "text"),
     [
-        (series((0, 5), noise=(0, 2.5)), "human", "Noise has spread since the start. No round so far is better than the base model."),
-        (series((0, 5), clipping=(0, 2.5)), "human", "Clipped colours have spread since the start. No round so far is better than the base model."),
+        (series((0, 5), noise=(0, 2.5)), "human", "Noise has spread since the start. No watched round so far was without an alarm."),
+        (series((0, 5), clipping=(0, 2.5)), "human", "Clipped colours have spread since the start. No watched round so far was without an alarm."),
         (
             series(aesthetic=(0, 1, 0.5), clip_score=(0, 0.1, -1.2), flatness=(0, -0.1, 1.5)), "aesthetic",
             "The reward has stopped rising, and one other reward has fallen and flat places have spread since round 5. Best round so far: 5.",

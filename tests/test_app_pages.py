@@ -13,7 +13,7 @@ from toys import ODD_PROMPTS, add_images, filled_run
 from app import words
 from app.curves import MAX_POINTS
 from app.launch import Launcher
-from app.pages import new_run, progress, run
+from app.pages import library, new_run, progress, run
 from app.pages.run import COUNTS
 from app.runs import Runs
 from app.views import NAMES, Views
@@ -22,6 +22,7 @@ from ddpo.earlier import rated_in
 from ddpo.lock import WorkerLock
 from ddpo.presets import presets
 from ddpo.records import LIVE_STATES, REQUESTS
+from ddpo.result import roll_back
 from ddpo.store import RunStore, StoreError
 from rewards.base import Score
 
@@ -249,7 +250,7 @@ def test_what_is_watched_has_charts_with_plain_titles(runs: Runs) -> None:
         store.add_metrics(number, found)
     charts = {chart["title"]: [series["label"] for series in chart["series"]] for chart in progress.charts_value(store)["charts"]}
     assert charts["Other rewards"] == ["Aesthetic (LAION) (optimised)", "CLIPScore"]
-    assert charts["Signs of damage"] == ["noise"] and charts["The reward on other prompts"] == ["trained", "objects"]
+    assert charts["Signs of damage"] == ["noise"] and charts["Aesthetic (LAION), on other prompts"] == ["trained", "objects"]
     assert {"Distance from the base model", "Diversity"} <= set(charts) and not [title for title in charts if "atched" in title]
 
 
@@ -403,6 +404,41 @@ def test_each_reward_of_a_run_has_a_chart_of_its_own_and_a_mark_in_all(runs: Run
     assert first["series"][-1]["label"].startswith("base model") and first["series"][-1]["points"] == [(3, 0.1)]
     assert all([mark["round"] for mark in chart["marks"]] == [3] for chart in charts)
     assert len({chart["key"] for chart in charts}) == len(charts)
+
+
+def test_what_is_watched_of_one_reward_shares_no_line_with_another_s(runs: Runs) -> None:
+    """kB and a blend's standard deviations, and those of two blends, each in its own rounds; the base model's are the first one's."""
+    store = filled_run(runs.folder / "r", rounds=4, reward="jpeg_compressibility")
+    blends = "blend: 1 aesthetic, 0.5 clip_score", "blend: 1 aesthetic, -1 clip_score"
+    for number, reward in ((2, blends[0]), (4, blends[1])):
+        store.set_reward(number, reward)
+    for number in range(5):
+        blend = dict(moved_blend=0.1 * number, watched_blend=1.0) if number > 1 else {}
+        store.add_metrics(number, dict(reward_on_trained=float(number), moved_clip_score=0.0) | blend)
+    charts = {chart["title"]: chart["series"] for chart in progress.charts_value(store)["charts"]}
+    names = ["JPEG compressibility", *map(words.reward, blends)]
+    found = [[at for at, _ in charts[f"{name}, on other prompts"][0]["points"]] for name in names]
+    assert found == [[0, 1], [2, 3], [4]]
+    panel = {series["label"]: [at for at, _ in series["points"]] for series in charts["Other rewards"]}
+    assert panel == {f"{names[2]} (optimised)": [4], names[1]: [2, 3], "CLIPScore": [0, 1, 2, 3, 4]}
+
+
+def test_the_library_tells_the_reward_in_force_from_the_base_model_on(runs: Runs) -> None:
+    """After a change of reward the base model's value is that by the new one, also where the round of the change alone was measured; a run that is
+    rolled back is told as of that round."""
+    store = filled_run(runs.folder / "r", rounds=4, reward="jpeg_compressibility")
+    store.add_metrics(0, dict(held_out_reward=-9.0))
+    store.add_metrics(2, dict(held_out_reward=-7.0))
+    store.set_reward(3, "aesthetic")
+    store.add_metrics(3, dict(held_out_base=4.0, held_out_reward=5.0))
+    assert library.card(store, IDLE)["held"] == ["4", "5"]
+    store.add_metrics(4, dict(held_out_reward=6.0))
+    card = library.card(store, IDLE)
+    assert (card["reward"], card["held"]) == ("Aesthetic (LAION)", ["4", "6"])
+    roll_back(store, 2)
+    card, means = library.card(store, IDLE), dict(store.metrics()["reward_mean"])
+    assert (card["reward"], card["held"]) == ("JPEG compressibility", ["−9", "−7"])
+    assert [card["first"], card["last"]] == [words.number(means[1]), words.number(means[2])]
 
 
 def test_a_blend_is_made_from_the_form_and_a_wrong_one_refused(runs: Runs, pocket: str) -> None:

@@ -402,6 +402,8 @@ def test_an_alarm_is_judged_by_the_judge_s_animals_and_gold() -> None:
         (0, pytest.approx(4 / 6, abs=1e-4)),
         (0.25, 0.75),
     ]
+    nothing = alarms.verdict(on=[False] * 5, best=10, **judged | dict(gold=[0.0] * 5))
+    assert nothing["kept"] is None and nothing["kept_value"] is None and "| – |" in alarms.report([dict(preset="count", seed=0) | nothing])
     assert "In time: 2 of 4" in alarms.report([dict(preset="compress", seed=0) | f for f in found])
     assert set(alarms.PRESETS) == set(alarms.FACTS) == {"compress", "incompress", "aesthetic", "align", "count"}
 

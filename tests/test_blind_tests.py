@@ -22,8 +22,8 @@ from app.scoring import Desk
 from app.trials import build_trials, title_of
 from ddpo.blind import Outcome, results, sign_test, until, wilson
 from ddpo.states import State
-from ddpo.store import RunStore
-from tests.toys import named_model_run
+from ddpo.store import RunStore, delete_run
+from tests.toys import comparable_run, named_model_run
 
 PROMPTS = ["a cat", "a dog", "a fox"]
 
@@ -312,6 +312,20 @@ def test_a_run_that_is_gone_takes_no_answer_with_it_and_is_told_when_it_is_back(
     tests.view(plan, "bo")
     (found,) = results(store.folder)
     assert found.total.b == 1 and found.finished_at == tests.answers(plan)[0].saved_at
+
+
+def test_another_run_of_the_same_name_is_not_told_what_came_out(tests: BlindTests, store: RunStore) -> None:
+    """Its weights are others; who judged the test still sees its result."""
+    plan = begun(tests, store, 1)
+    judged(tests, plan, "bo", {0: "b"})
+    assert len(results(store.folder)) == 1
+    model = store.config.model
+    store.close()
+    delete_run(store.folder)
+    comparable_run(store.folder, model=model).close()
+    assert tests.view(plan, "bo")["result"]["total"]["b"] == 1
+    judged(tests, plan, "cy", {0: "b"})
+    assert results(store.folder) == []
 
 
 def test_what_cannot_be_read_is_left_out_and_later_rounds_are_none_of_an_earlier_one_s(tests: BlindTests, store: RunStore) -> None:

@@ -222,11 +222,18 @@ def test_another_run_joins_on_one_axis_by_rounds_by_images_and_by_time(page: Pag
 
 
 def test_a_run_by_another_reward_shares_no_axis_with_this_one(page: Page, two_runs: Studio) -> None:
-    filled_run(two_runs.runs / "taste", rounds=3).close()
+    """Nor do its watched pictures of other prompts, whose values are in another unit."""
+    filled_run(two_runs.runs / "taste", rounds=3, reward="aesthetic").close()
+    for name in ("slow", "taste"):
+        store = RunStore(two_runs.runs / name)
+        for number in (0, 3):
+            store.add_metrics(number, dict(reward_on_trained=float(number)))
+        store.close()
     open_charts(page, two_runs, "slow")
     page.get_by_label("Compare with").select_option("taste")
     expect(chart(page, "Gradient norm").locator("path.chart-line")).to_have_count(2)
     expect(page.locator(".chart-wide path.chart-line")).to_have_count(1)
+    expect(page.locator("figure[data-chart=groups] path.chart-line")).to_have_count(1)
 
 
 def test_a_run_that_trains_beside_this_one_grows_in_the_chart(page: Page, two_runs: Studio) -> None:

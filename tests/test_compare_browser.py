@@ -76,6 +76,13 @@ def test_the_keyboard_moves_through_the_grid_and_looks_at_a_pair_in_four_ways(pa
     expect(over).to_be_visible()
     page.keyboard.up(" ")
     expect(over).to_be_hidden()
+    dialog.get_by_role("button", name="Flicker").click()
+    page.keyboard.down(" ")  # on the button, which is pressed already
+    expect(over).to_be_visible()
+    page.keyboard.up(" ")
+    expect(over).to_be_hidden()
+    dialog.get_by_role("button", name="Side by side").press(" ")
+    expect(dialog.locator(".cmp-both")).to_be_visible()
 
     page.keyboard.press("3")
     page.keyboard.press("+")

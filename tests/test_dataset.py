@@ -19,6 +19,7 @@ from ddpo.config import RunConfig
 from ddpo.dataset import public_reward
 from ddpo.export import DATA, ExportError, export
 from ddpo.store import RunStore
+from rewards.human import BOTH_BAD, CLEAR, SKIP, VALUES
 from tests.toys import ODD_PROMPTS, add_pictures, filled_run, picture
 
 PICK_A_PIC = {
@@ -163,6 +164,8 @@ def test_the_card_s_own_python_reads_the_files(tmp_path: Path, kind: str, monkey
     names: dict[str, Any] = {}
     exec(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0], names)
     if kind == "ratings":
+        told = text.replace("`", "").partition("By kind, value is:")[2].partition("counts marks")[0]
+        assert all(re.search(rf"\b{each}\b", told) for each in (*VALUES, BOTH_BAD, SKIP, CLEAR, "other")) and '.groupby(["kind", ' in text
         assert len(names["ratings"]) == 16 and set(names["ratings"].prompt) == {"two\u2028lines", ODD_PROMPTS[3]}
     if kind == "pairs":
         for side in ("jpg_0", "jpg_1"):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from ddpo.__main__ import main, unseen_from
+from ddpo.card import REACH
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.export import ExportError, export
 from ddpo.generalisation import Gain, Generalisation, Group, gain_of, groups_of, measure, measured, rows_of, save
@@ -37,6 +38,12 @@ def test_one_prompt_is_told_by_its_pictures_and_one_picture_has_no_interval() ->
     half = 4.3027 / 3**0.5
     assert found == Gain(0.0, 2.0, 2.0, pytest.approx(2 - half, abs=1e-3), pytest.approx(2 + half, abs=1e-3))
     assert gain_of(["a"], [1.0], [3.0]) == Gain(1.0, 3.0, 2.0, None, None)
+
+
+def test_trained_prompts_of_which_one_has_a_single_picture_are_told_as_others_are() -> None:
+    """And so the cards say."""
+    prompts, zeros, gains = ["a", "a", "b"], [0.0] * 3, [0.9, 1.1, 3.0]
+    assert gain_of(prompts, zeros, gains, all_known=True) == gain_of(prompts, zeros, gains) and "and each with two pictures at least" in REACH
 
 
 @pytest.mark.parametrize("all_known", [False, True])

@@ -22,6 +22,7 @@ LIGHT = (
     "ddpo.lock",
     "ddpo.presets",
     "ddpo.export",
+    "ddpo.card",
     "ddpo.figure",
     "ddpo.states",
     "ddpo.blind",

@@ -18,6 +18,7 @@ from ddpo.crew import Crew
 from ddpo.export import export
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.presets import presets
+from ddpo.report import held_out_pairs
 from ddpo.source import LORA_FILE, init_lora_file
 from ddpo.store import INIT_LORA, RunStore
 from ddpo.trainer import Trainer
@@ -86,7 +87,7 @@ def test_layers_that_the_lora_lacks_start_as_in_any_run(taken: Run, tmp_path: Pa
 
 
 def test_a_run_keeps_its_own_copy(taken: Run, tmp_path: Path) -> None:
-    """The LoRA's file goes away after the run was made; the run starts from its copy, trains, and goes on from its checkpoint."""
+    """The LoRA's file goes away after the run was made; the run starts from its copy, trains, goes on from its checkpoint, and has its pictures."""
     out = lora_of(taken, "diffusers", tmp_path / "out")
     config = taken.store.config.with_changes(init_lora=str(out), rounds=2, held_out_images=0, reward="jpeg_compressibility")
     RunStore.create(tmp_path / "next", config).close()
@@ -104,7 +105,7 @@ def test_a_run_keeps_its_own_copy(taken: Run, tmp_path: Path) -> None:
 
     trained(True).store.close()
     trainer = trained(False)
-    assert list(trainer.store.checkpoints()) == [1, 2]
+    assert list(trainer.store.checkpoints()) == [1, 2] and len(held_out_pairs(trainer.store, 2, trainer.store.checkpoints()[2], 2)) == 2
     export(trainer.store, "kohya", tmp_path / "again")
     text = (tmp_path / "again" / "README.md").read_text(encoding="utf-8")
     assert "| started from | the LoRA `out` |" in text and str(tmp_path) not in text

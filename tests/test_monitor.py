@@ -214,6 +214,17 @@ def test_a_watched_run_has_its_series_and_its_pictures(tmp_path: Path) -> None:
     assert [number for number, _ in metrics["seconds_watching"]] == [2, 4, 5]
 
 
+def test_what_was_watched_and_measured_is_known_without_reading_all_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for each round of a long run that is resumed."""
+    trainer = toy_trainer(tmp_path / "run", watched_config(held_out_images=8, held_out_every=1))
+    assert trainer.run()
+    trainer.measure(5)
+    monkeypatch.setattr(trainer.store, "metrics", None)
+    assert not any(trainer.monitor.due(number) for number in range(6))
+    for number in range(1, 6):
+        trainer.measure(number)
+
+
 def test_watching_changes_nothing(tmp_path: Path) -> None:
     """Watched or not: the same weights, moments, images and scores, bit for bit; and no generator of the process moves, moving average or not."""
     for ema in (0.0, 0.5):
@@ -357,6 +368,27 @@ def test_another_reward_is_compared_with_the_base_s_pictures_too(tmp_path: Path)
     base, last = trainer.store.probes(0), trainer.store.probes(4)
     assert base[0].found["pickscore"] is not None and base[0].found["kl"] == 0 and last[0].found["pickscore"] is not None
     assert [number for number, _ in trainer.store.metrics()["moved_pickscore"]] == [4]
+
+
+def test_the_base_model_s_own_metrics_are_those_of_the_first_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the reward was changed before anything was watched: what stands at round 0 is of the rounds from the first one on."""
+    config, prompts = watched_config(rounds=3), watched_prompts(watched_config())
+
+    class Other(Brightness):
+        def score(self, samples: Sequence[Sample]) -> list[Score]:
+            return [Score(100.0)] * len(samples)
+
+    groups = [("objects" if i % 2 else kind, prompt) for i, (kind, prompt) in enumerate(prompts)]
+    monkeypatch.setattr("ddpo.monitor.watched_prompts", lambda config: groups)
+    trainer = toy_trainer(tmp_path / "run", config)
+    trainer.control.stop_after_round = True
+    assert not trainer.run() and trainer.store.probes() == []
+    trainer.store.add_request("reward", reward="pickscore")
+    trainer = toy_trainer(tmp_path / "run", config)
+    trainer.engine.source = lambda name: Other(name) if name == "pickscore" else Brightness(name)
+    assert trainer.run()
+    base = [row.found["jpeg_compressibility"] or 0.0 for row in trainer.store.probes(0) if row.kind == "trained"]
+    assert trainer.store.metric(0, "reward_on_trained") == pytest.approx(np.mean(base))
 
 
 def test_while_people_rate_the_round_before_is_watched(tmp_path: Path) -> None:

@@ -15,17 +15,20 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser
 
-from ddpo.__main__ import config_from, main, parser
+import rewards
+from ddpo.__main__ import changes_from, config_from, main, parser
+from ddpo.card import model_card, rated_images
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.document import picture
 from ddpo.export import ExportError, export
-from ddpo.figure import Line, chart, fitted, ticks
+from ddpo.figure import Line, chart, fitted, thinned, ticks
+from ddpo.fork import fork
 from ddpo.milestones import Milestone
 from ddpo.presets import presets
-from ddpo.report import Pair, command
+from ddpo.report import Pair, again, command
 from ddpo.result import roll_back
 from ddpo.store import RunStore
-from tests.toys import ODD_PROMPTS, add_images, add_lora, add_watched, filled_run
+from tests.toys import ODD_PROMPTS, add_images, add_lora, add_watched, comparable_run, filled_run
 from tests.toys import picture as drawn
 
 AUTO: dict[str, Any] = dict(reward="jpeg_compressibility")
@@ -79,6 +82,19 @@ def test_the_figures_are_the_store_s(store: RunStore, tmp_path: Path) -> None:
     assert "blank and blurred images" in said(section(tree, "What was rewarded, and what fools it"))
     peak = max(value for value in metrics["kl_update"].values() if value)
     assert f"at most {peak:.4g}" in said(section(tree, "Was training healthy?"))
+
+
+@pytest.mark.parametrize(("objective", "method"), [("ddpo-is", "DDPO"), ("ddpo-sf", "DDPO"), ("rwr-sparse", "RWR"), ("nft", "DiffusionNFT")])
+def test_its_first_sentences_are_true_of_the_run(tmp_path: Path, objective: str, method: str) -> None:
+    """By which method, and what scored from when on; that some images had no score is none of a lie."""
+    store = filled_run(tmp_path / "run", rounds=3, objective=objective, **AUTO)
+    store.set_reward(2, "human")
+    words = said(made(store, tmp_path / "out"))
+    asks = [rewards.card(name).asks for name in (AUTO["reward"], "human")]
+    assert f"Reinforcement learning ({method}) trained" in words and "each image was scored" not in words
+    assert f"What scored: {asks[0]} From round 2 on: {asks[1]}" in words
+    assert f"made with DDPO Studio by reinforcement learning ([{method}](" in model_card(store, 3, "kohya", "sd1", "x", 1.0)
+    store.close()
 
 
 def test_it_opens_offline(store: RunStore, tmp_path: Path) -> None:
@@ -196,6 +212,21 @@ def test_raters_are_coded_unless_they_are_named_and_their_agreement_is_told(tmp_
     store.close()
 
 
+def test_both_images_of_a_pair_are_rated_each_once(tmp_path: Path) -> None:
+    """Two pairs that share their first image are three images, two bad ones are rated as well, a verdict that is given once more the other way round
+    counts once, one that is taken back and a skip not at all."""
+    store = RunStore.create(tmp_path / "run", RunConfig(rating="pairs"))
+    add_images(store, 1)
+    a, b, c, d, e, f, g = (row.id for row in store.samples(1)[:7])
+    verdicts = [(a, b, "pairs", 1), (a, c, "pairs", -1), (b, a, "pairs", -1), (d, e, "bad", None), (f, g, "pairs", 0), (g, f, "clear", None)]
+    for at, (one, other, kind, value) in enumerate(verdicts):
+        store.add_rating(f"{at}", one, "anna", kind, value, other=other)
+    store.add_rating("mark", a, "anna", "thumbs", 1)
+    store.add_rating("skip", f, "anna", "skip", None)
+    assert rated_images(store, 1) == {"anna": 5} and rated_images(store, 0) == {}
+    store.close()
+
+
 def test_a_report_up_to_a_round_knows_nothing_of_later_ones(store: RunStore, tmp_path: Path) -> None:
     store.set_reward(4, "aesthetic")
     tree = made(store, tmp_path / "out", number=3)
@@ -248,10 +279,25 @@ def test_what_was_watched_has_its_charts(store: RunStore, tmp_path: Path) -> Non
         figure.findtext("h3"): sorted({re.sub(r"Round \d: | \S+$", "", title.text or "") for title in figure.iter("title")})
         for figure in part.iter("figure")
     }
-    assert lines["Other rewards"] == ["aesthetic", "clip score"] and lines["The reward on other prompts"] == ["trained", "unseen animals"]
+    assert lines["Other rewards"] == ["aesthetic", "clip score"] and lines["jpeg_compressibility, on other prompts"] == ["trained", "unseen animals"]
     assert lines["Signs of damage"] == ["noise"] and {"Diversity", "Distance from the base model"} <= set(lines)
     assert not [title for title in lines if title and "atched" in title]
     assert "After round 5, a picture's whole denoising is 10 nats of KL divergence from the base model's, at most 10 (round 5)." in said(part)
+
+
+def test_what_is_watched_of_each_reward_has_a_chart_of_its_own(store: RunStore, tmp_path: Path) -> None:
+    """Units are not mixed, nor are two blends; the folder of a file is not told."""
+    for number, reward in ((3, "blend: 1 human, 1 /my/own.py:warm"), (5, "blend: 1 human, 2 /my/own.py:warm")):
+        store.set_reward(number, reward)
+    for number in (0, 2, 3, 4, 5):
+        store.add_metrics(number, dict(reward_on_trained=1.0 + number) | (dict(moved_blend=1.0 + number) if number > 2 else {}))
+    part = section(made(store, tmp_path / "out"), "Was training healthy?")
+    dots = {figure.findtext("h3"): sorted(str(title.text).rpartition(" ")[0] for title in figure.iter("title")) for figure in part.iter("figure")}
+    first, second = (f"blend: 1 human, {weight} own.py:warm" for weight in (1, 2))
+    assert [len([dot for dot in dots[f"{name}, on other prompts"] if ": trained" in dot]) for name in (first, second)] == [2, 1]
+    assert [dot for dot in dots["jpeg_compressibility, on other prompts"] if ": trained" in dot] == ["Round 0: trained", "Round 2: trained"]
+    moved = [dot for dot in dots["Other rewards"] if dot.startswith("Round") and ": blend" in dot]
+    assert moved == [f"Round 3: {first}", f"Round 4: {first}", f"Round 5: {second}"]
 
 
 # --- doing it again -------------------------------------------------------------------------------------------------------------
@@ -272,6 +318,23 @@ def test_the_command_makes_the_same_run(config: RunConfig) -> None:
     assert words[:4] == ["python", "-m", "ddpo", "run"]
     options = parser().parse_args(words[3:])
     assert config_from(options) == config and options.out == Path("runs/again")
+
+
+def test_the_command_of_a_run_that_goes_on_from_another_makes_it_from_that_one(tmp_path: Path) -> None:
+    """Where the parent lies beside it, what was changed alone; else all settings. Both make the run's own configuration from the parent's."""
+    parent = comparable_run(tmp_path / "runs" / "first", rounds=6, reward="jpeg_compressibility", prompts=("a cat", "a dog"), learning_rate=0.00037)
+    changes: dict[str, Any] = dict(kl_weight=0.01, guidance_in_training=False, rounds=2)
+    store = fork(parent, 3, tmp_path / "runs" / "second", changes)
+    for place in (parent.folder, tmp_path / "elsewhere"):
+        if not place.exists():
+            parent.folder.rename(place)
+        part = ET.fromstring(f"<div>{again(store, 0)}</div>")
+        words = shlex.split(str(part.findtext(".//pre")).splitlines()[0])
+        told = parser().parse_args(words[3:])
+        assert words[:5] == ["python", "-m", "ddpo", "fork", "runs/first"] and (told.round, told.out) == (3, Path("runs/second"))
+        assert "which is needed: runs/first." in said(part)
+        assert (changes_from(told) == changes) == (place == parent.folder)
+        assert fork(RunStore(place), 3, tmp_path / f"like-{place.name}", changes_from(told)).config == store.config
 
 
 def test_the_command_names_a_file_where_prompts_are_no_words_of_a_line(tmp_path: Path) -> None:
@@ -327,6 +390,13 @@ def test_a_chart_draws_where_the_values_lie() -> None:
     scale = fitted([Line("x", jump)], 440.0, 190.0)
     path = next(path for path in long.iter("path") if path.attrib["class"] == "line").attrib["d"]
     assert f",{scale.y(9.0):.1f}" in path and len(path.split("L")) <= 501
+
+
+def test_a_long_line_is_thinned_by_its_points_whatever_its_axis_counts() -> None:
+    """1,000 distances from 0 to 20, and 1,000 rounds of which one in twenty was measured: as many are drawn."""
+    for step in (0.02, 1, 20):
+        kept = thinned(Line("x", [(step * n, float(n % 7)) for n in range(1000)])).points
+        assert 400 <= len(kept) <= 501 and kept[-1][0] == step * 999
 
 
 def test_ticks_are_round_numbers() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from app.pages.run import stops_soon
 from ddpo.alarms import Alarm, Sign
 from ddpo.control import StopRun
 from ddpo.export import checkpoint_of, round_to_take
@@ -59,6 +60,7 @@ def test_what_was_said_last_holds_by_people_or_by_the_rule(tmp_path: Path) -> No
         say()
         time.sleep(0.002)  # a clock's tick
         assert rolled_back(store) == wanted
+    assert words_of(0).startswith("No watched round was without an alarm"), "which is not to say that none is better"
 
 
 def test_a_checkpoint_that_is_gone_is_none_to_roll_back_to(tmp_path: Path) -> None:
@@ -83,7 +85,7 @@ def test_the_summary_speaks_of_the_result_and_of_its_reward() -> None:
 
 def paling(folder: Path) -> Trainer:
     """A toy run whose pictures grow white, and so alike, but not at once."""
-    return toy_trainer(folder, watched_config(learning_rate=0.4, watch_every=1, rounds=6, on_alarm="rollback"))
+    return toy_trainer(folder, watched_config(learning_rate=0.5, watch_every=1, rounds=6, on_alarm="rollback"))
 
 
 def test_a_ruined_run_stops_rolls_back_and_measures_what_is_taken_away(tmp_path: Path) -> None:
@@ -124,3 +126,18 @@ def test_people_are_not_asked_to_rate_what_is_given_up(tmp_path: Path, monkeypat
         person.join()
     assert max(trainer.store.checkpoints()) == 2 and [event.kind for event in trainer.store.events()][-2:] == ["alarm", "rollback"]
     assert trainer.store.round(3) is not None, "its board is kept"
+
+
+def test_an_alarm_while_people_rate_stops_the_run_after_their_round_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = watched_config(reward="human", watch_every=1, on_alarm="stop", held_out_images=0)
+    trainer, stop = toy_trainer(tmp_path / "run", config), threading.Event()
+    found = Alarm(2, 2, (Sign("noise", 0, 3.0, (0,)),), None, 1)
+    monkeypatch.setattr(trainer.monitor, "alarm", lambda number: found if number == 2 else None)
+    person = threading.Thread(target=rate_rounds, args=(tmp_path / "run", lambda image: (-1.0) ** (image.stat().st_size % 2), [], stop))
+    person.start()
+    try:
+        assert not trainer.run()
+    finally:
+        stop.set()
+        person.join()
+    assert max(trainer.store.checkpoints()) == 3 and stops_soon(trainer.store)

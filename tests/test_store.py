@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -240,6 +241,22 @@ def test_marks_are_set_once_and_in_order(store: RunStore) -> None:
         store.mark(1, "started")
 
 
+def test_one_round_is_read_without_the_others(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop over the rounds of a long run reads each once, not all of them each time."""
+    for number in (2, 3, 4):
+        store.start_round(number)
+    rows, read = store._rows, list[int]()
+
+    def counted(*asked: Any) -> Any:
+        found = rows(*asked)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(store, "_rows", counted)
+    assert [row and row.number for row in (store.round(9), store.round(3), store.start_round(4), store.start_round(5))] == [None, 3, 4, 5]
+    assert max(read) == 1
+
+
 def test_samples_that_exist_stay_as_they_are(store: RunStore) -> None:
     """Sampling again after a crash moves no row, no file and no time."""
     rows = store.samples(1)
@@ -264,6 +281,7 @@ def test_numbers_that_are_none_become_none(store: RunStore) -> None:
     store.add_metrics(1, dict(good=1.5, bad=float("nan"), worse=float("-inf")))
     store.add_metrics(2, dict(good=2.5))
     assert store.metrics() == dict(good=[(1, 1.5), (2, 2.5)], bad=[(1, None)], worse=[(1, None)])
+    assert [store.has_metric(*key) for key in ((1, "bad"), (1, "good"), (2, "bad"), (1, "other"))] == [True, True, False, False]
     assert finite(None) is None and finite(3) == 3.0
 
 

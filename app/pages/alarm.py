@@ -14,7 +14,7 @@ import gradio as gr
 from app import words
 from app.board import config_of
 from app.launch import Launcher
-from app.pages.run import steer
+from app.pages.run import steer, stops_soon
 from app.widgets.kit import widget
 from ddpo.alarms import ALIKE, DAMAGE, FALL, SPREAD, Sign, judged
 from ddpo.config import RunConfig
@@ -55,8 +55,8 @@ def alarm_value(store: RunStore) -> dict[str, Any]:
         round=alarm.round, best=alarm.best, text=alarm.text, details=[detail(sign) for sign in alarm.signs],
         before=f"round {alarm.best}" if alarm.best else "base model", now=f"round {alarm.round}",
         pictures=[dict(prompt=now.prompt[:300], before=probe_url(store, before), now=probe_url(store, now)) for before, now in pictures],
-        alive=status.alive, paused=status.state == "paused", pending=list(status.pending), saved=alarm.best in store.checkpoints(),
-        rolled=rolled_back(store), penalty=words.number(penalty_of(config_of(store))["kl_weight"]),
+        alive=status.alive, stops=status.alive and stops_soon(store), paused=status.state == "paused", pending=list(status.pending),
+        saved=alarm.best in store.checkpoints(), rolled=rolled_back(store), penalty=words.number(penalty_of(config_of(store))["kl_weight"]),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from app.board import config_of
 from app.launch import Launcher
 from app.pages.run import bar_value, strip
 from app.widgets.kit import widget
+from ddpo.card import held_out_change
 from ddpo.result import rolled_back
 from ddpo.store import RunStore
 
@@ -23,21 +24,18 @@ def build() -> gr.HTML:
 def card(store: RunStore, launcher: Launcher) -> dict[str, Any]:
     """A run at a glance."""
     config, rounds = config_of(store), store.rounds()
-    metrics, since = store.metrics(), store.reward_stretches()[-1][0]
-    reward = [value for number, value in metrics.get("reward_mean", []) if value is not None and number >= since]
     rolled = rolled_back(store)
-    held = [
-        value
-        for number, value in metrics.get("held_out_reward", [])
-        if value is not None and (number >= since or since == 1) and (not rolled or number in (0, rolled))
-    ]
+    result = rolled or config.rounds
+    since = max(first for first, _ in store.reward_stretches() if first <= result)
+    reward = [value for number, value in store.metrics().get("reward_mean", []) if value is not None and since <= number <= result]
+    held = held_out_change(store, result)
     shown = bar_value(store, launcher)
     alive = store.status().alive or launcher.starting(store.folder)
     first, last = (words.number(reward[i]) if reward else None for i in (0, -1))
     return dict(
         run=store.name, kind="run", state=shown["state"], headline=shown["headline"], tone=shown["tone"],
-        reward=words.reward(store.reward_at(config.rounds)), first=first, last=last,
-        held=[words.number(held[0]), words.number(held[-1])] if len(held) > 1 else None,
+        reward=words.reward(store.reward_at(result)), first=first, last=last,
+        held=[words.number(held.before[0]), words.number(held.after[0])] if held else None,
         done=sum(row.checkpointed_at is not None for row in rounds), rounds=config.rounds,
         created=(store.folder / "config.json").stat().st_mtime,
         rolled=rolled, parent="{}, round {}".format(*store.parent) if store.parent else "",

@@ -19,7 +19,7 @@ from app.runs import Runs
 from app.widgets.kit import widget
 from ddpo.config import ConfigError
 from ddpo.gold import ProxyAndGold, proxy_and_gold, sides, words_of
-from ddpo.milestones import milestones
+from ddpo.milestones import by_reward, milestones, with_blends_apart
 from ddpo.records import SampleRow
 from ddpo.result import rolled_back
 from ddpo.store import RunStore, StoreError
@@ -58,15 +58,13 @@ WATCHED: tuple[Chart, ...] = (
         "artefacts", "Signs of damage", "Watched pictures, in the base model's standard deviations. Beyond 1 it shows.",
         (("moved_noise", "noise"), ("moved_flatness", "flat places"), ("moved_clipping", "clipped colours")),
     ),
-    Chart(
-        "groups", "The reward on other prompts", "Watched pictures of prompts that are trained, and of prompts that never are.",
-        (
-            ("reward_on_trained", "trained"), ("reward_on_unseen_animals", "unseen animals"), ("reward_on_activities_unseen", "unseen pairs"),
-            ("reward_on_unseen_activities", "unseen activities"), ("reward_on_objects", "objects"),
-        ),
-    ),
 )  # fmt: skip
-"""Charts of what is watched every so many rounds (:mod:`ddpo.monitor`), beside that of the rewards."""
+"""Charts of what is watched every so many rounds (:mod:`ddpo.monitor`), beside those of the rewards."""
+GROUPS = (
+    ("reward_on_trained", "trained"), ("reward_on_unseen_animals", "unseen animals"), ("reward_on_activities_unseen", "unseen pairs"),
+    ("reward_on_unseen_activities", "unseen activities"), ("reward_on_objects", "objects"),
+)  # fmt: skip
+"""The reward on watched pictures, by group of prompts."""
 
 CHARTS: tuple[Chart, ...] = (
     Chart(
@@ -118,11 +116,13 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     if not metrics:
         return dict(run=store.name, charts=[])
     stretches = store.reward_stretches()
+    metrics = with_blends_apart(metrics, stretches)
     watched = [panel_chart(metrics, stretches[-1][1]), *WATCHED]
-    known = {name for chart in (*watched, *CHARTS) for name in (*chart.used, *(metric for metric, _ in chart.lines))} | {*HERO, "updates"}
+    known = {name for chart in (*watched, *CHARTS) for name in (*chart.used, *(metric for metric, _ in chart.lines))}
+    known |= {*HERO, "updates", *(metric for metric, _ in GROUPS)}
     unknown = [Chart(name, title_of(name), "", ((name, title_of(name)),)) for name in sorted(metrics) if name not in known]
     charts = heroes(metrics, stretches) + gold_chart(store) + by_prompt(store, stretches[-1][1])
-    charts += [line_chart(chart, metrics) for chart in (*watched, *CHARTS, *unknown) if any(metric in metrics for metric, _ in chart.lines)]
+    charts += line_charts(watched, metrics) + groups(metrics, stretches) + line_charts((*CHARTS, *unknown), metrics)
     thinned = thin(charts)
     marks = [asdict(one) for one in milestones(store, words.reward)]
     charts = [chart | dict(marks=marks) for chart in charts]
@@ -145,8 +145,8 @@ def panel_chart(metrics: Metrics, reward: str) -> Chart:
     """What rewards say of the watched pictures, the one that is optimised first: all of them on one axis."""
     artefacts = {metric for chart in WATCHED for metric, _ in chart.lines}
     names = [name.removeprefix("moved_") for name in metrics if name.startswith("moved_") and name not in artefacts]
-    own = "blend" if reward.startswith(rewards.BLEND) else reward
-    lines = [(f"moved_{name}", words.reward(name) + (" (optimised)" if name == own else "")) for name in sorted(names, key=lambda name: name != own)]
+    names.sort(key=lambda name: name != reward)
+    lines = [(f"moved_{name}", words.reward(name) + (" (optimised)" if name == reward else "")) for name in names]
     return Chart(
         "panel", "Other rewards", "Watched pictures, in the base model's standard deviations. One rises, the others fall: it is gamed.",
         tuple(lines), used=tuple(name for name in metrics if name.startswith("watched_")),
@@ -162,14 +162,28 @@ def title_of(metric: str) -> str:
 
 def heroes(metrics: Metrics, stretches: list[tuple[int, str]]) -> list[dict[str, Any]]:
     """The reward over the rounds; where it was changed, one chart for each, of its own rounds: units are not mixed. The present one is first."""
-    rounds = {number for points in metrics.values() for number, _ in points}
-    force = {number: next(reward for first, reward in reversed(stretches) if first <= max(1, number)) for number in rounds}
     found = []
-    for i, reward in enumerate(dict.fromkeys(reward for _, reward in reversed(stretches))):
-        own = {name: [point for point in points if force[point[0]] == reward] for name, points in metrics.items() if name in HERO}
+    for i, (reward, own) in enumerate(present_first(metrics, stretches, HERO)):
         if i == 0 or own.get("reward_mean"):
             found.append(hero(own, reward, "human" in rewards.parts(reward)) | dict(key=f"reward-{i}" if i else "reward"))
     return found
+
+
+def groups(metrics: Metrics, stretches: list[tuple[int, str]]) -> list[dict[str, Any]]:
+    """The reward on prompts that are trained and on others, one chart for each reward, as above. Its title says which, so that no run by another
+    reward shares its axis."""
+    hint = "Watched pictures of prompts that are trained, and of prompts that never are."
+    return [
+        line_chart(Chart(f"groups-{i}" if i else "groups", f"{words.reward(reward)}, on other prompts", hint, GROUPS), own)
+        for i, (reward, own) in enumerate(present_first(metrics, stretches, [metric for metric, _ in GROUPS]))
+        if own
+    ]
+
+
+def present_first(metrics: Metrics, stretches: list[tuple[int, str]], names: Sequence[str]) -> list[tuple[str, Metrics]]:
+    """Each reward with some metrics in its own rounds, the present one first."""
+    own = by_reward({name: points for name, points in metrics.items() if name in names}, stretches)
+    return [(reward, own[reward]) for reward in dict.fromkeys(reward for _, reward in reversed(stretches))]
 
 
 def hero(metrics: Metrics, reward: str, rated: bool) -> dict[str, Any]:
@@ -223,7 +237,7 @@ def gold_chart(store: RunStore) -> list[dict[str, Any]]:
             curves.append(side.line)
     return [
         dict(
-            key="gold", title="Proxy against gold", wide=True, unit="sd", series=series, curves=curves, across="√KL",
+            key="gold", title=f"Proxy against gold: {words.reward(both.reward)}", wide=True, unit="sd", series=series, curves=curves, across="√KL",
             told=words_of(both.gold, both.now),
             hint="Gains in the base model's standard deviations, by d = √KL from it, in nats. Lines: d (α − β log d), fitted (Gao et al. 2022).",
             places=[(p.round, p.distance) for p in {p.round: p for p in (*both.proxy, *both.gold)}.values()], peak=peak and astuple(peak),
@@ -242,6 +256,11 @@ def gold_name(names: Sequence[str]) -> str:
     if list(names) == ["human"]:
         return "your ratings of each new board"
     return words.reward(names[0]) if len(names) == 1 else f"mean of {', '.join(map(words.reward, names))}"
+
+
+def line_charts(charts: Sequence[Chart], metrics: Metrics) -> list[dict[str, Any]]:
+    """Those that have something to show."""
+    return [line_chart(chart, metrics) for chart in charts if any(metric in metrics for metric, _ in chart.lines)]
 
 
 def line_chart(chart: Chart, metrics: Metrics) -> dict[str, Any]:

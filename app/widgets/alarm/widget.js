@@ -26,7 +26,7 @@ function view(v) {
   if (!v.text) return h("div", { key: "none", hidden: true });
   const rolled = v.rolled && v.rolled === v.best;
   return h("section", { class: "s-card alarm", key: `${v.run}-${v.round}`, role: "status", "aria-label": "Alarm" },
-    h("div", { class: "alarm-words" }, h("h3", { tabindex: -1 }, rolled && !v.alive ? `Rolled back to round ${v.rolled}` : "Something is going wrong"), h("p", {}, v.text),
+    h("div", { class: "alarm-words" }, h("h3", { tabindex: -1 }, rolled && !v.alive ? `Rolled back to round ${v.rolled}` : "Something is going wrong"), h("p", {}, v.text, v.stops ? " This run stops after its round." : ""),
       h("details", {}, h("summary", {}, "What was measured"), h("ul", {}, v.details.map((d) => h("li", {}, d))))),
     h("ul", { class: "alarm-pictures", "aria-label": "Pictures that show it" }, v.pictures.map((p) => pair(p, v))),
     h("div", { class: "alarm-do" },
@@ -36,7 +36,7 @@ function view(v) {
         action(v, "penalty", "Go on with a KL penalty", ""),
         action(v, "weaker", "See it weaker", "")) : null,
       h("div", { class: "s-row" },
-        v.alive ? [button(v, "continue", "Continue"), v.paused ? null : button(v, "pause", "Pause"), button(v, "stop", "Stop now")] : button(v, "dismiss", "Dismiss"))));
+        v.alive ? [v.stops && !v.paused ? button(v, "dismiss", "Dismiss") : button(v, "continue", "Continue"), v.paused ? null : button(v, "pause", "Pause"), button(v, "stop", "Stop now")] : button(v, "dismiss", "Dismiss"))));
 }
 
 let lost = false; // whether the button that was pressed goes away, and the focus with it

@@ -135,7 +135,7 @@ function wire(dialog) {
   dialog.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
     const slides = event.target.matches("[data-strength], [data-gain]"), arrow = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
-    if ("1234".includes(event.key)) { state.mode = Number(event.key); keep(); changed(); } else if (event.key === " " && state.mode === 2 && !event.target.closest("button")) { large.held = true; changed(); } else if (arrow && !(slides && arrow[1])) {
+    if ("1234".includes(event.key)) { state.mode = Number(event.key); keep(); changed(); } else if (event.key === " " && state.mode === 2 && !event.target.closest("button:not([data-mode='2'])")) { large.held = true; changed(); } else if (arrow && !(slides && arrow[1])) {
       if (state.mode === 1 && arrow[1]) { large.wipe = Math.min(100, Math.max(0, large.wipe + arrow[1] * (event.shiftKey ? 10 : 2))); changed(); } else step(...arrow);
     } else if (state.mode === 3 && "+=".includes(event.key)) zoom(1.5);
     else if (state.mode === 3 && event.key === "-") zoom(1 / 1.5);
@@ -143,7 +143,7 @@ function wire(dialog) {
     else return;
     event.preventDefault();
   });
-  dialog.addEventListener("keyup", (event) => { if (event.key === " " && state.mode === 2) { event.preventDefault(); large.held = false; changed(); } });
+  dialog.addEventListener("keyup", (event) => { if (event.key === " " && large.held) { event.preventDefault(); large.held = false; changed(); } });
   let held = null;
   const fingers = new Map(); // on a picture that can be moved: where each is
   const grip = () => {
