@@ -111,7 +111,7 @@ MUTATIONS = (
         ("/ scale).mean", ").mean", NFT),
         ("difference.detach().abs()", "difference.abs()", NFT),
         ("1 + self.clip_range) & (advantage > 0)", "1 + self.clip_range) & (advantage < 0)", "test_health_counts_what_the_clip_cut"),
-        ("0.5 * (dimensions * log_ratio.double())", "0.5 * (log_ratio.double())", "test_kl_update_estimates_the_true_kl"),
+        ("0.5 * (dimensions * log_ratio.cpu().double())", "0.5 * (log_ratio.cpu().double())", "test_kl_update_estimates_the_true_kl"),
     ),
     *of(
         "ddpo/advantage.py",
