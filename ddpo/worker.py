@@ -200,7 +200,8 @@ def explain(error: BaseException) -> str:
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "The memory is full. Start again with a smaller microbatch or update_microbatch. Nothing that was finished is lost."
-    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "database or disk is full" in str(error):
+    full = "database or disk is full", "No space left on device"  # as SQLite and safetensors say it
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or any(words in str(error) for words in full):
         return "The disk is full. Make room and press Resume: nothing that was finished is lost."
     return f"{type(error).__name__}: {error}. The last lines of the log say where; Resume goes on from the last finished phase."
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from huggingface_hub import constants
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ddpo import worker
+from ddpo import checkpoint, worker
 from ddpo.config import RunConfig
 from ddpo.lock import WorkerLock
 from ddpo.store import RunStore
@@ -55,7 +57,7 @@ def stop_after_first_round(folder: Path) -> Callable[..., None]:
     return watcher
 
 
-@pytest.mark.parametrize("failing", ["part-", ".png", "state.safetensors"])
+@pytest.mark.parametrize("failing", ["part-", ".png", ".state.safetensors", "pytorch_lora_weights"])
 def test_a_full_disk_is_said_plainly_and_resume_goes_on(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     """Whichever file of round 2 finds no room, half of it written: state failed, plain words, no half file, and then the straight run's end."""
     create(tmp_path / "straight", model)
@@ -68,8 +70,15 @@ def test_a_full_disk_is_said_plainly_and_resume_goes_on(tmp_path: Path, model: P
             raise OSError(28, "No space left on device")
         return write_bytes(self, data)
 
+    def full_too(tensors: dict[str, torch.Tensor], file: Path | str, metadata: dict[str, str]) -> None:
+        if failing in Path(file).name and "0002" in str(file):
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save_file(tensors, file, metadata)
+
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
+        patch.setattr(checkpoint, "save_file", full_too)
+        patch.setattr(safetensors.torch, "save_file", full_too)  # diffusers takes it from there
         assert worker.run(folder) == 1
     assert ending(folder) == ("failed", "The disk is full. Make room and press Resume: nothing that was finished is lost.")
     assert worker.run(folder) == 0 and ending(folder)[0] == "finished"
