@@ -174,7 +174,7 @@ class RunConfig:
         "With ddpo-is and ddpo-sf: a round's first optimiser step goes backwards through what sampling computed, instead of computing it once more: "
         "the same numbers in less time, for memory, where there is some. From 8 images at once on.",
     )
-    steps: int = setting(10, "How many denoising steps make an image.", low=1, high=1000)
+    steps: int = setting(10, "How many denoising steps make an image.", low=1, high=500)
     skip_first_steps: int = setting(
         0, "How many of the first denoising steps are not trained: with it only details are learned, and the composition stays.", low=0
     )
