@@ -292,7 +292,7 @@ class Engine:
                 if p == k == 0 and self.config.reuses_forward:
                     parts = self._as_sampled(items, microbatches)
                 else:
-                    parts = [Part(part) for part in items.chunk(math.ceil(len(items) / self.config.update_microbatch))]
+                    parts = self.split(items)
                 norm = math.inf
                 while not math.isfinite(norm):  # more than once where fp16 overflows: the loss is then scaled by half as much
                     seen = done
@@ -305,6 +305,11 @@ class Engine:
                 norms.append(norm)
         self.kept.clear()
         return dict(health=asdict(lesson.health), norms=norms, memory_gb=peak_memory(self.policy.device), elsewhere=elsewhere)
+
+    def split(self, items: Tensor) -> list[Part]:
+        """Some items in parts of ``update_microbatch`` at most, as many of them for each process."""
+        wanted = self.crew.size * math.ceil(len(items) / (self.crew.size * self.config.update_microbatch))
+        return [Part(part) for part in items.tensor_split(min(len(items), wanted))]
 
     def _as_sampled(self, items: Tensor, microbatches: Mapping[int, Sequence[int]]) -> list[Part]:
         """The items of the first optimiser step in the parts in which they were sampled: a microbatch at one denoising step each. With a number of
