@@ -154,7 +154,10 @@ class Engine:
         trajectory, images = denoise(self.policy, prompts, self.noises(number, prompts, seeds), step, self.config.keeps_means)
         file = self.part(number, start)
         if not bool(torch.isfinite(trajectory.latents).all()):
-            raise TrainingError("The model makes images that are no numbers (NaN). Resume from an earlier round with a lower learning rate.")
+            raise TrainingError(
+                "The model makes images that are no numbers (NaN). Go on from an earlier round with a lower learning rate: "
+                "`python -m ddpo fork RUN --round N --out NEW --learning-rate …`."
+            )
         file.parent.mkdir(parents=True, exist_ok=True)
         trajectory.save(file)
         return trajectory, images

@@ -211,6 +211,11 @@ class StableDiffusionPolicy:
         for name, (down, up) in start.items():
             layer = self.unet.get_submodule(name)
             if not isinstance(layer, BaseTunerLayer):
+                if others := [name for name in start if not name.endswith(tuple(ADAPTER_LAYERS["all"]))]:
+                    raise ConfigError(
+                        f"init_lora is {config.init_lora!r}, which has layers that lora_targets all has not either, such as {others[0]} "
+                        f"({len(others)} of {len(start)}). Take a LoRA without them, for instance one of attention alone."
+                    )
                 raise ConfigError(
                     f"init_lora is {config.init_lora!r}, which has the layer {name}, and lora_targets is {config.lora_targets}. "
                     "Choose lora_targets all, or another LoRA."

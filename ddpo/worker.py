@@ -199,7 +199,10 @@ def explain(error: BaseException) -> str:
     if isinstance(error, (ConfigError, StoreError, TrainingError, CheckpointError, CrewError, rewards.RewardError)):
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "The memory is full. Start again with a smaller microbatch or update_microbatch. Nothing that was finished is lost."
+        return (
+            "The memory is full. Start again with a smaller microbatch or update_microbatch, or without reuse_forward. Nothing that was finished is "
+            "lost: `python -m ddpo fork RUN --round N --out NEW --microbatch … --no-reuse-forward` goes on from its round N."
+        )
     full = "database or disk is full", "No space left on device"  # as SQLite and safetensors say it
     if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or any(words in str(error) for words in full):
         return "The disk is full. Make room and press Resume: nothing that was finished is lost."

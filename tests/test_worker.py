@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ddpo import checkpoint, worker
+from ddpo.__main__ import changes_from, parser
 from ddpo.config import RunConfig
+from ddpo.fork import config_of
 from ddpo.lock import WorkerLock
 from ddpo.store import RunStore
 from ddpo.trajectory import Trajectory
@@ -85,6 +88,17 @@ def test_a_full_disk_is_said_plainly_and_resume_goes_on(tmp_path: Path, model: P
     assert outcome(folder) == outcome(tmp_path / "straight")
 
 
+def test_what_is_advised_can_be_done(tmp_path: Path, model: Path) -> None:
+    """Where the memory is full: what the message names are options of a run that goes on from a round of this one."""
+    message = worker.explain(MemoryError())
+    (command,) = re.findall(r"`python -m ddpo (fork .*)`", message)
+    options = parser().parse_args(command.replace("RUN", "a").replace("N ", "1 ").replace("NEW", "b").replace("…", "2").split())
+    store = RunStore.create(tmp_path / "run", tiny_config(model))
+    config = config_of(store, 1, changes_from(options))
+    assert options.command == "fork" and (config.microbatch, config.reuse_forward) == (2, False)
+    store.close()
+
+
 def test_a_full_database_is_said_in_the_log_and_resume_goes_on(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,7 +128,7 @@ def test_weights_that_are_no_numbers_end_the_run_and_keep_the_checkpoint(tmp_pat
     save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
     assert worker.run(folder) == 1
     state, message = ending(folder)
-    assert state == "failed" and "NaN" in message and "lower learning rate" in message and "Traceback" not in message
+    assert state == "failed" and "NaN" in message and "lower learning rate: `python -m ddpo fork RUN" in message and "Traceback" not in message
     assert checkpoint.read_bytes() == kept
     weights.write_bytes(good)
     assert worker.run(folder) == 0 and ending(folder)[0] == "finished"
