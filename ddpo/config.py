@@ -26,6 +26,10 @@ class ConfigError(ValueError):
     """A setting that cannot work; the message names it, gives the numbers, and says what to do."""
 
 
+EIGHT_BITS = "optimiser is adamw8bit, which needs bitsandbytes: `pip install bitsandbytes`, or choose adamw."
+"""What is said where its package is not installed."""
+
+
 def prompt_sets() -> dict[str, tuple[str, ...]]:
     """The prompt sets that come with the project, by name; each a text file in ``ddpo/prompts`` with one prompt a line."""
     return {file.stem: read_prompts(file) for file in sorted(PROMPT_FOLDER.glob("*.txt"))}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import rewards
 from ddpo.checkpoint import load_state, save_moments, save_state
-from ddpo.config import ConfigError, RunConfig
+from ddpo.config import EIGHT_BITS, ConfigError, RunConfig
 from ddpo.crew import Crew, Task
 from ddpo.diffusion import Gaussian
 from ddpo.files import read_image, write_images
@@ -434,16 +434,14 @@ def make_optimiser(config: RunConfig, parameters: Iterable[torch.nn.Parameter], 
     """AdamW with the paper's betas, and the part of it that holds this process's moments. (In 8 bits every process keeps them all.)
 
     Raises:
-        ConfigError: 8 bits are asked for and cannot be had.
+        ConfigError: 8 bits are asked for, and their package is not installed.
     """
     settings: dict[str, Any] = dict(lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay, eps=1e-8)
     if config.optimiser == "adamw":
         return crew.optimiser(parameters, **settings)
-    if not torch.cuda.is_available():
-        raise ConfigError("optimiser is adamw8bit, which needs an NVIDIA GPU, and PyTorch sees none. Choose adamw.")
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        raise ConfigError("optimiser is adamw8bit, which needs bitsandbytes: `pip install bitsandbytes`, or choose adamw.") from error
+        raise ConfigError(EIGHT_BITS) from error
     optimiser: torch.optim.Optimizer = AdamW8bit(parameters, **settings)
     return optimiser, optimiser

@@ -156,6 +156,8 @@ def load_policy(config: RunConfig, crew: Crew) -> Policy:
         raise ConfigError(
             f"device is {config.device}, but the run has {crew.size} processes, each with its own. Start a new run with device auto, or one process."
         )
+    if config.optimiser == "adamw8bit" and not torch.cuda.is_available():  # before the model is loaded
+        raise ConfigError("optimiser is adamw8bit, which needs an NVIDIA GPU, and PyTorch sees none. Choose adamw.")
     here, gpus = launcher.local_size(), torch.cuda.device_count()
     if config.device in ("auto", "cuda") and 0 < gpus < here:
         raise ConfigError(f"There are {here} processes on this machine and {gpus} GPUs. Launch as many processes as GPUs.")
