@@ -77,6 +77,14 @@ def sync_tree(folder: Path) -> None:
         sync(path)
 
 
+def sync_names(path: Path, within: Path) -> None:
+    """Force the name of a file or folder to disk, and those of the folders that hold it within another one."""
+    for folder in path.parents:
+        sync(folder)
+        if folder == within:
+            return
+
+
 def write_images(run: Path, number: int, images: Sequence[Image.Image]) -> list[str]:
     """Write a round's images durably into a run folder; returns their paths in it."""
     folder = run / "samples" / f"{number:04d}"
