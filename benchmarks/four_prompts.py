@@ -21,8 +21,8 @@ of renders of a plain animal. Its descriptions, which ``alignment`` scores, were
 all, and little left to learn.
 
 DPOK's objective and ours. DPOK descends -α A log p + β KL(p_θ ‖ p_base) at each step (its eq. 8). Here ``kl_weight`` k descends -A log p + k KL,
-both divided by the latent's dimensions, with A in standard deviations of the round's scores. So k = β / (α σ_r), where σ_r is that deviation; steps
-of the first term are weighted (``step_weights``), the second's are not. The authors' code (google-research/dpok) takes α 100, β 0.01 and
+both divided by the latent's dimensions, with A in standard deviations of the round's scores. So k = β / (α σ_r), where σ_r is that deviation; each
+step's two terms have the same weight (``step_weights``). The authors' code (google-research/dpok) takes α 100, β 0.01 and
 ‖ε - ε_base‖² in the place of the KL; that is KL · 2σ²/c², with c how far the mean moves per unit of noise. At c ≈ σ it comes to a k of 2e-4 / σ_r,
 weaker than any here: ``--kl-weights`` sweeps larger ones. DPOK's replay buffer, value function and clip are not reproduced. All else is the same for
 both: DDPO with one update a round of 32 images in one group, η 1, every image its own start. (A group of equal answers teaches nothing, and with a

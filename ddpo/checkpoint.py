@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ddpo.config import SCHEMA_VERSION, RunConfig
-from ddpo.files import write_file
+from ddpo.files import writing
 
 FILE = "state.safetensors"
 MOMENTS = "moments-{rank}.safetensors"
@@ -66,7 +66,8 @@ def _moments(parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Opti
 
 
 def _write(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    write_file(file, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata=metadata))
+    with writing(file) as partial:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, metadata=metadata)
 
 
 def load_state(

@@ -26,6 +26,10 @@ class ConfigError(ValueError):
     """A setting that cannot work; the message names it, gives the numbers, and says what to do."""
 
 
+EIGHT_BITS = "optimiser is adamw8bit, which needs bitsandbytes: `pip install bitsandbytes`, or choose adamw."
+"""What is said where its package is not installed."""
+
+
 def prompt_sets() -> dict[str, tuple[str, ...]]:
     """The prompt sets that come with the project, by name; each a text file in ``ddpo/prompts`` with one prompt a line."""
     return {file.stem: read_prompts(file) for file in sorted(PROMPT_FOLDER.glob("*.txt"))}
@@ -174,7 +178,7 @@ class RunConfig:
         "With ddpo-is and ddpo-sf: a round's first optimiser step goes backwards through what sampling computed, instead of computing it once more: "
         "the same numbers in less time, for memory, where there is some. From 8 images at once on.",
     )
-    steps: int = setting(10, "How many denoising steps make an image.", low=1, high=1000)
+    steps: int = setting(10, "How many denoising steps make an image.", low=1, high=500)
     skip_first_steps: int = setting(
         0, "How many of the first denoising steps are not trained: with it only details are learned, and the composition stays.", low=0
     )

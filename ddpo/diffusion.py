@@ -85,7 +85,10 @@ class Schedule:
 
     @classmethod
     def ddim(cls, scheduler: DDIMScheduler, steps: int, eta: float) -> Schedule:
-        """The schedule of a diffusers scheduler's configuration.
+        """The schedule of a diffusers scheduler's configuration. Each step arrives at the timestep that the next one starts from.
+
+        (``DDIMScheduler.step`` goes T // steps timesteps down instead. That is the same for ``leading`` timesteps, and for ``trailing`` ones where
+        the number of steps divides T; with ``linspace`` each of its latents has more noise than the next step takes it to have.)
 
         Raises:
             ValueError: the prediction type is unknown.
@@ -95,10 +98,8 @@ class Schedule:
             raise ValueError(f"The scheduler predicts {scheduler.config.prediction_type!r}; epsilon, v_prediction and sample are known.")
         scheduler.set_timesteps(steps)
         t = scheduler.timesteps
-        prev = t - scheduler.config.num_train_timesteps // steps
         alpha = scheduler.alphas_cumprod[t]
-        final = torch.as_tensor(scheduler.final_alpha_cumprod)
-        alpha_prev = torch.where(prev >= 0, scheduler.alphas_cumprod[prev.clamp(min=0)], final)
+        alpha_prev = torch.cat([alpha[1:], torch.as_tensor(scheduler.final_alpha_cumprod)[None]])
         # DDIM eq. 16. The product is zero, not negative or NaN, where the step goes nowhere (alpha == alpha_prev) or arrives at no noise at all.
         variance = ((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)).clamp(min=0)
         std = eta * variance.sqrt()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import rewards
 from ddpo.checkpoint import load_state, save_moments, save_state
-from ddpo.config import ConfigError, RunConfig
+from ddpo.config import EIGHT_BITS, ConfigError, RunConfig
 from ddpo.crew import Crew, Task
 from ddpo.diffusion import Gaussian
 from ddpo.files import read_image, write_images
@@ -154,7 +154,10 @@ class Engine:
         trajectory, images = denoise(self.policy, prompts, self.noises(number, prompts, seeds), step, self.config.keeps_means)
         file = self.part(number, start)
         if not bool(torch.isfinite(trajectory.latents).all()):
-            raise TrainingError("The model makes images that are no numbers (NaN). Resume from an earlier round with a lower learning rate.")
+            raise TrainingError(
+                "The model makes images that are no numbers (NaN). Go on from an earlier round with a lower learning rate: "
+                "`python -m ddpo fork RUN --round N --out NEW --learning-rate …`."
+            )
         file.parent.mkdir(parents=True, exist_ok=True)
         trajectory.save(file)
         return trajectory, images
@@ -292,7 +295,7 @@ class Engine:
                 if p == k == 0 and self.config.reuses_forward:
                     parts = self._as_sampled(items, microbatches)
                 else:
-                    parts = [Part(part) for part in items.chunk(math.ceil(len(items) / self.config.update_microbatch))]
+                    parts = self.split(items)
                 norm = math.inf
                 while not math.isfinite(norm):  # more than once where fp16 overflows: the loss is then scaled by half as much
                     seen = done
@@ -305,6 +308,11 @@ class Engine:
                 norms.append(norm)
         self.kept.clear()
         return dict(health=asdict(lesson.health), norms=norms, memory_gb=peak_memory(self.policy.device), elsewhere=elsewhere)
+
+    def split(self, items: Tensor) -> list[Part]:
+        """Some items in parts of ``update_microbatch`` at most, as many of them for each process."""
+        wanted = self.crew.size * math.ceil(len(items) / (self.crew.size * self.config.update_microbatch))
+        return [Part(part) for part in items.tensor_split(min(len(items), wanted))]
 
     def _as_sampled(self, items: Tensor, microbatches: Mapping[int, Sequence[int]]) -> list[Part]:
         """The items of the first optimiser step in the parts in which they were sampled: a microbatch at one denoising step each. With a number of
@@ -426,16 +434,14 @@ def make_optimiser(config: RunConfig, parameters: Iterable[torch.nn.Parameter], 
     """AdamW with the paper's betas, and the part of it that holds this process's moments. (In 8 bits every process keeps them all.)
 
     Raises:
-        ConfigError: 8 bits are asked for and cannot be had.
+        ConfigError: 8 bits are asked for, and their package is not installed.
     """
     settings: dict[str, Any] = dict(lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay, eps=1e-8)
     if config.optimiser == "adamw":
         return crew.optimiser(parameters, **settings)
-    if not torch.cuda.is_available():
-        raise ConfigError("optimiser is adamw8bit, which needs an NVIDIA GPU, and PyTorch sees none. Choose adamw.")
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        raise ConfigError("optimiser is adamw8bit, which needs bitsandbytes: `pip install bitsandbytes`, or choose adamw.") from error
+        raise ConfigError(EIGHT_BITS) from error
     optimiser: torch.optim.Optimizer = AdamW8bit(parameters, **settings)
     return optimiser, optimiser

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,12 +27,29 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_file(file: Path, data: bytes) -> None:
-    """Write a file so that no reader and no crash ever meets half of it: temporary file, fsync, rename."""
+@contextmanager
+def writing(file: Path) -> Iterator[Path]:
+    """Within this context a file is written, under the name that is given, so that no reader and no crash ever meets half of it: temporary file,
+    fsync, rename."""
     partial = file.with_name(f".{file.name}.partial")
-    partial.write_bytes(data)
+    partial.touch()
+    mode = partial.stat().st_mode
+    yield partial
+    partial.chmod(mode)  # safetensors puts a file of its own in its place, which nobody else may read
     sync(partial)
     partial.replace(file)
+
+
+def write_file(file: Path, data: bytes) -> None:
+    """Write a file so that no reader and no crash ever meets half of it."""
+    with writing(file) as partial:
+        partial.write_bytes(data)
+
+
+def copy_file(source: Path, file: Path) -> None:
+    """Copy a file, of any size, in the same way."""
+    with writing(file) as partial:
+        shutil.copyfile(source, partial)
 
 
 def write_json(file: Path, found: object) -> None:
@@ -56,6 +75,14 @@ def sync_tree(folder: Path) -> None:
     """Force a folder and everything in it to disk."""
     for path in (*folder.rglob("*"), folder):
         sync(path)
+
+
+def sync_names(path: Path, within: Path) -> None:
+    """Force the name of a file or folder to disk, and those of the folders that hold it within another one."""
+    for folder in path.parents:
+        sync(folder)
+        if folder == within:
+            return
 
 
 def write_images(run: Path, number: int, images: Sequence[Image.Image]) -> list[str]:

@@ -72,7 +72,7 @@ def config_of(store: RunStore, number: int, changes: Mapping[str, Any]) -> RunCo
         changes = {name: value for name, value in changes.items() if name != "ratings_from"}
     if parent.init_lora:
         own["init_lora"] = str(store.folder / INIT_LORA)
-    return located(parent.with_changes(**own).with_changes(**{name: value for name, value in changes.items() if name not in KEPT}))
+    return located(parent.with_changes(**(own | {name: value for name, value in changes.items() if name not in KEPT})))
 
 
 def suggested(store: RunStore, number: int, end: str = "") -> Path:

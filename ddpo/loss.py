@@ -42,8 +42,8 @@ def normalised_log_ratio(log_ratio: Tensor, mean: Tensor, old_mean: Tensor, std:
 
 def kl_estimate(log_ratio: Tensor, dimensions: int) -> Tensor:
     """(log ρ)² / 2 with log ρ summed over the dimensions, (n,), in nats: its mean over samples of the old policy is the KL (Schulman, "Approximating
-    KL divergence", k2)."""
-    return 0.5 * (dimensions * log_ratio.double()) ** 2
+    KL divergence", k2). On the CPU: Apple's GPUs know no float64."""
+    return 0.5 * (dimensions * log_ratio.cpu().double()) ** 2
 
 
 def score_function_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class Health:
         returns the largest |ρ - 1|."""
         self.add_loss(loss)
         with torch.no_grad():
-            ratio = log_ratio.double().exp()
+            ratio, advantage = log_ratio.cpu().double().exp(), advantage.cpu()  # Apple's GPUs know no float64
             deviation = float((ratio - 1).abs().max())
             self.ratios += len(ratio)
             self.ratio += float(ratio.sum())
@@ -116,7 +116,7 @@ class Health:
             self.ratio_max_deviation = max(self.ratio_max_deviation, deviation)
             self.clipped_up += int(((ratio > 1 + self.clip_range) & (advantage > 0)).sum())
             self.clipped_down += int(((ratio < 1 - self.clip_range) & (advantage < 0)).sum())
-            self.kl += float(kl.double().sum())
+            self.kl += float(kl.cpu().double().sum())
             return deviation
 
     def add_kl_base(self, kl: Tensor) -> None:

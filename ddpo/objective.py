@@ -17,12 +17,13 @@ guided one has not: with μ the sampler's mean and μ_c the prompt's own, ∇ lo
 draws the prompt's prediction to where guidance led it, and one of negative advantage pushes it away.
 
 With ``kl_weight`` β an item also pays for its distance from the base model. In DDPO that is β KL(p_θ ‖ p_base), exact for Gaussians of equal
-std and divided by the dimensions as log p is, so that the whole ascends A - β KL with KL in nats (DPOK: Fan et al. 2023, arXiv 2305.16381, eq. 8).
+std and divided by the dimensions as log p is, so that the whole ascends A - β KL with KL in nats (DPOK: Fan et al. 2023, arXiv 2305.16381, eq. 8):
+a nat costs the same at every step, whatever ``step_weights`` (a normalised ratio, whose gradient is σ / σ̄ of the plain one's, leaves it be).
 In the others it is β ‖f - f_base‖², mean over dimensions.
 
 In DDPO a step's gradient is the noisier the less noise the sampler has left: at ten steps of Stable Diffusion's schedule the last but one alone makes
 94 % of the variance, and of the others the last has 30 times the first's, while what they can teach is about the same. ``skip_last_steps`` leaves the
-last ones out, and ``step_weights`` balanced divides each step's loss by the size of its gradient.
+last ones out, and ``step_weights`` balanced divides each step's loss, what it pays for its distance included, by the size of log p's gradient.
 
 An image that nobody rated teaches nothing and is not computed; nor is one of weight 0, unless it is to hold the model in its place: for
 ``kl_weight``, and in nft, where it pulls towards the policy that sampled.
@@ -172,13 +173,13 @@ class TrajectoryLesson:
             loss = importance_loss(seen, advantage, self.clip_range)
         else:
             loss = score_function_loss(log_prob, advantage)
-        loss = loss * self.step_weights[moment].to(device)
         if self.config.kl_weight:
             with torch.no_grad(), self.policy.base():
                 base = self.gaussian(image, moment)
             kl = gaussian.kl(base)
             self.health.add_kl_base(kl)
             loss = loss + self.config.kl_weight * kl / self.trajectory.dimensions
+        loss = loss * self.step_weights[moment].to(device)
         return loss, self.health.add(loss, seen, advantage, kl_update)
 
 

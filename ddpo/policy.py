@@ -192,7 +192,8 @@ class StableDiffusionPolicy:
             self._base = {name: p.detach().clone().cpu() for name, p in self.unet.named_parameters()}
         else:
             self._add_adapter(config, start)
-        self._conditions: dict[str, tuple[Tensor, Tensor | None]] = {}
+        self._said: dict[str, list[Tensor]] = {}
+        self._empty: list[Tensor] = []
 
     def _add_adapter(self, config: RunConfig, start: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """The adapter in float32, whatever the base; its start depends on the run's seed alone, and on the LoRA that it starts from.
@@ -211,6 +212,11 @@ class StableDiffusionPolicy:
         for name, (down, up) in start.items():
             layer = self.unet.get_submodule(name)
             if not isinstance(layer, BaseTunerLayer):
+                if others := [name for name in start if not name.endswith(tuple(ADAPTER_LAYERS["all"]))]:
+                    raise ConfigError(
+                        f"init_lora is {config.init_lora!r}, which has layers that lora_targets all has not either, such as {others[0]} "
+                        f"({len(others)} of {len(start)}). Take a LoRA without them, for instance one of attention alone."
+                    )
                 raise ConfigError(
                     f"init_lora is {config.init_lora!r}, which has the layer {name}, and lora_targets is {config.lora_targets}. "
                     "Choose lora_targets all, or another LoRA."
@@ -236,12 +242,15 @@ class StableDiffusionPolicy:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], guided: bool = True) -> Condition:
-        """Conditions of the prompts. Computed once a prompt, one by one, so that a prompt's do not depend on its neighbours."""
+        """Conditions of the prompts. Computed once a prompt, one by one, so that a prompt's do not depend on its neighbours. What is kept of them
+        lies on the CPU, the empty prompt's once: thousands of prompts would fill a GPU."""
         for prompt in dict.fromkeys(prompts):
-            if prompt not in self._conditions:
-                self._conditions[prompt] = encode_prompt(self.pipeline, prompt, self.device)
-        states, pooled = zip(*(self._conditions[prompt] for prompt in prompts), strict=True)
-        return Condition(torch.stack(states), None if pooled[0] is None else torch.stack(pooled), self.guidance if guided else 1.0)
+            if prompt not in self._said:
+                found = [each for each in encode_prompt(self.pipeline, prompt, self.device) if each is not None]
+                self._empty, self._said[prompt] = ([each[side].to("cpu", copy=True) for each in found] for side in (0, 1))
+        own = [torch.stack(each) for each in zip(*(self._said[prompt] for prompt in prompts), strict=True)]
+        both = [torch.stack([empty.expand_as(each), each], 1).to(self.device) for empty, each in zip(self._empty, own, strict=True)]
+        return Condition(both[0], both[1] if len(both) > 1 else None, self.guidance if guided else 1.0)
 
     def step(self, x_t: Tensor, index: Tensor, condition: Condition) -> Gaussian:
         timestep = self.schedule.timesteps.to(self.device)[index]

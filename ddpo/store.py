@@ -38,7 +38,7 @@ from typing import Any
 
 import rewards
 from ddpo.config import ConfigError, RunConfig
-from ddpo.files import sync, sync_tree, write_file
+from ddpo.files import copy_file, sync, sync_tree, write_file
 from ddpo.lock import holder
 from ddpo.records import (
     ENDED_STATES,
@@ -132,7 +132,7 @@ class RunStore:
                 folder.mkdir(parents=True)
                 new = True
             if start is not None:
-                write_file(folder / INIT_LORA, start.read_bytes())  # a run is its folder, whatever becomes of the file elsewhere
+                copy_file(start, folder / INIT_LORA)  # a run is its folder, whatever becomes of the file elsewhere
             _forget_state(folder / PARENT)  # of a fork that could not be made
             if parent is not None:
                 _copy_state(*parent, folder / PARENT)
@@ -664,7 +664,7 @@ def _copy_state(store: RunStore, number: int, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for file in sorted(store.checkpoints()[number].glob("*.safetensors")):
         if file.name.startswith(("state", "moments")):
-            write_file(folder / file.name, file.read_bytes())
+            copy_file(file, folder / file.name)
     write_file(folder / "parent.json", json.dumps(dict(run=store.name, round=number)).encode())
     sync_tree(folder)
 

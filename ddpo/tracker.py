@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ddpo.card import public_settings
-from ddpo.config import ConfigError, RunConfig
+from ddpo.config import EIGHT_BITS, ConfigError, RunConfig
 from ddpo.dataset import public_metric
 from ddpo.files import write_file
 from ddpo.store import RunStore
@@ -30,11 +30,13 @@ PROJECT = "ddpo-studio"
 def require(config: RunConfig) -> None:
     """
     Raises:
-        ConfigError: the tracker's package is not installed.
+        ConfigError: the package of the tracker, or of the optimiser, is not installed.
     """
     packages = PACKAGES.get(config.tracker)
     if packages and not any(map(find_spec, packages)):
         raise ConfigError(f"tracker is {config.tracker}, whose package is not installed. pip install {packages[0]}, or choose off.")
+    if config.optimiser == "adamw8bit" and not find_spec("bitsandbytes"):
+        raise ConfigError(EIGHT_BITS)
 
 
 class Tracker:

@@ -45,7 +45,7 @@ from ddpo.control import ChangeReward, Control, StopRun
 from ddpo.crew import Crew
 from ddpo.engine import Engine, Report, Source
 from ddpo.evaluate import HeldOut, held_out
-from ddpo.files import read_image, sync_tree
+from ddpo.files import read_image, sync_names, sync_tree
 from ddpo.loss import Health
 from ddpo.monitor import Monitor
 from ddpo.objective import Weights, advantages_of, weights_of
@@ -126,6 +126,7 @@ class Trainer:
                     self.store.add_samples(number, **batch, shown=shown, updates=updates)
             after = missing[wave.stop] if wave.stop < len(missing) else n
             report("sampling", number, after, n)
+        sync_names(self.engine.part(number, 0), self.store.folder)
         if len(self.store.samples(number)) == n:
             self.taster.choose(number)
 
@@ -305,6 +306,7 @@ class Trainer:
             self.store.add_metrics(number, dict(grad_norm=sum(norms) / len(norms)))
         self.crew.together("save", place=new.relative_to(self.store.folder).as_posix(), number=number)
         sync_tree(new)
+        sync_names(new, self.store.folder)
 
     def _updates(self) -> int:
         """How many rounds the present policy has learned from."""
@@ -324,7 +326,7 @@ class Trainer:
             place.parent.mkdir(exist_ok=True)
             shutil.rmtree(place, ignore_errors=True)
             new.rename(place)
-            sync_tree(place.parent)
+        sync_names(place, self.store.folder)
         self.store.add_checkpoint(number, place)
         shutil.rmtree(self.engine.part(number, 0).parent, ignore_errors=True)
 

@@ -156,6 +156,8 @@ def load_policy(config: RunConfig, crew: Crew) -> Policy:
         raise ConfigError(
             f"device is {config.device}, but the run has {crew.size} processes, each with its own. Start a new run with device auto, or one process."
         )
+    if config.optimiser == "adamw8bit" and not torch.cuda.is_available():  # before the model is loaded
+        raise ConfigError("optimiser is adamw8bit, which needs an NVIDIA GPU, and PyTorch sees none. Choose adamw.")
     here, gpus = launcher.local_size(), torch.cuda.device_count()
     if config.device in ("auto", "cuda") and 0 < gpus < here:
         raise ConfigError(f"There are {here} processes on this machine and {gpus} GPUs. Launch as many processes as GPUs.")
@@ -199,8 +201,12 @@ def explain(error: BaseException) -> str:
     if isinstance(error, (ConfigError, StoreError, TrainingError, CheckpointError, CrewError, rewards.RewardError)):
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "The memory is full. Start again with a smaller microbatch or update_microbatch. Nothing that was finished is lost."
-    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "database or disk is full" in str(error):
+        return (
+            "The memory is full. Start again with a smaller microbatch or update_microbatch, or without reuse_forward. Nothing that was finished is "
+            "lost: `python -m ddpo fork RUN --round N --out NEW --microbatch … --no-reuse-forward` goes on from its round N."
+        )
+    full = "database or disk is full", "No space left on device"  # as SQLite and safetensors say it
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or any(words in str(error) for words in full):
         return "The disk is full. Make room and press Resume: nothing that was finished is lost."
     return f"{type(error).__name__}: {error}. The last lines of the log say where; Resume goes on from the last finished phase."
 

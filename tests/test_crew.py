@@ -30,7 +30,7 @@ from ddpo.records import RESULT, Status
 from ddpo.store import RunStore
 from ddpo.worker import load_policy
 from tests.models import save_tiny_model
-from tests.toys_ddpo import PROJECT, THREADS, finish, forks, outcome, rate_rounds, tiny_config, work
+from tests.toys_ddpo import PROJECT, THREADS, finish, forks, outcome, rate_rounds, tiny_config, toy_config, toy_trainer, work
 
 # --- messages
 
@@ -208,6 +208,18 @@ def test_health_of_several_is_that_of_one() -> None:
     assert Health.merged(parts).metrics() == pytest.approx(whole.metrics())
 
 
+@pytest.mark.parametrize(("items", "parts"), [(32, {1: 1, 2: 2, 3: 3}), (192, {1: 3, 2: 4, 3: 3}), (65, {1: 2, 2: 2, 3: 3}), (2, {1: 1, 2: 2, 3: 2})])
+def test_every_process_has_its_share_of_an_optimiser_step(tmp_path: Path, items: int, parts: dict[int, int]) -> None:
+    """By as many processes, the items are in so many parts of 64 at most, nearly equal ones: all items, in their order, however few they are."""
+    engine = toy_trainer(tmp_path / "run", toy_config(update_microbatch=64)).engine
+    wanted = torch.arange(2 * items).reshape(items, 2)
+    for size, number in parts.items():
+        engine.crew = Crew(size=size)
+        found = [part.items for part in engine.split(wanted)]
+        sizes = [len(part) for part in found]
+        assert len(found) == number and max(sizes) <= 64 and max(sizes) - min(sizes) <= 1 and torch.equal(torch.cat(found), wanted)
+
+
 def test_a_device_of_one_s_own_is_refused_for_several() -> None:
     with pytest.raises(ConfigError, match=r"device is cuda:1.*2 processes.*device auto"):
         load_policy(tiny_config(Path("unused"), device="cuda:1"), Crew(0, 2, dist.HashStore()))
@@ -284,7 +296,7 @@ def until(folder: Path, process: subprocess.Popen[bytes], condition: Callable[[S
 @pytest.mark.parametrize(
     "changes",
     [
-        dict(learning_rate=1e-3),
+        dict(learning_rate=1e-3, update_microbatch=64),
         dict(training="full", learning_rate=1e-4),
         dict(images_per_round=16, images_per_update=16, microbatch=8, update_microbatch=8, learning_rate=1e-3),
     ],

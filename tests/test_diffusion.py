@@ -46,6 +46,16 @@ def test_step_and_sample_equal_diffusers_at_every_timestep(
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [1, 10, 30, 500])
+def test_each_step_arrives_where_the_next_one_starts(spacing: str, steps: int) -> None:
+    """However timesteps are spaced, up to the most steps that a run may have, which are all the model's; the last step arrives at the image."""
+    scheduler = tiny_scheduler(timestep_spacing=spacing)
+    schedule = Schedule.ddim(scheduler, steps, eta=1.0)
+    assert len(schedule) == steps and 0 <= int(schedule.timesteps.min()) <= int(schedule.timesteps.max()) < 1000
+    assert schedule.alpha_prev[:-1].tolist() == schedule.alpha[1:].tolist() and schedule.alpha_prev[-1] == scheduler.final_alpha_cumprod
+
+
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 def test_std_is_the_ddim_variance_and_eta_scales_it(eta: float) -> None:
     """σ = eta sqrt((1 - ᾱ_prev) / (1 - ᾱ) (1 - ᾱ / ᾱ_prev)), DDIM eq. 16, in float64 from the betas.

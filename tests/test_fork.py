@@ -70,6 +70,14 @@ def test_a_model_of_taste_keeps_the_ratings_of_the_run_that_it_goes_on_from(tmp_
     assert rated_in(fork(store, 1, tmp_path / "alone").folder) == [], "nobody's are left"
 
 
+def test_a_run_that_was_rated_without_a_model_of_taste_can_go_on_with_one(tmp_path: Path) -> None:
+    """The model learns from the ratings that there are from its first board on."""
+    store = comparable_run(tmp_path / "parent", preference="off")
+    child = fork(store, 1, tmp_path / "child", dict(preference="lead", board_images=8))
+    assert (child.config.preference, child.config.board_images) == ("lead", 8)
+    assert {each.source for each in rated_in(child.folder)} == {"parent"} and len(rated_in(child.folder)) == 16
+
+
 def test_a_fork_that_was_cut_off_goes_on_with_its_own_rounds(tmp_path: Path, parent: RunStore) -> None:
     straight, broken = (fork(parent, 3, tmp_path / name, dict(rounds=2)) for name in ("straight", "broken"))
     assert toy_trainer(straight.folder, straight.config).run()

@@ -157,6 +157,16 @@ def test_another_rank_is_refused_before_the_run_is_made(taken: Run, tmp_path: Pa
     runs.close()
 
 
+def test_a_lora_with_layers_that_nothing_trains_is_refused_by_their_name(taken: Run, tmp_path: Path) -> None:
+    """Beside layers of ``all``, what halves a picture: no setting of lora_targets would do."""
+    out = lora_of(taken, "diffusers", tmp_path / "out")
+    conv, name = torch.ones(2, 16, 3, 3), "unet.down_blocks.0.downsamplers.0.conv"
+    changed(out / LORA_FILE, lambda t: t | {f"{name}.lora_A.weight": conv, f"{name}.lora_B.weight": torch.ones(16, 2, 1, 1)})
+    for targets in ("all", "attention"):
+        with pytest.raises(ConfigError, match=r"all has not either, such as down_blocks\.0\.downsamplers\.0\.conv \(1 of .*Take a LoRA without them"):
+            StableDiffusionPolicy.load(taken.store.config.with_changes(init_lora=str(out), lora_targets=targets, lora_alpha=2.0))
+
+
 def test_a_lora_of_another_model_or_of_more_layers_is_refused(taken: Run, tmp_path: Path) -> None:
     out = lora_of(taken, "diffusers", tmp_path / "out")
     with pytest.raises(ConfigError, match=r"has the layer .*lora_targets is attention.*Choose lora_targets all"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -80,6 +81,33 @@ def test_gradient_on_a_linear_gaussian_chain_has_its_closed_form() -> None:
         want.index_add_(0, condition, (advantage[:, None, None, None] * noise).double() / std * c / 16)
     assert policy.shift.grad is not None
     torch.testing.assert_close(policy.shift.grad.double(), want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
+
+
+class OnApple(Tensor):
+    """A tensor as Apple's GPUs have it: float64 is refused until it has come to the CPU."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        if func is Tensor.cpu:
+            return found.as_subclass(Tensor)
+        if isinstance(found, Tensor) and found.dtype == torch.float64:
+            raise TypeError("MPS knows no float64.")
+        return found
+
+
+def test_what_a_step_reports_is_summed_in_float64_on_the_cpu() -> None:
+    """On an Apple GPU the sums are those of the same numbers elsewhere."""
+    with pytest.raises(TypeError, match="float64"):
+        torch.zeros(2).as_subclass(OnApple).double()
+    found = []
+    for there in (Tensor, OnApple):
+        log_ratio, advantage, kl = (torch.tensor(values).as_subclass(there) for values in ([0.2, -0.2], [1.0, -1.0], [0.5, 0.25]))
+        health = Health(dimensions=16, clip_range=CLIP)
+        health.add(log_ratio, log_ratio, advantage, kl)
+        health.add(log_ratio, log_ratio, advantage, kl_estimate(log_ratio, 16))
+        found.append(health.metrics())
+    assert found[0] == found[1] and found[0]["clip_fraction_up"] == found[0]["clip_fraction_down"] == 0.5
 
 
 def test_shapes_and_types_are_checked_at_the_door() -> None:

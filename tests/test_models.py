@@ -30,6 +30,7 @@ from ddpo.models import ddim, encode_prompt, load_pipeline
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.rollout import rollout
 from ddpo.trainer import Trainer
+from ddpo.worker import load_policy
 from tests.models import save_single_file, tiny_pipeline, tiny_scheduler, tiny_xl_pipeline
 from tests.toys_ddpo import Brightness, outcome, tiny_config, toy_trainer
 
@@ -208,11 +209,10 @@ def test_a_schedule_that_makes_steps_something_else_is_refused(setting: str) -> 
 def test_eight_bits_without_a_gpu_or_the_library_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"needs an NVIDIA GPU, and device is cpu"):
         RunConfig(optimiser="adamw8bit", device="cpu")
-    config = RunConfig(optimiser="adamw8bit")
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="PyTorch sees none"):
-            make_optimiser(config, [], Crew())
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = RunConfig(model="no/such-model", optimiser="adamw8bit")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="PyTorch sees none"):  # and not: no such model
+        load_policy(config, Crew())
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(ConfigError, match="pip install bitsandbytes"):
         make_optimiser(config, [], Crew())

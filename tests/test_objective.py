@@ -209,12 +209,14 @@ def test_nft_s_gradient_is_the_advantage_s_whatever_its_settings(certain: float,
 # --- the KL penalty, and fewer steps
 
 
-def test_the_kl_penalty_is_the_steps_exact_kl_in_nats_over_the_dimensions() -> None:
-    """The linear policy's mean moves by c_t times its shift, so KL = (c_t shift)² D / 2σ_t²; the loss grows by β / D times that."""
+@pytest.mark.parametrize("step_weights", ["equal", "balanced"])
+def test_the_kl_penalty_is_the_steps_exact_kl_in_nats_over_the_dimensions(step_weights: str) -> None:
+    """The linear policy's mean moves by c_t times its shift, so KL = (c_t shift)² D / 2σ_t²; the loss grows by β / D times that, times the weight
+    that the step's surrogate has: a nat costs β at every step."""
     image, draw = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, 3])
     losses = []
     for kl_weight in (0.0, 0.3):
-        config = toy_config(kl_weight=kl_weight)
+        config = toy_config(kl_weight=kl_weight, step_weights=step_weights)
         policy = LinearPolicy(config)
         trajectory, _ = rollout(policy, ["a cat"] * 4, list(range(4)))
         weights = Weights(torch.ones(4), torch.ones(4, dtype=torch.bool))
@@ -225,7 +227,9 @@ def test_the_kl_penalty_is_the_steps_exact_kl_in_nats_over_the_dimensions() -> N
     assert lesson.health.metrics()["kl_base"] > 0
     s = policy.schedule
     c = (1 - s.alpha_prev - s.std**2).clamp(min=0).sqrt() - (s.alpha_prev * (1 - s.alpha) / s.alpha).sqrt()
-    torch.testing.assert_close(losses[1] - losses[0], 0.3 * (0.01 * c) ** 2 / (2 * s.std**2), rtol=0.02, atol=0)
+    sizes = s.std / (c.abs() * s.alpha.sqrt())
+    weight = sizes / sizes.mean() if step_weights == "balanced" else torch.ones(4)
+    torch.testing.assert_close(losses[1] - losses[0], weight * 0.3 * (0.01 * c) ** 2 / (2 * s.std**2), rtol=0.02, atol=0)
 
 
 def test_the_forward_kl_penalty_is_the_squared_distance_of_the_predictions() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from ddpo.config import ConfigError, RunConfig
+from ddpo.models import Pipeline, encode_prompt
 from ddpo.policy import StableDiffusionPolicy, pick_device
-from tests.models import save_tiny_model, tiny_pipeline
+from tests.models import save_tiny_model, tiny_pipeline, tiny_xl_pipeline
 from tests.toys_ddpo import tiny_config
 
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -32,6 +34,21 @@ def policy_with(adapter: float = 0.0, **changes: object) -> StableDiffusionPolic
 def denoised(pipeline: StableDiffusionPipeline, states: Tensor) -> Tensor:
     with torch.no_grad():
         return pipeline.unet(X, T, encoder_hidden_states=states, return_dict=False)[0]
+
+
+@pytest.mark.parametrize("pipeline", [tiny_pipeline, tiny_xl_pipeline])
+def test_what_is_kept_of_a_prompt_is_its_own_and_the_empty_one_s_is_kept_once(pipeline: Callable[[], Pipeline]) -> None:
+    """What each condition is made of equals the pipeline's own, bit for bit, while what lies in memory for three prompts is that of four texts."""
+    policy = StableDiffusionPolicy(pipeline(), tiny_config(Path("unused")))
+    prompts = ["a cat", "a dog", "a horse"]
+    condition = policy.encode(prompts)
+    for row, prompt in enumerate(prompts):
+        states, pooled = encode_prompt(policy.pipeline, prompt, policy.device)
+        assert torch.equal(condition.states[row], states)
+        assert pooled is None if condition.pooled is None else torch.equal(condition.pooled[row], pooled)
+    kept = [each for texts in (*policy._said.values(), policy._empty) for each in texts]
+    one = sum(each[0, 0].nbytes for each in (condition.states, condition.pooled) if each is not None)
+    assert sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in kept}.values()) == 4 * one
 
 
 def plain_guided(pipeline: StableDiffusionPipeline, weight: float, prompts: list[str]) -> Tensor:

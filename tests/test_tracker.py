@@ -186,6 +186,8 @@ def test_a_package_that_is_missing_is_said_before_anything_is_made(
     monkeypatch.setattr(tracker, "find_spec", lambda package: None)
     assert main(["run", "--out", str(tmp_path / "run"), "--tracker", "trackio"]) == 2
     assert "pip install trackio" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert main(["run", "--out", str(tmp_path / "run"), "--optimiser", "adamw8bit"]) == 2
+    assert "pip install bitsandbytes" in capsys.readouterr().err and not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="pip install tensorboard"):
         tracker.require(RunConfig(tracker="tensorboard"))
     tracker.require(RunConfig())

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ddpo import files
 from ddpo.checkpoint import load_result
 from ddpo.config import RunConfig
 from ddpo.engine import PolicyMismatch, TrainingError
@@ -347,6 +348,24 @@ def test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run(changes: 
             shutil.rmtree(folder)
             report += 1
         assert report > 15  # 4 parts sampled, 4 scored, 8 microbatches learned from, 3 measurements, and the verbs themselves
+
+
+def test_what_a_mark_promises_is_on_disk_with_the_names_that_lead_to_it_and_nothing_is_synced_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each mark: the round's tensors when it is sampled, the new weights when it is updated, and their new name when it is checkpointed.
+    Earlier checkpoints are left alone."""
+    trainer, done = toy_trainer(tmp_path / "run", toy_config(rounds=2, held_out_images=0)), list[str]()
+    sync, mark = files.sync, trainer.store.mark
+    monkeypatch.setattr(files, "sync", lambda path: (done.append(path.relative_to(tmp_path).as_posix()), sync(path)))
+    monkeypatch.setattr(trainer.store, "mark", lambda number, name: (done.append(name), mark(number, name)))
+    assert trainer.run()
+    second = done[done.index("checkpointed") + 1 :]
+    sampled, scored, updated, checkpointed = map(second.index, ("sampled", "scored", "updated", "checkpointed"))
+    folders = {"run", "run/rounds", "run/rounds/0002"}
+    assert set(second[:sampled]) >= folders | {"run/rounds/0002/.part-00000.safetensors.partial"}
+    assert set(second[scored:updated]) >= folders | {"run/rounds/0002/new", "run/rounds/0002/new/state.safetensors"}
+    assert set(second[updated + 1 : checkpointed]) == {"run", "run/checkpoints"}
 
 
 def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from huggingface_hub import constants
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ddpo import worker
+from ddpo import checkpoint, worker
+from ddpo.__main__ import changes_from, parser
 from ddpo.config import RunConfig
+from ddpo.fork import config_of
 from ddpo.lock import WorkerLock
 from ddpo.store import RunStore
 from ddpo.trajectory import Trajectory
@@ -55,7 +60,7 @@ def stop_after_first_round(folder: Path) -> Callable[..., None]:
     return watcher
 
 
-@pytest.mark.parametrize("failing", ["part-", ".png", "state.safetensors"])
+@pytest.mark.parametrize("failing", ["part-", ".png", ".state.safetensors", "pytorch_lora_weights"])
 def test_a_full_disk_is_said_plainly_and_resume_goes_on(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     """Whichever file of round 2 finds no room, half of it written: state failed, plain words, no half file, and then the straight run's end."""
     create(tmp_path / "straight", model)
@@ -68,12 +73,30 @@ def test_a_full_disk_is_said_plainly_and_resume_goes_on(tmp_path: Path, model: P
             raise OSError(28, "No space left on device")
         return write_bytes(self, data)
 
+    def full_too(tensors: dict[str, torch.Tensor], file: Path | str, metadata: dict[str, str]) -> None:
+        if failing in Path(file).name and "0002" in str(file):
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save_file(tensors, file, metadata)
+
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
+        patch.setattr(checkpoint, "save_file", full_too)
+        patch.setattr(safetensors.torch, "save_file", full_too)  # diffusers takes it from there
         assert worker.run(folder) == 1
     assert ending(folder) == ("failed", "The disk is full. Make room and press Resume: nothing that was finished is lost.")
     assert worker.run(folder) == 0 and ending(folder)[0] == "finished"
     assert outcome(folder) == outcome(tmp_path / "straight")
+
+
+def test_what_is_advised_can_be_done(tmp_path: Path, model: Path) -> None:
+    """Where the memory is full: what the message names are options of a run that goes on from a round of this one."""
+    message = worker.explain(MemoryError())
+    (command,) = re.findall(r"`python -m ddpo (fork .*)`", message)
+    options = parser().parse_args(command.replace("RUN", "a").replace("N ", "1 ").replace("NEW", "b").replace("…", "2").split())
+    store = RunStore.create(tmp_path / "run", tiny_config(model))
+    config = config_of(store, 1, changes_from(options))
+    assert options.command == "fork" and (config.microbatch, config.reuse_forward) == (2, False)
+    store.close()
 
 
 def test_a_full_database_is_said_in_the_log_and_resume_goes_on(
@@ -105,7 +128,7 @@ def test_weights_that_are_no_numbers_end_the_run_and_keep_the_checkpoint(tmp_pat
     save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
     assert worker.run(folder) == 1
     state, message = ending(folder)
-    assert state == "failed" and "NaN" in message and "lower learning rate" in message and "Traceback" not in message
+    assert state == "failed" and "NaN" in message and "lower learning rate: `python -m ddpo fork RUN" in message and "Traceback" not in message
     assert checkpoint.read_bytes() == kept
     weights.write_bytes(good)
     assert worker.run(folder) == 0 and ending(folder)[0] == "finished"
