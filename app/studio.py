@@ -77,8 +77,8 @@ def build_studio(views: Views, exports: Exports, comparing: Comparing, scoring: 
             return [asked, gr.update(open=asked is None), first, new_run.earlier_choices(runs), *views.changes(asked, None)]
 
         def show(selected: str, told: str, event: gr.EventData) -> list[Any]:
-            selected = str(action(event).get("run", selected))  # another one that was picked, or the same one, which has changed
-            return [selected, *views.changes(selected, told)]
+            picked = action(event).get("run")  # or else the same one has changed, unless another was chosen meanwhile
+            return [gr.skip() if picked is None else str(picked), *views.changes(selected if picked is None else str(picked), told)]
 
         def steer(selected: str, told: str, event: gr.EventData) -> list[Any]:
             asked = action(event)
@@ -128,7 +128,7 @@ def build_studio(views: Views, exports: Exports, comparing: Comparing, scoring: 
         fresh.expand(lambda: new_run.earlier_choices(runs), None, earlier, **QUIET)
         # In the browser, when the answer is there: by then somebody may have typed a name.
         loaded.then(None, [form.name, suggested], form.name, js="(typed, suggested) => typed || suggested", **QUIET)
-        bar.act(show, [name, seen], [name, *shown], **QUIET)
+        bar.act(show, [name, seen], [name, *shown], trigger_mode="multiple", **QUIET)  # a run is picked also while an answer is on its way
         panel.act(steer, [name, seen], shown, **QUIET)
         for each in (banner, gallery, taken):
             each.act(heed, [name, seen], [name, *shown], **QUIET)

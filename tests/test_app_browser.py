@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 from conftest import Studio, serve
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 from toys import ODD_PROMPTS, filled_run
 
 from ddpo.lock import WorkerLock
@@ -68,6 +68,27 @@ def test_a_page_asks_for_its_values_only_when_they_changed(page: Page, studio: S
     asked = len(events)
     page.wait_for_timeout(2500)
     assert len(events) == asked
+
+
+def test_an_answer_about_the_run_before_does_not_take_the_page_back(page: Page, studio: Studio) -> None:
+    """A run is chosen while the page waits for what is new of another one."""
+    stores = {name: filled_run(studio.runs / name, rounds=1, awaiting=True) for name in ("one", "two")}
+    open_studio(page, studio, "one")
+    expect(page.locator("#studio-panel")).to_contain_text("one")
+    held = list[Route]()
+    page.route("**/gradio_api/**", lambda route: route.fallback() if held else held.append(route))
+    stores["one"].add_event("answer", "news of one")
+    page.wait_for_timeout(2500)
+    assert held
+    page.locator(".bar select").select_option("two")
+    expect(page.locator("#studio-panel")).to_contain_text("two")
+    with page.expect_response(lambda response: response.url == held[0].request.url):
+        held[0].continue_()
+    page.wait_for_timeout(1500)
+    expect(page.locator(".bar select")).to_have_value("two")
+    stores["two"].add_event("answer", "news of two")
+    expect(page.locator("#studio-panel")).to_contain_text("news of two")
+    assert parse_qs(urlparse(page.url).query)["run"] == ["two"]
 
 
 # --- starting and steering ------------------------------------------------------------------------------------------------------

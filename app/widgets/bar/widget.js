@@ -61,15 +61,17 @@ function theme() {
   try { localStorage.setItem("studio-theme", dark ? "dark" : "light"); } catch { /* private windows keep nothing */ }
 }
 
-// Once a second: has anything changed? Only then are the page's values asked for; where no answer comes, again after a while.
+// Once a second: has anything changed of the selected run? Only then are the page's values asked for; where no answer comes, again after a while.
+// (What the strip shows may be of another run: an answer that was on its way when this one was chosen.)
 const LOST_MS = 5000;
+const selected = () => document.querySelector("#studio-run :is(input, textarea)")?.value ?? "";
 let listening = false, asked = null;
 async function pulse() {
   const shown = props.value?.token;
   if (listening || !shown) return;
   listening = true;
   try {
-    const answer = await fetch(`/studio/pulse?run=${encodeURIComponent(props.value.run || "")}`, { cache: "no-store", signal: AbortSignal.timeout(LOST_MS) });
+    const answer = await fetch(`/studio/pulse?run=${encodeURIComponent(selected())}`, { cache: "no-store", signal: AbortSignal.timeout(LOST_MS) });
     const token = answer.ok ? await answer.text() : shown;
     const waits = asked && asked.shown === props.value.token && Date.now() - asked.at < LOST_MS;
     if (token === props.value.token || shown !== props.value.token || waits) return;
