@@ -322,10 +322,11 @@ def sample(seed: int) -> tuple[str, Image.Image]:
     return scene.caption, render(scene, rng)
 
 
-def captions() -> list[str]:
+@cache
+def captions() -> tuple[str, ...]:
     """Every sentence of the world, seen in training or not, for the tokenizer."""
     scenes = [Scene(s) for s in GLYPHS]
     scenes += [Scene(s, activity=a) for s in GLYPHS for a in (*ACTIVITIES, "taking an exam")]
     scenes += [Scene(s, count=n) for s in GLYPHS for n in COUNTS.values()]
     scenes += [Scene(s, colour=c) for s in GLYPHS for c in COLOURS] + [Scene(s, place=p) for s in GLYPHS for p in PLACES]
-    return [scene.caption for scene in scenes]
+    return tuple(scene.caption for scene in scenes)
