@@ -25,10 +25,11 @@ from ddpo.store import RunStore
 HERE = "#rating-board .card[data-state=here]"
 
 
-def rate_board(page: Page, images: int) -> list[float]:
-    """Rate every image by keyboard, up and down in turn; returns milliseconds from key to acknowledgement."""
+def rate_board(page: Page, images: int, pace: float = 0.0) -> list[float]:
+    """Rate every image by keyboard, up and down in turn, each after a look of ``pace`` seconds; returns milliseconds from key to acknowledgement."""
     waits = []
     for i in range(images):
+        time.sleep(pace)
         started = time.perf_counter()
         with page.expect_response(lambda r: "/ratings" in r.url):
             page.keyboard.press("u" if i % 2 else "d")
@@ -67,6 +68,7 @@ def beside_training(page: Page, folder: Path) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--boards", type=int, default=5, help="boards to rate")
+    parser.add_argument("--pace", type=float, default=0.5, help="seconds that a person looks at each image")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, app(Path(folder)) as (address, process, answered), browser_page(address) as page:
         pressed = start_run(page, "speed")
@@ -75,7 +77,7 @@ def main() -> None:
         boards, worker = [], 0.0
         for number in range(2, options.boards + 2):
             wait_for_board(page)
-            rate_board(page, 16)
+            rate_board(page, 16, options.pace)
             boards.append(next_board(page, number))
             worker = max(worker, memory_mb(holder(Path(folder) / "speed" / "worker.lock") or 0))
         wait_for_board(page)
