@@ -85,6 +85,10 @@ CHARTS: tuple[Chart, ...] = (
     Chart("signal", "Prompts that teach nothing", "All images alike, or unrated.", (("zero_spread_prompts", "prompts"),)),
     Chart("advantage", "Advantage, mean size", "How strongly a round's images are told apart.", (("advantage_abs_mean", "mean size"),)),
     Chart(
+        "behind", "Rounds behind", "How many rounds were learned between a round's first images and its own update; the ratio corrects for it.",
+        (("updates_behind", "rounds"),),
+    ),
+    Chart(
         "seconds", "Seconds per phase", "Where each round's time goes.",
         (
             ("seconds_sampling", "making images"), ("seconds_scoring", "scoring"), ("seconds_updating", "learning"),
