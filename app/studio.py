@@ -77,8 +77,9 @@ def build_studio(views: Views, exports: Exports, comparing: Comparing, scoring: 
             return [asked, gr.update(open=asked is None), first, new_run.earlier_choices(runs), *views.changes(asked, None)]
 
         def show(selected: str, told: str, event: gr.EventData) -> list[Any]:
-            picked = action(event).get("run")  # or else the same one has changed, unless another was chosen meanwhile
-            return [gr.skip() if picked is None else str(picked), *views.changes(selected if picked is None else str(picked), told)]
+            if (picked := action(event).get("run")) is None:  # the selected one has changed; which that is may be another by now, and stays
+                return [gr.skip(), *views.changes(selected, told)]
+            return [str(picked), *views.changes(str(picked), told)]
 
         def steer(selected: str, told: str, event: gr.EventData) -> list[Any]:
             asked = action(event)

@@ -126,11 +126,16 @@ def pick_dtype(setting: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if fast else None
 
 
+def precision_of(policy: Policy) -> str:
+    """The name of the type that a policy is computed in."""
+    return str(policy.autocast or torch.float32).removeprefix("torch.")
+
+
 def arithmetic_of(policy: Policy) -> str:
     """What a policy is computed by: the kind of processor, and the type. Elsewhere the same weights round otherwise."""
     device = policy.device
     kind = {"cuda": torch.cuda.get_device_name, "cpu": lambda _: torch.backends.cpu.get_cpu_capability()}.get(device.type, lambda _: device.type)
-    return f"{kind(device)}, {str(policy.autocast or torch.float32).removeprefix('torch.')}"
+    return f"{kind(device)}, {precision_of(policy)}"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Trajectory:
     means: Tensor | None = None
     """(n, T, c, h, w): that policy's means, where they are kept."""
     arithmetic: str = ""
-    """What they were computed by (:func:`ddpo.policy.arithmetic_of`); empty where nobody knows, or where it is not one."""
+    """What a batch was computed by (:func:`ddpo.policy.arithmetic_of`); empty where nobody knows, and of a selection from several batches."""
 
     def __post_init__(self) -> None:
         n, points = self.latents.shape[:2]
@@ -55,14 +55,11 @@ class Trajectory:
             return cls(stored.get_tensor("latents"), stored.get_tensor("log_probs"), means, (stored.metadata() or {}).get("arithmetic", ""))
 
     def __getitem__(self, index: Tensor) -> Trajectory:
-        return Trajectory(self.latents[index], self.log_probs[index], None if self.means is None else self.means[index], self.arithmetic)
+        return Trajectory(self.latents[index], self.log_probs[index], None if self.means is None else self.means[index])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Trajectory]) -> Trajectory:
-        means, arithmetic = [p.means for p in parts if p.means is not None], {p.arithmetic for p in parts}
+        means = [p.means for p in parts if p.means is not None]
         return cls(
-            torch.cat([p.latents for p in parts]),
-            torch.cat([p.log_probs for p in parts]),
-            torch.cat(means) if len(means) == len(parts) else None,
-            arithmetic.pop() if len(arithmetic) == 1 else "",
+            torch.cat([p.latents for p in parts]), torch.cat([p.log_probs for p in parts]), torch.cat(means) if len(means) == len(parts) else None
         )

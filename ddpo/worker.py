@@ -120,18 +120,16 @@ def _end(store: RunStore, state: str, number: int, message: str) -> int:
 
 def build(store: RunStore, watcher: Watcher | None, crew: Crew, since: float | None = None) -> Trainer:
     """The run's trainer, from its configuration: the one place where the parts are put together."""
-    import torch
-
     from ddpo.control import Control
+    from ddpo.policy import precision_of
     from ddpo.trainer import Trainer
 
     config = store.config
     control = Control(store, watcher, crew.listen, waits=watcher is None, since=since)  # somebody at a terminal has no buttons
     control.report("loading", _present_round(store))
     policy = load_policy(with_own_lora(config, store.folder), crew)
-    precision = str(policy.autocast or torch.float32).removeprefix("torch.")
     several = f", one of {crew.size}" if crew.size > 1 else ""
-    store.add_event("started", f"Model {config.model} on {policy.device}, {precision}, process {os.getpid()}{several}.")
+    store.add_event("started", f"Model {config.model} on {policy.device}, {precision_of(policy)}, process {os.getpid()}{several}.")
     if (told := earlier.words(config, store.folder)) and all(event.kind != "ratings" for event in store.events()):
         store.add_event("ratings", told)
     trainer = Trainer(config, store, policy, control, reward_source(config), crew)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,34 +112,33 @@ def test_a_ruined_run_stops_rolls_back_and_measures_what_is_taken_away(tmp_path:
     assert resumed.run() and max(store.checkpoints()) == 6 and rolled_back(store) == best, "nobody is kept from going on"
 
 
-def test_people_are_not_asked_to_rate_what_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The alarm is found while the board of the next round waits: the run stops there and then."""
-    config = watched_config(reward="human", watch_every=1, on_alarm="rollback", held_out_images=0)
-    trainer, stop = toy_trainer(tmp_path / "run", config), threading.Event()
-    found = Alarm(2, 2, (Sign("noise", 0, 3.0, (0,)),), None, 1)
+@contextlib.contextmanager
+def alarmed_while_people_rate(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An alarm is on after round 2, and somebody rates every board while this lasts."""
+    found, stop = Alarm(2, 2, (Sign("noise", 0, 3.0, (0,)),), None, 1), threading.Event()
     monkeypatch.setattr(trainer.monitor, "alarm", lambda number: found if number == 2 else None)
-    person = threading.Thread(target=rate_rounds, args=(tmp_path / "run", lambda image: (-1.0) ** (image.stat().st_size % 2), [], stop))
+    person = threading.Thread(target=rate_rounds, args=(trainer.store.folder, lambda image: (-1.0) ** (image.stat().st_size % 2), [], stop))
     person.start()
     try:
-        with pytest.raises(StopRun):
-            trainer.run()
+        yield
     finally:
         stop.set()
         person.join()
+
+
+def test_people_are_not_asked_to_rate_what_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alarm is found while the board of the next round waits: the run stops there and then."""
+    config = watched_config(reward="human", watch_every=1, on_alarm="rollback", held_out_images=0)
+    trainer = toy_trainer(tmp_path / "run", config)
+    with alarmed_while_people_rate(trainer, monkeypatch), pytest.raises(StopRun):
+        trainer.run()
     assert max(trainer.store.checkpoints()) == 2 and [event.kind for event in trainer.store.events()][-2:] == ["alarm", "rollback"]
     assert trainer.store.round(3) is not None, "its board is kept"
 
 
 def test_an_alarm_while_people_rate_stops_the_run_after_their_round_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = watched_config(reward="human", watch_every=1, on_alarm="stop", held_out_images=0)
-    trainer, stop = toy_trainer(tmp_path / "run", config), threading.Event()
-    found = Alarm(2, 2, (Sign("noise", 0, 3.0, (0,)),), None, 1)
-    monkeypatch.setattr(trainer.monitor, "alarm", lambda number: found if number == 2 else None)
-    person = threading.Thread(target=rate_rounds, args=(tmp_path / "run", lambda image: (-1.0) ** (image.stat().st_size % 2), [], stop))
-    person.start()
-    try:
+    trainer = toy_trainer(tmp_path / "run", config)
+    with alarmed_while_people_rate(trainer, monkeypatch):
         assert not trainer.run()
-    finally:
-        stop.set()
-        person.join()
     assert max(trainer.store.checkpoints()) == 3 and stops_soon(trainer.store)
