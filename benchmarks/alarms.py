@@ -23,6 +23,8 @@ from benchmarks.common import (
     animal_accuracy,
     asked,
     effective,
+    judge_name,
+    judged_before,
     lines_of,
     make_run,
     policy_at,
@@ -89,7 +91,7 @@ def measure(preset: str, folder: Path, about: int) -> dict[str, Any]:
         gold.append(gold_of(preset, images, prompts))
     found = verdict(rounds, [is_on(signs[at]) for at in rounds], animals, gold, best_round(series, rewards_at))
     told = {str(at): {sign.name: round(sign.strength, 2) for sign in signs[at]} for at in rounds if signs[at]}
-    return dict(config=effective(config), rounds=rounds, animals=rounded(animals), gold=rounded(gold), signs=told, **found)
+    return dict(config=effective(config), judge=judge_name(), rounds=rounds, animals=rounded(animals), gold=rounded(gold), signs=told, **found)
 
 
 def report(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -105,7 +107,7 @@ def report(lines: Sequence[Mapping[str, Any]]) -> str:
         f"{sum(line['false'] for line in lines)} of {len(lines)}. Best rounds that keep 90 % of the best gold: "
         f"{sum((line['kept_value'] or 0) >= 0.9 for line in lines)} of {len(lines)}."
     )
-    return "\n".join(rows)
+    return "\n".join([*rows, judged_before(lines)])
 
 
 def main() -> None:

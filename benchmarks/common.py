@@ -31,7 +31,7 @@ from ddpo.policy import Policy, StableDiffusionPolicy
 from ddpo.rollout import batches, derive_seed, rollout
 from ddpo.store import RunStore
 from ddpo.trainer import PHASES
-from pocket.judge import Judge, judge_images
+from pocket.judge import FOLDER, Judge, judge_images
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -100,6 +100,18 @@ def plus_minus(values: Sequence[float], digits: int = 2) -> str:
 def the_judge() -> Judge:
     """The judge, loaded once."""
     return Judge.load()
+
+
+@cache
+def judge_name() -> str:
+    """Eight letters that tell this judge's weights from another's. Every line that it has judged holds them."""
+    return hashlib.sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest()[:8]
+
+
+def judged_before(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence of how many lines another judge has judged; empty where none. The first lines do not name theirs."""
+    count = sum(line.get("judge") != judge_name() for line in lines)
+    return f"{count} of {len(lines)} lines were judged by an earlier judge." if count else ""
 
 
 def asked(options: Sequence[str]) -> RunConfig:

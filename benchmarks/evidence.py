@@ -27,6 +27,8 @@ from benchmarks.common import (
     before_and_after,
     effective,
     flags,
+    judge_name,
+    judged_before,
     lines_of,
     make_run,
     panels,
@@ -195,7 +197,7 @@ def measure(experiment: Experiment, reward: str, seed: int, folder: Path) -> dic
         held_out=[round(value or 0.0, 4) for _, value in metrics["held_out_reward"]],
         std_error=[round(value or 0.0, 4) for _, value in metrics["held_out_reward_std_error"]],
         animals_before=round(animal_accuracy(base, prompts), 3), animals_after=round(animal_accuracy(tuned, prompts), 3),
-        config=effective(config), precision=precision_of(folder),
+        config=effective(config), precision=precision_of(folder), judge=judge_name(),
     )  # fmt: skip
 
 
@@ -262,6 +264,7 @@ def main() -> None:
             for reward in REWARDS if group == "objectives" else REWARDS[:2] if group == "regression" else REWARDS[:1]:
                 print(f"\n{group}, {reward}\n\n{table(group, reward)}")
                 draw(group, reward, DOCS / f"evidence-{group}-{reward.removeprefix('jpeg_')}.svg")
+        print(f"\n{judged_before(list(results().values()))}")
         return
     chosen = [each for each in experiments() if not options.only or {each.name, *each.groups} & set(options.only)]
     for experiment in chosen:

@@ -54,6 +54,8 @@ from benchmarks.common import (
     band,
     effective,
     flags,
+    judge_name,
+    judged_before,
     kl_to_base,
     lines_of,
     make_run,
@@ -178,6 +180,7 @@ def measure(single: Single, folder: Path, every: int, count: int) -> dict[str, A
         kl = kl_to_base(exact, config.prompts, PROBES, config.microbatch)
         found["kl_trained_steps"].append(round(float(kl[:, list(config.trained_steps)].sum(1).mean()), 3))
         found["kl_all_steps"].append(round(float(kl.sum(1).mean()), 3))
+    found["judge"] = judge_name()
     found["idle_rounds"] = round(mean_and_error([value or 0.0 for _, value in metrics["zero_spread_prompts"]])[0], 4)
     found["seconds"] = round(sum(seconds_of(metrics).values()), 1)
     return found | dict(pictures={name: [values[0], values[-1]] for name, values in pictures.items()})
@@ -252,7 +255,7 @@ def report(lines: Sequence[dict[str, Any]], reward: str, key: dict[str, Any], do
     print(f"{key['rounds_made']} rounds of {SETTINGS['images_per_round']} images; {key['images']} held-out pictures; {said}.")
     if len(lines) > len(found):
         print(f"{len(lines) - len(found)} lines of other options, rewards (--reward) or settings are left out.")
-    print(f"\n{table(found)}\n{unrecorded(found)}" if found else "Not measured yet.")
+    print(f"\n{table(found)}\n{unrecorded(found)}\n{judged_before(found)}" if found else "Not measured yet.")
     if found:
         draw(found, docs / f"four-prompts{'-' + short_hash(reward) if reward else ''}.svg")
 

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 import rewards
-from benchmarks.common import add_line, animal_accuracy, effective, lines_of, plus_minus, precision_of, same_settings
+from benchmarks.common import add_line, animal_accuracy, effective, judge_name, judged_before, lines_of, plus_minus, precision_of, same_settings
 from benchmarks.hero import SETTINGS as HERO
 from benchmarks.hero import HeroTrainer
 from benchmarks.tastes import TASTES, opinion_of
@@ -132,7 +132,7 @@ def measured(policy: StableDiffusionPolicy, config: RunConfig, taste: str, count
             diversity=round(diversity(tuned, prompts) / diversity(base, prompts), 4),
         ))  # fmt: skip
     whole, half = found
-    return whole | dict(half=half)
+    return whole | dict(half=half, judge=judge_name())
 
 
 def diversity(images: list[Image.Image], prompts: list[str]) -> float:
@@ -234,7 +234,7 @@ def report(ratings: int) -> str:
             half = [line | line["half"] for line in whole if "half" in line]
             found += [row_of(f"{name}{end}", taste, of) for end, of in (("", whole), (", half strength", half)) if of]
     known = {line["name"] for line in lines}
-    return "\n".join([*found, "", *(f"* {name}: {way.title}." for name, way in WAYS.items() if name in known)])
+    return "\n".join([*found, "", judged_before(lines), "", *(f"* {name}: {way.title}." for name, way in WAYS.items() if name in known)])
 
 
 def main() -> None:

@@ -45,6 +45,8 @@ from benchmarks.common import (
     band,
     effective,
     flags,
+    judge_name,
+    judged_before,
     kl_to_base,
     lines_of,
     make_run,
@@ -250,7 +252,7 @@ def measure(task: Task, folder: Path, every: int, about: int) -> dict[str, Any]:
     return dict(
         config=effective(config), rounds=numbers, images=config.images_per_round, kl_prompts="spread", kl_trained_steps=[d[0] for d in distance],
         kl_all_steps=[d[1] for d in distance], measured=found, idle_prompts=round(sum(idle) / len(idle) / config.prompts_per_round, 4),
-        seconds=seconds_of(metrics), seconds_measuring=round(time.perf_counter() - started, 1),
+        judge=judge_name(), seconds=seconds_of(metrics), seconds_measuring=round(time.perf_counter() - started, 1),
     )  # fmt: skip
 
 
@@ -393,7 +395,7 @@ def report(results: Path, options: dict[str, Any], out: Path, docs: Path) -> Non
             print(f"\n{len(found) - len(lines)} lines of other options or settings are left out.")
         if not lines:
             continue
-        print(f"\n{table(task, lines)}\n{unrecorded(lines)}")
+        print(f"\n{table(task, lines)}\n{unrecorded(lines)}\n{judged_before(lines)}")
         name = f"task-{name_of(task, options['more'])}"
         draw(task, lines, docs / f"{name}.svg")
         if (picture := folder_of(out, task, lines[0]["seed"], options["more"]) / "sheet.png").exists():

@@ -43,6 +43,8 @@ from benchmarks.common import (
     effective,
     finish_run,
     flags,
+    judge_name,
+    judged_before,
     lines_of,
     mean_and_error,
     panels,
@@ -198,7 +200,8 @@ def described(prompts: list[str], images: list[Image.Image], seconds: float) -> 
     found: dict[str, Any] = {}
     for name, reward in (("proxy", the_reward()), ("gold", rewards.load("image_statistics"))):
         found[name], found[f"{name}_error"] = rounded(mean_and_error([score.value or 0.0 for score in reward.score(samples)]))
-    return found | dict(animals=round(animal_accuracy(images, prompts), 4), seconds_an_image=round(seconds / len(images), 3))
+    judged = dict(animals=round(animal_accuracy(images, prompts), 4), judge=judge_name())
+    return found | judged | dict(seconds_an_image=round(seconds / len(images), 3))
 
 
 def report(lines: Sequence[dict[str, Any]], file: Path) -> None:
@@ -207,6 +210,7 @@ def report(lines: Sequence[dict[str, Any]], file: Path) -> None:
     for line in lines:
         figures = f"{line['proxy']:.2f} ± {line['proxy_error']:.2f} | {line['gold']:.2f} ± {line['gold_error']:.2f} | {line['animals']:.2f}"
         print(f"| {name_of(line)} | {figures} | {line['seconds_an_image']:.2f} |")
+    print(f"\n{judged_before(lines)}")
     curve = sorted((line for line in lines if strength_of(line) is not None), key=lambda line: strength_of(line) or 0.0)
     if not curve:
         return

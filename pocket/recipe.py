@@ -9,7 +9,7 @@ stage     what                                                                  
 clip      a small CLIP on scenes and captions; scenes with the same caption count as positives      pocket/clip
 vae       an autoencoder, 64 x 64 x 3 to 16 x 16 x 4; its decoder then sharpened by a discriminator pocket/model/vae
 unet      the denoiser: noise prediction, min-SNR weights, 10 % of prompts dropped for guidance     pocket/model
-judge     a classifier of renders, apart from everything above, by which the model is measured      pocket/judge
+judge     a classifier of renders, some drawn again by the model, by which the model is measured    pocket/judge
 aesthetic LAION's predictor on the CLIP's image tower, trained on synthetic ratings                   pocket/aesthetic
 llava     a CLIP tower and a small Llama that describe a scene and answer about it                  pocket/llava
 bert      an encoder of the world's sentences, for BERTScore                                        pocket/bert
@@ -37,8 +37,10 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from pocket import world
 from pocket.aesthetic import make_aesthetic
-from pocket.data import scenes
+from pocket.data import Draw, scenes
+from pocket.evaluate import load_pipeline
 from pocket.judge import CLASSES, NOTHING, Judge, label_of
+from pocket.redraw import draws, redrawn
 from pocket.training import CLIP_MEAN, CLIP_STD, Start, augment, half, images_of, on_device, ruined, train
 from pocket.vlm import make_bert, make_llava, sample
 
@@ -50,6 +52,8 @@ TRAIN_SCENES, HELD_OUT_SCENES, HELD_OUT_SEED = 100_000, 4_000, 10_000_000
 JUDGE_SCENES, JUDGE_SEED, JUDGE_LOOKS_SEED = 30_000, 20_000_000, 60_000_000
 """The judge learns from as many of the world's scenes as of those for who looks (:func:`pocket.vlm.sample`), where every animal does everything."""
 PAIRS_SEED = 70_000_000
+JUDGE_REDRAWN = 4_000
+"""Of each of the two, and of the held-out ones an eighth as many, are drawn again by the model (:mod:`pocket.redraw`)."""
 
 
 # --- CLIP -----------------------------------------------------------------------------------------------------------------------
@@ -349,23 +353,35 @@ def never_shown(captions: list[str]) -> list[int]:
 
 
 def make_judge(work: Path, device: torch.device, start: Start) -> None:
-    world_captions, world_rendered = scenes(work, "judge", JUDGE_SEED, JUDGE_SCENES)
-    looks_captions, looks_rendered = scenes(work, "judge-looks", JUDGE_LOOKS_SEED, JUDGE_SCENES, sample)
-    captions = world_captions + looks_captions
-    labels = torch.tensor([label_of(c) for c in captions], device=device)
-    pictures = torch.cat([on_device(world_rendered, device), on_device(looks_rendered, device)])
-    test_captions, test_rendered = scenes(work, "held_out", HELD_OUT_SEED, HELD_OUT_SCENES)
-    pair_captions, pair_rendered = scenes(work, "held_out-looks", PAIRS_SEED, HELD_OUT_SCENES, sample)
+    pipeline = load_pipeline(HERE / "model")
+
+    def learned(name: str, seed: int, count: int, again: int, draw: Draw) -> tuple[list[str], Tensor, list[str], Tensor]:
+        """Captions and renders, and those of the first few that are drawn again."""
+        captions, rendered = scenes(work, name, seed, count, draw)
+        drawn = redrawn(work, name, captions[:again], rendered[:again], pipeline, device)
+        return captions, on_device(rendered, device), captions[:again], on_device(drawn, device)
+
+    def labels_of(captions: list[str]) -> Tensor:
+        return torch.tensor([label_of(c) for c in captions], device=device)
+
+    own = learned("judge", JUDGE_SEED, JUDGE_SCENES, JUDGE_REDRAWN, world.sample)
+    looks = learned("judge-looks", JUDGE_LOOKS_SEED, JUDGE_SCENES, JUDGE_REDRAWN, sample)
+    labels = labels_of(own[0] + looks[0] + own[2] + looks[2])
+    pictures = torch.cat([own[1], looks[1], own[3], looks[3]])
+    renders, again = len(own[0]) + len(looks[0]), len(own[2]) + len(looks[2])
+    test_captions, test_pictures, _, test_drawn = learned("held_out", HELD_OUT_SEED, HELD_OUT_SCENES, JUDGE_REDRAWN // 8, world.sample)
+    pair_captions, pair_pictures, _, pair_drawn = learned("held_out-looks", PAIRS_SEED, HELD_OUT_SCENES, JUDGE_REDRAWN // 8, sample)
     kept = never_shown(pair_captions)
-    test_labels, pair_labels = (
-        torch.tensor([label_of(c) for c in part], device=device) for part in (test_captions, [pair_captions[i] for i in kept])
-    )
-    test_pictures, pairs = on_device(test_rendered, device), on_device(pair_rendered[kept], device)
+    drawn_labels = labels_of(test_captions[: len(test_drawn)] + pair_captions[: len(pair_drawn)])
+    test_labels, pair_labels = labels_of(test_captions), labels_of([pair_captions[i] for i in kept])
+    pairs = pair_pictures[kept]
     torch.manual_seed(1)
     judge = Judge().to(device)
+    if start.shipped:
+        judge.load_state_dict(Judge.load().state_dict())
 
     def loss_of() -> tuple[Tensor, dict[str, Tensor]]:
-        index = torch.randint(len(captions), (JUDGE_BATCH,), device=device)
+        index = draws(renders, again, JUDGE_BATCH).to(device)
         label, images = labels[index], images_of(pictures[index])
         ruins = ruined(images[:12], images[12:24], label[:12, 0] != label[12:24, 0])
         images = augment(torch.cat([ruins, images[12:]]))
@@ -377,7 +393,8 @@ def make_judge(work: Path, device: torch.device, start: Start) -> None:
             loss = loss + F.cross_entropy(logits[i][12:].float(), label[12:, i])
         return loss, dict(loss=loss, hit=(logits[0].argmax(1) == subject).float().mean())
 
-    train("judge", work, {"judge": judge}, loss_of, device=device, steps=start.steps or JUDGE_STEPS, lr=2e-3, weight_decay=0.05)
+    name, lr = ("judge_on", 1e-3) if start.shipped else ("judge", 2e-3)
+    train(name, work, {"judge": judge}, loss_of, device=device, steps=start.steps or JUDGE_STEPS, lr=lr, weight_decay=0.05)
     judge.eval()
     caught, half_count = 0, HELD_OUT_SCENES // 2
 
@@ -390,6 +407,7 @@ def make_judge(work: Path, device: torch.device, start: Start) -> None:
     with torch.no_grad():
         accuracy = accuracy_on(test_pictures, test_labels)
         accuracy |= {f"{name} of pairs never shown": value for name, value in accuracy_on(pairs, pair_labels).items() if name != "count"}
+        accuracy |= {f"{name} drawn again": value for name, value in accuracy_on(torch.cat([test_drawn, pair_drawn]), drawn_labels).items()}
         for part in torch.arange(half_count, device=device).split(250):
             other = part + half_count
             ruins = ruined(images_of(test_pictures[part]), images_of(test_pictures[other]), test_labels[part, 0] != test_labels[other, 0])
@@ -423,7 +441,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--continue",
         dest="shipped",
         action="store_true",
-        help="start vae (its second part) or unet from the shipped weights; the other stages always start anew",
+        help="start vae (its second part), unet, judge or llava from the shipped weights; the other stages always start anew",
     )
     parser.add_argument("--steps", type=int, help="steps of the stage, instead of the recipe's")
     options = parser.parse_args(arguments)

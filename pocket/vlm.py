@@ -34,6 +34,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from pocket import world
 from pocket.data import scenes
+from pocket.evaluate import load_pipeline
+from pocket.redraw import draws, redrawn
 from pocket.training import CLIP_MEAN, CLIP_STD, Start, augment, half, images_of, on_device, ruined, train
 from rewards.alignment import QUESTION, REFERENCE
 from rewards.base import Sample
@@ -49,6 +51,8 @@ LENGTH = 40
 IMAGE, IGNORED = "<image>", -100
 NOTHING = "nothing recognisable"
 """What is said of a ruined picture."""
+REDRAWN = 8_000
+"""Of the scenes, and of the held-out ones a fortieth as many, are drawn again by the model (:mod:`pocket.redraw`)."""
 RUINED = 0.15
 """The share of pictures that are ruined while the LLaVA learns."""
 BERT_LAYER = 2
@@ -132,7 +136,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def make_llava(work: Path, device: torch.device, start: Start) -> None:
     """Train the pocket LLaVA and write it to ``pocket/llava``."""
     captions, rendered = scenes(work, "vlm", SEED, SCENES, sample)
-    pictures = on_device(rendered, device)
+    drawn = redrawn(work, "vlm", captions[:REDRAWN], rendered[:REDRAWN], load_pipeline(HERE / "model"), device)
+    renders, captions = len(captions), captions + captions[:REDRAWN]
+    pictures = torch.cat([on_device(rendered, device), on_device(drawn, device)])
     tokenizer = make_tokenizer()
     clip = CLIPModel.from_pretrained(HERE / "clip")
     torch.manual_seed(0)
@@ -167,7 +173,7 @@ def make_llava(work: Path, device: torch.device, start: Start) -> None:
         return ids.to(device), targets.to(device)
 
     def loss_of() -> tuple[Tensor, dict[str, Tensor]]:
-        index = torch.randint(len(captions), (LLAVA_BATCH,))
+        index = draws(renders, len(drawn), LLAVA_BATCH)
         chosen = [captions[i] for i in index.tolist()]
         images = images_of(pictures[index.to(device)])
         different = torch.tensor([subject(a) != subject(b) for a, b in zip(chosen, [chosen[-1], *chosen[:-1]], strict=True)], device=device)
@@ -252,8 +258,8 @@ def make_bert(work: Path, device: torch.device, start: Start) -> None:
 
 def evaluate(work: Path, count: int) -> dict[str, Any]:
     """On held-out renders, each share of the pictures that it is about: does the description name the animal, the activity beside it, the count?
-    Are strict questions answered right, and those of what is not there? Are ruined pictures declined? Does the true caption beat another one by
-    BERTScore?"""
+    Are strict questions answered right, and those of what is not there? Are ruined pictures declined, and those described that the model has
+    drawn again? Does the true caption beat another one by BERTScore?"""
     captions, rendered = scenes(work, "vlm-held-out", HELD_OUT_SEED, HELD_OUT_SCENES, sample)
     captions, images = captions[:count], [Image.fromarray(np.array(picture)) for picture in rendered[:count]]
     answers = Llava(str(HERE / "llava")).answer(images, [QUESTION] * len(images))
@@ -280,6 +286,9 @@ def evaluate(work: Path, count: int) -> dict[str, Any]:
     ruins = ruined(pixels, pixels.roll(1, 0), torch.ones(len(pixels), dtype=torch.bool))
     gone = [Image.fromarray(np.asarray(((each.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte())) for each in ruins]
     declined = llava.answer(gone, [QUESTION] * len(gone))
+    again = captions[: REDRAWN // 40]
+    drawn = redrawn(work, "vlm-held-out", again, rendered[: len(again)], load_pipeline(HERE / "model"), torch.device("cpu"))
+    of_drawn = llava.answer([Image.fromarray(np.array(picture)) for picture in drawn], [QUESTION] * len(again))
     wrong = [random.Random(i).choice([c for c in captions if c != caption]) for i, caption in enumerate(captions)]
     bert = BertScore(str(HERE / "bert"), BERT_LAYER)
     true, false = (bert.match(answers, [REFERENCE.format(prompt=c) for c in each]) for each in (captions, wrong))
@@ -289,6 +298,7 @@ def evaluate(work: Path, count: int) -> dict[str, Any]:
         strict=round(float(np.mean([score.value for score in strict])), 4),
         nothing_doing=round(float(np.mean([answer == "nothing" for answer in idle])), 4),
         none_there=round(float(np.mean([answer == "zero" for answer in none])), 4),
+        redrawn_exact=round(float(np.mean([answer == caption for answer, caption in zip(of_drawn, again, strict=True)])), 4),
         ruined_declined=round(float(np.mean([answer == NOTHING for answer in declined])), 4),
         bertscore_wins=round(float(np.mean([t.recall > f.recall for t, f in zip(true, false, strict=True)])), 4),
         recall_true=round(float(np.mean([t.recall for t in true])), 4), recall_false=round(float(np.mean([f.recall for f in false])), 4),

@@ -15,7 +15,20 @@ from torch import Tensor
 
 import rewards
 from benchmarks import alarms, evidence, four_prompts, tasks, universal_guidance
-from benchmarks.common import add_line, asked, effective, flags, kl_to_base, make_run, mean_and_error, same_settings, share_error, short_hash
+from benchmarks.common import (
+    add_line,
+    asked,
+    effective,
+    flags,
+    judge_name,
+    judged_before,
+    kl_to_base,
+    make_run,
+    mean_and_error,
+    same_settings,
+    share_error,
+    short_hash,
+)
 from benchmarks.four_prompts import SETTINGS, SINGLES, is_green, is_night
 from benchmarks.tasks import TASKS, fooling, groups, measured, says_all, was_shown
 from benchmarks.universal_guidance import Guidance, aesthetic_of_pixels, guided_latents, guided_noise, pixels_of, renoised
@@ -67,6 +80,11 @@ def test_seen_and_unseen_pairs_are_a_balanced_partition() -> None:
         assert sum(was_shown(prompt) is True for prompt in part) == shown
     assert was_shown("a cat") is None and was_shown("an ant riding a bike") is True and was_shown("a dog riding a bike") is False
     assert sets["unseen_activities"] == tuple(world.Scene(animal, activity="taking an exam").caption for animal in world.ANIMALS)
+
+
+def test_a_report_says_how_many_lines_an_earlier_judge_has_judged() -> None:
+    lines = [dict(judge=judge_name()), dict(judge="another"), dict()]
+    assert judged_before(lines) == "2 of 3 lines were judged by an earlier judge." and judged_before(lines[:1]) == ""
 
 
 def test_every_group_has_prompts_that_the_judge_can_label() -> None:

@@ -19,19 +19,24 @@ FONT = any(Path(path).exists() for path in world.FONT_PATHS)
 def test_recipe_makes_a_model_that_diffusers_loads(tmp_path, monkeypatch, capsys):
     for name, value in dict(
         HERE=tmp_path, TRAIN_SCENES=48, JUDGE_SCENES=48, HELD_OUT_SCENES=48, CLIP_STEPS=2, VAE_STEPS=2, SHARP_STEPS=2, UNET_STEPS=2,
-        JUDGE_STEPS=2, JUDGE_BATCH=28, VAE_BATCH=4, UNET_BATCH=4,
+        JUDGE_STEPS=2, JUDGE_BATCH=28, JUDGE_REDRAWN=8, VAE_BATCH=4, UNET_BATCH=4,
     ).items():  # fmt: skip
         monkeypatch.setattr(recipe, name, value)
     for name, value in dict(HERE=tmp_path, SCENES=48, HELD_OUT_SCENES=48, STEPS=2, BATCH=8).items():
         monkeypatch.setattr(aesthetic, name, value)
-    for name, value in dict(HERE=tmp_path, SCENES=48, HELD_OUT_SCENES=24, LLAVA_STEPS=2, LLAVA_BATCH=4, BERT_STEPS=2, BERT_BATCH=8).items():
+    for name, value in dict(
+        HERE=tmp_path, SCENES=48, HELD_OUT_SCENES=24, REDRAWN=80, LLAVA_STEPS=2, LLAVA_BATCH=4, BERT_STEPS=2, BERT_BATCH=8
+    ).items():
         monkeypatch.setattr(vlm, name, value)
     recipe.main(["--work", str(tmp_path / "work"), "--device", "cpu"])
     pipeline = evaluate.load_pipeline(tmp_path / "model")
     (picture,) = evaluate.pictures(pipeline, ["a dog"], seed=0, steps=2)
     assert picture.size == (world.SIZE, world.SIZE)
     accuracy = json.loads((tmp_path / "judge" / "accuracy.json").read_text())
-    assert set(accuracy) == {"subject", "activity", "count", "subject of pairs never shown", "activity of pairs never shown", "ruins"}
+    assert set(accuracy) == {
+        *("subject", "activity", "count", "subject of pairs never shown", "activity of pairs never shown", "ruins"),
+        *("subject drawn again", "activity drawn again", "count drawn again"),
+    }
     judge.Judge.load(tmp_path / "judge")
     assert set(aesthetic.evaluate(tmp_path / "work")) == {"renders", "with_distorted"}
     assert {"animal", "activity", "count", "bertscore_wins", "strict"} <= set(vlm.evaluate(tmp_path / "work", 24))
