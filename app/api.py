@@ -106,11 +106,12 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
                 raise StoreError(f"rater and client_id are texts of 1 to {MAX_NAME_CHARACTERS} characters, without control characters.")
             kind = store.rating if value is not None else "skip"
             sample, second = store.sample(int(image)), None if other is None else store.sample(int(other))
-            if sample and (refusal := rating_refusal(store, sample, rater, second)):
-                raise StoreError(refusal)
             if not valid(kind, value, pair=other is not None):
                 raise StoreError(f"{value} is no rating of {'an image' if other is None else 'a pair'} in {kind}.")
-            return store.add_rating(client_id or uuid.uuid4().hex, int(image), rater, kind, value, other=None if other is None else int(other))
+            return store.add_rating(
+                client_id or uuid.uuid4().hex, int(image), rater, kind, value,
+                other=None if other is None else int(other), refusal=lambda: rating_refusal(store, sample, rater, second) if sample else "",
+            )  # fmt: skip
         except StoreError as error:
             raise gr.Error(str(error), print_exception=False) from error
 

@@ -23,7 +23,7 @@ from app.board import apply_refusal, board_json, board_revision, rating_refusal
 from app.runs import Runs
 from ddpo.config import ConfigError
 from ddpo.records import REQUESTS, ProbeRow, SampleRow
-from ddpo.store import RATINGS, NoRun, RunStore, StoreError
+from ddpo.store import RATINGS, NoRun, RatingRefused, RunStore, StoreError
 from rewards.base import RewardError
 from rewards.human import valid
 
@@ -142,22 +142,30 @@ def _board(runs: Runs, run: str, rater: str, since: str) -> Response:
 
 
 def _ratings(runs: Runs, run: str, body: Any) -> Response:
-    """One rating event, or a list of them: a list is answered one by one, so that a bad one does not hold up the rest."""
+    """One rating event, or a list of them: a list is answered one by one, so that a bad one does not hold up the rest. Behind one that cannot be
+    written just now none is tried: sent again together they come in the order in which they were made, and of an image the last word counts."""
     store = open_run(runs, run)
     if not isinstance(body, list):
         return json_answer(_guarded(lambda: _save(store, body)))
     if len(body) > MAX_RATINGS_AT_ONCE:
         raise HTTPException(413, f"At most {MAX_RATINGS_AT_ONCE} ratings at once.")
-    return json_answer({"results": [_outcome(store, each) for each in body]})
+    results: list[dict[str, Any]] = []
+    for event in body:
+        waits = bool(results) and results[-1]["status"] >= 500
+        results.append(results[-1] | {"client_id": _client_id(event)} if waits else _outcome(store, event))
+    return json_answer({"results": results})
 
 
 def _outcome(store: RunStore, event: Any) -> dict[str, Any]:
     """What became of one event of a list, with the status that it would have had alone."""
-    client_id = event.get("client_id") if isinstance(event, dict) else None
     try:
         return {"status": 200, **_guarded(lambda: _save(store, event))}
     except HTTPException as refusal:
-        return {"client_id": client_id, "status": refusal.status_code, "detail": refusal.detail}
+        return {"client_id": _client_id(event), "status": refusal.status_code, "detail": refusal.detail}
+
+
+def _client_id(event: Any) -> Any:
+    return event.get("client_id") if isinstance(event, dict) else None
 
 
 def _save(store: RunStore, event: Any) -> dict[str, Any]:
@@ -172,10 +180,14 @@ def _save(store: RunStore, event: Any) -> dict[str, Any]:
     sample, other = _sample(store, event.get("sample")), _sample(store, event["other"]) if pair else None
     if sample is None or (pair and other is None) or ("image" in event and event["image"] != Path(sample.image).stem):
         raise HTTPException(404, "There is no such image in this run.")
-    if refusal := rating_refusal(store, sample, rater, other):
-        raise HTTPException(409, refusal)
     shown_at, answered_at = seconds_of(event, "shown_at"), seconds_of(event, "answered_at")
-    new = store.add_rating(client_id, sample.id, rater, kind, value, shown_at, answered_at, other.id if other else None)
+    try:
+        new = store.add_rating(
+            client_id, sample.id, rater, kind, value, shown_at, answered_at,
+            other=other.id if other else None, refusal=lambda: rating_refusal(store, sample, rater, other),
+        )  # fmt: skip
+    except RatingRefused as error:
+        raise HTTPException(409, str(error)) from error
     return {"client_id": client_id, "saved": True, "new": new}
 
 

@@ -82,6 +82,10 @@ class NoRun(StoreError):
     """There is no such run, so that trying again would not help."""
 
 
+class RatingRefused(StoreError):
+    """A rating is not taken; the message says why."""
+
+
 class RunStore:
     """One run's folder and database. One instance serves one process; threads take turns."""
 
@@ -363,23 +367,30 @@ class RunStore:
         shown_at: float | None = None,
         answered_at: float | None = None,
         other: int | None = None,
+        refusal: Callable[[], str] = str,
     ) -> bool:
-        """Append a rating event; on disk when this returns. A repeat of a ``client_id`` changes nothing and returns False.
+        """Append a rating event; on disk when this returns. A repeat of a ``client_id`` changes nothing and returns False, whatever came since.
 
         Args:
             other: the second image, where the rating is of a pair.
+            refusal: says why it is not taken, if it is not. It is asked while nobody else can write, so that no round is closed in between.
 
         Raises:
+            RatingRefused: it is not taken.
             StoreError: there is no such sample.
         """
         try:
             with self._transaction():
-                cursor = self._db.execute(
+                if self._rows("SELECT 1 FROM rating WHERE client_id = ?", client_id):
+                    return False
+                if why := refusal():
+                    raise RatingRefused(why)
+                self._db.execute(
                     """INSERT INTO rating (client_id, sample, rater, kind, value, shown_at, answered_at, created_at, other)
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (client_id) DO NOTHING""",
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                     (client_id, sample, rater, kind, value, shown_at, answered_at, time.time(), other),
                 )
-                return cursor.rowcount == 1
+                return True
         except (sqlite3.IntegrityError, OverflowError) as error:
             also = "" if other is None else f" or {other}"
             raise StoreError(f"There is no image {sample}{also} in run {self.name}.") from error

@@ -87,7 +87,7 @@ class Taster:
         if not self._chooses(number):
             return
         rows = self.store.samples(number)
-        if (taste := self._taste(number - 1, rows)) is None:
+        if (taste := self._taste(self._rated(number - 1), rows)) is None:
             return
         chosen = taste.choose(
             self._looks([row.image for row in rows]),
@@ -101,8 +101,8 @@ class Taster:
         """Say what people would have said of all of a round's images, from the ratings of all rounds up to it."""
         if not self.on:
             return
-        rows = self.store.samples(number)
-        if (taste := self._taste(number, rows)) is None:
+        rows, rated = self.store.samples(number), self._rated(number)
+        if (taste := self._taste(rated, rows)) is None:
             return
         guess = taste.guess(self._looks([row.image for row in rows]), [row.prompt for row in rows])
         self.store.add_scores(GUESS, {row.id: Score(float(m), dict(std=float(s))) for row, m, s in zip(rows, guess.rating, guess.std, strict=True)})
@@ -115,7 +115,6 @@ class Taster:
             found |= dict(preference_accuracy=accuracy, preference_least=least)
         if least > CHANCE and (missing := more(guess.known, own, guess.alone)) is not None:
             found |= dict(preference_more=float(missing))
-        rated = self._rated(number)
         known = {row.id for row, _ in rated}
         pool = [*(row for row, _ in rated), *(row for row in rows if row.id not in known)]
         beliefs.write(self.store, number, found, beliefs.believe(taste, pool, self._looks([row.image for row in pool]), rated, self.earlier))
@@ -124,7 +123,7 @@ class Taster:
     def trusted(self, number: int) -> Taste | None:
         """The taste that speaks from the ratings of all rounds up to one, whether or not the run learns from it; None where the better one of two is
         not surely picked more often than by chance."""
-        taste = self._taste(number, [])
+        taste = self._taste(self._rated(number), [])
         return taste if taste is not None and taste.accuracy()[1] > CHANCE else None
 
     def _accuracy(self, taste: Taste, number: int) -> tuple[float, float, int]:
@@ -179,10 +178,10 @@ class Taster:
             return said
         return scores(self.store.asked(row.number), self.store.latest_ratings(row.number, row.closed_rating), self.store.weights)
 
-    def _taste(self, number: int, rows: list[SampleRow]) -> Taste | None:
-        """What the ratings of all rounds up to one say, and those from elsewhere; None while there are none. ``rows`` are the images that it will be
-        asked about."""
-        rated, earlier = self._rated(number), self.earlier
+    def _taste(self, rated: Sequence[tuple[SampleRow, float]], rows: Sequence[SampleRow]) -> Taste | None:
+        """What some ratings of the run say, and those from elsewhere; None while there are none. ``rows`` are the images that it will be asked
+        about."""
+        earlier = self.earlier
         if not rated and not earlier:
             return None
         seen = self._looks([*(row.image for row, _ in rated), *(f"{RATINGS}/{each.image}" for each in earlier)])

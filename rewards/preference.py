@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
-from scipy.linalg.lapack import dpotri
+from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
@@ -30,6 +31,7 @@ from rewards.pairs import CHANCE
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Rows = np.ndarray[tuple[int, ...], np.dtype[np.signedinteger[Any]]]
+Bools = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 Looks = Mapping[str, Array]
 """What is seen in n images: kinds of looks, each (n, width)."""
 
@@ -210,31 +212,30 @@ class Evidence:
             groups: the group whose share each rater has, (raters,); -1 for those in question.
         """
         self.y, self.groups, self.whose = y, groups, whose
-        self.products = [part.products(x, x) for part in (*kinds, marks)]
+        self.products = np.stack([part.products(x, x) for part in (*kinds, marks)])
         self.others = bool((whose > 0).any())
         self.differ = whose[:, None] != whose
 
     def __call__(self, variables: Array) -> tuple[float, Array]:
         count = len(self.products)
         variances = np.exp(variables[: count + 1])
-        parts = [variance * product for variance, product in zip(variances, self.products, strict=False)]
-        taste = sum(parts[1:-1], start=parts[0])
+        taste = np.tensordot(variances[: count - 1], self.products[:-1], 1)
         alike, loads, shares = np.ones((1, 1)), np.zeros((0, 2)), np.zeros(0)
         if self.others:
             shares = np.where(self.groups < 0, 1.0, variables[count + 1 :][self.groups])
             loads = Alike(0, shares, float(variables[-1])).loads()[self.whose]
             alike = np.asarray(np.where(self.differ, loads @ loads.T, 1.0))
-        covariance = taste * alike + parts[-1]
+        covariance = taste * alike + variances[count - 1] * self.products[-1]
         covariance[np.diag_indices_from(covariance)] += variances[-1] + JITTER
-        lower = np.linalg.cholesky(covariance)
+        lower = factored(covariance)
         inverse = inverted(lower)
         weights = inverse @ self.y
         value = float(self.y @ weights) / 2 + float(np.log(np.diag(lower)).sum())
         bend = (inverse - np.outer(weights, weights)) / 2
-        slopes = [float((bend * alike * part).sum()) for part in parts[:-1]]
-        slopes += [float((bend * parts[-1]).sum()), float(np.trace(bend)) * variances[-1]]
+        of_kinds = self.products[:-1].reshape(count - 1, -1) @ (bend * alike).ravel()
+        slopes = variances * np.array([*of_kinds, np.vdot(bend, self.products[-1]), np.trace(bend)])
         if not self.others:
-            return value, np.array(slopes)
+            return value, slopes
         by_loads = 2 * (bend * taste * self.differ) @ loads
         rest, common, own = np.sqrt(1 - shares**2)[self.whose], variables[-1], shares[self.whose]
         by_share = by_loads[:, 0] - by_loads[:, 1] * common * own / np.maximum(rest, 1e-9)
@@ -245,11 +246,24 @@ class Evidence:
         return value, np.array([*slopes, *found])
 
 
+def factored(covariance: Array) -> Array:
+    """The lower Cholesky factor of a covariance, (n, n). (Rows here are LAPACK's columns, so that nothing is turned round: its upper factor is this.)
+
+    Raises:
+        LinAlgError: it is none.
+    """
+    upper, failed = dpotrf(covariance.T, lower=0)
+    if failed:
+        raise np.linalg.LinAlgError("this is no covariance: it is not positive definite")
+    lower: Array = upper.T
+    return lower
+
+
 def inverted(lower: Array) -> Array:
-    """The inverse of a covariance, (n, n), from the lower triangle of its Cholesky factor."""
-    found, _ = dpotri(lower, lower=1)
-    found = np.tril(found)
-    whole: Array = found + np.tril(found, -1).T
+    """The inverse of a covariance, (n, n), from its lower Cholesky factor."""
+    found, _ = dpotri(lower.T, lower=0)  # one triangle; the other one is 0
+    whole: Array = found + found.T
+    whole[np.diag_indices_from(whole)] /= 2
     return whole
 
 
@@ -351,7 +365,7 @@ class Taste:
         self._ends = np.cumsum([0, *(len(mean) for mean, _ in self.scale.values())])
         self.x = self._inputs(seen, prompts, whose)
         self.parts, self.noise = self._fitted(np.arange(len(self.x)), ENOUGH)
-        self._inverse = self._inverted(self.parts, self.noise)
+        self._inverse = self._inverted()
         self._weights = self._inverse @ (self.opinions - self.middle)
 
     # --- fitting ----------------------------------------------------------------------------------------------------------------
@@ -406,11 +420,17 @@ class Taste:
         """The parts of the taste, among several raters as far as they are alike."""
         return list(kinds) if self.own.all() else [Shared(kind.first, kind.last, kind.variance, alike) for kind in kinds]
 
-    def _inverted(self, parts: Sequence[Linear], noise: float, rows: Any = slice(None)) -> Array:
-        """The inverse covariance of the ratings, (n, n), or of some of them, by some variances."""
+    def _factored(self, parts: Sequence[Linear], noise: float, rows: Any = slice(None)) -> Array:
+        """The lower Cholesky factor of the covariance of the ratings, (n, n), or of some of them, by some variances."""
         x = self.x[rows]
-        found = covariance(parts, x, x) + noise * np.eye(len(x))
-        return inverted(np.asarray(np.linalg.cholesky(found), dtype=np.float64)) if len(x) else found
+        found = covariance(parts, x, x)
+        found[np.diag_indices_from(found)] += noise
+        return factored(found)
+
+    def _inverted(self, rows: Any = slice(None)) -> Array:
+        """The inverse covariance of the ratings, (n, n), or of some of them."""
+        lower = self._factored(self.parts, self.noise, rows)
+        return inverted(lower) if len(lower) else lower
 
     def _of_taste(self, x: Array, y: Array) -> Array:
         """Prior covariance of tastes, (n, m)."""
@@ -431,7 +451,7 @@ class Taste:
         left = prior - across @ self._inverse @ across.T
         known = alone = _explained(prior, left, prompts)
         if not self.own.all():
-            inverse = self._inverted(self.parts, self.noise, self.own)
+            inverse = self._inverted(self.own)
             alone = _explained(prior, prior - across[:, self.own] @ inverse @ across[:, self.own].T, prompts)
         rating = self.middle + self._of_ratings(x, self.x) @ self._weights
         return Guess(across @ self._weights, rating, np.sqrt(np.maximum(np.diag(left), 0.0)), known, alone)
@@ -443,7 +463,7 @@ class Taste:
         across = self._of_ratings(x, self.x)
         strange = 1 - x[:, self._ends[-1] : -1].sum(1)  # a prompt that nobody has rated has a term of its own
         prior = sum((part.diag(x) for part in self.parts), start=self.parts[-1].variance * strange)
-        left = prior - np.einsum("ij,jk,ik->i", across, self._inverse, across, optimize=True)
+        left = prior - (across @ self._inverse * across).sum(1)
         return self.middle + across @ self._weights, np.sqrt(np.maximum(left, 0.0))
 
     @on_one_core
@@ -492,36 +512,50 @@ class Taste:
 
         A pair is guessed from all ratings but its own (leave-two-out; Rasmussen & Williams 2006, section 5.4.2), by the variances that the ratings
         of other prompts make likely: those that its own ones make likely have seen it. (Left out alone, a rating would be guessed too low for being
-        high: what is left of its prompt is then lower.) Pairs share their ratings: they count for half as many guesses as there are differences
-        within prompts. Pairs of other raters are no proof.
+        high: what is left of its prompt is then lower.) Nor by what was said elsewhere of its prompt's own pictures, as in runs that began with the
+        same seed: to know a picture again is no taste. Pairs share their ratings: they count for half as many guesses as there are differences within
+        prompts. Pairs of other raters are no proof.
         """
         prompt = self.x[:, self._ends[-1] : -1].argmax(1) if len(self.prompts) else np.zeros(0, dtype=int)
-        better = (prompt[:, None] == prompt[None]) & (self.opinions[:, None] > self.opinions[None] + 1e-9)
         right: list[float] = []
         for fold in range(min(FOLDS, len(self.prompts))):
             inside = prompt % FOLDS == fold
-            first, second = np.nonzero(better & (inside & self.own)[:, None])
+            own = inside & self.own
+            asked, others = np.nonzero(own)[0], np.nonzero(~own & ~self._twins(own))[0]
+            same = prompt[asked][:, None] == prompt[asked]
+            first, second = np.nonzero(same & (self.opinions[asked][:, None] > self.opinions[asked] + 1e-9))
             if len(first):
-                right += self._guessed(first, second, *self._fitted(np.nonzero(~inside)[0], ENOUGH // 2)).tolist()
+                right += self._guessed(others, asked, first, second, *self._fitted(others[~inside[others]], ENOUGH // 2)).tolist()
         if not right:
             return CHANCE, CHANCE, 0
         share, guesses = float(np.mean(right)), (int(self.own.sum()) - len(set(prompt[self.own].tolist()))) / 2 + 2
         p = (share * (guesses - 2) + 1) / guesses  # one more that is right and one that is wrong: few are never sure
         return share, p - SURE * float(np.sqrt(p * (1 - p) / guesses)), len(right)
 
-    def _guessed(self, first: Rows, second: Rows, parts: Sequence[Linear], noise: float) -> Array:
-        """For pairs of rated images: 1 where the first is guessed to be better without the pair's own ratings, 0 where not, by some variances."""
-        inverse = self._inverted(parts, noise)
-        weights = inverse @ (self.opinions - self.middle)
+    def _twins(self, rows: Bools) -> Bools:
+        """Which ratings are another rater's, (n,), of a picture that is among some rows: the two look the same to the last bit."""
+        if self.own.all():
+            return ~self.own
+        _, picture = np.unique(self.x[:, : self._ends[-1]], axis=0, return_inverse=True)
+        return ~self.own & np.isin(picture.ravel(), picture.ravel()[rows])
+
+    def _guessed(self, others: Rows, asked: Rows, first: Rows, second: Rows, parts: Sequence[Linear], noise: float) -> Array:
+        """For pairs of the ratings ``asked``, by their places among these: 1 where the first is guessed to be better by all ``others`` and by those
+        asked but the pair's own, 0 where not, by some variances."""
+        rows = np.concatenate([others, asked])
+        lower, opinions = self._factored(parts, noise, rows), self.opinions[rows] - self.middle
+        block = lower[len(others) :, len(others) :]  # as those asked come last, it is the factor of what the others leave open of them
+        inverse = inverted(block)
+        weights = inverse @ (block @ solve_triangular(lower, opinions, lower=True, check_finite=False)[len(others) :])
         # y - guess without the pair = [C^-1]_pair^-1 [C^-1 y]_pair
         own, other = np.diag(inverse)[first], np.diag(inverse)[second]
         both, left, right = inverse[first, second], weights[first], weights[second]
         gap = (other * left - both * right - own * right + both * left) / (own * other - both**2)
-        found: Array = np.sign((self.opinions[first] - self.opinions[second] - gap).round(12)) / 2 + 0.5
+        found: Array = np.sign((self.opinions[asked[first]] - self.opinions[asked[second]] - gap).round(12)) / 2 + 0.5
         return found
 
 
-def _in_company(prompts: Sequence[str], chosen: Sequence[int], count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _in_company(prompts: Sequence[str], chosen: Sequence[int], count: int) -> Bools:
     """Which images can come next on a board of ``count`` so that none needs to stay alone of its prompt."""
     times = Counter(prompts[i] for i in chosen)
     alone = sum(n == 1 for n in times.values())

@@ -267,8 +267,8 @@ MUTATIONS = (
         ("rating.id <= ?2", "rating.id < ?2", "test_closing_a_round_fixes_which_ratings_count"),
         ("WHERE number = ? AND closed_at IS NULL", "WHERE number = ?", "test_closing_a_round_fixes_which_ratings_count"),
         (
-            "ON CONFLICT (client_id) DO NOTHING",
-            "ON CONFLICT (client_id) DO UPDATE SET value = excluded.value",
+            '"SELECT 1 FROM rating WHERE client_id = ?"',
+            '"SELECT 1 FROM rating WHERE client_id = ? AND 0"',
             "test_a_repeated_client_id_changes_nothing",
         ),
         ("INSERT OR IGNORE INTO sample", "INSERT OR REPLACE INTO sample", "test_samples_that_exist_stay_as_they_are"),
@@ -339,8 +339,9 @@ MUTATIONS = (
         ('and name.partition("/")[0] == source', "", "test_a_file_may_be_on_any_scale"),
         ("most.index(name) if name in most else GROUPS", "0", "test_who_agrees_helps_also_beside_one_who_does_not"),
         ("by_loads[:, 1] * common * own", "by_loads[:, 1] * own", "test_the_evidence_and_its_derivatives"),
-        ("taste * alike + parts[-1]", "taste + parts[-1]", "test_the_evidence_and_its_derivatives"),
-        ("(inside & self.own)", "inside", "test_ratings_of_others_alone_are_a_beginning_and_no_proof"),
+        ("taste * alike + variances", "taste + variances", "test_the_evidence_and_its_derivatives"),
+        ("own = inside & self.own", "own = inside", "test_ratings_of_others_alone_are_a_beginning_and_no_proof"),
+        (" & ~self._twins(own)", "", "test_to_know_a_picture_again_is_no_taste"),
     ),
     *of(
         "ddpo/earlier.py",

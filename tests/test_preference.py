@@ -415,3 +415,14 @@ def test_ratings_of_others_alone_are_a_beginning_and_no_proof() -> None:
     mixed = taste.accuracy()
     assert mixed[2] < 16 and mixed[1] < CHANCE
     assert taste.guess(unseen, their).alone < taste.guess(unseen, their).known
+
+
+def test_to_know_a_picture_again_is_no_taste() -> None:
+    """Two runs of one seed begin with the same pictures: what was said of these elsewhere is no proof that a taste is known, which lots have none."""
+    sure = []
+    for seed in range(20):
+        seen, prompts = world(32, seed)
+        lots = np.random.default_rng(seed).choice([-1.0, 1.0], 32)
+        twice = Taste(joined([seen, seen]), prompts * 2, [*lots, *lots], whose=[OWN] * 32 + ["old/me"] * 32)
+        sure.append(twice.accuracy()[1] > CHANCE)
+    assert np.mean(sure) < 0.4, "it was sure each time"

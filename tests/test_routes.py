@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -170,6 +172,31 @@ def test_a_list_is_taken_in_order_and_answered_one_by_one(client: TestClient, st
     assert [each["status"] for each in results] == [200, 422, 200, 200]
     assert [(row.client_id, row.value) for row in store.ratings(2)] == [("a", 1.0), ("c", -1.0)]
     assert store.latest_ratings(2)[store.samples(2)[0].id][0].value == -1
+
+
+def test_what_is_sent_again_after_a_refused_write_keeps_its_order(client: TestClient, store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database refuses the first of two ratings of one image: the second, the person's last word, counts in the end."""
+    add, failures = RunStore.add_rating, [sqlite3.OperationalError("database is locked")]
+
+    def once(*arguments: Any, **more: Any) -> bool:
+        if failures:
+            raise failures.pop()
+        return add(*arguments, **more)
+
+    monkeypatch.setattr(RunStore, "add_rating", once)
+    events = [event(store, client_id="a"), event(store, client_id="b", value=-1)]
+    for wanted in ([503, 503], [200, 200]):
+        results = client.post("/studio/runs/toy/ratings", json=events).json()["results"]
+        assert [(each["client_id"], each["status"]) for each in results] == list(zip("ab", wanted, strict=True))
+    assert store.latest_ratings(2)[store.samples(2)[0].id][0].value == -1
+
+
+def test_a_rating_whose_answer_was_lost_is_not_called_refused_when_somebody_has_applied_since(client: TestClient, store: RunStore) -> None:
+    client.post("/studio/runs/toy/ratings", json=event(store))
+    store.close_round(2)
+    answer = client.post("/studio/runs/toy/ratings", json=[event(store), event(store, client_id="late")]).json()["results"]
+    assert [each["status"] for each in answer] == [200, 409] and answer[0]["new"] is False
+    assert len(store.ratings(2)) == 1
 
 
 @pytest.mark.parametrize(

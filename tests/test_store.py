@@ -12,7 +12,7 @@ from PIL import Image
 
 from ddpo.config import ConfigError, RunConfig
 from ddpo.records import MIGRATIONS
-from ddpo.store import RunStore, StoreError, finite, runs_in
+from ddpo.store import RatingRefused, RunStore, StoreError, finite, runs_in
 from rewards.base import Score
 from tests.toys import add_pictures, picture
 
@@ -164,6 +164,25 @@ def test_a_rating_of_no_image_is_refused_in_plain_words(store: RunStore) -> None
         with pytest.raises(StoreError, match=f"no image {missing}"):
             store.add_rating("c", missing, "anna", "thumbs", 1)
     assert store.ratings() == [] and store.add_rating("c", ids(store)[0], "anna", "thumbs", 1)
+
+
+def test_no_round_is_closed_between_the_look_whether_it_is_open_and_the_rating(store: RunStore) -> None:
+    """A rating that is acknowledged counts: while it is asked whether it is taken, no other process can write."""
+    sample, asked = ids(store)[0], list[int]()
+    worker = sqlite3.connect(store.folder / "run.db", timeout=0)
+
+    def refusal() -> str:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            worker.execute("UPDATE round SET closed_at = 1")
+        asked.append(sample)
+        return "" if len(asked) == 1 else "It is closed."
+
+    assert store.add_rating("a", sample, "anna", "thumbs", 1.0, refusal=refusal)
+    with pytest.raises(RatingRefused, match="closed"):
+        store.add_rating("b", sample, "anna", "thumbs", -1.0, refusal=refusal)
+    assert not store.add_rating("a", sample, "anna", "thumbs", 1.0, refusal=refusal) and len(asked) == 2, "what is there was taken"
+    worker.close()
+    assert [row.client_id for row in store.ratings()] == ["a"]
 
 
 def test_closing_a_round_fixes_which_ratings_count(store: RunStore) -> None:
