@@ -234,7 +234,8 @@ def report(ratings: int) -> str:
             half = [line | line["half"] for line in whole if "half" in line]
             found += [row_of(f"{name}{end}", taste, of) for end, of in (("", whole), (", half strength", half)) if of]
     known = {line["name"] for line in lines}
-    return "\n".join([*found, "", judged_before(lines), "", *(f"* {name}: {way.title}." for name, way in WAYS.items() if name in known)])
+    said = [earlier, ""] if (earlier := judged_before(lines)) else []
+    return "\n".join([*found, "", *said, *(f"* {name}: {way.title}." for name, way in WAYS.items() if name in known)])
 
 
 def main() -> None:
