@@ -27,11 +27,11 @@ from ddpo.checkpoint import load_result
 from ddpo.config import ConfigError, RunConfig
 from ddpo.evaluate import held_out_images
 from ddpo.monitor import drawn
-from ddpo.policy import Policy, StableDiffusionPolicy
+from ddpo.policy import Policy, StableDiffusionPolicy, fingerprint
 from ddpo.rollout import batches, derive_seed, rollout
 from ddpo.store import RunStore
 from ddpo.trainer import PHASES
-from pocket.judge import FOLDER, Judge, judge_images
+from pocket.judge import Judge, judge_images
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -104,8 +104,8 @@ def the_judge() -> Judge:
 
 @cache
 def judge_name() -> str:
-    """Eight letters that tell this judge's weights from another's. Every line that it has judged holds them."""
-    return hashlib.sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest()[:8]
+    """Tells this judge's weights from another's. Every line that it has judged holds it."""
+    return fingerprint(the_judge())
 
 
 def judged_before(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -1,7 +1,8 @@
 """The judge: a small classifier of pocket scenes, trained apart from the model it judges.
 
 It shares nothing with the pocket CLIP or the denoiser: other renders (other seeds, with noise, blur and colour shifts), another
-network, and no text. Its own accuracy on held-out renders is stored beside its weights in ``judge/accuracy.json``.
+network, and no text. The recipe also shows it renders that the denoiser has drawn again (:mod:`pocket.redraw`); the shipped weights are from before.
+Its own accuracy on held-out renders is stored beside its weights in ``judge/accuracy.json``.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from pocket import world
+from pocket.training import images_of
 
 FOLDER = Path(__file__).parent / "judge"
 
@@ -84,10 +87,7 @@ def judge_images(judge: Judge, images: list[Image.Image], prompts: list[str]) ->
 
     ``subject`` lets the judge say that nothing can be recognised; ``named`` makes it choose a subject all the same.
     """
-    import numpy as np
-
-    pixels = torch.from_numpy(np.stack([np.asarray(i.convert("RGB")) for i in images])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    logits = judge(pixels)
+    logits = judge(images_of(torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images]))))
     found = [head.argmax(1).tolist() for head in logits]
     named = logits[0][:, :NOTHING].argmax(1).tolist()
     wanted = [label_of(p) for p in prompts]

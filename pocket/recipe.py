@@ -355,22 +355,22 @@ def never_shown(captions: list[str]) -> list[int]:
 def make_judge(work: Path, device: torch.device, start: Start) -> None:
     pipeline = load_pipeline(HERE / "model")
 
-    def learned(name: str, seed: int, count: int, again: int, draw: Draw) -> tuple[list[str], Tensor, list[str], Tensor]:
-        """Captions and renders, and those of the first few that are drawn again."""
+    def shown(name: str, seed: int, count: int, again: int, draw: Draw) -> tuple[list[str], Tensor, Tensor]:
+        """Captions and renders, and the first few drawn again."""
         captions, rendered = scenes(work, name, seed, count, draw)
         drawn = redrawn(work, name, captions[:again], rendered[:again], pipeline, device)
-        return captions, on_device(rendered, device), captions[:again], on_device(drawn, device)
+        return captions, on_device(rendered, device), on_device(drawn, device)
 
     def labels_of(captions: list[str]) -> Tensor:
         return torch.tensor([label_of(c) for c in captions], device=device)
 
-    own = learned("judge", JUDGE_SEED, JUDGE_SCENES, JUDGE_REDRAWN, world.sample)
-    looks = learned("judge-looks", JUDGE_LOOKS_SEED, JUDGE_SCENES, JUDGE_REDRAWN, sample)
-    labels = labels_of(own[0] + looks[0] + own[2] + looks[2])
-    pictures = torch.cat([own[1], looks[1], own[3], looks[3]])
-    renders, again = len(own[0]) + len(looks[0]), len(own[2]) + len(looks[2])
-    test_captions, test_pictures, _, test_drawn = learned("held_out", HELD_OUT_SEED, HELD_OUT_SCENES, JUDGE_REDRAWN // 8, world.sample)
-    pair_captions, pair_pictures, _, pair_drawn = learned("held_out-looks", PAIRS_SEED, HELD_OUT_SCENES, JUDGE_REDRAWN // 8, sample)
+    own, own_pictures, own_drawn = shown("judge", JUDGE_SEED, JUDGE_SCENES, JUDGE_REDRAWN, world.sample)
+    looks, looks_pictures, looks_drawn = shown("judge-looks", JUDGE_LOOKS_SEED, JUDGE_SCENES, JUDGE_REDRAWN, sample)
+    labels = labels_of(own + looks + own[: len(own_drawn)] + looks[: len(looks_drawn)])
+    pictures = torch.cat([own_pictures, looks_pictures, own_drawn, looks_drawn])
+    renders = len(own) + len(looks)
+    test_captions, test_pictures, test_drawn = shown("held_out", HELD_OUT_SEED, HELD_OUT_SCENES, JUDGE_REDRAWN // 8, world.sample)
+    pair_captions, pair_pictures, pair_drawn = shown("held_out-looks", PAIRS_SEED, HELD_OUT_SCENES, JUDGE_REDRAWN // 8, sample)
     kept = never_shown(pair_captions)
     drawn_labels = labels_of(test_captions[: len(test_drawn)] + pair_captions[: len(pair_drawn)])
     test_labels, pair_labels = labels_of(test_captions), labels_of([pair_captions[i] for i in kept])
@@ -381,7 +381,7 @@ def make_judge(work: Path, device: torch.device, start: Start) -> None:
         judge.load_state_dict(Judge.load().state_dict())
 
     def loss_of() -> tuple[Tensor, dict[str, Tensor]]:
-        index = draws(renders, again, JUDGE_BATCH).to(device)
+        index = draws(renders, len(pictures) - renders, JUDGE_BATCH).to(device)
         label, images = labels[index], images_of(pictures[index])
         ruins = ruined(images[:12], images[12:24], label[:12, 0] != label[12:24, 0])
         images = augment(torch.cat([ruins, images[12:]]))

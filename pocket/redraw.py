@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from torch import Tensor
 
 from pocket.training import images_of, on_device
@@ -52,7 +52,7 @@ def redrawn(
             part = slice(start, min(start + BATCH, len(captions)))
             depth, guidance = DEPTHS[number % len(DEPTHS)], GUIDANCES[number // len(DEPTHS) % len(GUIDANCES)]
             noise = torch.Generator().manual_seed(start)
-            pictures[part] = redraw(pipeline, captions[part], on_device(rendered[part], device), depth, guidance, noise)
+            pictures[part] = redraw(pipeline, captions[part], rendered[part], depth, guidance, noise)
             pictures.flush()
             mark.write_text(str(part.stop))
         unfinished.rename(file)
@@ -63,27 +63,18 @@ def redrawn(
 
 @torch.no_grad()
 def redraw(
-    pipeline: StableDiffusionPipeline, captions: list[str], pictures: Tensor, depth: int, guidance: float, noise: torch.Generator
+    pipeline: StableDiffusionPipeline, captions: list[str], rendered: np.ndarray, depth: int, guidance: float, noise: torch.Generator
 ) -> np.ndarray:
     """Pictures (n, 64, 64, 3) uint8, encoded, noised to the last ``depth`` of :data:`STEPS` steps, denoised by DDIM with η = 1, and decoded."""
-    scheduler, vae = DDIMScheduler.from_config(pipeline.scheduler.config), pipeline.vae
-    scheduler.set_timesteps(STEPS)
-    latents = vae.encode(images_of(pictures)).latent_dist.mode() * vae.config.scaling_factor
-    words, empty = pipeline.encode_prompt(captions, latents.device, 1, do_classifier_free_guidance=guidance != 1)
-    states = words if guidance == 1 else torch.cat([empty, words])
-    timesteps = scheduler.timesteps[STEPS - depth :]
-
-    def draw() -> Tensor:
-        return torch.randn(latents.shape, generator=noise).to(latents.device)
-
     if depth:
-        latents = scheduler.add_noise(latents, draw(), timesteps[:1])
-    for t in timesteps:
-        predicted = pipeline.unet(latents if guidance == 1 else latents.repeat(2, 1, 1, 1), t, encoder_hidden_states=states).sample
-        if guidance != 1:
-            without, given = predicted.chunk(2)
-            predicted = without + guidance * (given - without)
-        latents = scheduler.step(predicted, t, latents, eta=1.0, variance_noise=draw()).prev_sample
-    decoded = vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1)
-    found: np.ndarray = ((decoded + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return found
+        again = StableDiffusionImg2ImgPipeline.from_pipe(pipeline)
+        again.set_progress_bar_config(disable=True)
+        found = again(
+            captions, image=rendered / 255, strength=depth / STEPS, num_inference_steps=STEPS, guidance_scale=guidance, eta=1.0, generator=noise,
+            output_type="np",
+        ).images  # fmt: skip
+    else:
+        decoded = pipeline.vae(images_of(on_device(rendered, pipeline.device))).sample
+        found = pipeline.image_processor.postprocess(decoded, output_type="np")
+    pictures: np.ndarray = (255 * found).round().astype(np.uint8)
+    return pictures

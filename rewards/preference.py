@@ -517,11 +517,14 @@ class Taste:
         prompts. Pairs of other raters are no proof.
         """
         prompt = self.x[:, self._ends[-1] : -1].argmax(1) if len(self.prompts) else np.zeros(0, dtype=int)
+        _, picture = np.unique(self.x[:, : self._ends[-1]], axis=0, return_inverse=True)  # those of one look the same to the last bit
+        picture = picture.ravel()
         right: list[float] = []
         for fold in range(min(FOLDS, len(self.prompts))):
             inside = prompt % FOLDS == fold
             own = inside & self.own
-            asked, others = np.nonzero(own)[0], np.nonzero(~own & ~self._twins(own))[0]
+            twins = ~self.own & np.isin(picture, picture[own])
+            asked, others = np.nonzero(own)[0], np.nonzero(~own & ~twins)[0]
             same = prompt[asked][:, None] == prompt[asked]
             first, second = np.nonzero(same & (self.opinions[asked][:, None] > self.opinions[asked] + 1e-9))
             if len(first):
@@ -531,13 +534,6 @@ class Taste:
         share, guesses = float(np.mean(right)), (int(self.own.sum()) - len(set(prompt[self.own].tolist()))) / 2 + 2
         p = (share * (guesses - 2) + 1) / guesses  # one more that is right and one that is wrong: few are never sure
         return share, p - SURE * float(np.sqrt(p * (1 - p) / guesses)), len(right)
-
-    def _twins(self, rows: Bools) -> Bools:
-        """Which ratings are another rater's, (n,), of a picture that is among some rows: the two look the same to the last bit."""
-        if self.own.all():
-            return ~self.own
-        _, picture = np.unique(self.x[:, : self._ends[-1]], axis=0, return_inverse=True)
-        return ~self.own & np.isin(picture.ravel(), picture.ravel()[rows])
 
     def _guessed(self, others: Rows, asked: Rows, first: Rows, second: Rows, parts: Sequence[Linear], noise: float) -> Array:
         """For pairs of the ratings ``asked``, by their places among these: 1 where the first is guessed to be better by all ``others`` and by those

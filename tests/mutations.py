@@ -341,7 +341,7 @@ MUTATIONS = (
         ("by_loads[:, 1] * common * own", "by_loads[:, 1] * own", "test_the_evidence_and_its_derivatives"),
         ("taste * alike + variances", "taste + variances", "test_the_evidence_and_its_derivatives"),
         ("own = inside & self.own", "own = inside", "test_ratings_of_others_alone_are_a_beginning_and_no_proof"),
-        (" & ~self._twins(own)", "", "test_to_know_a_picture_again_is_no_taste"),
+        (" & ~twins", "", "test_to_know_a_picture_again_is_no_taste"),
     ),
     *of(
         "ddpo/earlier.py",
