@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import shutil
 import tempfile
@@ -11,13 +12,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from rewards.base import FORMATS, LARGEST_PIXELS, RewardError, as_seen
+from rewards.base import RewardError, opened
 
 LARGEST_BYTES = 20 * 1024 * 1024
 MOST_PICTURES = 256
-"""How many are kept, over all pages; then the oldest ones go."""
+"""How many are kept, over all pages; then those go that were brought longest ago."""
 SMALL = 256
 """Longest side of a picture in the table, in pixels."""
 HASH = re.compile(r"[0-9a-f]{32}")
@@ -46,7 +47,9 @@ class Pictures:
         key = hashlib.sha256(data).hexdigest()[:32]
         with self._lock:
             folder = self._made()
-            if not (folder / f"{key}.png").exists():
+            if (folder / f"{key}.png").exists():
+                os.utime(folder / f"{key}.png")  # brought again, it is one of the latest
+            else:
                 small = image.copy()
                 small.thumbnail((SMALL, SMALL))
                 small.save(folder / f"{key}.small.png")
@@ -88,14 +91,6 @@ def _opened(data: bytes) -> Image.Image:
         PictureError: there is none, or it is too large.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height <= LARGEST_PIXELS:
-                return as_seen(ImageOps.exif_transpose(image))
+        return opened(io.BytesIO(data))
     except RewardError as error:
-        raise PictureError(str(error).replace("It has", "This picture has", 1)) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError("This picture has far too many pixels. Make it smaller: at most 40 million.") from error
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        raise PictureError("This is no picture that can be read. Bring a PNG, JPEG, WebP, GIF, BMP or TIFF file.") from error
-    raise PictureError(f"This picture has {width} × {height} pixels. Make it smaller: at most 40 million.")
+        raise PictureError(str(error).replace("It has", "This picture has", 1).replace("It is", "This is", 1)) from error

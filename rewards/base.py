@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import IO, Protocol
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 LARGEST_PIXELS = 40_000_000
 """Larger pictures of people's own are refused before they are unpacked."""
+LONGEST = 100
+"""How many times as long as wide they may be. CLIP makes the short side 224 pixels: of 20,000 × 2 a picture of two million × 224, and 5 GB."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """The formats in which people's own pictures are scored; what else Pillow opens is none that people have."""
 
@@ -49,6 +51,30 @@ class Reward(Protocol):
     name: str
 
     def score(self, samples: Sequence[Sample]) -> list[Score]: ...
+
+
+def opened(file: str | IO[bytes]) -> Image.Image:
+    """A person's own picture as it is seen: its first frame, upright, in RGB.
+
+    Raises:
+        RewardError: there is none that can be read, or it is too large. The message names no file.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > LARGEST_PIXELS:
+                raise RewardError(f"It has {width} × {height} pixels. Make it smaller: at most 40 million.")
+            if max(width, height) > LONGEST * min(width, height):
+                raise RewardError(f"It has {width} × {height} pixels. Cut it: at most {LONGEST} times as long as wide.")
+            return as_seen(ImageOps.exif_transpose(image))
+    except RewardError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise RewardError("It has far too many pixels. Make it smaller: at most 40 million.") from error
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise RewardError(f"It cannot be read: {error.strerror}.") from error
+        raise RewardError("It is no picture that can be read. Bring a PNG, JPEG, WebP, GIF, BMP or TIFF file.") from error
 
 
 def as_seen(image: Image.Image) -> Image.Image:

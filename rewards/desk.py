@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 import rewards
-from rewards.base import FORMATS, LARGEST_PIXELS, Reward, RewardError, Sample, Score, as_seen
+from rewards.base import Reward, RewardError, Sample, Score, opened
 from rewards.cache import Cached
 from rewards.function import version
 
@@ -114,16 +114,9 @@ def _failed(reward: str, error: Exception) -> str:
 def _picture(path: str) -> Image.Image | RewardError:
     """A file's picture, or why there is none, without the path."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > LARGEST_PIXELS:
-                return RewardError(f"It has {image.width} × {image.height} pixels. Make it smaller: at most 40 million.")
-            return as_seen(image)
+        return opened(path)
     except RewardError as error:
         return error
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        if isinstance(error, OSError) and error.errno is not None:
-            return RewardError(f"It cannot be read: {error.strerror}.")
-        return RewardError(f"It is no picture that can be read ({type(error).__name__}).")
 
 
 def _request(line: str) -> dict[str, Any]:

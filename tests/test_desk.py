@@ -139,6 +139,26 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_unpacked(tmp_path:
     assert isinstance(found, RewardError) and "8000 × 5001" in str(found)
 
 
+def test_a_picture_that_no_reward_could_take_is_its_own_failure(tmp_path: Path, files: list[str]) -> None:
+    """Defect: JPEG has no side of more than 65,500 pixels, and CLIP makes gigabytes of a thin one, so that one such file failed all the others."""
+    Image.new("1", (70_000, 10)).save(tmp_path / "thin.png")
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "vast.png")
+    thin, vast, good = Desk().score(Order("jpeg_compressibility"), [(str(tmp_path / "thin.png"), ""), (str(tmp_path / "vast.png"), ""), (files[0], "")])
+    assert str(thin) == "It has 70000 × 10 pixels. Cut it: at most 100 times as long as wide."
+    assert str(vast) == "It has far too many pixels. Make it smaller: at most 40 million."
+    assert good == Score(-size_kb(picture(0)), dict(size_kb=size_kb(picture(0))))
+
+
+def test_a_photograph_is_scored_upright(tmp_path: Path) -> None:
+    """Defect: the command line scored what a camera had turned lying down, and the page upright."""
+    exif = Image.Exif()
+    exif[274] = 6
+    picture(3).crop((0, 0, 64, 32)).save(tmp_path / "turned.png", exif=exif)
+    picture(3).crop((0, 0, 64, 32)).transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
+    turned, upright = Desk().score(Order("image_statistics"), [(str(tmp_path / name), "") for name in ("turned.png", "upright.png")])
+    assert turned == upright
+
+
 def test_a_picture_in_a_format_that_nobody_has_is_no_picture(tmp_path: Path) -> None:
     """Pillow reads dozens more, some by programs of their own."""
     for name in ("a.ppm", "a.eps", "a.bmp", "a.gif"):

@@ -87,7 +87,7 @@ def test_a_picture_of_any_usual_format_is_kept_once_and_shown_as_it_is_scored(cl
 
 
 def test_grey_of_16_bits_is_kept_as_it_is_seen_and_fractions_are_refused(pictures: Pictures) -> None:
-    grey = Image.frombytes("I;16", (256, 1), b"".join((257 * i).to_bytes(2, "little") for i in range(256)))
+    grey = Image.frombytes("I;16", (256, 3), b"".join((257 * i).to_bytes(2, "little") for i in range(256)) * 3)
     for format in ("PNG", "TIFF"):
         path = pictures.path(pictures.add(file_of(grey, format))["picture"])
         assert path
@@ -117,6 +117,7 @@ def test_pictures_are_upright_and_without_transparency(pictures: Pictures) -> No
         (file_of(picture(1))[:200], "no picture"),
         (file_of(Image.new("1", (8000, 5001))), "8000 × 5001"),
         (file_of(Image.new("1", (20000, 10000))), "at most 40 million"),
+        (file_of(Image.new("1", (404, 4))), "This picture has 404 × 4 pixels. Cut it: at most 100 times as long as wide."),
     ],
 )
 def test_what_cannot_be_taken_is_refused_with_what_to_do(client: TestClient, data: bytes, words: str) -> None:
@@ -147,6 +148,9 @@ def test_the_oldest_pictures_make_room_and_all_go_in_the_end(monkeypatch: pytest
     assert [pictures.path(key) is not None for key in keys] == [False, False, True, True, True]
     folder = pictures.path(keys[-1]).parent  # type: ignore[union-attr]
     assert len(list(folder.iterdir())) == 6
+    assert pictures.add(file_of(picture(2)))["picture"] == keys[2]
+    pictures.add(file_of(picture(5)))
+    assert [pictures.path(key) is not None for key in keys[2:]] == [True, False, True], "one that was brought again is one of the latest"
     pictures.close()
     assert not folder.exists()
 
