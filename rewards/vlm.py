@@ -27,6 +27,10 @@ HOST = "DDPO_VLM_HOST"
 """The environment variable that names the one host that gets the key, where people may name other endpoints; without it, every endpoint does."""
 ANSWER_TOKENS = 64
 """Length of an answer at most."""
+LARGEST_SIDE = 2048
+"""Pixels of a picture's longer side that an endpoint gets at most: models look at fewer, and a photograph would be a request of tens of MB."""
+LONGEST_NAP = 60.0
+"""Seconds before a question is asked again, at most, whatever the endpoint wishes."""
 
 
 class Vlm(Protocol):
@@ -129,36 +133,49 @@ class Remote:
         pass
 
     def _key(self) -> str:
-        """The key for this endpoint; empty where there is none, or where it is for another host."""
-        host = os.environ.get(HOST, "").strip().lower()
+        """The key for this endpoint; empty where there is none, or where it is for another host.
+
+        Raises:
+            RewardError: what should be one cannot be sent.
+        """
+        key, host = os.environ.get(KEY, "").strip(), os.environ.get(HOST, "").strip().lower()
+        if not (key.isascii() and key.isprintable()):  # said here, since the libraries would show the key
+            raise RewardError(f"The key in {KEY} has line breaks or letters that no key has. Put the right one into it, and start again.")
         if not host:
-            return os.environ.get(KEY, "")
+            return key
         try:
             url = httpx.URL(f"{self.address}/models")
         except httpx.InvalidURL:
             return ""
-        return os.environ.get(KEY, "") if host in (url.host.lower(), url.netloc.decode().lower()) else ""
+        return key if host in (url.host.lower(), url.netloc.decode().lower()) else ""
 
     def _first_model(self, client: httpx.Client) -> str:
         return self._patiently(lambda: str(self._json(client.get(f"{self.address}/models"))["data"][0]["id"]))
 
     def _ask(self, client: httpx.Client, model: str, image: Image.Image, question: str) -> str:
-        file = io.BytesIO()
-        image.convert("RGB").save(file, format="PNG")
+        file, seen = io.BytesIO(), image.convert("RGB")
+        seen.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+        seen.save(file, format="PNG")
         url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
         content = [dict(type="image_url", image_url=dict(url=url)), dict(type="text", text=question)]
         body = dict(model=model, messages=[dict(role="user", content=content)], max_tokens=ANSWER_TOKENS, temperature=0)
 
         def ask() -> str:
             found = self._json(client.post(f"{self.address}/chat/completions", json=body))["choices"][0]["message"]["content"]
+            if isinstance(found, list):  # in parts
+                found = "".join(str(part.get("text", "")) for part in found)
             return str(found or "").strip()
 
         return self._patiently(ask)
 
     @staticmethod
     def _json(response: httpx.Response) -> Any:
+        """What an endpoint answers; some say what went wrong with status 200."""
         response.raise_for_status()
-        return response.json()
+        found = response.json()
+        if isinstance(found, dict) and found.get("error"):
+            raise ValueError(str(found["error"])[:200])
+        return found
 
     def _patiently(self, ask: Callable[[], str]) -> str:
         """Ask again where that may help. What one question has failed of for good, all others that are under way fail of too.
@@ -167,6 +184,7 @@ class Remote:
             RewardError: it did not help, or cannot.
         """
         for attempt in range(1, self.tries + 1):
+            wished = 0.0
             if self._failure is not None:
                 raise self._failure
             try:
@@ -174,23 +192,31 @@ class Remote:
             except httpx.HTTPStatusError as error:
                 status, problem = error.response.status_code, f"it answers {error.response.status_code}: {error.response.text[:200]}"
                 if status in (401, 403):
-                    wanted = f"Put the right one into {KEY}, and start the run again."
+                    wanted = f"Put the right one into {KEY}, and start again."
                     if os.environ.get(KEY) and not self._key():
                         wanted = f"It was asked without one: the key in {KEY} is for {os.environ[HOST]} alone, which {HOST} says."
                     raise self._fail(f"The endpoint {self.address} refuses the key ({status}). {wanted}") from error
                 if status < 500 and status not in (408, 409, 429):
                     raise self._fail(f"The endpoint {self.address} refuses the question; {problem}") from error
+                wished = _seconds(error.response.headers.get("Retry-After", ""))
             except httpx.TimeoutException:
                 problem = f"no answer within {self.seconds:g} s"
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                raise self._fail(f"{self.address} is no endpoint's address ({error}). Give one such as http://localhost:11434/v1#model.") from error
+            except httpx.HTTPError as error:
                 problem = f"{type(error).__name__}: {error}"
             except (ValueError, KeyError, IndexError, TypeError) as error:
                 problem = f"its answer is no chat completion ({type(error).__name__}: {error})"
             if attempt < self.tries:
-                self.nap(min(30.0, 0.5 * 2**attempt) * (0.5 + random.random()))
+                self.nap(max(wished, min(30.0, 0.5 * 2**attempt) * (0.5 + random.random())))
         raise self._fail(f"The endpoint {self.address} failed {self.tries} times; at last, {problem}. Mend it, then try again.")
 
     def _fail(self, message: str) -> RewardError:
         """The reason for giving up, for all questions."""
         self._failure = RewardError(message)
         return self._failure
+
+
+def _seconds(wish: str) -> float:
+    """How long an endpoint wishes that nobody asks it again; 0 where it names no seconds."""
+    return min(float(wish), LONGEST_NAP) if wish.isascii() and wish.isdigit() else 0.0

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from PIL import Image
@@ -380,6 +381,64 @@ def test_an_endpoint_that_wants_a_key_that_is_another_s_is_told(endpoint: Callab
     monkeypatch.setenv(HOST, "example.org")
     with pytest.raises(RewardError, match=r"is for example\.org alone"):
         Remote(endpoint(lambda number, body: (401, b"no")).address, "m").answer([picture(0)], ["?"])
+
+
+@pytest.mark.parametrize("key", ["secret\n", " secret", "secret\r\n"])
+def test_white_space_around_the_key_is_none_of_it(endpoint: Callable[[Answer], Endpoint], monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    there = endpoint(lambda number, body: said("x"))
+    monkeypatch.setenv(KEY, key)
+    Remote(there.address, "m").answer([picture(0)], ["?"])
+    assert there.keys == ["Bearer secret"]
+
+
+@pytest.mark.parametrize("key", ["sec\nret", "secr\u2026t"])
+def test_a_key_that_cannot_be_sent_is_named_and_not_shown(endpoint: Callable[[Answer], Endpoint], monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """Defect: the message of the library, which the page shows and the log keeps, held the key."""
+    there = endpoint(lambda number, body: said("x"))
+    monkeypatch.setenv(KEY, key)
+    with pytest.raises(RewardError, match=KEY) as found:
+        Remote(there.address, "m").answer([picture(0)], ["?"])
+    assert "sec" not in str(found.value) and not there.asked
+
+
+def test_an_endpoint_that_names_a_time_is_given_it() -> None:
+    """In seconds, and no more than a minute; where it names none, or a date, naps grow as ever."""
+    naps: list[float] = []
+
+    def send(request: httpx.Request) -> httpx.Response:
+        wish = ["20", "4000", "Wed, 21 Oct 2015 07:28:00 GMT", ""][len(naps)]
+        return httpx.Response(429, headers={"Retry-After": wish}, text="later", request=request)
+
+    with httpx.Client(transport=httpx.MockTransport(send)) as client, pytest.raises(RewardError, match="failed 4 times"):
+        Remote("http://there/v1", "m", tries=4, nap=naps.append)._ask(client, "m", picture(0), "?")
+    assert naps[:2] == [20, 60] and naps[2] < 7
+
+
+@pytest.mark.parametrize("address", ["http://", "http://[::1/v1"])
+def test_what_is_no_address_is_said_at_once(address: str) -> None:
+    naps: list[float] = []
+    with pytest.raises(RewardError, match=r"no endpoint's address.*Give one such as"):
+        Remote(address, "m", nap=naps.append).answer([picture(0)], ["?"])
+    assert not naps
+
+
+def test_a_photograph_is_made_smaller_and_a_sample_is_sent_as_it_is(endpoint: Callable[[Answer], Endpoint]) -> None:
+    def size(number: int, body: dict[str, Any]) -> tuple[int, bytes]:
+        url = body["messages"][0]["content"][0]["image_url"]["url"]
+        with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
+            return said(str(image.size))
+
+    images = [Image.new("RGB", (4000, 3000)), Image.new("RGB", (1024, 1024))]
+    assert Remote(endpoint(size).address, "m").answer(images, ["?", "?"]) == ["(2048, 1536)", "(1024, 1024)"]
+    assert images[0].size == (4000, 3000)
+
+
+def test_an_answer_in_parts_is_one_and_an_error_with_status_200_is_told(endpoint: Callable[[Answer], Endpoint]) -> None:
+    parts = dict(choices=[dict(message=dict(content=[dict(type="text", text="a "), dict(type="text", text="cat")]))])
+    assert Remote(endpoint(lambda number, body: (200, json.dumps(parts).encode())).address, "m").answer([picture(0)], ["?"]) == ["a cat"]
+    wrong = json.dumps(dict(error=dict(message="the model has crashed"))).encode()
+    with pytest.raises(RewardError, match="the model has crashed"):
+        Remote(endpoint(lambda number, body: (200, wrong)).address, "m", tries=2, nap=lambda seconds: None).answer([picture(0)], ["?"])
 
 
 @pytest.mark.parametrize("trouble", ["500", "429", "garbage", "no choices", "hang up", "slow"])
