@@ -14,7 +14,7 @@ from typing import TextIO
 
 import rewards
 from rewards.base import RewardError
-from rewards.desk import Desk, Order, serve
+from rewards.desk import PRECISIONS, Desk, Order, serve
 from rewards.function import trust
 
 AT_ONCE = 64
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--prompt", default="", help="what the pictures should show")
     score.add_argument("--models", choices=("published", "pocket"), default="published", help="which networks score (default: published)")
     score.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    score.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16", "4bit"), default="auto", help="of the networks (default: auto)")
+    score.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the networks (default: auto)")
     score.add_argument("--vlm", default="", help="what looks at pictures: a LLaVA's folder or name on the Hub, or http://host/v1#model")
     commands.add_parser("list", help="print the table of rewards")
     commands.add_parser("serve", help="answer requests, one a line in JSON, until the input or the program that started this one ends")
@@ -87,7 +87,7 @@ def list_rewards(out: TextIO) -> int:
 def quiet_stdout() -> TextIO:
     """The real standard output, for us alone: whatever else is printed from now on, by libraries too, goes to standard error."""
     sys.stdout.flush()
-    ours = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    ours = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogateescape", newline="\n")  # a file's name is as it was given
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     return ours

@@ -65,7 +65,8 @@ class BertScore(Network[tuple[Any, Any]]):
         return found
 
     def match(self, candidates: Sequence[str], references: Sequence[str]) -> list[Match]:
-        """Each candidate against its reference; what is longer than the model reads is cut off."""
+        """Each candidate against its reference, without white space around them; what is longer than the model reads is cut off."""
+        candidates, references = [each.strip() for each in candidates], [each.strip() for each in references]
         sentences = list(dict.fromkeys([*candidates, *references]))
         known = dict(zip(sentences, self.tokens(sentences), strict=True)) if sentences else {}
         return [greedy(*known[candidate], *known[reference]) for candidate, reference in zip(candidates, references, strict=True)]

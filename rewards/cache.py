@@ -93,5 +93,5 @@ class Cached:
 
 
 def fingerprint(image: Image.Image) -> str:
-    """SHA-256 of a picture's mode, size and pixels."""
-    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
+    """SHA-256 of a picture's size and pixels in RGB, as every reward sees them: of one with a palette its colours, too."""
+    return hashlib.sha256(f"{image.size} ".encode() + image.convert("RGB").tobytes()).hexdigest()

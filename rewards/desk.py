@@ -15,6 +15,8 @@ from rewards.base import Reward, RewardError, Sample, Score, opened
 from rewards.cache import Cached
 from rewards.function import version
 
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "4bit")
+
 
 @dataclass(frozen=True)
 class Order:
@@ -56,7 +58,7 @@ class Desk:
             RewardError: the reward cannot score.
         """
         pictures = {path: _picture(path) for path, _ in items}
-        samples = [Sample(at, prompt, image) for at, (path, prompt) in enumerate(items) if isinstance(image := pictures[path], Image.Image)]
+        samples = [Sample(at, _whole(prompt), image) for at, (path, prompt) in enumerate(items) if isinstance(image := pictures[path], Image.Image)]
         scores = iter(self._scored(order, samples))
         return [image if isinstance(image := pictures[path], RewardError) else next(scores) for path, _ in items]
 
@@ -119,6 +121,11 @@ def _picture(path: str) -> Image.Image | RewardError:
         return error
 
 
+def _whole(prompt: str) -> str:
+    """A prompt that every tokenizer takes: half an emoji, or a byte that is no UTF-8, is a question mark."""
+    return prompt.encode("utf-8", "replace").decode()
+
+
 def _request(line: str) -> dict[str, Any]:
     """What a line asks for.
 
@@ -137,6 +144,8 @@ def _request(line: str) -> dict[str, Any]:
         raise RewardError(f"There is no such reward. Choose one of {', '.join(rewards.automatic())}.")
     if found.get("models", "published") not in ("published", "pocket"):
         raise RewardError("models is published or pocket.")
+    if found.get("precision", "auto") not in PRECISIONS:
+        raise RewardError(f"precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}.")
     items = found["items"]
     if not all(isinstance(each, dict) and isinstance(each.get("image"), str) and isinstance(each.get("prompt", ""), str) for each in items):
         raise RewardError("An item is an object with the path of an image, and a prompt.")

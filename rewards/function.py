@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from rewards.base import RewardError, Sample, Score
@@ -48,7 +49,7 @@ def version(name: str) -> int:
     file, colon, _ = name.rpartition(":")
     try:
         return Path(file).expanduser().stat().st_mtime_ns if colon and file.endswith(".py") else 0
-    except OSError:
+    except (OSError, RuntimeError, ValueError):  # or nobody's home, or no name of a file
         return 0
 
 
@@ -69,10 +70,16 @@ class Function:
         """Ask the function about all samples at once.
 
         Raises:
-            RewardError: as of ``load``; or the function does not return a list of numbers.
+            RewardError: as of ``load``; or the function fails, or does not return a list of numbers.
         """
-        found = self.load()([sample.image.convert("RGB") for sample in samples], [sample.prompt for sample in samples])
+        function = self.load()
         try:
+            found = function([sample.image.convert("RGB") for sample in samples], [sample.prompt for sample in samples])
+        except (Exception, SystemExit) as error:  # a function that ends the program ends no run
+            raise RewardError(f"The reward {self.name} failed with {self._told(error)}") from error
+        try:
+            if isinstance(found, str):
+                raise TypeError("a text is no list")
             return [_score(each) for each in found]
         except (TypeError, ValueError) as error:
             raise RewardError(f"{self.name} returned {str(found)[:80]}; a reward returns a list with one number for each image.") from error
@@ -84,33 +91,44 @@ class Function:
             RewardError: the file is not trusted, cannot be run, or holds no such function.
         """
         file, _, function = self.name.rpartition(":")
-        path = Path(file).expanduser().resolve()
-        if not path.is_file():
+        try:
+            path = Path(file).expanduser().resolve()
+            there = path.is_file()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise RewardError(f"The reward {self.name} cannot be read: {error}") from error
+        if not there:
             raise RewardError(f"The reward {self.name} cannot be read: there is no file {path}.")
         if str(path) not in trusted():
             raise RewardError(
                 f"The reward {self.name} is a Python file, which can do anything on this machine, and nobody has said that it may. If you trust it, "
-                f"start again with it: `python -m ddpo resume RUN --trust {path}`, or `python -m app --reward {path}:{function}`."
+                f"start again with it: `python -m ddpo resume RUN --trust {path}`, `python -m app --reward {path}:{function}`, or "
+                f"`python -m rewards score --trust {path}`."
             )
         stamp = path.stat().st_mtime_ns
         if self._function is not None and stamp == self._stamp:
             return self._function
         spec = importlib.util.spec_from_file_location(f"reward_{path.stem}", path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))  # for what the file imports from beside it
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            raise RewardError(f"The reward {self.name} cannot be loaded: {type(error).__name__}: {error}") from error
+        try:  # compiled anew: Python's own cache takes two versions of one size, saved in one second, for the same
+            exec(compile(path.read_bytes(), path, "exec"), vars(module))
+        except (Exception, SystemExit) as error:
+            raise RewardError(f"The reward {self.name} cannot be loaded: {self._told(error)}") from error
         found = getattr(module, function, None)
         if not callable(found):
             known = ", ".join(name for name, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module.__name__)
             raise RewardError(f"{path} holds no function {function}. It holds {known or 'none'}.")
         self._function, self._stamp = found, stamp
         return found  # type: ignore[no-any-return]
+
+    def _told(self, error: BaseException) -> str:
+        """What went wrong, and in which line of the file."""
+        path = str(Path(self.name.rpartition(":")[0]).expanduser().resolve())
+        lines = [number for frame, number in walk_tb(error.__traceback__) if frame.f_code.co_filename == path]
+        return f"{type(error).__name__}: {error}" + (f" (line {lines[-1]} of {Path(path).name})" if lines else "")
 
 
 def _score(found: Any) -> Score:

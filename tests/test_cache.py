@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from PIL import Image
 
 from rewards import cache
 from rewards.base import RewardError, Sample, Score
@@ -56,12 +57,18 @@ def test_the_same_picture_and_prompt_are_asked_about_once() -> None:
     assert inner.asked == ["a", "b", "c", "a"], "another picture is another question"
 
 
-def test_a_picture_s_fingerprint_is_of_mode_size_and_pixels() -> None:
+def test_a_picture_s_fingerprint_is_of_size_and_colours() -> None:
+    """Of one with a palette as well, whose pixels are places in it."""
     image = picture(0)
     other = image.copy()
     other.putpixel((3, 3), (1, 2, 3))
     found = {fingerprint(each) for each in (image, other, image.convert("L"), image.resize((32, 128)))}
-    assert len(found) == 4 and fingerprint(image.copy()) == fingerprint(image)
+    assert len(found) == 4 and fingerprint(image.copy()) == fingerprint(image) == fingerprint(image.convert("RGBA"))
+    first = Image.new("P", (8, 8))
+    second = first.copy()
+    first.putpalette([0, 0, 0])
+    second.putpalette([200, 0, 0])
+    assert fingerprint(first) != fingerprint(second)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def test_each_picture_gets_its_value_and_what_it_was_made_from(files: list[str])
         ('{"id": 7, "reward": "beauty", "items": []}', "no such reward"),
         ('{"id": 7, "reward": "human", "items": []}', "no such reward"),
         ('{"id": 7, "reward": "aesthetic", "models": "best", "items": []}', "published or pocket"),
+        ('{"id": 7, "reward": "aesthetic", "precision": "fp8", "items": []}', "precision is auto, fp32, bf16, fp16 or 4bit."),
         ('{"id": 7, "reward": "aesthetic", "items": [{"image": 5}]}', "the path of an image"),
         ('{"id": 7, "reward": "aesthetic", "colour": "red", "items": []}', "no colour"),
         ('{"id": 7, "reward": "pickscore", "models": "pocket", "items": [{"image": "FILE"}]}', "no pocket networks"),
@@ -241,6 +242,22 @@ def test_the_command_line_prints_csv_and_goes_on_after_a_reward_that_cannot(file
     assert {row["prompt"] for row in rows} == {'a "cat", sleeping'} and [row["image"] for row in rows[:3]] == files
     for row in rows[3:]:
         assert float(row["value"]) == max(100 * json.loads(row["explanation"])["cosine"], 0)
+
+
+def test_half_an_emoji_fails_no_reward(files: list[str]) -> None:
+    """A text that was cut to a length may end in one; tokenizers refuse it."""
+    half, cut = answers(*(asked(files[:1], "clip_score", items=[dict(image=files[0], prompt=p)]) for p in ("a cat \ud83d", "a cat ?")))
+    assert half["scores"] == cut["scores"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_a_file_whose_name_is_no_text_has_its_row(files: list[str], tmp_path: Path) -> None:
+    """Defect: the command ended in the middle of the table, with a traceback."""
+    odd = os.path.join(os.fsencode(tmp_path), b"caf\xe9.png")
+    Path(os.fsdecode(odd)).write_bytes(Path(files[0]).read_bytes())
+    command = [sys.executable, "-m", "rewards", "score", "--reward=jpeg_compressibility", odd, files[1]]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=240)
+    assert said.returncode == 0 and [row.split(b",")[0] for row in said.stdout.splitlines()] == [b"image", odd, os.fsencode(files[1])]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import rewards
 from ddpo.source import located_reward
 from rewards.base import RewardError, Sample, Score
 from rewards.blend import Standard, blended
-from rewards.function import TRUSTED, offered, trust, trusted
+from rewards.function import TRUSTED, offered, trust, trusted, version
 from tests.toys import picture
 
 SAMPLES = [Sample(i, prompt, picture(i)) for i, prompt in enumerate(("a cat", "a dog"))]
@@ -57,6 +57,10 @@ def test_a_file_that_nobody_trusted_is_not_run(tmp_path: Path) -> None:
         ("def r(:", "cannot be loaded: SyntaxError"),
         ("raise OSError('no key')", "cannot be loaded: OSError: no key"),
         ("def other(images, prompts): return []", "holds no function r. It holds other"),
+        ("import sys\nsys.exit('usage')", r"cannot be loaded: SystemExit: usage \(line 2 of mine.py\)"),
+        ("def r(images, prompts):\n    exit(1)", r"failed with SystemExit: 1 \(line 2 of mine.py\)"),
+        ("def r(images, prompts):\n    words = {}\n    return [words[p] for p in prompts]", r"failed with KeyError: 'a cat' \(line 3 of mine.py\)"),
+        ("def r(images, prompts): return '12'", "a reward returns a list with one number"),
         ("r = 3", "holds no function r. It holds none"),
         ("def r(images, prompts): return 3.0", "returned 3.0; a reward returns a list"),
         ("def r(images, prompts): return ['good', 'bad']", "a reward returns a list with one number"),
@@ -84,11 +88,28 @@ def test_a_file_that_was_mended_is_read_anew(tmp_path: Path) -> None:
     file = written(tmp_path, "def r(images, prompts): return [1 / 0]")
     trust(file)
     reward = rewards.load(f"{file}:r")
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(RewardError, match="ZeroDivisionError"):
         reward.score(SAMPLES)
     written(tmp_path, "def r(images, prompts): return [4.0] * len(images)")
     os.utime(file, ns=(1, 1))
     assert reward.score(SAMPLES)[0].value == 4.0
+
+
+def test_a_file_that_was_saved_twice_in_a_second_is_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defect: Python's cache of compiled files knows seconds and sizes, so the earlier version went on scoring; it also lay beside the file."""
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    for value in (1, 2):
+        file = written(tmp_path, f"def r(images, prompts): return [{value}] * len(images)")
+        os.utime(file, ns=(10**9 + value, 10**9 + value))
+        trust(file)
+        assert rewards.load(f"{file}:r").score(SAMPLES)[0].value == value
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+
+
+def test_a_file_in_nobody_s_home_is_said() -> None:
+    assert version("~nobody at all/mine.py:r") == 0
+    with pytest.raises(RewardError, match="cannot be read: Could not determine home"):
+        rewards.load("~nobody at all/mine.py:r").score(SAMPLES)
 
 
 @pytest.mark.parametrize("broken", ["def r(:", "def other(images, prompts): return []"])

@@ -124,6 +124,13 @@ def test_the_same_sentence_matches_wholly_and_an_empty_answer_not_at_all(tiny_be
     assert bert.match([], []) == []
 
 
+def test_white_space_is_no_word_where_a_tokenizer_takes_it_for_one(tiny_bert: str) -> None:
+    """The published encoder's does: three spaces are a token there."""
+    bert = BertScore(tiny_bert, 2, "cpu")
+    bert.parts[1].backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([])
+    assert bert.match(["   ", " cat "], ["a cat", "cat"]) == [Match(0.0, 0.0, 0.0), bert.match(["cat"], ["cat"])[0]]
+
+
 def test_a_match_does_not_depend_on_its_neighbours_and_a_very_long_answer_is_cut(tiny_bert: str) -> None:
     bert = BertScore(tiny_bert, 1, "cpu")
     long = "the cat is riding a bike " * 500
