@@ -220,9 +220,10 @@ class Scoring:
             self._wanted.clear()
             self._downloads.clear()
             self._stops += 1
-            busy = self._now is not None
-        if busy:
-            self.desk.end()
+            busy = self._now
+            while busy is not None and self._now is busy:
+                self.desk.end()  # again, where it was only being started
+                self._wake.wait(0.05)
 
     def close(self) -> None:
         """End the process and the thread."""
@@ -254,6 +255,7 @@ class Scoring:
             outcome = self._scored(cells, online)
             with self._wake:
                 self._now = None
+                self._wake.notify_all()
                 if stops == self._stops:
                     self._take(cells, outcome, bool(online))
 

@@ -117,6 +117,27 @@ def test_stop_ends_it_at_once_and_the_next_question_starts_it(scoring: Scoring, 
     assert settled(scoring, asked)[0][0]
 
 
+def test_stop_also_ends_what_is_only_being_started(cells: list[Cell]) -> None:
+    """Defect: a stop in that moment met no process, and what was started went on, a download as well."""
+
+    class Slow(Desk):
+        starting = False
+
+        def _start(self, online: bool) -> None:
+            self.starting = True
+            time.sleep(0.5)
+            super()._start(online)
+
+    desk = Slow([sys.executable, "-c", "import time; time.sleep(600)"])
+    scoring = Scoring(desk)
+    scoring.retry(FAR, download=True)
+    scoring.ask([Cell(FAR, cells[0].image, "a cat")])
+    until(lambda: desk.starting)
+    scoring.stop()
+    assert scoring.now is None and desk.pid is None and desk.starts == 1
+    scoring.close()
+
+
 def test_an_idle_process_ends_and_comes_back(cells: list[Cell]) -> None:
     scoring = Scoring(idle_seconds=0.3)
     settled(scoring, cells[:1])
