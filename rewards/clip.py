@@ -25,7 +25,7 @@ class _Similarity:
 
 
 class ClipScore(_Similarity):
-    """max(100 cos, 0) (Hessel et al. 2021, eq. 1, with 100 for its 2.5)."""
+    """max(100 cos, 0) (Hessel et al. 2021, eq. 1, with 100 for its 2.5, and the prompt as it is, where theirs begins with "A photo depicts")."""
 
     name = "clip_score"
 

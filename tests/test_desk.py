@@ -144,7 +144,9 @@ def test_a_picture_that_no_reward_could_take_is_its_own_failure(tmp_path: Path, 
     """Defect: JPEG has no side of more than 65,500 pixels, and CLIP makes gigabytes of a thin one, so that one such file failed all the others."""
     Image.new("1", (70_000, 10)).save(tmp_path / "thin.png")
     Image.new("1", (20_000, 10_000)).save(tmp_path / "vast.png")
-    thin, vast, good = Desk().score(Order("jpeg_compressibility"), [(str(tmp_path / "thin.png"), ""), (str(tmp_path / "vast.png"), ""), (files[0], "")])
+    thin, vast, good = Desk().score(
+        Order("jpeg_compressibility"), [(str(tmp_path / "thin.png"), ""), (str(tmp_path / "vast.png"), ""), (files[0], "")]
+    )
     assert str(thin) == "It has 70000 × 10 pixels. Cut it: at most 100 times as long as wide."
     assert str(vast) == "It has far too many pixels. Make it smaller: at most 40 million."
     assert good == Score(-size_kb(picture(0)), dict(size_kb=size_kb(picture(0))))
@@ -253,10 +255,11 @@ def test_half_an_emoji_fails_no_reward(files: list[str]) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
 def test_a_file_whose_name_is_no_text_has_its_row(files: list[str], tmp_path: Path) -> None:
     """Defect: the command ended in the middle of the table, with a traceback."""
-    odd = os.path.join(os.fsencode(tmp_path), b"caf\xe9.png")
-    Path(os.fsdecode(odd)).write_bytes(Path(files[0]).read_bytes())
-    command = [sys.executable, "-m", "rewards", "score", "--reward=jpeg_compressibility", odd, files[1]]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=240)
+    file = tmp_path / os.fsdecode(b"caf\xe9.png")
+    file.write_bytes(Path(files[0]).read_bytes())
+    odd = os.fsencode(file)
+    asks = [sys.executable, "-m", "rewards", "score", "--reward=jpeg_compressibility", odd, files[1]]
+    said = subprocess.run(asks, cwd=ROOT, capture_output=True, timeout=240)
     assert said.returncode == 0 and [row.split(b",")[0] for row in said.stdout.splitlines()] == [b"image", odd, os.fsencode(files[1])]
 
 

@@ -311,6 +311,10 @@ def test_another_run_has_its_own_rounds_and_a_large_round_says_what_is_left_out(
     board.get_by_role("button", name="Take its pictures").click()
     expect(board.get_by_role("alert").filter(has_text="left out")).to_have_text("3 pictures: were left out: there is room for 5.")
     expect(board.get_by_role("row")).to_have_count(6)
+    board.get_by_role("button", name="Remove").first.click()
+    drop(page, 101, 102, 103, 104)
+    expect(board.get_by_role("alert").filter(has_text="left out")).to_have_text("3 pictures: were left out: there is room for 5.")
+    expect(board.get_by_role("row")).to_have_count(6)
     page.get_by_role("combobox", name="Run", exact=True).select_option("b")
     expect(board.get_by_label("Round", exact=True)).to_have_value("3")
 

@@ -103,13 +103,17 @@ function go() {
 // --- pictures ---
 
 async function bring(files) {
-  const most = props.value.most || 64;
+  const { most } = props.value;
   state.problems = [];
-  for (const file of files) {
+  for (const [at, file] of files.entries()) {
+    if (state.pictures.length >= most) {
+      leaveOut(files.length - at);
+      redraw();
+      break;
+    }
     state.bringing += 1;
     redraw();
     try {
-      if (state.pictures.length >= most) throw new Error(`There are ${most} pictures already. Remove some.`);
       if (file.size > LARGEST_BYTES) throw new Error("This file has more than 20 MB. Save the picture smaller, or as a JPEG.");
       const answer = await fetch("/studio/rewards/pictures", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file });
       const read = await answer.json().catch(() => ({}));
@@ -123,6 +127,12 @@ async function bring(files) {
     state.bringing -= 1;
     go();
   }
+}
+
+// Said once, however many they are.
+function leaveOut(left) {
+  state.problems.push({ name: left === 1 ? "1 picture" : `${left} pictures`,
+    text: `${left === 1 ? "was" : "were"} left out: there is room for ${props.value.most}.`, id: ++number });
 }
 
 function add(pictures) {
@@ -143,8 +153,7 @@ async function takeRound() {
     const found = answer.pictures.map((p) => ({ ...p, key: `${p.run}/${p.url}`, small: p.url }));
     const pictures = found.filter((p) => !state.pictures.some((q) => q.key === p.key));
     const room = Math.max(0, most - state.pictures.length), left = Math.max(0, pictures.length - room) + answer.more;
-    if (left) state.problems = [{ name: left === 1 ? "1 picture" : `${left} pictures`,
-      text: `${left === 1 ? "was" : "were"} left out: there is room for ${most}.`, id: ++number }];
+    if (left) leaveOut(left);
     add(pictures.slice(0, room));
   } catch {
     state.problems = [{ name: "The round's pictures", text: "The server does not answer. Try again.", id: ++number }];
