@@ -288,6 +288,10 @@ MUTATIONS = (
             CHANGES + "test_a_change_waits_for_the_next_scoring_and_outlives_its_worker",
         ),
     ),
+    *of(
+        "app/routes.py",
+        ('bool(results) and results[-1]["status"] >= 500', "False", "test_what_is_sent_again_after_a_refused_write_keeps_its_order"),
+    ),
     *of("ddpo/lock.py", ("probe, shared=True", "probe, shared=False", "test_many_looks_at_once_never_see_a_worker_that_is_gone")),
     *of(
         "rewards/human.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -98,6 +99,51 @@ def test_a_server_that_cannot_write_is_asked_again(page: Page, studio: Studio, m
     page.keyboard.press("u")
     saved(page, "saved")
     assert latest(store)[0] == UP
+
+
+def test_many_ratings_of_a_long_name_are_sent_however_many_bytes_their_letters_have(page: Page, studio: Studio, make_run: MakeRun) -> None:
+    """A browser refuses to send more than 64 KiB that outlive the page, by bytes, not by letters."""
+    store = make_run()
+    name = "\u540d" * 40
+    rows, rest = store.samples(1), dict(rater=name, kind="pairs", value=1, shown_at=1766000000.123, answered_at=1766000000.456)
+    events = [dict(client_id=f"{i:036}", sample=rows[i % 3].id, other=rows[3].id, image=Path(rows[i % 3].image).stem, **rest) for i in range(200)]
+    body = json.dumps(events, ensure_ascii=False, separators=(",", ":"))
+    assert len(body) < 60_000 < 64 << 10 < len(body.encode())
+    waiting = {f"ddpo-studio/outbox/{i:015d}-000001-x": dict(url="/studio/runs/toy/ratings", run="toy", event=each) for i, each in enumerate(events)}
+    page.add_init_script(f"for (const [key, entry] of Object.entries({json.dumps(waiting)})) localStorage.setItem(key, JSON.stringify(entry))")
+    look(page, studio)
+    saved(page, "saved")
+    assert len(store.ratings(1)) == 200
+
+
+def test_a_request_that_nobody_answers_is_made_again(page: Page, studio: Studio, make_run: MakeRun) -> None:
+    """As when a computer slept while its network changed: no answer comes, and no error."""
+    page.add_init_script("const real = AbortSignal.timeout.bind(AbortSignal); AbortSignal.timeout = (ms) => real(ms / 45)")
+    store = make_run()
+    look(page, studio)
+    for route in ("**/ratings", "**/board?*"):
+        page.route(route, lambda _: None, times=1)
+    page.keyboard.press("u")
+    saved(page, "saved")
+    assert latest(store)[0] == UP
+    store.close_round(1)
+    expect(page.locator(".board")).to_have_attribute("data-view", "learning")
+
+
+def test_another_person_at_an_unreachable_board_says_all_of_it_anew(page: Page, studio: Studio, make_run: MakeRun) -> None:
+    """What somebody else has said is not on the board of who takes a name of their own."""
+    store = make_run()
+    look(page, studio)
+    press(page, "u", "d")
+    page.context.set_offline(True)
+    page.locator("[data-ref=rater]").fill("anna")
+    page.keyboard.press("Enter")
+    expect(card(page, 1)).to_have_attribute("data-mark", "")
+    card(page, 1).click()
+    page.keyboard.press("u")
+    page.context.set_offline(False)
+    saved(page, "saved")
+    assert latest(store, rater="anna")[:2] == [UP, None] and latest(store)[:2] == [UP, DOWN]
 
 
 def test_what_was_said_of_a_run_that_is_not_there_waits_for_it(page: Page, studio: Studio, make_run: MakeRun) -> None:

@@ -238,6 +238,7 @@ def test_pairs_come_with_their_images(page: Page, open_board: OpenBoard, studio:
     page.goto(f"{studio.url}/?run=made")
     page.get_by_role("tab", name="Rate").click()
     expect(page.get_by_role("group", name="pair still to come")).to_be_visible()
+    page.keyboard.press("n")  # to no next one
     add_pictures(store, 1, range(3), ["a cat"] * 3, range(3), [picture(n) for n in range(3)])
     expect(page.get_by_role("group", name="pair 1 of 2, a cat, not judged")).to_be_visible()
     judge(page, "ArrowLeft")
@@ -245,6 +246,25 @@ def test_pairs_come_with_their_images(page: Page, open_board: OpenBoard, studio:
     store.set_progress("awaiting", 1, 0, 8)
     counts(page, "1 of 6 judged; 1 of 2 prompts teaches")
     expect(page.get_by_role("group", name="pair 2 of 6, a cat, not judged")).to_be_visible()
+    lock.release()
+    store.close()
+
+
+def test_who_has_judged_all_pairs_that_are_there_is_shown_the_next_one(page: Page, studio: Studio) -> None:
+    store = filled_run(studio.runs / "made", rounds=0, rating="pairs")
+    lock = WorkerLock(store.folder / "worker.lock")
+    store.start_round(1)
+    store.set_progress("sampling", 1, 2, 8)
+    add_pictures(store, 1, range(2), ["a cat"] * 2, range(2), [picture(n) for n in range(2)])
+    page.goto(f"{studio.url}/?run=made")
+    page.get_by_role("tab", name="Rate").click()
+    expect(page.get_by_role("group", name="pair 1 of 1, a cat, not judged")).to_be_visible()
+    expect(page.locator(".card[data-state=here]")).to_have_count(2)
+    judge(page, "ArrowLeft")
+    expect(page.get_by_role("group", name="pair 1 of 1, a cat, judged: left is better")).to_be_visible()
+    add_pictures(store, 1, range(2, 4), ["a cat"] * 2, range(2, 4), [picture(n) for n in range(2, 4)])
+    expect(page.get_by_role("group", name="pair 2 of 3, a cat, not judged")).to_be_visible()
+    expect(page.locator("[data-ref=live]")).to_have_text("The next pair is here.")
     lock.release()
     store.close()
 

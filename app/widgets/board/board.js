@@ -58,7 +58,7 @@ async function ask() {
   const since = state.board?.rater === rater ? state.board.revision : "";
   state.asking = true;
   try {
-    const answer = await fetch(address(`board?rater=${encodeURIComponent(rater)}&since=${encodeURIComponent(since)}`), { cache: "no-store" });
+    const answer = await fetch(address(`board?rater=${encodeURIComponent(rater)}&since=${encodeURIComponent(since)}`), { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
     const board = answer.status === 200 ? await answer.json() : null;
     if (run !== state.run || rater !== state.rater) { state.again = true; return; }
     reached(answer.status < 500);
@@ -85,29 +85,36 @@ function lose(status) {
   paint();
 }
 
+/** What a rater has said of a run's images and pairs that the server does not know yet, by key. */
+const waitingOf = ({ run, rater }) => new Map(outbox.entries().filter((each) => each.run === run && each.event.rater === rater).map(({ event }) => [keyOf(event), ratingOf(event)]));
+
 /** A board as the server knows it, with what it cannot know yet laid over it: ratings made here since it was asked. */
 function take(board, asked) {
   const before = state.board;
   const fresh = !before || before.round !== board.round;
   const here = new Map([...state.images, ...state.pairs].filter(Boolean).map((item) => [item.key, item.rating]));
-  const waiting = new Map(outbox.entries().filter((each) => each.run === board.run && each.event.rater === board.rater).map((each) => [keyOf(each.event), each.event]));
+  const waiting = waitingOf(board);
   const images = Array.from({ length: board.expected }, () => null);
   const known = new Map(board.images.map((image) => [image.id, image]));
   const pairs = board.pairs.map(({ left, right, rating }) => ({ key: keyOf({ sample: left, other: right }), left: known.get(left), right: known.get(right), rating }));
   for (const image of board.images) images[image.position] = Object.assign(image, { key: keyOf({ sample: image.id }) });
   for (const item of [...board.images, ...pairs]) {
-    if (waiting.has(item.key)) item.rating = ratingOf(waiting.get(item.key));
+    if (waiting.has(item.key)) item.rating = waiting.get(item.key);
     else if ((state.touched.get(item.key) ?? -1) > asked && here.has(item.key)) item.rating = here.get(item.key);
   }
   compare(images, pairs);
   const turned = before && before.rating !== board.rating;
   const at = pairs.findIndex((pair) => pair.key === state.pairs[state.current]?.key);
+  const next = state.pairs.every(isSettled) ? nextOpen(pairs, at) : at; // who has judged all that were there waits for the next one
   if (state.applied && (board.closed || board.applying || (state.appliedAt && asked >= state.appliedAt))) state.applied = 0;
   Object.assign(state, { board, images, pairs, gone: "" });
   const items = itemsOf(state);
   if (fresh) turnTo(before);
   else if (turned || before.rater !== board.rater) Object.assign(state, { history: [], armed: false, current: nextOpen(items, items.length - 1) });
-  else if (isPairs() && at >= 0) state.current = at; // pairs may come in before it while images are made
+  else if (isPairs() && at >= 0) { // pairs may come in before it while images are made
+    if (next !== at) say("The next pair is here.");
+    state.current = next;
+  }
   paint();
 }
 
@@ -146,7 +153,7 @@ function put(item, rating) {
 }
 
 function acknowledged(entry, result) {
-  state.touched.set(keyOf(entry.event), ++state.clock);
+  if (entry.run === state.run && entry.event.rater === state.rater) state.touched.set(keyOf(entry.event), ++state.clock);
   if (result.status === 200 || entry.run !== state.run) return;
   const why = typeof result.detail === "string" ? result.detail : "The server gives no reason.";
   state.notice = `A rating was not taken. ${why}`;
@@ -229,7 +236,7 @@ async function requestApply(number) {
 }
 
 const post = (where, content) =>
-  fetch(address(where), { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) }).catch(() => null);
+  fetch(address(where), { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content), signal: AbortSignal.timeout(PATIENCE_MS) }).catch(() => null);
 
 async function request(kind, payload = {}) {
   const answer = await post("requests", { kind, payload });
@@ -267,7 +274,7 @@ function turnPair() {
 /** In the grid the arrows go by sight; in the large view they go through the images in order. */
 function move(key) {
   if (!state.cards.length) return;
-  if (isPairs()) return goTo(Math.min(state.pairs.length - 1, Math.max(0, state.current + (key === "ArrowLeft" ? -1 : 1))));
+  if (isPairs()) return goTo(Math.max(0, Math.min(state.pairs.length - 1, state.current + (key === "ArrowLeft" ? -1 : 1))));
   if (!refs.zoom.open) return goTo(neighbour(state.cards, state.current, key));
   const step = key === "ArrowLeft" || key === "ArrowUp" ? -1 : 1;
   const next = state.current + step;
@@ -359,7 +366,10 @@ function renameRater() {
   refs.rater.value = name;
   if (name === state.rater) return;
   storage.set(RATER, name);
-  Object.assign(state, { rater: name, history: [] });
+  Object.assign(state, { rater: name, history: [], armed: false });
+  const waiting = waitingOf(state);
+  for (const item of [...state.images, ...state.pairs].filter(Boolean)) item.rating = waiting.get(item.key) ?? null; // what was there is the former person's
+  paint();
   refresh();
 }
 

@@ -2,6 +2,8 @@
 
 const OUTBOX = "ddpo-studio/outbox/";
 const ASIDE_MS = 60000; // how long a run that is not there is not asked for again
+const PATIENCE_MS = 45000; // how long an answer may take; the server itself waits 30 s for its disk
+const MOST_BYTES = 60000; // of what outlives the page browsers send 64 KiB at most
 const KEPT_MS = 30 * 24 * 3600 * 1000; // how long what was said of such a run is kept
 
 /** An id that no other event has, also on pages without https, where randomUUID does not exist. */
@@ -80,7 +82,7 @@ class Outbox {
     try {
       const body = JSON.stringify(batch.map((entry) => entry.event));
       const headers = { "Content-Type": "application/json" };
-      const answer = await fetch(batch[0].url, { method: "POST", headers, body, keepalive: body.length < 60000 });
+      const answer = await fetch(batch[0].url, { method: "POST", headers, body, keepalive: new TextEncoder().encode(body).length < MOST_BYTES, signal: AbortSignal.timeout(PATIENCE_MS) });
       if (answer.ok) this.settle(batch, (await answer.json()).results);
       else if (answer.status === 404) this.setAside(batch);
       else throw new Error(answer.status === 401 || answer.status === 403 ? "signed out" : "");
