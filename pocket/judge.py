@@ -1,7 +1,7 @@
 """The judge: a small classifier of pocket scenes, trained apart from the model it judges.
 
 It shares nothing with the pocket CLIP or the denoiser: other renders (other seeds, with noise, blur and colour shifts), another
-network, and no text. The recipe also shows it renders that the denoiser has drawn again (:mod:`pocket.redraw`); the shipped weights are from before.
+network, and no text. A part of the renders were drawn again by the denoiser (:mod:`pocket.redraw`), so that it knows the texture of its pictures.
 Its own accuracy on held-out renders is stored beside its weights in ``judge/accuracy.json``.
 """
 

@@ -118,11 +118,12 @@ def train(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         for key, value in report.items():
-            sums[key] = sums.get(key, torch.zeros_like(value)) + value.detach() / LOG_EVERY
+            sums[key] = sums.get(key, torch.zeros_like(value)) + value.detach()
         if ema:
             torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(ema, (1 + step) / (10 + step)))
         if (step + 1) % LOG_EVERY == 0:
-            means = "  ".join(f"{key} {value.item():.4f}" for key, value in sums.items())
+            since = min(LOG_EVERY, step + 1 - first)  # fewer, in the first line after going on
+            means = "  ".join(f"{key} {value.item() / since:.4f}" for key, value in sums.items())
             pace = (time.monotonic() - started) / (step + 1 - first)
             print(f"{name} {step + 1}/{steps}  {means}  {1000 * pace:.0f} ms/step", flush=True)
             sums = {}

@@ -309,6 +309,15 @@ def test_the_gallery_tells_no_scores_while_people_rate(runs: Runs) -> None:
     assert progress.gallery_value(store)["stamp"] != stamp
 
 
+def test_the_gallery_calls_a_board_that_was_made_ahead_not_rated_yet(runs: Runs) -> None:
+    store = filled_run(runs.folder / "a", rounds=0, awaiting=True)
+    add_images(store, 2)
+    assert [progress.answer_round(runs, {"run": "a", "round": number})["summary"] for number in (1, 2)] == [
+        "8 images, being rated",
+        "8 images, not rated yet",
+    ]
+
+
 @pytest.mark.parametrize("question", [None, 3, [], {}, {"run": "../x", "round": 1}, {"run": "odd"}, {"run": "nope", "round": "x"}])
 def test_odd_questions_get_an_empty_round(runs: Runs, question: object) -> None:
     assert progress.answer_round(runs, question)["images"] == []

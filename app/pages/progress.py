@@ -12,7 +12,7 @@ import gradio as gr
 
 import rewards
 from app import words
-from app.board import is_closed, is_rated
+from app.board import board_round, is_closed, is_rated
 from app.curves import Metrics, Points, clock, thin
 from app.pages.run import image_url
 from app.runs import Runs
@@ -323,7 +323,9 @@ def answer_round(runs: Runs, question: object) -> dict[str, Any]:
         if row is None or not is_rated(store, number) or is_closed(row):
             return found
         images = [image | dict(seed=None, score=None, note="") for image in found["images"]]
-        return found | dict(images=images, summary=f"{words.count(len(images), 'image')}, being rated")
+        shown = board_round(store)
+        now = "being rated" if shown and shown.number == number else "not rated yet"  # a board that was made ahead
+        return found | dict(images=images, summary=f"{words.count(len(images), 'image')}, {now}")
     except (StoreError, TypeError, ValueError):
         return dict(round=0, images=[], summary="")
 
