@@ -70,7 +70,6 @@ from ddpo.config import RunConfig, prompt_sets
 from ddpo.evaluate import held_out_images
 from ddpo.monitor import drawn
 from ddpo.policy import StableDiffusionPolicy
-from ddpo.presets import presets
 from ddpo.store import RunStore
 from ddpo.worker import reward_source
 from pocket import world
@@ -83,9 +82,6 @@ RESULTS = Path(__file__).with_suffix(".jsonl")
 SEEDS = (0, 1, 2)
 PROBES = 16
 """Trajectories on which the distance from the base is measured."""
-OWN_STARTS: dict[str, Any] = dict(eta=1.0, shared_start=False, skip_last_steps=2, learning_rate=1e-3)
-"""The paper's sampler, for rewards that are answers: from a shared start with little noise a prompt's pictures mostly get the same answer, and
-equal scores teach nothing."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +99,8 @@ class Task:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The options of the command: the preset of that name, or while there is none the preset ``aesthetic`` with another reward and sampler."""
-        if self.name in presets():
-            return dict(preset=self.name, reward=self.reward, prompts=self.prompts, held_out_images=0)
-        return dict(preset="aesthetic", reward=self.reward, prompts=self.prompts, held_out_images=0) | OWN_STARTS
+        """The options of the command."""
+        return dict(preset=self.name, reward=self.reward, prompts=self.prompts, held_out_images=0)
 
 
 TASKS = (
