@@ -86,7 +86,8 @@ def presets() -> dict[str, Preset]:
         ),
         "align": Preset(
             "Images of their prompt",
-            "A model describes each image; its words are compared with the prompt. Each animal is trained at two activities: is the third learned?",
+            "In five steps two of three images miss their prompt. A model describes each; its words are compared with the prompt. Each animal is "
+            "trained at two activities: is the third learned?",
             answered.with_changes(reward="alignment", prompts=prompt_sets()["activities_seen"]),
         ),
         "count": Preset(
