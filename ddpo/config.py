@@ -307,6 +307,10 @@ class RunConfig:
             known = [each for each, found in rewards.REWARDS.items() if found.where and each != "human"]
             if name not in known:
                 raise ConfigError(f"watch_rewards names {name!r}. Choose among {', '.join(known)}, or leave it empty.")
+        try:
+            rewards.check_address(self.reward_vlm)
+        except rewards.RewardError as error:
+            raise ConfigError(f"reward_vlm cannot be used. {error}") from error
         self._check_prompts()
         self._check_arithmetic()
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rewards.base import Reward, RewardError, Sample, Score
+from rewards.base import Reward, RewardError, Sample, Score, check_address
 from rewards.function import offered
 
 POCKET = Path(__file__).parent.parent / "pocket"
@@ -29,6 +29,8 @@ class Card:
     range: str
     source: str
     fooled_by: str
+    prompted: bool = False
+    """Whether it compares an image with its prompt, and has nothing to say without one."""
     licence: str = "no weights"
     """The licence of its weights."""
     download: str = ""
@@ -91,6 +93,7 @@ REWARDS: dict[str, Card] = {
         range="0 to 100, in practice 15 to 40",
         source="CLIPScore (Hessel et al. 2021, arXiv 2104.08718) on ViT-L/14, without its factor of 2.5 and its “A photo depicts” before the prompt",
         fooled_by="the prompt written into the image, and typical details piled up",
+        prompted=True,
         licence="CLIP MIT; pocket networks Apache-2.0",
         download="CLIP ViT-L/14 (1.7 GB)",
         published=dict(clip="openai/clip-vit-large-patch14"),
@@ -103,6 +106,7 @@ REWARDS: dict[str, Card] = {
         range="in practice 0.5 to 0.9 with the published networks",
         source="LLaVA (Liu et al. 2023) and BERTScore recall (Zhang et al. 2020), as in Black et al. 2023, section 5.3",
         fooled_by="words written into the image, and whatever the describing model reads into it",
+        prompted=True,
         licence="LLaVA 1.5 Llama 2 community licence, DeBERTa MIT; pocket networks Apache-2.0",
         download="LLaVA 1.5 7B (14 GB) and DeBERTa XLarge MNLI (3 GB)",
         published=dict(vlm="llava-hf/llava-1.5-7b-hf", bert="microsoft/deberta-xlarge-mnli", layer="40", baseline="0.517"),
@@ -115,6 +119,7 @@ REWARDS: dict[str, Card] = {
         range="0 to 1",
         source="the counting and animal questions of the authors' code (Black et al. 2023), and questions for activities and for other prompts",
         fooled_by="numbers and names written into the image, and a model that answers what it is asked about",
+        prompted=True,
         licence="LLaVA 1.5 Llama 2 community licence; pocket networks Apache-2.0",
         download="LLaVA 1.5 7B (14 GB)",
         published=dict(vlm="llava-hf/llava-1.5-7b-hf"),
@@ -127,6 +132,7 @@ REWARDS: dict[str, Card] = {
         range="in practice 17 to 25",
         source="PickScore (Kirstain et al. 2023, arXiv 2305.01569)",
         fooled_by="saturated, polished close-ups",
+        prompted=True,
         licence="MIT",
         download="PickScore (3.9 GB)",
         published=dict(clip="yuvalkirstain/PickScore_v1", processor="laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
@@ -242,4 +248,4 @@ def _networks(found: Card, models: str) -> dict[str, Any]:
 FOLDERS = ("clip", "head", "vlm", "bert")
 """Arguments of a reward that name a network."""
 
-__all__ = ["POCKET", "REWARDS", "Card", "Reward", "RewardError", "Sample", "Score", "automatic", "card", "load", "parts", "spell"]
+__all__ = ["POCKET", "REWARDS", "Card", "Reward", "RewardError", "Sample", "Score", "automatic", "card", "check_address", "load", "parts", "spell"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, Protocol
@@ -51,6 +52,16 @@ class Reward(Protocol):
     name: str
 
     def score(self, samples: Sequence[Sample]) -> list[Score]: ...
+
+
+def check_address(address: str) -> None:
+    """Refuse an endpoint's address that says who asks, as in ``http://name:password@host``: settings, logs and reports would show it.
+
+    Raises:
+        RewardError: it does.
+    """
+    if re.match(r"\w+://[^/?#]*@", address):
+        raise RewardError("The endpoint's address holds a name or password, which anybody could read in the settings. A key goes into DDPO_VLM_KEY.")
 
 
 def opened(file: str | IO[bytes]) -> Image.Image:

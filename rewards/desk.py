@@ -15,6 +15,7 @@ from rewards.base import Reward, RewardError, Sample, Score, opened
 from rewards.cache import Cached
 from rewards.function import version
 
+NO_PROMPT = RewardError("It compares a picture with its prompt, and there is none. Type one.")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "4bit")
 
 
@@ -52,15 +53,17 @@ class Desk:
         """Which may hold networks in memory."""
 
     def score(self, order: Order, items: Sequence[tuple[str, str]]) -> list[Score | RewardError]:
-        """For each (path of an image, prompt), in order, a score, or why the picture cannot be read.
+        """For each (path of an image, prompt), in order, a score, or why there is none: it cannot be read, or lacks a prompt that is needed.
 
         Raises:
             RewardError: the reward cannot score.
         """
+        prompted = rewards.card(order.reward).prompted
         pictures = {path: _picture(path) for path, _ in items}
-        samples = [Sample(at, _whole(prompt), image) for at, (path, prompt) in enumerate(items) if isinstance(image := pictures[path], Image.Image)]
-        scores = iter(self._scored(order, samples))
-        return [image if isinstance(image := pictures[path], RewardError) else next(scores) for path, _ in items]
+        found = [NO_PROMPT if prompted and not prompt.strip() else pictures[path] for path, prompt in items]
+        samples = [Sample(at, _whole(items[at][1]), image) for at, image in enumerate(found) if isinstance(image, Image.Image)]
+        scores = iter(self._scored(order, samples) if samples else ())
+        return [image if isinstance(image, RewardError) else next(scores) for image in found]
 
     def _scored(self, order: Order, samples: Sequence[Sample]) -> list[Score]:
         key = order.key

@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from rewards.base import RewardError
+from rewards.base import RewardError, check_address
 from rewards.networks import Network, loaded
 
 KEY = "DDPO_VLM_KEY"
@@ -118,7 +118,11 @@ class Remote:
             model: the endpoint's name of the model; empty asks for its first.
             seconds: for one answer.
             tries: of one question, with longer and longer naps between.
+
+        Raises:
+            RewardError: the address holds a password.
         """
+        check_address(address)
         self.address, self.model, self.workers, self.seconds, self.tries, self.nap = address.rstrip("/"), model, workers, seconds, tries, nap
         self._failure: RewardError | None = None
 

@@ -56,6 +56,7 @@ ODD = ("long " * 1000, "🦊 a fox 🎨 \u202e", "${alert(1)}", "<script>alert(1
         (dict(optimiser="adamw8bit", device="cpu"), ["needs an NVIDIA GPU", "device is cpu"]),
         (dict(device="gpu"), ["device is 'gpu'", "auto, cpu, cuda, cuda:1, mps"]),
         (dict(precision="fp8"), ["precision is 'fp8'", "auto, fp32, bf16, fp16"]),
+        (dict(reward_vlm="https://me:secret@host/v1#m"), ["reward_vlm", "name or password", "DDPO_VLM_KEY"]),
         (dict(seed=2**31), [f"seed is {2**31}", f"at most {2**31 - 1:,}"]),
         (dict(prompts=()), ["no prompt"]),
         (dict(prompts=("a cat", "  ")), ["prompt is empty"]),
@@ -70,7 +71,7 @@ def test_what_cannot_work_is_refused_with_its_numbers(changes: dict[str, Any], w
     with pytest.raises(ConfigError) as refused:
         RunConfig(**changes)
     assert all(word in str(refused.value) for word in words), str(refused.value)
-    assert str(refused.value).endswith((".", "?"))
+    assert str(refused.value).endswith((".", "?")) and "secret" not in str(refused.value)
 
 
 def test_the_sizes_a_refusal_suggests_do_work() -> None:

@@ -69,9 +69,9 @@ def test_each_picture_gets_its_value_and_what_it_was_made_from(files: list[str])
         ('{"id": 7, "reward": "aesthetic", "precision": "fp8", "items": []}', "precision is auto, fp32, bf16, fp16 or 4bit."),
         ('{"id": 7, "reward": "aesthetic", "items": [{"image": 5}]}', "the path of an image"),
         ('{"id": 7, "reward": "aesthetic", "colour": "red", "items": []}', "no colour"),
-        ('{"id": 7, "reward": "pickscore", "models": "pocket", "items": [{"image": "FILE"}]}', "no pocket networks"),
-        ('{"id": 7, "reward": "clip_score", "models": "pocket", "arguments": {"x": 1}, "items": [{"image": "FILE"}]}', "TypeError"),
-        ('{"id": 7, "reward": "clip_score", "models": "pocket", "arguments": {"clip": "/nowhere/at all"}, "items": [{"image": "FILE"}]}', "CLIP: "),
+        ('{"id": 7, "reward": "pickscore", "models": "pocket", "items": [{"image": "FILE", "prompt": "a cat"}]}', "no pocket networks"),
+        ('{"id": 7, "reward": "clip_score", "models": "pocket", "arguments": {"x": 1}, "items": [{"image": "FILE", "prompt": "a"}]}', "TypeError"),
+        ('{"id": 7, "reward": "aesthetic", "models": "pocket", "arguments": {"clip": "/nowhere/at all"}, "items": [{"image": "FILE"}]}', "CLIP: "),
     ],
 )
 def test_what_cannot_be_answered_is_said_in_words_and_the_next_line_is_answered(files: list[str], line: str, words: str) -> None:
@@ -87,6 +87,15 @@ def test_a_missing_or_broken_file_is_its_own_failure(files: list[str], tmp_path:
     assert first["value"] == -size_kb(picture(0)) and last["value"] == -size_kb(picture(1)), "the others get their values"
     assert missing == dict(error="It cannot be read: No such file or directory.")
     assert "It is no picture" in broken["error"] and "cannot be read" in folder["error"]
+
+
+def test_who_compares_with_a_prompt_says_that_there_is_none(files: list[str]) -> None:
+    """CLIP gives an empty text a number as well, and a model that looks would be asked about nothing."""
+    items = [dict(image=files[0], prompt=" "), dict(image=files[1], prompt="a cat"), dict(image=files[2])]
+    [answer] = answers(asked(files, "clip_score", items=items))
+    assert ["error" in score for score in answer["scores"]] == [True, False, True] and "Type one." in answer["scores"][0]["error"]
+    assert all("value" in score for score in answers(asked(files, "aesthetic", items=items))[0]["scores"])
+    assert {name for name, card in rewards.REWARDS.items() if card.prompted} == {"clip_score", "pickscore", "alignment", "satisfaction"}
 
 
 def test_values_are_kept_by_content_and_prompt(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -408,6 +408,13 @@ def test_a_key_that_cannot_be_sent_is_named_and_not_shown(endpoint: Callable[[An
     assert "sec" not in str(found.value) and not there.asked
 
 
+def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
+    with pytest.raises(RewardError, match="DDPO_VLM_KEY") as found:
+        open_vlm("https://me:secret@there/v1#m")
+    assert "secret" not in str(found.value)
+    assert open_vlm("http://there/v1?a=b@c#llava@q4").model == "llava@q4"  # elsewhere in it the sign means nothing
+
+
 def test_an_endpoint_that_names_a_time_is_given_it() -> None:
     """In seconds, and no more than a minute; where it names none, or a date, naps grow as ever."""
     naps: list[float] = []
