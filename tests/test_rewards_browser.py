@@ -165,13 +165,25 @@ def test_a_reward_that_cannot_load_says_what_to_download_and_the_others_go_on(
     expect(failure).to_be_visible()
     board.get_by_role("radio", name="Pocket").check()
     scored(board, "2 pictures scored.")
+    board.get_by_label("Prompt", exact=True).fill("a cat")
     board.get_by_role("checkbox", name="PickScore").check()
     expect(failure).to_contain_text("It has no pocket networks")
+
+
+def test_a_picture_without_a_prompt_says_so_where_one_is_needed(page: Page, studio: Studio) -> None:
+    board = open_rewards(page, studio)
+    drop(page, 1)
+    board.get_by_role("checkbox", name="CLIPScore").check()
+    scored(board, "1 picture scored; one picture lacks a value.")
+    expect(board.locator("tbody")).to_contain_text("It compares a picture with its prompt, and there is none. Type one.")
+    board.get_by_label("Prompt", exact=True).fill("a cat")
+    scored(board, "1 picture scored.")
 
 
 def test_stop_and_go_on(page: Page, studio: Studio) -> None:
     board = open_rewards(page, studio)
     drop(page, 1)
+    board.get_by_label("Prompt", exact=True).fill("a cat")
     board.get_by_role("checkbox", name="CLIPScore").check()
     expect(board.get_by_role("status")).to_contain_text("CLIPScore: loading its networks")
     board.get_by_role("button", name="Stop").click()
@@ -256,6 +268,7 @@ def test_the_focus_stays_where_people_work(page: Page, studio: Studio) -> None:
         board.get_by_role("button", name=f"Remove {name}").press("Enter")
         assert focused(page) == then
     drop(page, 1)
+    board.get_by_label("Prompt", exact=True).fill("a cat")
     board.get_by_role("checkbox", name="CLIPScore").check()
     board.get_by_role("button", name="Stop").press("Enter")
     assert focused(page) == "Go on"
@@ -276,6 +289,7 @@ def test_the_focus_stays_where_people_work(page: Page, studio: Studio) -> None:
 def test_a_hidden_page_is_not_drawn_and_is_whole_when_it_is_shown(page: Page, studio: Studio) -> None:
     board = open_rewards(page, studio)
     drop(page, 1)
+    board.get_by_label("Prompt", exact=True).fill("a cat")
     board.get_by_role("checkbox", name="CLIPScore").check()
     page.get_by_role("tab", name="Rate", exact=True).click()
     page.wait_for_timeout(300)

@@ -270,7 +270,7 @@ function status() {
   const failed = columns().filter((c) => failure(c.name)).length;
   const bad = state.pictures.filter((p) => columns().some((c) => found(p, c.name)?.error)).length;
   return `${n === 1 ? "1 picture" : `${n} pictures`} scored${failed ? `; ${failed === 1 ? "one reward" : `${failed} rewards`} cannot` : ""}${
-    bad ? `; ${bad === 1 ? "one picture" : `${bad} pictures`} cannot be read` : ""}.`;
+    bad ? `; ${bad === 1 ? "one picture lacks" : `${bad} pictures lack`} a value` : ""}.`;
 }
 
 function toolsView() {
