@@ -76,6 +76,7 @@ class Comparing:
         self._wanted: dict[Picture, tuple[float, bool]] = {}
         self._failures: dict[State, Failure] = {}
         self._since: float | None = None
+        self._asking: Sequence[Picture] | None = None
         self._answered = 0
         self._beside = -BESIDE_SECONDS
         self._stops = 0
@@ -133,9 +134,8 @@ class Comparing:
             self._wanted.clear()
             self._failures.clear()
             self._stops += 1
-            busy = self._since is not None
-        if busy:
-            self.desk.end()
+            busy = self._asking
+        self.desk.interrupt(lambda: busy is not None and self._asking is busy)
 
     def close(self) -> None:
         """End the process and the thread."""
@@ -164,9 +164,10 @@ class Comparing:
                     if self._idle(1.0 if waits else self.idle_seconds) and not waits:
                         self.desk.end()
                     continue
-                stops, self._since = self._stops, self._since or time.monotonic()
+                stops, self._since, self._asking = self._stops, self._since or time.monotonic(), pictures
             error = self._made(pictures)
             with self._wake:
+                self._asking = None
                 for picture in pictures:
                     self._wanted.pop(picture, None)
                 if error and stops == self._stops:

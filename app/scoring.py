@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ PATIENCE_SECONDS = 75.0
 A browser lets a page in the background ask once a minute."""
 FORGET_SECONDS = 30.0
 """A reward that failed is tried anew when it is asked for after such a pause."""
+END_SECONDS = 10.0
+"""What does not end within this time is left to itself."""
 AT_ONCE = 8
 """Pictures in one question: values come in such portions."""
 MOST_KNOWN = 50_000
@@ -89,8 +92,17 @@ class Desk:
         if process is None:
             return
         if process.poll() is None:
-            process.kill()
-        process.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # and what a person's function has started, which would hold the answers' pipe open
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS)
+
+    def interrupt(self, waits: Callable[[], bool]) -> None:
+        """End the process for whoever waits for its answer, and again where it was only being started, until nobody waits."""
+        until = time.monotonic() + END_SECONDS
+        while waits() and time.monotonic() < until:
+            self.end()
+            time.sleep(0.05)
 
     def _start(self, online: bool) -> None:
         self._let_go()
@@ -99,7 +111,7 @@ class Desk:
             self._said, self._online = tempfile.TemporaryFile(), online  # noqa: SIM115
             self._process = subprocess.Popen(
                 self.command, cwd=PROJECT, env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
-                text=True, encoding="utf-8",
+                text=True, encoding="utf-8", start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             raise DeskError(f"{self.name} cannot be started: {error}.") from error
@@ -221,9 +233,7 @@ class Scoring:
             self._downloads.clear()
             self._stops += 1
             busy = self._now
-            while busy is not None and self._now is busy:
-                self.desk.end()  # again, where it was only being started
-                self._wake.wait(0.05)
+        self.desk.interrupt(lambda: busy is not None and self._now is busy)
 
     def close(self) -> None:
         """End the process and the thread."""
@@ -255,7 +265,6 @@ class Scoring:
             outcome = self._scored(cells, online)
             with self._wake:
                 self._now = None
-                self._wake.notify_all()
                 if stops == self._stops:
                     self._take(cells, outcome, bool(online))
 

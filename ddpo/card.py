@@ -296,7 +296,7 @@ def public_settings(config: RunConfig) -> dict[str, Any]:
     }
     changes["ratings_from"] = words_for(len(config.ratings_sources), "source") if config.ratings_from else ""
     if "://" in config.reward_vlm:
-        changes["reward_vlm"] = config.reward_vlm.rpartition("#")[2]
+        changes["reward_vlm"] = config.reward_vlm.partition("#")[2]
     return {name: value for name, value in (asdict(config) | changes).items() if name != "prompts"}
 
 

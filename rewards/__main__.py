@@ -46,7 +46,7 @@ def score_files(options: argparse.Namespace, out: TextIO) -> int:
     rows.writerow(["image", "prompt", "reward", "value", "explanation"])
     for reward in options.reward:
         try:
-            _check(reward)
+            _check(reward, options.prompt)
             order = Order(reward, options.models, options.device, options.precision, options.vlm)
             for start in range(0, len(options.images), AT_ONCE):
                 paths = options.images[start : start + AT_ONCE]
@@ -65,10 +65,12 @@ def score_files(options: argparse.Namespace, out: TextIO) -> int:
     return failed
 
 
-def _check(reward: str) -> None:
-    """Raise RewardError unless it scores by itself."""
+def _check(reward: str, prompt: str) -> None:
+    """Raise RewardError unless it scores by itself, and has what it compares pictures with."""
     if rewards.card(reward) and reward in rewards.REWARDS and reward not in rewards.automatic():
         raise RewardError(f"It cannot score files by itself. Choose one of {', '.join(rewards.automatic())}.")
+    if rewards.card(reward).prompted and not prompt.strip():
+        raise RewardError("It compares pictures with their prompt, and there is none. Give one: --prompt TEXT.")
 
 
 def _text(cell: str) -> str:
@@ -119,7 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
             return list_rewards(out)
         if options.command == "score":
             return score_files(options, out)
-        print_answers(serve(sys.stdin), out)
+        with os.fdopen(os.dup(0), encoding="utf-8", errors="replace") as lines:  # our own: exit() in a person's function closes sys.stdin
+            print_answers(serve(lines), out)
     return 0
 
 

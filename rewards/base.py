@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Protocol
 
@@ -55,13 +56,19 @@ class Reward(Protocol):
 
 
 def check_address(address: str) -> None:
-    """Refuse an endpoint's address that says who asks, as in ``http://name:password@host``: settings, logs and reports would show it.
+    """Refuse an endpoint's address that says who asks, as in ``http://name:password@host``: settings, logs and reports would show it. A password may
+    hold any letter, so what stands in a port's place must be a number.
 
     Raises:
         RewardError: it does.
     """
-    if re.match(r"\w+://[^/?#]*@", address):
-        raise RewardError("The endpoint's address holds a name or password, which anybody could read in the settings. A key goes into DDPO_VLM_KEY.")
+    scheme, host = re.fullmatch(r"\s*(\w+://)?([^/?#]*).*", address, re.DOTALL).groups()  # type: ignore[union-attr]
+    named = "@" in host and (scheme or ":" in host)
+    if named or (scheme and re.search(r":(?!\d*\s*$)", re.sub(r"\[[^\]]*\]?", "", host))):
+        raise RewardError(
+            "The endpoint's address holds a name or password, which anybody could read in the settings, or a port that is no number. "
+            "A key goes into DDPO_VLM_KEY."
+        )
 
 
 def opened(file: str | IO[bytes]) -> Image.Image:
@@ -77,7 +84,10 @@ def opened(file: str | IO[bytes]) -> Image.Image:
                 raise RewardError(f"It has {width} × {height} pixels. Make it smaller: at most 40 million.")
             if max(width, height) > LONGEST * min(width, height):
                 raise RewardError(f"It has {width} × {height} pixels. Cut it: at most {LONGEST} times as long as wide.")
-            return as_seen(ImageOps.exif_transpose(image))
+            image.load()
+            with suppress(Exception):  # of damaged notes on it alone, the picture is as it is
+                return as_seen(ImageOps.exif_transpose(image))
+            return as_seen(image)
     except RewardError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

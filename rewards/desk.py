@@ -15,7 +15,7 @@ from rewards.base import Reward, RewardError, Sample, Score, opened
 from rewards.cache import Cached
 from rewards.function import version
 
-NO_PROMPT = RewardError("It compares a picture with its prompt, and there is none. Type one.")
+NO_PROMPT = RewardError("It compares a picture with its prompt, and there is none. Give one.")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "4bit")
 
 

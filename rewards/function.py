@@ -16,7 +16,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -75,10 +75,11 @@ class Function:
         function = self.load()
         try:
             found = function([sample.image.convert("RGB") for sample in samples], [sample.prompt for sample in samples])
+            found = list(found) if isinstance(found, Iterator) else found
         except (Exception, SystemExit) as error:  # a function that ends the program ends no run
             raise RewardError(f"The reward {self.name} failed with {self._told(error)}") from error
         try:
-            if isinstance(found, str):
+            if isinstance(found, (str, bytes)):
                 raise TypeError("a text is no list")
             return [_score(each) for each in found]
         except (TypeError, ValueError) as error:
@@ -114,7 +115,7 @@ class Function:
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))  # for what the file imports from beside it
         try:  # compiled anew: Python's own cache takes two versions of one size, saved in one second, for the same
-            exec(compile(path.read_bytes(), path, "exec"), vars(module))
+            exec(compile(path.read_bytes(), path, "exec", dont_inherit=True), vars(module))
         except (Exception, SystemExit) as error:
             raise RewardError(f"The reward {self.name} cannot be loaded: {self._told(error)}") from error
         found = getattr(module, function, None)

@@ -50,7 +50,12 @@ class Vlm(Protocol):
 
 
 def open_vlm(name: str, device: str = "auto", precision: str = "auto") -> Vlm:
-    """A folder or a name on the Hub of a LLaVA, or ``http://host/v1#model`` of an endpoint."""
+    """A folder or a name on the Hub of a LLaVA, or ``http://host/v1#model`` of an endpoint.
+
+    Raises:
+        RewardError: the endpoint's address holds a password.
+    """
+    check_address(name)
     if name.startswith(("http://", "https://")):
         address, _, model = name.partition("#")
         return Remote(address, model)
@@ -118,12 +123,9 @@ class Remote:
             model: the endpoint's name of the model; empty asks for its first.
             seconds: for one answer.
             tries: of one question, with longer and longer naps between.
-
-        Raises:
-            RewardError: the address holds a password.
         """
-        check_address(address)
-        self.address, self.model, self.workers, self.seconds, self.tries, self.nap = address.rstrip("/"), model, workers, seconds, tries, nap
+        self.given, self.address, self.model = address, address.rstrip("/"), model
+        self.workers, self.seconds, self.tries, self.nap = workers, seconds, tries, nap
         self._failure: RewardError | None = None
 
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
@@ -167,7 +169,7 @@ class Remote:
         def ask() -> str:
             found = self._json(client.post(f"{self.address}/chat/completions", json=body))["choices"][0]["message"]["content"]
             if isinstance(found, list):  # in parts
-                found = "".join(str(part.get("text", "")) for part in found)
+                found = "".join(part if isinstance(part, str) else str(part.get("text") or "") for part in found)
             return str(found or "").strip()
 
         return self._patiently(ask)
@@ -178,7 +180,7 @@ class Remote:
         response.raise_for_status()
         found = response.json()
         if isinstance(found, dict) and found.get("error"):
-            raise ValueError(str(found["error"])[:200])
+            raise ValueError(str(found["error"]))
         return found
 
     def _patiently(self, ask: Callable[[], str]) -> str:
@@ -188,16 +190,16 @@ class Remote:
             RewardError: it did not help, or cannot.
         """
         for attempt in range(1, self.tries + 1):
-            wished = 0.0
+            wished, no_address = 0.0, ""
             if self._failure is not None:
                 raise self._failure
             try:
                 return ask()
             except httpx.HTTPStatusError as error:
-                status, problem = error.response.status_code, f"it answers {error.response.status_code}: {error.response.text[:200]}"
+                status, problem = error.response.status_code, f"it answers {error.response.status_code}: {_quoted(error.response.text)}"
                 if status in (401, 403):
                     wanted = f"Put the right one into {KEY}, and start again."
-                    if os.environ.get(KEY) and not self._key():
+                    if os.environ.get(KEY, "").strip() and not self._key():
                         wanted = f"It was asked without one: the key in {KEY} is for {os.environ[HOST]} alone, which {HOST} says."
                     raise self._fail(f"The endpoint {self.address} refuses the key ({status}). {wanted}") from error
                 if status < 500 and status not in (408, 409, 429):
@@ -206,19 +208,27 @@ class Remote:
             except httpx.TimeoutException:
                 problem = f"no answer within {self.seconds:g} s"
             except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                raise self._fail(f"{self.address} is no endpoint's address ({error}). Give one such as http://localhost:11434/v1#model.") from error
+                no_address = str(error)
             except httpx.HTTPError as error:
                 problem = f"{type(error).__name__}: {error}"
-            except (ValueError, KeyError, IndexError, TypeError) as error:
-                problem = f"its answer is no chat completion ({type(error).__name__}: {error})"
+            except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+                problem = f"its answer is no chat completion ({type(error).__name__}: {_quoted(str(error))})"
+            if no_address:  # out of the handler: nothing that was not reached, and no download helps
+                raise self._fail(f"{self.given} is no endpoint's address ({no_address}). Give one such as http://localhost:11434/v1#model.")
             if attempt < self.tries:
-                self.nap(max(wished, min(30.0, 0.5 * 2**attempt) * (0.5 + random.random())))
+                self.nap(max(wished + random.random(), min(30.0, 0.5 * 2**attempt) * (0.5 + random.random())))  # not all at one instant
         raise self._fail(f"The endpoint {self.address} failed {self.tries} times; at last, {problem}. Mend it, then try again.")
 
     def _fail(self, message: str) -> RewardError:
         """The reason for giving up, for all questions."""
         self._failure = RewardError(message)
         return self._failure
+
+
+def _quoted(text: str) -> str:
+    """What an endpoint says, in short, and without the key where it repeats that."""
+    key = os.environ.get(KEY, "").strip()
+    return (text.replace(key, "…") if key else text)[:200]
 
 
 def _seconds(wish: str) -> float:

@@ -146,6 +146,22 @@ def test_another_person_at_an_unreachable_board_says_all_of_it_anew(page: Page, 
     assert latest(store, rater="anna")[:2] == [UP, None] and latest(store)[:2] == [UP, DOWN]
 
 
+def test_there_and_back_under_another_name_all_is_as_it_was(page: Page, studio: Studio, make_run: MakeRun) -> None:
+    """Defect: nothing had changed for the server since the first name's board, so that its ratings did not come back."""
+    make_run()
+    look(page, studio)
+    press(page, "u", "d")
+    saved(page, "saved")
+    page.context.set_offline(True)
+    for name in ("anna", "me"):
+        page.locator("[data-ref=rater]").fill(name)
+        page.keyboard.press("Enter")
+    expect(card(page, 1)).to_have_attribute("data-mark", "")
+    page.context.set_offline(False)
+    expect(card(page, 1)).to_have_attribute("data-mark", "up")
+    expect(card(page, 2)).to_have_attribute("data-mark", "down")
+
+
 def test_what_was_said_of_a_run_that_is_not_there_waits_for_it(page: Page, studio: Studio, make_run: MakeRun) -> None:
     store = make_run()
     look(page, studio)

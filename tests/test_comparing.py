@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -190,6 +191,22 @@ def test_stop_gives_up_what_is_wanted_at_once(store: RunStore, comparing: Compar
     until(lambda: comparing.now is None and comparing.desk.pid is None)
     assert comparing._wanted == {} and comparing.path(pictures[11].key) is None
     assert comparing._failures == {}, "what was stopped has not failed"
+
+
+def test_stop_also_ends_what_is_only_being_started(store: RunStore, comparing: Comparing, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, starting = comparing.desk._start, threading.Event()
+
+    def slowly(online: bool) -> None:
+        starting.set()
+        time.sleep(0.5)
+        started(online)
+
+    monkeypatch.setenv("TOY_COMPARE", "slow")
+    monkeypatch.setattr(comparing.desk, "_start", slowly)
+    comparing.ask(wanted(store, seeds=12))
+    assert starting.wait(20)
+    comparing.stop()
+    assert comparing.now is None and comparing.desk.pid is None and comparing.desk.starts == 1
 
 
 def test_the_oldest_pictures_go_when_there_are_too_many(store: RunStore, comparing: Comparing, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from toys import picture
 
 import rewards
@@ -22,6 +23,7 @@ from rewards import __main__ as command
 from rewards.__main__ import parser
 from rewards.base import RewardError, Sample, Score, as_seen
 from rewards.desk import Desk, Order, serve
+from rewards.function import TRUSTED, trust
 from rewards.jpeg import size_kb
 
 ROOT = Path(__file__).parent.parent
@@ -93,7 +95,7 @@ def test_who_compares_with_a_prompt_says_that_there_is_none(files: list[str]) ->
     """CLIP gives an empty text a number as well, and a model that looks would be asked about nothing."""
     items = [dict(image=files[0], prompt=" "), dict(image=files[1], prompt="a cat"), dict(image=files[2])]
     [answer] = answers(asked(files, "clip_score", items=items))
-    assert ["error" in score for score in answer["scores"]] == [True, False, True] and "Type one." in answer["scores"][0]["error"]
+    assert ["error" in score for score in answer["scores"]] == [True, False, True] and "Give one." in answer["scores"][0]["error"]
     assert all("value" in score for score in answers(asked(files, "aesthetic", items=items))[0]["scores"])
     assert {name for name, card in rewards.REWARDS.items() if card.prompted} == {"clip_score", "pickscore", "alignment", "satisfaction"}
 
@@ -171,6 +173,18 @@ def test_a_photograph_is_scored_upright(tmp_path: Path) -> None:
     assert turned == upright
 
 
+def test_damaged_notes_on_a_picture_leave_it_a_picture(tmp_path: Path) -> None:
+    """Defect: a PNG or WebP that opens everywhere was refused for what a camera or a program had written beside it."""
+    notes = PngInfo()
+    notes.add_text("Raw profile type exif", "\nexif\n    8\nno hex\n", zip=True)
+    picture(3).save(tmp_path / "notes.png", pnginfo=notes)
+    picture(3).save(tmp_path / "notes.webp", lossless=True, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
+    found = Desk().score(Order("jpeg_compressibility"), [(str(tmp_path / name), "") for name in ("notes.png", "notes.webp")])
+    assert found == 2 * [Score(-size_kb(picture(3)), dict(size_kb=size_kb(picture(3))))]
+    (tmp_path / "cut.png").write_bytes((tmp_path / "notes.png").read_bytes()[:150])
+    assert isinstance(Desk().score(Order("jpeg_compressibility"), [(str(tmp_path / "cut.png"), "")])[0], RewardError)
+
+
 def test_a_picture_in_a_format_that_nobody_has_is_no_picture(tmp_path: Path) -> None:
     """Pillow reads dozens more, some by programs of their own."""
     for name in ("a.ppm", "a.eps", "a.bmp", "a.gif"):
@@ -236,6 +250,15 @@ def test_the_process_answers_in_order_whatever_libraries_print_and_ends_with_its
     assert all(words in said.stderr for words in ("from Python", "from below", "raw"))
 
 
+def test_a_function_that_ends_the_program_ends_no_process(files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``exit()`` closes standard input, where the questions come from."""
+    (tmp_path / "mine.py").write_text("def r(images, prompts):\n    exit(1)\n")
+    monkeypatch.setenv(TRUSTED, "")
+    trust(tmp_path / "mine.py", "r")
+    lines = run("serve", lines=f"{asked(files, f'{tmp_path}/mine.py:r')}\n{asked(files)}\n").stdout.splitlines()
+    assert "SystemExit: 1 (line 2 of mine.py)" in json.loads(lines[0])["error"] and len(json.loads(lines[1])["scores"]) == 3
+
+
 def test_missing_networks_are_told_from_other_failures(files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
@@ -278,7 +301,8 @@ def test_a_file_whose_name_is_no_text_has_its_row(files: list[str], tmp_path: Pa
         (["--reward=human"], "human: It cannot score files by itself."),
         (["--reward=blend"], "blend: It cannot score files by itself."),
         (["--reward=beauty"], "There is no reward 'beauty'"),
-        (["--reward=clip_score", "--models=pocket", "--device=xyz"], "clip_score: The reward clip_score failed: RuntimeError"),
+        (["--reward=clip_score", "--models=pocket"], "clip_score: It compares pictures with their prompt, and there is none. Give one: --prompt"),
+        (["--reward=aesthetic", "--models=pocket", "--device=xyz"], "aesthetic: The reward aesthetic failed: RuntimeError"),
     ],
 )
 def test_what_cannot_score_is_one_line(

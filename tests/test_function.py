@@ -37,6 +37,13 @@ def test_a_function_scores_images_and_prompts(tmp_path: Path) -> None:
     assert rewards.load(f"{file}:r").score(SAMPLES) == [Score(64.0, dict(prompt="a cat")), Score(None)]
 
 
+def test_a_file_is_compiled_as_python_would(tmp_path: Path) -> None:
+    """Defect: what this project asks of its own files (annotations that are not evaluated) was asked of people's."""
+    file = written(tmp_path, "def f(x: 1 + 1): pass\ndef r(images, prompts):\n    yield from [f.__annotations__['x']] * len(images)\n")
+    trust(file)
+    assert [score.value for score in rewards.load(f"{file}:r").score(SAMPLES)] == [2, 2]
+
+
 def test_a_file_that_nobody_trusted_is_not_run(tmp_path: Path) -> None:
     """Not even where another file is trusted; the message names the way to trust it."""
     file = written(
@@ -60,7 +67,9 @@ def test_a_file_that_nobody_trusted_is_not_run(tmp_path: Path) -> None:
         ("import sys\nsys.exit('usage')", r"cannot be loaded: SystemExit: usage \(line 2 of mine.py\)"),
         ("def r(images, prompts):\n    exit(1)", r"failed with SystemExit: 1 \(line 2 of mine.py\)"),
         ("def r(images, prompts):\n    words = {}\n    return [words[p] for p in prompts]", r"failed with KeyError: 'a cat' \(line 3 of mine.py\)"),
+        ("import sys\ndef r(images, prompts):\n    yield 1.0\n    sys.exit('usage')", r"failed with SystemExit: usage \(line 4 of mine.py\)"),
         ("def r(images, prompts): return '12'", "a reward returns a list with one number"),
+        ("def r(images, prompts): return b'12'", "a reward returns a list with one number"),
         ("r = 3", "holds no function r. It holds none"),
         ("def r(images, prompts): return 3.0", "returned 3.0; a reward returns a list"),
         ("def r(images, prompts): return ['good', 'bad']", "a reward returns a list with one number"),

@@ -175,7 +175,7 @@ def test_a_picture_without_a_prompt_says_so_where_one_is_needed(page: Page, stud
     drop(page, 1)
     board.get_by_role("checkbox", name="CLIPScore").check()
     scored(board, "1 picture scored; one picture lacks a value.")
-    expect(board.locator("tbody")).to_contain_text("It compares a picture with its prompt, and there is none. Type one.")
+    expect(board.locator("tbody")).to_contain_text("It compares a picture with its prompt, and there is none. Give one.")
     board.get_by_label("Prompt", exact=True).fill("a cat")
     scored(board, "1 picture scored.")
 

@@ -138,6 +138,20 @@ def test_stop_also_ends_what_is_only_being_started(cells: list[Cell]) -> None:
     scoring.close()
 
 
+def test_stop_also_ends_what_a_function_has_started(cells: list[Cell]) -> None:
+    """Defect: a program that lived on held the pipe of answers open, and whoever waited for one waited for it."""
+    code = "import subprocess, time\nprint(subprocess.Popen(['sleep', '600']).pid, file=open('PLACE', 'w'), flush=True)\ntime.sleep(600)"
+    place = cells[0].image.parent / "pid"
+    scoring = Scoring(Desk([sys.executable, "-c", code.replace("PLACE", str(place))]))
+    scoring.ask([Cell(CLIP, cells[0].image, "a cat")])
+    pid = until(lambda: place.exists() and place.read_text().endswith("\n") and int(place.read_text()))
+    started = time.monotonic()
+    scoring.stop()
+    assert scoring.now is None and time.monotonic() - started < module.END_SECONDS / 2
+    until(lambda: not alive(pid))
+    scoring.close()
+
+
 def test_an_idle_process_ends_and_comes_back(cells: list[Cell]) -> None:
     scoring = Scoring(idle_seconds=0.3)
     settled(scoring, cells[:1])

@@ -105,12 +105,14 @@ function take(board, asked) {
   compare(images, pairs);
   const turned = before && before.rating !== board.rating;
   const at = pairs.findIndex((pair) => pair.key === state.pairs[state.current]?.key);
-  const next = state.pairs.every(isSettled) ? nextOpen(pairs, at) : at; // who has judged all that were there waits for the next one
+  const waits = state.pairs.every(isSettled) && state.history.at(-1)?.[0]?.key === pairs[at]?.key; // who has just judged the last one that was there
+  const next = waits ? nextOpen(pairs, at) : at;
   if (state.applied && (board.closed || board.applying || (state.appliedAt && asked >= state.appliedAt))) state.applied = 0;
   Object.assign(state, { board, images, pairs, gone: "" });
   const items = itemsOf(state);
   if (fresh) turnTo(before);
-  else if (turned || before.rater !== board.rater) Object.assign(state, { history: [], armed: false, current: nextOpen(items, items.length - 1) });
+  else if (turned || before.rater !== board.rater)
+    Object.assign(state, { history: turned ? [] : state.history, armed: false, current: nextOpen(items, items.length - 1) });
   else if (isPairs() && at >= 0) { // pairs may come in before it while images are made
     if (next !== at) say("The next pair is here.");
     state.current = next;
@@ -369,6 +371,7 @@ function renameRater() {
   Object.assign(state, { rater: name, history: [], armed: false });
   const waiting = waitingOf(state);
   for (const item of [...state.images, ...state.pairs].filter(Boolean)) item.rating = waiting.get(item.key) ?? null; // what was there is the former person's
+  if (state.board) state.board.revision = ""; // back under the first name, all is asked anew
   paint();
   refresh();
 }
