@@ -143,9 +143,7 @@ class Comparing:
             self._closed = True
             self._wanted.clear()
             self._wake.notify_all()
-        while self._thread is not None and self._thread.is_alive():
-            self.desk.end()
-            self._thread.join(0.1)
+        self.desk.interrupt(lambda: self._thread is not None and self._thread.is_alive())
         self.desk.close()
 
     # --- the thread -------------------------------------------------------------------------------------------------------------

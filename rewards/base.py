@@ -85,9 +85,10 @@ def opened(file: str | IO[bytes]) -> Image.Image:
             if max(width, height) > LONGEST * min(width, height):
                 raise RewardError(f"It has {width} × {height} pixels. Cut it: at most {LONGEST} times as long as wide.")
             image.load()
+            upright: Image.Image = image
             with suppress(Exception):  # of damaged notes on it alone, the picture is as it is
-                return as_seen(ImageOps.exif_transpose(image))
-            return as_seen(image)
+                upright = ImageOps.exif_transpose(image)
+            return as_seen(upright)
     except RewardError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
