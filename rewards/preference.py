@@ -2,8 +2,8 @@
 
 A rating is modelled as  taste(image) + prompt + noise.  The taste is linear in what is seen (:func:`looks`), with one weight for each kind of looks;
 the prompt's own term takes up that people judge whole images, so that a prompt they like does not pass for a look they like; weights and noise are
-those that make the ratings most likely (Rasmussen & Williams 2006, sections 2.7 and 5.4). All answers are averages
-over what the ratings leave open.
+those that are most likely by the ratings and by what is usual (:class:`Evidence`; Rasmussen & Williams 2006, sections 2.7 and 5.4). All answers are
+averages over what the ratings leave open.
 
 As DDPO compares the images of one prompt, what counts is the taste's differences within a prompt: :attr:`Guess.known` is how much of them the ratings
 explain, and :meth:`Taste.choose` shows those images whose ratings would tell most of what is left.
@@ -47,6 +47,10 @@ USUAL = 0.5
 """The variance of opinions from -1 to 1 within prompts where nothing is known of it."""
 GROUPS = 6
 """So many other raters, those who rated most, have a share of the taste of their own; the rest have one together."""
+A_PRIORI = dict(kind=(0.01, 1.5), mark=(0.1, 1.0), noise=(0.6, 1.0))
+"""The variances of each kind of looks, of prompts, and of the noise that are usual, as shares of the ratings' variance, and the standard deviations
+of their logarithms. Sixteen thumbs alone would be explained by whichever kind happens to fit them; this way all kinds have a little weight until
+there are reasons (measured by ``benchmarks/guesses.py``)."""
 WITHIN = (0.01, 0.99)
 """Nobody has less or more of another one's taste."""
 JITTER = 1e-6
@@ -196,8 +200,9 @@ def covariance(parts: Sequence[Linear], x: Array, y: Array) -> Array:
 
 
 class Evidence:
-    """How likely some ratings are, by the variances and by how alike raters are, with the derivatives: minus the logarithm of their density but for a
-    constant (Rasmussen & Williams 2006, equations 5.8 and 5.9). The products of what is seen are made once.
+    """How likely some ratings are by the variances and by how alike raters are, and how likely the variances are by :data:`A_PRIORI`: minus the
+    logarithm of both densities but for a constant, with the derivatives (Rasmussen & Williams 2006, equations 5.8 and 5.9). The products of what is
+    seen are made once.
 
     Its variables are the logarithms of the variances (of the kinds of looks, of prompts, of the noise), each group's share of the taste in question,
     and what the others have in common; the last two where there are other raters.
@@ -206,7 +211,7 @@ class Evidence:
     def __init__(self, x: Array, y: Array, kinds: Sequence[Linear], marks: Linear, whose: Rows, groups: Rows) -> None:
         """
         Args:
-            x, y: what is seen (n, d), and the ratings (n,), of mean 0.
+            x, y: what is seen (n, d), and the ratings (n,), of mean 0 and variance 1.
             kinds, marks: the parts of the taste, and the prompts' part.
             whose: each row's rater, (n,), 0 for those in question.
             groups: the group whose share each rater has, (raters,); -1 for those in question.
@@ -215,6 +220,8 @@ class Evidence:
         self.products = np.stack([part.products(x, x) for part in (*kinds, marks)])
         self.others = bool((whose > 0).any())
         self.differ = whose[:, None] != whose
+        usual, self.apart = np.array([*[A_PRIORI["kind"]] * len(kinds), A_PRIORI["mark"], A_PRIORI["noise"]]).T
+        self.usual = np.log(usual)
 
     def __call__(self, variables: Array) -> tuple[float, Array]:
         count = len(self.products)
@@ -230,10 +237,11 @@ class Evidence:
         lower = factored(covariance)
         inverse = inverted(lower)
         weights = inverse @ self.y
-        value = float(self.y @ weights) / 2 + float(np.log(np.diag(lower)).sum())
+        unusual = (variables[: count + 1] - self.usual) / self.apart
+        value = float(self.y @ weights) / 2 + float(np.log(np.diag(lower)).sum()) + float(unusual @ unusual) / 2
         bend = (inverse - np.outer(weights, weights)) / 2
         of_kinds = self.products[:-1].reshape(count - 1, -1) @ (bend * alike).ravel()
-        slopes = variances * np.array([*of_kinds, np.vdot(bend, self.products[-1]), np.trace(bend)])
+        slopes = variances * np.array([*of_kinds, np.vdot(bend, self.products[-1]), np.trace(bend)]) + unusual / self.apart
         if not self.others:
             return value, slopes
         by_loads = 2 * (bend * taste * self.differ) @ loads
@@ -389,8 +397,8 @@ class Taste:
         return np.concatenate([self._columns(seen), self._marks(prompts, whose), numbers], 1)
 
     def _fitted(self, rows: Rows, enough: int) -> tuple[list[Linear], float]:
-        """The kinds' and the prompts' variances, how alike raters are, and the noise's variance: those that make some of the ratings most likely, or
-        ``enough`` of them. Of raters who are not among them nothing is taken."""
+        """The kinds' and the prompts' variances, how alike raters are, and the noise's variance: those that are most likely by some of the ratings,
+        or by ``enough`` of them. Of raters who are not among them nothing is taken."""
         looks, last = int(self._ends[-1]), self.x.shape[1] - 1
         kinds = [Linear(int(first), int(end), 0.15) for first, end in zip(self._ends[:-1], self._ends[1:], strict=True)]
         marks, alike = Linear(looks, last, 0.15), Alike(last, np.where(self.groups < 0, 1.0, 0.7), 0.5)
@@ -402,7 +410,7 @@ class Taste:
         rows = np.concatenate([_evenly(own, enough - of_others), _evenly(others, of_others)])
         whose, groups = self.x[rows, last].astype(int), int(self.groups.max()) + 1
         evidence = Evidence(self.x[rows], (self.opinions[rows] - self.middle) / np.sqrt(spread), kinds, marks, whose, self.groups)
-        start = [*np.log([*(part.variance for part in (*kinds, marks)), 0.7])]
+        start = [*evidence.usual]
         bounds = [*[(np.log(1e-4), np.log(1e2))] * (len(kinds) + 1), (np.log(1e-3), np.log(1e1))]
         if evidence.others:
             start, bounds = [*start, *[0.7] * groups, 0.5], [*bounds, *[WITHIN] * groups, (0.0, 1.0)]

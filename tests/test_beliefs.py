@@ -65,7 +65,7 @@ def test_the_worker_writes_down_what_it_believes(store: RunStore) -> None:
     rated = {row.sample for row in store.ratings()}
     assert set(means) <= rated | {row.id for row in store.samples(2)} <= known, "what was rated, and the last round"
     wide = {int(id): found["wide"] for id, found in told["images"].items()}
-    assert min(wide[id] for id in told["unsure"]) >= max(wide[id] for id in rated & set(told["liked"])), "rated ones are surer"
+    assert min(wide[id] for id in told["unsure"]) >= max(wide[id] for id in wide.keys() - set(told["unsure"])), "of all others it is surer"
     for id, found in told["images"].items():
         assert (found["said"] is not None) == (int(id) in rated)
         assert len(found["near"]) == NEAREST and [each["alike"] for each in found["near"]] == sorted(
@@ -99,7 +99,7 @@ def test_one_picture_of_several_raters_is_one_neighbour(store: RunStore) -> None
     taste = Taste(everything, ["a cat"] * 6, [1.0, -1.0, 1.0, -1.0, 1.0, -1.0], whose=[OWN] * 4 + ["old/ann", "old/ben"])
     found = believe(taste, rows, seen, list(zip(rows, [1.0, -1.0, 1.0, -1.0], strict=True)), earlier)
     first = found["images"][str(rows[0].id)]
-    assert sum(each["image"] == "images/same.png" for each in first["near"]) == 1 and first["near"][0]["alike"] == pytest.approx(1.0, abs=0.02)
+    assert sum(each["image"] == "images/same.png" for each in first["near"]) == 1 and first["near"][0]["alike"] > 0.5
 
 
 def test_what_others_said_is_shown_in_their_own_numbers(store: RunStore) -> None:

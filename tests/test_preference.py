@@ -154,7 +154,7 @@ def test_the_posterior_is_the_gaussian_process_of_the_library() -> None:
 
 @pytest.mark.parametrize("others", [False, True])
 def test_the_evidence_and_its_derivatives(others: bool) -> None:
-    """Against the density of the ratings and its numeric derivatives, with three other raters of whom two have one share together."""
+    """Against the densities of the ratings and of the variances, and numeric derivatives; of three other raters two have one share together."""
     rng = np.random.default_rng(0)
     whose = np.array([0, 0, 0, 1, 1, 2, 2, 2, 3, 3]) * others
     x = np.concatenate([rng.normal(size=(10, 5)), np.eye(4)[rng.integers(4, size=10)]], 1)
@@ -166,7 +166,9 @@ def test_the_evidence_and_its_derivatives(others: bool) -> None:
     x = np.concatenate([x, whose[:, None]], 1)
     parts = [Shared(k.first, k.last, v, alike) if alike else Linear(k.first, k.last, v) for k, v in zip(kinds, np.exp(at), strict=False)]
     covariance = sum((part(x, x) for part in (*parts, Linear(5, 9, float(np.exp(-1.0))))), start=(np.exp(-0.5) + 1e-6) * np.eye(10))
-    assert value == pytest.approx(-multivariate_normal(np.zeros(10), covariance).logpdf(y) - 5 * np.log(2 * np.pi))
+    usual = [(np.log(0.01), 1.5)] * 2 + [(np.log(0.1), 1.0), (np.log(0.6), 1.0)]
+    a_priori = sum(((each - mean) / std) ** 2 / 2 for each, (mean, std) in zip(at, usual, strict=False))
+    assert value == pytest.approx(-multivariate_normal(np.zeros(10), covariance).logpdf(y) - 5 * np.log(2 * np.pi) + a_priori)
     steps = 1e-6 * np.eye(len(at))
     numeric = [(evidence(at + step)[0] - evidence(at - step)[0]) / 2e-6 for step in steps]
     np.testing.assert_allclose(slopes, numeric, atol=1e-6)

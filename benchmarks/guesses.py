@@ -1,0 +1,116 @@
+"""How well the model of taste guesses, before anything is learned from it: ``python -m benchmarks.guesses``.
+
+Simulated people of a hidden taste (:mod:`benchmarks.tastes`) rate boards of base images, 16 of 32 each, which the model of taste chooses. After each
+board it guesses images of the same prompts that nobody rated. Compared are the correlation of guess and taste within prompts, and how far its
+uncertainty can be believed: the density of what would be said of those images, and the share of it within intervals that are to hold 80 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.common import plus_minus
+from benchmarks.hundred_ratings import RELIABLE, TRAINED, WAYS, within_correlation
+from benchmarks.tastes import TASTES, opinion_of
+from ddpo.evaluate import held_out_images
+from ddpo.policy import StableDiffusionPolicy
+from rewards.preference import Looks, Taste, looks
+
+ASKED = 12
+"""Images of each prompt that are guessed and never rated."""
+PROMPTS, OF_EACH, BOARD = 4, 8, 16
+"""Prompts of a round, images of each, and how many of all are rated."""
+UNSTEADY = 0.3
+"""The standard deviation with which stars miss what somebody thinks, in deviations of the taste."""
+STEP = 0.8
+"""Deviations of the taste from one star to the next."""
+WIDTH = 1.2816
+"""So many standard deviations to both sides hold 80 % of a normal distribution."""
+
+
+def thumb(liked: float, middle: float, spread: float, rng: random.Random) -> float:
+    """Up where it is better than the middle, and wrong one time in four."""
+    return 1.0 if (liked > middle) == (rng.random() < RELIABLE) else -1.0
+
+
+def star(liked: float, middle: float, spread: float, rng: random.Random) -> float:
+    """One to five stars as opinions from -1 to 1."""
+    return float(np.clip(round(((liked - middle) / spread + rng.gauss(0, UNSTEADY)) / STEP), -2, 2)) / 2
+
+
+def of_rows(seen: Looks, rows: Sequence[int]) -> Looks:
+    return {kind: values[list(rows)] for kind, values in seen.items()}
+
+
+def person(
+    seen: Looks, prompts: Sequence[str], truth: Sequence[float], says: Callable[..., float], seed: int, boards: int
+) -> list[tuple[float, float, float]]:
+    """Somebody rates boards; after each: correlation, logarithm of the density, and share within the interval, of images that were never rated."""
+    rng = random.Random(seed)
+    order, of = rng.sample(TRAINED, len(TRAINED)), {prompt: [i for i, other in enumerate(prompts) if other == prompt] for prompt in TRAINED}
+    asked = [i for rows in of.values() for i in rows[-ASKED:]]
+    left = {prompt: rng.sample(rows[:-ASKED], len(rows) - ASKED) for prompt, rows in of.items()}
+    rated: list[int] = []
+    said: list[float] = []
+    met: list[float] = []
+    found, spread = [], statistics.pstdev(truth)
+    for board in range(boards):
+        pool = [left[order[(PROMPTS * board + j) % len(order)]].pop() for j in range(PROMPTS) for _ in range(OF_EACH)]
+        names = [prompts[i] for i in pool]
+        if rated:
+            taste = Taste(of_rows(seen, rated), [prompts[i] for i in rated], said, of_rows(seen, [*rated, *pool]))
+            shown = [pool[j] for j in taste.choose(of_rows(seen, pool), names, BOARD, board)]
+        else:
+            shown = [i for j, i in enumerate(pool) if j % OF_EACH < BOARD // PROMPTS]
+        met += [truth[i] for i in shown]
+        middle = statistics.median(met)
+        rated += shown
+        said += [says(truth[i], middle, spread, rng) for i in shown]
+        taste = Taste(of_rows(seen, rated), [prompts[i] for i in rated], said)
+        others, names = of_rows(seen, asked), [prompts[i] for i in asked]
+        correlation = within_correlation([truth[i] for i in asked], taste.guess(others, names).mean.tolist(), names)
+        mean, std = taste.expect(others, names)
+        off, variance = np.array([says(truth[i], middle, spread, rng) for i in asked]) - mean, std**2 + taste.noise
+        density, inside = -(off**2 / variance + np.log(2 * np.pi * variance)) / 2, off**2 < WIDTH**2 * variance
+        found.append((correlation, float(density.mean()), float(inside.mean())))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=64, help="base images of each of the twelve prompts")
+    parser.add_argument("--boards", type=int, default=6, help=f"boards of {BOARD} ratings")
+    parser.add_argument("--seeds", type=int, default=20, help="people of each taste")
+    options = parser.parse_args()
+    if options.images < ASKED + OF_EACH * -(-PROMPTS * options.boards // len(TRAINED)):
+        parser.error(f"so many boards need more than {options.images} images of each prompt")
+    config = WAYS["rate-few"].config(BOARD * options.boards, 0)
+    images: list[Image.Image]
+    prompts, images = held_out_images(StableDiffusionPolicy.load(config), config, base=True, count=options.images * len(TRAINED))
+    seen = looks(images)
+    after = [f"after {BOARD * (board + 1)}" for board in range(options.boards)]
+    print(f"| ratings | taste | {' | '.join(after)} | log density at last | in 80 % |")
+    print("|---|---|" + "---|" * (options.boards + 2))
+    for kind, says in (("thumbs, one in four wrong", thumb), ("stars", star)):
+        every = []
+        for taste in TASTES:
+            truth = [opinion_of(taste, image) for image in images]
+            every += [person(seen, prompts, truth, says, seed, options.boards) for seed in range(options.seeds)]
+            print(row_of(kind, taste, every[-options.seeds :]), flush=True)
+        print(row_of(kind, "all", every), flush=True)
+
+
+def row_of(kind: str, taste: str, people: list[list[tuple[float, float, float]]]) -> str:
+    correlations = [plus_minus([person[board][0] for person in people]) for board in range(len(people[0]))]
+    density, inside = (plus_minus([person[-1][i] for person in people]) for i in (1, 2))
+    return f"| {kind} | {taste} | {' | '.join(correlations)} | {density} | {inside} |"
+
+
+if __name__ == "__main__":
+    main()
