@@ -1,7 +1,7 @@
 """Images of an earlier board that are shown once more, unmarked, and what is said of them then. Pure reads of a run's store.
 
-What is said of an image after its round was closed changes no score (:meth:`ddpo.store.RunStore.close_round`); beside what the same rater said
-before, it tells how far they agree with themselves.
+What is said of an image after its round was closed changes no score (:meth:`ddpo.store.RunStore.close_round`). Unless it is only late
+(:func:`ddpo.records.is_late`), it tells beside what the same rater said before how far they agree with themselves.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import islice
 from random import Random
 
-from ddpo.records import RatingRow, SampleRow, latest
+from ddpo.records import RatingRow, SampleRow, is_late, latest
 from ddpo.store import RunStore
 
 BOARDS_BETWEEN = 3
@@ -40,9 +40,10 @@ def repeated(store: RunStore, number: int, rater: str, of_each: int) -> list[Sam
 
 
 def said_again(store: RunStore, rounds: Iterable[int]) -> dict[int, list[RatingRow]]:
-    """What was said of images of some rounds after these were closed, by sample id: each rater's latest."""
+    """What was said of images of some rounds when they were shown once more, after these were closed, by sample id: each rater's latest."""
     found: dict[int, list[RatingRow]] = {}
-    closed = {row.number: row.closed_rating for row in store.rounds() if row.closed_rating is not None}
-    for number in closed.keys() & set(rounds):
-        found |= latest(each for each in store.ratings(number) if each.id > closed[number])
+    wanted = set(rounds)
+    for row in store.rounds():
+        if row.number in wanted and row.closed_rating is not None:
+            found |= latest(each for each in store.ratings(row.number) if each.id > row.closed_rating and not is_late(each.shown_at, row))
     return found

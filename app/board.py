@@ -16,7 +16,7 @@ from app.again import repeated, said_again
 from app.raters import tired
 from ddpo.beliefs import asks
 from ddpo.config import RunConfig
-from ddpo.records import RatingRow, RoundRow, SampleRow, Status
+from ddpo.records import RatingRow, RoundRow, SampleRow, Status, is_late
 from ddpo.store import RunStore
 from rewards import parts
 from rewards.human import VALUES, opinions, scores, set_size
@@ -99,7 +99,7 @@ def board_json(store: RunStore, rater: str) -> dict[str, Any]:
     samples = board_of(store, number)
     closed = is_closed(row)
     reward, rated = store.reward_at(number), is_rated(store, number)
-    ratings = store.latest_ratings(number, row.closed_rating if row else None, everyone=True) if row and rated else {}
+    ratings = store.last_words(number, everyone=True) if row and rated else {}
     scored = {} if rated or not row else store.scores(number, reward)
     applying = not closed and is_applying(store, number)
     turn = is_turn(store, status, row)
@@ -287,13 +287,15 @@ def apply_refusal(store: RunStore, number: int) -> str:
     return ""
 
 
-def rating_refusal(store: RunStore, sample: SampleRow, rater: str = "", other: SampleRow | None = None) -> str:
-    """Why an image, or with ``other`` a pair, takes no rating, in plain words; empty when it does."""
+def rating_refusal(store: RunStore, sample: SampleRow, rater: str = "", other: SampleRow | None = None, shown_at: float | None = None) -> str:
+    """Why an image, or with ``other`` a pair, takes no rating, in plain words; empty when it does. After its round was closed that is a late one
+    (:func:`ddpo.records.is_late`) of an image that was before somebody from ``shown_at`` on, or one of an image that is shown once more."""
     if other and ((other.round, other.prompt) != (sample.round, sample.prompt) or other == sample):
         return "A pair is two images of one prompt on one board."
     if other and not other.shown:
-        return rating_refusal(store, other, rater)
-    if is_closed(store.round(sample.round)) and not _comes_again(store, sample, rater):
+        return rating_refusal(store, other, rater, shown_at=shown_at)
+    row = store.round(sample.round)
+    if row and is_closed(row) and not is_late(shown_at, row) and not _comes_again(store, sample, rater):
         return "The ratings of this round were applied already, so it takes no more. The next round is on its way."
     return "" if sample.shown else "This image is not on the board, so nobody is asked about it."
 

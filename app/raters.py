@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 
 from app import words
-from ddpo.records import RatingRow, latest
+from ddpo.records import RatingRow, RoundRow, is_late, latest
 from ddpo.store import RunStore
 from rewards.agreement import alpha, same_order
 from rewards.human import opinions
@@ -43,14 +43,14 @@ def _value(store: RunStore, _said: tuple[int, ...]) -> dict[str, Any]:
     for event in _events(store):
         by_rater.setdefault(event.rater, []).append(event)
         by_round.setdefault(event.round, []).append(event)
-    closed = {row.number: row.closed_rating for row in store.rounds()}
+    rounds = {row.number: row for row in store.rounds()}
     absent = store.left_out
     again: dict[str, list[tuple[int, float, int]]] = {}
     told: dict[str, dict[int, float]] = {}
     for number, events in by_round.items():
-        until, last = closed[number], events[-1].id
+        until, last = rounds[number].closed_rating, events[-1].id
         if len(by_rater) > 1 or (until is not None and last > until):
-            before, after = _of_round(store, number, events, until)
+            before, after = _of_round(store, rounds[number], events)
             for rater, found in before.items():
                 told.setdefault(rater, {}).update(found)
             for rater, each in after.items():
@@ -85,22 +85,23 @@ def _events(store: RunStore) -> list[RatingRow]:
         return list(heard.events)
 
 
-def _of_round(store: RunStore, number: int, events: Sequence[RatingRow], until: int | None) -> Said:
+def _of_round(store: RunStore, row: RoundRow, events: Sequence[RatingRow]) -> Said:
     """What a round's events say."""
-    known, stamp = _heard(store).rounds, (until, events[-1].id)
-    if number not in known or known[number][0] != stamp:
-        known[number] = (stamp, said_in(events, store.asked(number), until))
-    return known[number][1]
+    known, stamp = _heard(store).rounds, (row.closed_rating, events[-1].id)
+    if row.number not in known or known[row.number][0] != stamp:
+        known[row.number] = (stamp, said_in(events, store.asked(row.number), row))
+    return known[row.number][1]
 
 
-def said_in(events: Sequence[RatingRow], asked: Mapping[int, str], until: int | None) -> Said:
-    """What each rater said of a round until it was closed; and of what they said of it again later the last event's id, how many pairs they put in
-    the same order, and of how many."""
-    first = [event for event in events if until is None or event.id <= until]
-    late = events[len(first) :]
-    before, again = opinions(asked, latest(first)), dict[str, tuple[int, float, int]]()
-    for rater, after in opinions(asked, latest(late)).items():
-        again[rater] = (max(event.id for event in late if event.rater == rater), *same_order(before.get(rater, {}), after, asked))
+def said_in(events: Sequence[RatingRow], asked: Mapping[int, str], row: RoundRow) -> Said:
+    """What each rater said of a round's board; and of what they said when its images were shown once more the last event's id, how many pairs they
+    put in the same order, and of how many."""
+    until = row.closed_rating
+    once_more = [event for event in events if until is not None and event.id > until and not is_late(event.shown_at, row)]
+    ids = {event.id for event in once_more}
+    before, again = opinions(asked, latest(event for event in events if event.id not in ids)), dict[str, tuple[int, float, int]]()
+    for rater, after in opinions(asked, latest(once_more)).items():
+        again[rater] = (max(event.id for event in once_more if event.rater == rater), *same_order(before.get(rater, {}), after, asked))
     return before, again
 
 

@@ -22,7 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from app.board import apply_refusal, board_json, board_revision, rating_refusal
 from app.runs import Runs
 from ddpo.config import ConfigError
-from ddpo.records import REQUESTS, ProbeRow, SampleRow
+from ddpo.records import REQUESTS, ProbeRow, SampleRow, is_late
 from ddpo.store import RATINGS, NoRun, RatingRefused, RunStore, StoreError
 from rewards.base import RewardError
 from rewards.human import valid
@@ -184,11 +184,12 @@ def _save(store: RunStore, event: Any) -> dict[str, Any]:
     try:
         new = store.add_rating(
             client_id, sample.id, rater, kind, value, shown_at, answered_at,
-            other=other.id if other else None, refusal=lambda: rating_refusal(store, sample, rater, other),
+            other=other.id if other else None, refusal=lambda: rating_refusal(store, sample, rater, other, shown_at),
         )  # fmt: skip
     except RatingRefused as error:
         raise HTTPException(409, str(error)) from error
-    return {"client_id": client_id, "saved": True, "new": new}
+    row = store.round(sample.round)
+    return {"client_id": client_id, "saved": True, "new": new, "late": new and row is not None and is_late(shown_at, row)}
 
 
 def _sample(store: RunStore, id: Any) -> SampleRow | None:

@@ -38,20 +38,16 @@ Found = dict[str, Any]
 
 
 def leads(store: RunStore, config: RunConfig, number: int) -> bool:
-    """Whether a round is learned from guesses alone: where they may lead, and were better than chance when they were made."""
-    return config.preference == "lead" and (store.metric(number, "preference_least") or 0.0) > CHANCE
+    """Whether a round is learned from guesses alone: where they may lead, and picked the better one of two more often than not when they were made.
+    It need not be sure: even then guesses, which know all ratings, are twice as close to the taste as a round's own ones
+    (``benchmarks/guesses.py``)."""
+    return config.preference == "lead" and (store.metric(number, "preference_accuracy") or 0.0) > CHANCE
 
 
 def asks(store: RunStore, config: RunConfig, number: int) -> bool:
-    """Whether people are asked about a round: every so many, and whenever the model of their taste was not worth asking in the round before; or had
-    not been when the round's images were made, and its board was shown."""
-    return (number - 1) % config.board_every == 0 or not promises(store, number - 1) or bool(store.board(number))
-
-
-def promises(store: RunStore, number: int) -> bool:
-    """Whether after a round guesses are better than nothing: the better one of two was picked more often than not. It takes less than to lead, as
-    between boards there is nothing else to learn from."""
-    return (store.metric(number, "preference_accuracy") or 0.0) > CHANCE
+    """Whether people are asked about a round: every so many, and whenever the model of their taste did not lead in the round before; or had not when
+    the round's images were made, and its board was shown."""
+    return (number - 1) % config.board_every == 0 or not leads(store, config, number - 1) or bool(store.board(number))
 
 
 def believe(taste: Taste, pool: Sequence[SampleRow], seen: Looks, rated: Sequence[tuple[SampleRow, float]], earlier: Sequence[Rated]) -> Found:

@@ -128,7 +128,8 @@ class RunConfig:
     )
     preference: str = setting(
         "off",
-        "A model of your taste, from all your ratings so far: `assist` scores the images you did not rate, `lead` all, once it surely beats chance.",
+        "A model of your taste, from all your ratings so far: `assist` scores the images you did not rate, `lead` all, while it is right "
+        "more often than wrong.",
         choices=("off", "assist", "lead"),
     )
     ratings_from: str = setting(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import rewards
-from ddpo.records import RatingRow, SampleRow
+from ddpo.records import SampleRow
 from ddpo.store import RunStore
 from rewards.base import Score
 from rewards.human import BOTH_BAD, opinions, scores
@@ -35,11 +35,11 @@ def raters_of(store: RunStore, names: bool = False) -> Naming:
 
 
 def rating_rows(store: RunStore, rounds: Iterable[int], naming: Naming) -> list[Row]:
-    """Every rating event, oldest first. ``counts`` says whether it is its rater's last word on that image before the round learned from it, and
+    """Every rating event, oldest first. ``counts`` says whether it is its rater's last word on that image of the round's board, be it late, and
     ``weight`` how much that rater counts beside others: 1, or 0.5."""
     found, weights = [], store.weights
     for number in rounds:
-        last = {row.id for rows in counting(store, number).values() for row in rows}
+        last = {row.id for rows in store.last_words(number).values() for row in rows}
         samples = {sample.id: sample for sample in store.samples(number)}
         for row in store.ratings(number):
             sample = samples[row.sample]
@@ -59,7 +59,7 @@ def pair_rows(store: RunStore, rounds: Iterable[int], naming: Naming) -> list[Ro
     a pair is taken as it is; marks, of whatever mode, by the opinions that they come to (:func:`rewards.human.opinions`)."""
     found: list[Row] = []
     for number in rounds:
-        samples, asked, last = {sample.id: sample for sample in store.samples(number)}, store.asked(number), counting(store, number)
+        samples, asked, last = {sample.id: sample for sample in store.samples(number)}, store.asked(number), store.last_words(number)
         said = [row for rows in last.values() for row in rows]
         told: dict[tuple[str, frozenset[int]], tuple[float, float]] = {}
         marks = {id: [row for row in rows if row.other is None] for id, rows in last.items()}
@@ -107,7 +107,7 @@ def image_rows(store: RunStore, rounds: Iterable[int]) -> list[Row]:
     """Every image with its prompt, what the round's reward said of it, and people's mean rating from -1 to 1 (None where nobody rated)."""
     found = []
     for number in rounds:
-        scored, said = store.scores(number, store.reward_at(number)), scores(store.asked(number), counting(store, number), store.weights)
+        scored, said = store.scores(number, store.reward_at(number)), scores(store.asked(number), store.last_words(number), store.weights)
         for sample in store.samples(number):
             score, rated = scored.get(sample.id), said.get(sample.id, Score(None))
             found.append(
@@ -117,12 +117,6 @@ def image_rows(store: RunStore, rounds: Iterable[int]) -> list[Row]:
                 )
             )  # fmt: skip
     return found
-
-
-def counting(store: RunStore, number: int) -> dict[int, list[RatingRow]]:
-    """Each rater's last word on each image of a round, up to when the round was closed."""
-    row = store.round(number)
-    return store.latest_ratings(number, row.closed_rating if row else None)
 
 
 def picture_name(sample: SampleRow) -> str:

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.config import ConfigError, RunConfig, is_a
-from ddpo.dataset import counting
 from ddpo.files import sync_tree, write_file
 from ddpo.markup import words_for
 from ddpo.rating_files import IMAGE, LARGEST_NUMBER, Rated, Read, Row, Source, hash_of, of_files, reader_in, short
@@ -119,7 +118,7 @@ def _of_run(path: Path) -> list[Source]:
         for row in filter(_settled, store.rounds()):
             samples = {sample.id: sample for sample in store.samples(row.number)}
             names: dict[int, str] = {}
-            for rater, told in opinions(store.asked(row.number), counting(store, row.number)).items():
+            for rater, told in opinions(store.asked(row.number), store.last_words(row.number)).items():
                 for id, opinion in told.items():
                     if id not in names:
                         where = f"Run {store.name}, round {row.number}"
@@ -145,7 +144,7 @@ def _settled(row: RoundRow) -> bool:
 def has_ratings(store: RunStore) -> bool:
     """Whether a run has ratings that another one can learn from: its own, or from elsewhere."""
     settled = filter(_settled, store.rounds())
-    return bool(sources_in(store.folder)) or any(opinions(store.asked(row.number), counting(store, row.number)) for row in settled)
+    return bool(sources_in(store.folder)) or any(opinions(store.asked(row.number), store.last_words(row.number)) for row in settled)
 
 
 # --- what a run keeps -----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ import numpy as np
 import rewards
 from ddpo.alarms import DAMAGE, NO_MERIT, OF_TASTE, Series, changes, mean_and_error, mean_at, spread_of_base, student_t, watched
 from ddpo.config import RunConfig
-from ddpo.dataset import counting
 from ddpo.store import RunStore
 
 FEWEST = 4
@@ -235,7 +234,9 @@ def boards(store: RunStore, up_to: int | None = None) -> list[Board]:
 
 def _kinds(store: RunStore, number: int) -> set[str]:
     """The modes of the ratings of a round that count: none that came after its board was closed, nor those of raters who are left out."""
-    return {row.kind for rows in counting(store, number).values() for row in rows if row.value is not None}
+    row = store.round(number)
+    said = store.latest_ratings(number, row.closed_rating if row else None)
+    return {each.kind for rows in said.values() for each in rows if each.value is not None}
 
 
 def rated_gains(series: Series, rated: Sequence[Board]) -> list[Point]:

@@ -241,6 +241,13 @@ class Status:
         return (self.changed_at - self.started_at) / self.done * (self.total - self.done)
 
 
+def is_late(shown_at: float | None, row: RoundRow) -> bool:
+    """Whether something that is said of a closed round's image is said by somebody who had it before them when the round was still open, as in a tab
+    that was offline. It changes no score that was learned from, and counts wherever people's last word does. What is said of an image that is shown
+    once more, on a later board, is not late."""
+    return row.closed_at is not None and shown_at is not None and shown_at <= row.closed_at
+
+
 def latest(ratings: Iterable[RatingRow]) -> dict[int, list[RatingRow]]:
     """Each rater's latest of some events on each sample and each pair, by sample id, those of a pair by its first; what was cleared is left out."""
     found: dict[int, list[RatingRow]] = {}

@@ -325,7 +325,7 @@ def ratings(store: RunStore, number: int, naming: Naming) -> Html:
     told: dict[str, dict[int, float]] = {}
     for row in store.rounds():
         if row.number <= number:
-            for rater, opinion in opinions(store.asked(row.number), store.latest_ratings(row.number, row.closed_rating)).items():
+            for rater, opinion in opinions(store.asked(row.number), store.last_words(row.number)).items():
                 told.setdefault(rater, {}).update(opinion)
     agreement, images = alpha(told.values())
     rows = [(naming(rater), f"{count:,}", _counts(store, rater)) for rater, count in rated.most_common()]

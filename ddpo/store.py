@@ -57,6 +57,7 @@ from ddpo.records import (
     RoundRow,
     SampleRow,
     Status,
+    is_late,
     latest,
 )
 from ddpo.source import init_lora_file
@@ -572,6 +573,19 @@ class RunStore:
         out, and so are raters who do not count, unless ``everyone`` is asked for."""
         absent = set() if everyone else self.left_out
         return latest(row for row in self.ratings(number, up_to) if row.rater not in absent)
+
+    def last_words(self, number: int, everyone: bool = False) -> dict[int, list[RatingRow]]:
+        """As ``latest_ratings``, of what was said of a round's board, be it late (:func:`ddpo.records.is_late`); not of images shown once more."""
+        row, absent = self.round(number), set() if everyone else self.left_out
+        closed = row.closed_rating if row else None
+        said = (each for each in self.ratings(number) if row is None or closed is None or each.id <= closed or is_late(each.shown_at, row))
+        return latest(each for each in said if each.rater not in absent)
+
+    def late_rounds(self) -> set[int]:
+        """The rounds of whose boards something was said late."""
+        sql = """SELECT DISTINCT sample.round FROM rating JOIN sample ON sample.id = rating.sample JOIN round ON round.number = sample.round
+            WHERE rating.id > round.closed_rating AND rating.shown_at <= round.closed_at"""
+        return {number for (number,) in self._rows(sql)}
 
     def metrics(self) -> dict[str, list[tuple[int, float | None]]]:
         """Every metric's (round, value) points, in order of rounds."""

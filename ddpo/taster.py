@@ -54,6 +54,21 @@ def first_board(config: RunConfig) -> set[int]:
     return {*in_turn[: count - 1], 2} if odd else set(in_turn[:count])
 
 
+def levelled(own: Mapping[int, Score], guessed: Mapping[int, Score], prompts: Mapping[int, str]) -> dict[int, Score]:
+    """People's own ratings of a round, and guesses for the other images: of each prompt raised or lowered together, to the mean of what people said of
+    it in this round. So to have been shown is neither good nor bad; what was guessed says only which of the others are better than which. All by
+    image."""
+    said = {id: score.value for id, score in own.items() if score.value is not None}
+    found = dict(guessed) | {id: own[id] for id in said}
+    for prompt in set(prompts.values()):
+        ids = [id for id, other in prompts.items() if other == prompt]
+        known, others = [said[id] for id in ids if id in said], [id for id in ids if id not in said]
+        if known and others:
+            level = fmean(known) - fmean(guessed[id].value or 0.0 for id in others)
+            found |= {id: Score((guessed[id].value or 0.0) + level, guessed[id].explanation) for id in others}
+    return found
+
+
 class Taster:
     """Reads and writes the run's store; where ``preference`` is off it does nothing, and what is learned is what people said."""
 
@@ -75,7 +90,7 @@ class Taster:
 
     def next_board(self, number: int) -> int:
         """The next round after one that people are asked about, as far as that is known before they have answered."""
-        every = self.config.board_every if beliefs.promises(self.store, number - 1) else 1
+        every = self.config.board_every if self.leads(number - 1) else 1
         return (number - 1) // every * every + every + 1
 
     def _chooses(self, number: int) -> bool:
@@ -146,21 +161,7 @@ class Taster:
             return own
         if self.leads(number):
             return guessed
-        return self._levelled(number, own, guessed)
-
-    def _levelled(self, number: int, own: Mapping[int, Score], guessed: Mapping[int, Score]) -> dict[int, Score]:
-        """People's own ratings, and guesses for the other images: of each prompt raised or lowered together, to the mean of what people said of it in
-        this round. So to have been shown is neither good nor bad; what was guessed says only which of the others are better than which."""
-        said = {id: score.value for id, score in own.items() if score.value is not None}
-        found = dict(guessed) | {id: own[id] for id in said}
-        rows = self.store.samples(number)
-        for prompt in {row.prompt for row in rows}:
-            ids = [row.id for row in rows if row.prompt == prompt]
-            known, others = [said[id] for id in ids if id in said], [id for id in ids if id not in said]
-            if known and others:
-                level = fmean(known) - fmean(guessed[id].value or 0.0 for id in others)
-                found |= {id: Score((guessed[id].value or 0.0) + level, guessed[id].explanation) for id in others}
-        return found
+        return levelled(own, guessed, {row.id: row.prompt for row in self.store.samples(number)})
 
     def _rated(self, number: int) -> list[tuple[SampleRow, float]]:
         """The images of all rounds up to one that people have an opinion of, and what it is."""
@@ -172,11 +173,13 @@ class Taster:
         return rated
 
     def _said(self, row: RoundRow) -> dict[int, Score]:
-        """What people said of a round, by sample id: as it was written down, or where it was ever settled how much a rater counts, folded anew."""
+        """What people said of a round, by sample id: as it was written down, or folded anew where something was said late, or where it was ever
+        settled how much a rater counts."""
         said = self.store.scores(row.number, "human")
-        if not said or not any(name.startswith("rater ") for name in self.store.choices()):
+        settled = any(name.startswith("rater ") for name in self.store.choices())
+        if not said or not (settled or row.number in self.store.late_rounds()):
             return said
-        return scores(self.store.asked(row.number), self.store.latest_ratings(row.number, row.closed_rating), self.store.weights)
+        return scores(self.store.asked(row.number), self.store.last_words(row.number), self.store.weights)
 
     def _taste(self, rated: Sequence[tuple[SampleRow, float]], rows: Sequence[SampleRow]) -> Taste | None:
         """What some ratings of the run say, and those from elsewhere; None while there are none. ``rows`` are the images that it will be asked

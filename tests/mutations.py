@@ -322,7 +322,11 @@ MUTATIONS = (
     ),
     *of(
         "app/again.py",
-        ("if each.id > closed[number]", "", "tests/test_raters.py::test_a_prompt_of_an_earlier_board_comes_again_unmarked"),
+        (
+            "if each.id > row.closed_rating and not is_late(each.shown_at, row)",
+            "",
+            "tests/test_raters.py::test_a_prompt_of_an_earlier_board_comes_again_unmarked",
+        ),
     ),
     *of(
         "ddpo/trainer.py",
@@ -375,7 +379,7 @@ MUTATIONS = (
     *of(
         "ddpo/beliefs.py",
         (
-            "or not promises(store, number - 1)",
+            "or not leads(store, config, number - 1)",
             "",
             "tests/test_taster.py::test_while_it_is_right_more_often_than_not_the_model_of_taste_scores_alone_between_boards",
         ),

@@ -70,6 +70,23 @@ def test_ratings_wait_through_an_outage(page: Page, studio: Studio, make_run: Ma
     assert answered == sorted(answered) and len({row.client_id for row in rows}) == 5
 
 
+def test_who_was_offline_while_the_board_was_applied_is_told_that_it_came_late(page: Page, studio: Studio, make_run: MakeRun) -> None:
+    store = make_run()
+    look(page, studio)
+    press(page, "u")
+    page.context.set_offline(True)
+    page.keyboard.press("d")
+    page.keyboard.press("d")
+    saved(page, "offline: 2 ratings wait here")
+    store.close_round(1)
+    page.context.set_offline(False)
+    expect(page.locator("[data-ref=notice_text]")).to_have_text(
+        "2 ratings came after the board was applied: kept for the model of taste and for later runs."
+    )
+    row = store.round(1)
+    assert row and [len(said) for said in (store.latest_ratings(1, row.closed_rating), store.last_words(1))] == [1, 3]
+
+
 def test_what_waits_survives_a_reload_and_a_lost_answer(page: Page, studio: Studio, make_run: MakeRun) -> None:
     """The server writes the first rating but its answer is lost; the second never arrives. Both count once in the end."""
     store = make_run()
@@ -192,16 +209,17 @@ def test_what_waits_for_a_run_that_is_gone_holds_up_no_other(page: Page, studio:
     assert latest(store)[:2] == [UP, DOWN]
 
 
-def test_a_rating_that_comes_too_late_is_taken_back(page: Page, studio: Studio, make_run: MakeRun) -> None:
+def test_a_rating_that_comes_too_late_for_its_board_is_kept(page: Page, studio: Studio, make_run: MakeRun) -> None:
     store = make_run()
     look(page, studio)
     press(page, "u", "d")
     store.close_round(1)
     page.keyboard.press("u")
     expect(page.locator(".board")).to_have_attribute("data-view", "learning")
-    expect(card(page, 3)).to_have_attribute("data-mark", "")
+    expect(card(page, 3)).to_have_attribute("data-mark", "up")
+    expect(page.locator("[data-ref=notice_text]")).to_contain_text("1 rating came after the board was applied")
     saved(page, "saved")
-    assert latest(store)[:3] == [UP, DOWN, None]
+    assert latest(store)[:3] == [UP, DOWN, UP]
 
 
 # --- tabs and reloads -------------------------------------------------------------------------------------------------------------

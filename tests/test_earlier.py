@@ -20,7 +20,7 @@ from app.exports import packed
 from app.raters import raters_value
 from ddpo.__main__ import changes_from, parser
 from ddpo.config import ConfigError, RunConfig, sources_of, sources_text
-from ddpo.dataset import counting, raters_of
+from ddpo.dataset import raters_of
 from ddpo.earlier import create, gather, has_ratings, keep, kept, rated_in, sources_in, words
 from ddpo.export import export
 from ddpo.rating_files import Source
@@ -67,7 +67,7 @@ def said(store: RunStore) -> set[tuple[str, str, float, str]]:
     found, naming = set(), raters_of(store)
     for row in store.rounds():
         images = {sample.id: sample for sample in store.samples(row.number)}
-        for rater, told in opinions(store.asked(row.number), counting(store, row.number)).items():
+        for rater, told in opinions(store.asked(row.number), store.last_words(row.number)).items():
             for id, opinion in told.items():
                 data = (store.folder / images[id].image).read_bytes()
                 found.add((naming(rater), images[id].prompt, round(opinion, 9), hashlib.sha256(data).hexdigest()))

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from playwright.sync_api import Page, expect
 
-from app.again import repeated
+from app.again import repeated, said_again
 from app.board import apply_refusal
 from app.launch import Launcher, LaunchError
 from app.pages import run
@@ -88,6 +88,29 @@ def test_nothing_else_of_a_closed_round_takes_a_rating(client: TestClient, store
     assert send(client, other, 1).status_code == 409 and send(client, again[0], 1, "bob").status_code == 409
     store.close_round(5)
     assert send(client, again[0], 1).status_code == 409
+
+
+def test_what_comes_late_is_not_said_again(client: TestClient, store: RunStore) -> None:
+    """It was said of a board that was before somebody all the time, and is agreement with others, not with oneself."""
+    row = store.round(2)
+    assert row and row.closed_at
+    again = [image["id"] for image in board(client)["images"] if image["again"]]
+    others = [sample.id for sample in store.board(2) if sample.id not in again]
+    before = board(client)["images"]
+    for sample in (*again[:2], *others[:2]):
+        late = dict(
+            client_id=f"late {sample}",
+            sample=sample,
+            rater="anna",
+            kind="thumbs",
+            value=-1,
+            shown_at=row.closed_at - 9,
+            answered_at=row.closed_at + 9,
+        )
+        assert client.post("/studio/runs/toy/ratings", json=late).json()["late"]
+    assert said_again(store, [2]) == {} and board(client)["images"] == before
+    assert all(each["same"] is None for each in raters_value(store)["raters"])
+    assert {row.value for sample in others[:2] for row in store.last_words(2)[sample] if row.rater == "anna"} == {-1.0}
 
 
 def test_agreement_with_oneself(client: TestClient, store: RunStore) -> None:

@@ -155,7 +155,7 @@ def test_the_board_is_a_cheap_read(client: TestClient, store: RunStore) -> None:
 
 def test_a_rating_is_a_row_when_it_is_acknowledged(client: TestClient, store: RunStore) -> None:
     answer = client.post("/studio/runs/toy/ratings", json=event(store))
-    assert answer.status_code == 200 and answer.json() == {"client_id": "c2-0", "saved": True, "new": True}
+    assert answer.status_code == 200 and answer.json() == {"client_id": "c2-0", "saved": True, "new": True, "late": False}
     row = store.ratings(2)[-1]
     assert (row.client_id, row.rater, row.kind, row.value, row.shown_at, row.answered_at) == ("c2-0", "me", "thumbs", 1.0, 1.0, 2.0)
 
@@ -194,7 +194,7 @@ def test_what_is_sent_again_after_a_refused_write_keeps_its_order(client: TestCl
 def test_a_rating_whose_answer_was_lost_is_not_called_refused_when_somebody_has_applied_since(client: TestClient, store: RunStore) -> None:
     client.post("/studio/runs/toy/ratings", json=event(store))
     store.close_round(2)
-    answer = client.post("/studio/runs/toy/ratings", json=[event(store), event(store, client_id="late")]).json()["results"]
+    answer = client.post("/studio/runs/toy/ratings", json=[event(store), event(store, client_id="other", shown_at=9e9)]).json()["results"]
     assert [each["status"] for each in answer] == [200, 409] and answer[0]["new"] is False
     assert len(store.ratings(2)) == 1
 
@@ -234,12 +234,27 @@ def test_a_rating_of_no_image_is_refused(client: TestClient, store: RunStore, sa
     assert client.post("/studio/runs/toy/ratings", json=event(store, sample=sample)).status_code == 404
 
 
-def test_a_closed_round_takes_no_rating(client: TestClient, store: RunStore) -> None:
+@pytest.mark.parametrize("shown_at", [None, 9e9])
+def test_a_closed_round_takes_no_rating(client: TestClient, store: RunStore, shown_at: float | None) -> None:
     store.close_round(2)
-    answer = client.post("/studio/runs/toy/ratings", json=event(store))
+    answer = client.post("/studio/runs/toy/ratings", json=event(store, shown_at=shown_at))
     assert answer.status_code == 409 and "applied already" in answer.json()["detail"]
-    assert client.post("/studio/runs/toy/ratings", json=event(store, number=1)).status_code == 409
+    assert client.post("/studio/runs/toy/ratings", json=event(store, number=1, shown_at=shown_at)).status_code == 409
     assert not store.ratings(2)
+
+
+def test_what_comes_late_is_kept_and_changes_no_score(client: TestClient, store: RunStore) -> None:
+    """As of a tab that was offline while somebody else pressed Enter. What had arrived before is not late when it is sent once more."""
+    rate(client, store, [1, -1])
+    store.close_round(2)
+    row = store.round(2)
+    assert row and not store.late_rounds() and [len(each) for each in store.last_words(2).values()] == [1, 1]
+    answer = client.post("/studio/runs/toy/ratings", json=[event(store, 0), event(store, 2), event(store, 1, client_id="again", value=1)]).json()
+    assert [(each["status"], each["new"], each["late"]) for each in answer["results"]] == [(200, False, False), (200, True, True), (200, True, True)]
+    ids = [sample.id for sample in store.samples(2)]
+    counted = store.latest_ratings(2, row.closed_rating)
+    assert {id: said[0].value for id, said in counted.items()} == {ids[0]: 1.0, ids[1]: -1.0}
+    assert {id: said[0].value for id, said in store.last_words(2).items()} == {ids[0]: 1.0, ids[1]: 1.0, ids[2]: 1.0} and store.late_rounds() == {2}
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""])

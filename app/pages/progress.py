@@ -300,8 +300,8 @@ def gallery_value(store: RunStore) -> dict[str, Any]:
 
 def images_of_round(store: RunStore, number: int, samples: Sequence[SampleRow] | None = None) -> dict[str, Any]:
     """A round's images, by default all, with what is known of each."""
-    known, row = store.scores(number, store.reward_at(number)), store.round(number)
-    said = scores(store.asked(number), store.latest_ratings(number, row.closed_rating if row else None), store.weights)
+    known = store.scores(number, store.reward_at(number))
+    said = scores(store.asked(number), store.last_words(number), store.weights)
     images: list[dict[str, Any]] = []
     for sample in store.samples(number) if samples is None else samples:
         score = known.get(sample.id) or said.get(sample.id, Score(None))

@@ -12,7 +12,7 @@ const state = {
   board: null, images: [], pairs: [], cards: [], groups: [], shape: "", current: 0,
   history: [], shown: new Map(), touched: new Map(), clock: 0, // clock counts what happened here, to tell old answers from new
   armed: false, applied: 0, appliedAt: 0, learned: 0, pressed: -1, nudged: -Infinity,
-  reachable: true, gone: "", notice: "", visible: false, timer: 0, asking: false, again: false,
+  reachable: true, gone: "", notice: "", late: 0, visible: false, timer: 0, asking: false, again: false,
 };
 const outbox = new Outbox(storage, paintSaved, acknowledged);
 const listen = (target, type, heard, options = {}) => target.addEventListener(type, heard, { signal: leaving.signal, ...options });
@@ -29,7 +29,7 @@ const COMPARES = ["best", "best-worst", "pairs"];
 function select(value) {
   const run = value?.run ?? null;
   if (run === state.run && state.prefix === (value?.url_prefix ?? "")) return;
-  Object.assign(state, { run, prefix: value?.url_prefix ?? "", board: null, gone: "", applied: 0, current: 0, history: [], images: [], pairs: [], shown: new Map(), touched: new Map() });
+  Object.assign(state, { run, prefix: value?.url_prefix ?? "", board: null, gone: "", notice: "", late: 0, applied: 0, current: 0, history: [], images: [], pairs: [], shown: new Map(), touched: new Map() });
   closeDialogs();
   state.shape = "";
   paint();
@@ -125,7 +125,7 @@ function turnTo(before) {
   const items = itemsOf(state);
   const open = nextOpen(items, items.length - 1);
   const current = before || isSettled(items[open]) ? 0 : open; // where all is settled there is no open one
-  Object.assign(state, { history: [], armed: false, notice: "", applied: 0, learned: 0, current });
+  Object.assign(state, { history: [], armed: false, notice: state.late ? state.notice : "", applied: 0, learned: 0, current });
   for (const { key } of [...state.images, ...state.pairs].filter(Boolean)) state.shown.delete(key); // of an earlier board that is shown again
   if (before && before.run === state.board.run) {
     closeDialogs();
@@ -145,7 +145,7 @@ const keyOf = ({ sample, other }) => (other ? `${sample}-${other}` : `${sample}`
 function put(item, rating) {
   const image = item.left ?? item;
   item.rating = rating;
-  Object.assign(state, { armed: false, notice: "", nudged: -Infinity });
+  Object.assign(state, { armed: false, notice: "", late: 0, nudged: -Infinity });
   state.touched.set(item.key, ++state.clock);
   outbox.add(address("ratings"), state.run, {
     client_id: newId(), sample: image.id, image: image.image, ...(item.right ? { other: item.right.id } : {}),
@@ -156,7 +156,8 @@ function put(item, rating) {
 
 function acknowledged(entry, result) {
   if (entry.run === state.run && entry.event.rater === state.rater) state.touched.set(keyOf(entry.event), ++state.clock);
-  if (result.status === 200 || entry.run !== state.run) return;
+  if (entry.run !== state.run) return;
+  if (result.status === 200) return result.late ? tellLate() : undefined;
   const why = typeof result.detail === "string" ? result.detail : "The server gives no reason.";
   state.notice = `A rating was not taken. ${why}`;
   say(state.notice);
@@ -164,6 +165,14 @@ function acknowledged(entry, result) {
   state.touched.delete(keyOf(entry.event));
   if (state.board) state.board.revision = ""; // ask for everything again
   refresh();
+}
+
+/** The board was applied by somebody else before this browser's ratings arrived. */
+function tellLate() {
+  state.late += 1;
+  state.notice = `${count(state.late, "rating")} came after the board was applied: kept for the model of taste and for later runs.`;
+  say(state.notice);
+  paint();
 }
 
 /** Can this image or pair be rated now: is the round open, and the picture on the page? Says why not. */
