@@ -2,7 +2,9 @@
 
 Simulated people of a hidden taste (:mod:`benchmarks.tastes`) rate boards of base images, 16 of 32 each, which the model of taste chooses. After each
 board it guesses images of the same prompts that nobody rated. Compared are the correlation of guess and taste within prompts, and how far its
-uncertainty can be believed: the density of what would be said of those images, and the share of it within intervals that are to hold 80 %.
+uncertainty can be believed: the density of what would be said of those images, and the share of it within intervals that are to hold 80 %. A second
+table has the same correlation of what a round of 32 would be learned from: its 16 ratings alone, these with guesses for the others (``assist``), or
+guesses for all (``lead``).
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from benchmarks.hundred_ratings import RELIABLE, TRAINED, WAYS, within_correlati
 from benchmarks.tastes import TASTES, opinion_of
 from ddpo.evaluate import held_out_images
 from ddpo.policy import StableDiffusionPolicy
+from ddpo.taster import levelled
+from rewards.base import Score
 from rewards.preference import Looks, Taste, looks
 
 ASKED = 12
@@ -44,41 +48,48 @@ def star(liked: float, middle: float, spread: float, rng: random.Random) -> floa
     return float(np.clip(round(((liked - middle) / spread + rng.gauss(0, UNSTEADY)) / STEP), -2, 2)) / 2
 
 
-def of_rows(seen: Looks, rows: Sequence[int]) -> Looks:
-    return {kind: values[list(rows)] for kind, values in seen.items()}
+def lessons(pool: Sequence[int], prompts: Sequence[str], truth: Sequence[float], own: dict[int, float], guessed: Sequence[float]) -> list[float]:
+    """How a round's own ratings, assist's scores, and guesses go together with the taste."""
+    scores = {i: Score(value) for i, value in zip(pool, guessed, strict=True)}
+    assisted = levelled({i: Score(own[i]) for i in pool if i in own}, scores, {i: prompts[i] for i in pool})
+    rated = [i for i in pool if i in own]
+    ways = ((rated, [own[i] for i in rated]), (pool, [assisted[i].value or 0.0 for i in pool]), (pool, list(guessed)))
+    return [within_correlation([truth[i] for i in rows], found, [prompts[i] for i in rows]) for rows, found in ways]
 
 
-def person(
-    seen: Looks, prompts: Sequence[str], truth: Sequence[float], says: Callable[..., float], seed: int, boards: int
-) -> list[tuple[float, float, float]]:
-    """Somebody rates boards; after each: correlation, logarithm of the density, and share within the interval, of images that were never rated."""
+def person(seen: Looks, prompts: Sequence[str], truth: Sequence[float], says: Callable[..., float], seed: int, boards: int) -> list[list[float]]:
+    """Somebody rates boards; after each: correlation, logarithm of the density, and share within the interval, of images that were never rated; and
+    :func:`lessons`."""
     rng = random.Random(seed)
-    order, of = rng.sample(TRAINED, len(TRAINED)), {prompt: [i for i, other in enumerate(prompts) if other == prompt] for prompt in TRAINED}
-    asked = [i for rows in of.values() for i in rows[-ASKED:]]
-    left = {prompt: rng.sample(rows[:-ASKED], len(rows) - ASKED) for prompt, rows in of.items()}
+    order, images = rng.sample(TRAINED, len(TRAINED)), {prompt: [i for i, other in enumerate(prompts) if other == prompt] for prompt in TRAINED}
+    asked = [i for rows in images.values() for i in rows[-ASKED:]]
+    left = {prompt: rng.sample(rows[:-ASKED], len(rows) - ASKED) for prompt, rows in images.items()}
     rated: list[int] = []
     said: list[float] = []
     met: list[float] = []
     found, spread = [], statistics.pstdev(truth)
+
+    def of(rows: Sequence[int]) -> tuple[Looks, list[str]]:
+        return {kind: values[list(rows)] for kind, values in seen.items()}, [prompts[i] for i in rows]
+
     for board in range(boards):
         pool = [left[order[(PROMPTS * board + j) % len(order)]].pop() for j in range(PROMPTS) for _ in range(OF_EACH)]
-        names = [prompts[i] for i in pool]
         if rated:
-            taste = Taste(of_rows(seen, rated), [prompts[i] for i in rated], said, of_rows(seen, [*rated, *pool]))
-            shown = [pool[j] for j in taste.choose(of_rows(seen, pool), names, BOARD, board)]
+            taste = Taste(*of(rated), said, of([*rated, *pool])[0])
+            shown = [pool[j] for j in taste.choose(*of(pool), BOARD, board)]
         else:
             shown = [i for j, i in enumerate(pool) if j % OF_EACH < BOARD // PROMPTS]
         met += [truth[i] for i in shown]
         middle = statistics.median(met)
         rated += shown
         said += [says(truth[i], middle, spread, rng) for i in shown]
-        taste = Taste(of_rows(seen, rated), [prompts[i] for i in rated], said)
-        others, names = of_rows(seen, asked), [prompts[i] for i in asked]
-        correlation = within_correlation([truth[i] for i in asked], taste.guess(others, names).mean.tolist(), names)
-        mean, std = taste.expect(others, names)
+        taste = Taste(*of(rated), said)
+        correlation = within_correlation([truth[i] for i in asked], taste.guess(*of(asked)).mean.tolist(), of(asked)[1])
+        mean, std = taste.expect(*of(asked))
         off, variance = np.array([says(truth[i], middle, spread, rng) for i in asked]) - mean, std**2 + taste.noise
         density, inside = -(off**2 / variance + np.log(2 * np.pi * variance)) / 2, off**2 < WIDTH**2 * variance
-        found.append((correlation, float(density.mean()), float(inside.mean())))
+        learned = lessons(pool, prompts, truth, dict(zip(rated, said, strict=True)), taste.guess(*of(pool)).rating.tolist())
+        found.append([correlation, float(density.mean()), float(inside.mean()), *learned])
     return found
 
 
@@ -97,19 +108,26 @@ def main() -> None:
     after = [f"after {BOARD * (board + 1)}" for board in range(options.boards)]
     print(f"| ratings | taste | {' | '.join(after)} | log density at last | in 80 % |")
     print("|---|---|" + "---|" * (options.boards + 2))
+    everybody: dict[str, list[list[list[float]]]] = {}
     for kind, says in (("thumbs, one in four wrong", thumb), ("stars", star)):
-        every = []
+        every = everybody.setdefault(kind, [])
         for taste in TASTES:
             truth = [opinion_of(taste, image) for image in images]
             every += [person(seen, prompts, truth, says, seed, options.boards) for seed in range(options.seeds)]
-            print(row_of(kind, taste, every[-options.seeds :]), flush=True)
-        print(row_of(kind, "all", every), flush=True)
+            print(row_of(kind, taste, every[-options.seeds :], [0], [1, 2]), flush=True)
+        print(row_of(kind, "all", every, [0], [1, 2]), flush=True)
+    print(f"\n| ratings | learned from | {' | '.join(after)} |")
+    print("|---|---|" + "---|" * options.boards)
+    for kind, every in everybody.items():
+        for i, way in enumerate(("its ratings alone", "assist", "lead")):
+            print(row_of(kind, way, every, [3 + i], []))
 
 
-def row_of(kind: str, taste: str, people: list[list[tuple[float, float, float]]]) -> str:
-    correlations = [plus_minus([person[board][0] for person in people]) for board in range(len(people[0]))]
-    density, inside = (plus_minus([person[-1][i] for person in people]) for i in (1, 2))
-    return f"| {kind} | {taste} | {' | '.join(correlations)} | {density} | {inside} |"
+def row_of(kind: str, name: str, people: list[list[list[float]]], each: Sequence[int], last: Sequence[int]) -> str:
+    """A row: some measures after each board, and others after the last."""
+    cells = [plus_minus([person[board][i] for person in people]) for i in each for board in range(len(people[0]))]
+    cells += [plus_minus([person[-1][i] for person in people]) for i in last]
+    return f"| {kind} | {name} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

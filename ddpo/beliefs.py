@@ -17,7 +17,6 @@ from ddpo.files import write_file
 from ddpo.rating_files import IMAGE, Rated
 from ddpo.records import SampleRow
 from ddpo.store import RunStore
-from rewards.pairs import CHANCE
 
 if TYPE_CHECKING:
     from rewards.preference import Looks, Taste
@@ -27,6 +26,8 @@ LISTED = 6
 """How many images are shown as most liked, as least liked, and as least sure."""
 NEAREST = 4
 """How many rated images that look alike are named for each."""
+LEADS_FROM = 0.52
+"""How often the better one of two is picked, at least, where guesses lead."""
 WIDE = 1.28
 """So many standard deviations to both sides of a guess lies the mean of what would be said, eight times of ten."""
 
@@ -38,10 +39,10 @@ Found = dict[str, Any]
 
 
 def leads(store: RunStore, config: RunConfig, number: int) -> bool:
-    """Whether a round is learned from guesses alone: where they may lead, and picked the better one of two more often than not when they were made.
-    It need not be sure: even then guesses, which know all ratings, are twice as close to the taste as a round's own ones
-    (``benchmarks/guesses.py``)."""
-    return config.preference == "lead" and (store.metric(number, "preference_accuracy") or 0.0) > CHANCE
+    """Whether a round is learned from guesses alone: where they may lead, and were likely to pick the better one of two more often than not when they
+    were made. That need not be sure: even after the first board guesses, which know all ratings, are twice as close to most tastes as a round's own
+    ratings (``benchmarks/guesses.py``). It ends where many ratings show that it is not so."""
+    return config.preference == "lead" and (store.metric(number, "preference_likely") or 0.0) > LEADS_FROM
 
 
 def asks(store: RunStore, config: RunConfig, number: int) -> bool:

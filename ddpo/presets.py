@@ -47,7 +47,15 @@ def presets() -> dict[str, Preset]:
             "Rate half, guess the rest",
             "You rate 16 of 32 images, those that tell most. A model of your taste scores the rest, and whole rounds once it knows a bit.",
             rated.with_changes(
-                ahead=0, preference="lead", images_per_round=32, images_per_prompt=8, images_per_update=8, board_images=16, board_every=2
+                ahead=0,
+                preference="lead",
+                images_per_round=32,
+                images_per_prompt=8,
+                images_per_update=8,
+                board_images=16,
+                board_every=2,
+                lora_targets="all",
+                lora_rank=16,
             ),
         ),
         "rate-sd15": Preset(

@@ -18,7 +18,7 @@ from ddpo.store import RATINGS, RunStore
 from rewards.base import Score
 from rewards.human import scores
 from rewards.pairs import CHANCE
-from rewards.preference import OWN, Looks, Taste, joined, looks, more
+from rewards.preference import OWN, Accuracy, Looks, Taste, joined, looks, more
 
 GUESS = "preference"
 """The name of its scores beside ``human``, people's own."""
@@ -55,8 +55,8 @@ def first_board(config: RunConfig) -> set[int]:
 
 
 def levelled(own: Mapping[int, Score], guessed: Mapping[int, Score], prompts: Mapping[int, str]) -> dict[int, Score]:
-    """People's own ratings of a round, and guesses for the other images: of each prompt raised or lowered together, to the mean of what people said of
-    it in this round. So to have been shown is neither good nor bad; what was guessed says only which of the others are better than which. All by
+    """People's own ratings of a round, and guesses for the other images: of each prompt raised or lowered together, to the mean of what people said
+    of it in this round. So to have been shown is neither good nor bad; what was guessed says only which of the others are better than which. All by
     image."""
     said = {id: score.value for id, score in own.items() if score.value is not None}
     found = dict(guessed) | {id: own[id] for id in said}
@@ -121,14 +121,14 @@ class Taster:
             return
         guess = taste.guess(self._looks([row.image for row in rows]), [row.prompt for row in rows])
         self.store.add_scores(GUESS, {row.id: Score(float(m), dict(std=float(s))) for row, m, s in zip(rows, guess.rating, guess.std, strict=True)})
-        accuracy, least, pairs = self._accuracy(taste, number)
+        accuracy = self._accuracy(taste, number)
         own = int(taste.own.sum())
-        found = dict(preference_known=guess.known, preference_ratings=float(own), preference_pairs=float(pairs))
+        found = dict(preference_known=guess.known, preference_ratings=float(own), preference_pairs=float(accuracy.pairs))
         if self.earlier:
             found |= dict(preference_earlier=float(len(self.earlier)))
-        if pairs:
-            found |= dict(preference_accuracy=accuracy, preference_least=least)
-        if least > CHANCE and (missing := more(guess.known, own, guess.alone)) is not None:
+        if accuracy.pairs:
+            found |= dict(preference_accuracy=accuracy.share, preference_least=accuracy.least, preference_likely=accuracy.likely)
+        if accuracy.least > CHANCE and (missing := more(guess.known, own, guess.alone)) is not None:
             found |= dict(preference_more=float(missing))
         known = {row.id for row, _ in rated}
         pool = [*(row for row, _ in rated), *(row for row in rows if row.id not in known)]
@@ -139,16 +139,16 @@ class Taster:
         """The taste that speaks from the ratings of all rounds up to one, whether or not the run learns from it; None where the better one of two is
         not surely picked more often than by chance."""
         taste = self._taste(self._rated(number), [])
-        return taste if taste is not None and taste.accuracy()[1] > CHANCE else None
+        return taste if taste is not None and taste.accuracy().least > CHANCE else None
 
-    def _accuracy(self, taste: Taste, number: int) -> tuple[float, float, int]:
-        """How often the better one of two is picked, what that surely exceeds, and of how many pairs. Where nobody was asked it is what it was in
-        the round before, as nobody has said anything since."""
-        before = (self.store.metric(number - 1, name) for name in ("preference_accuracy", "preference_least", "preference_pairs"))
-        accuracy, least, pairs = before
-        if self.store.scores(number, "human") or accuracy is None or least is None or pairs is None:
+    def _accuracy(self, taste: Taste, number: int) -> Accuracy:
+        """How often the better one of two is picked. Where nobody was asked it is what it was in the round before, as nobody has said anything
+        since."""
+        before = (self.store.metric(number - 1, f"preference_{name}") for name in ("accuracy", "least", "likely", "pairs"))
+        share, least, likely, pairs = before
+        if self.store.scores(number, "human") or share is None or least is None or likely is None or pairs is None:
             return taste.accuracy()
-        return accuracy, least, int(pairs)
+        return Accuracy(share, least, likely, int(pairs))
 
     def leads(self, number: int) -> bool:
         """Whether a round is learned from guesses alone (:func:`ddpo.beliefs.leads`)."""

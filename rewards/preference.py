@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -59,6 +59,8 @@ STEADY = 4.0
 """A scale counts as if so many differences of the usual size had been seen before."""
 SURE = 1.28
 """So many standard errors below what was found lies the truth at least, nine times of ten."""
+BEFOREHAND = (13, 20)
+"""So many guesses are taken for right, of so many, before there are any: most tastes can be seen in some way, and few ratings prove little."""
 AT_RANDOM = 0.25
 """The share of a board that is drawn at random, so that what is known of all images does not rest on chosen ones alone."""
 AIM = 0.5
@@ -339,6 +341,22 @@ class Guess:
     """The share that one's own ratings would explain without those of others."""
 
 
+class Accuracy(NamedTuple):
+    """How often the better one of two images of a prompt is picked."""
+
+    share: float
+    """Of the pairs that were tested."""
+    least: float
+    """What it is at least, nine times of ten."""
+    likely: float
+    """What is to be expected, with :data:`BEFOREHAND`."""
+    pairs: int
+    """How many were tested."""
+
+
+UNTESTED = Accuracy(CHANCE, CHANCE, CHANCE, 0)
+
+
 class Taste:
     """What some ratings say of a person's taste."""
 
@@ -514,9 +532,8 @@ class Taste:
         return sorted(chosen)
 
     @on_one_core
-    def accuracy(self) -> tuple[float, float, int]:
-        """The share of the pairs of one prompt's images with different opinions whose better one is guessed; what it is at least, nine times of ten;
-        and how many pairs there are. Without a pair: chance.
+    def accuracy(self) -> Accuracy:
+        """How often the better one of two images of a prompt with different opinions is guessed. Without a pair: :data:`UNTESTED`.
 
         A pair is guessed from all ratings but its own (leave-two-out; Rasmussen & Williams 2006, section 5.4.2), by the variances that the ratings
         of other prompts make likely: those that its own ones make likely have seen it. (Left out alone, a rating would be guessed too low for being
@@ -538,10 +555,11 @@ class Taste:
             if len(first):
                 right += self._guessed(others, asked, first, second, *self._fitted(others[~inside[others]], ENOUGH // 2)).tolist()
         if not right:
-            return CHANCE, CHANCE, 0
-        share, guesses = float(np.mean(right)), (int(self.own.sum()) - len(set(prompt[self.own].tolist()))) / 2 + 2
-        p = (share * (guesses - 2) + 1) / guesses  # one more that is right and one that is wrong: few are never sure
-        return share, p - SURE * float(np.sqrt(p * (1 - p) / guesses)), len(right)
+            return UNTESTED
+        share, guesses = float(np.mean(right)), (int(self.own.sum()) - len(set(prompt[self.own].tolist()))) / 2
+        p = (share * guesses + 1) / (guesses + 2)  # one more that is right and one that is wrong: few are never sure
+        least = p - SURE * float(np.sqrt(p * (1 - p) / (guesses + 2)))
+        return Accuracy(share, least, (share * guesses + BEFOREHAND[0]) / (guesses + BEFOREHAND[1]), len(right))
 
     def _guessed(self, others: Rows, asked: Rows, first: Rows, second: Rows, parts: Sequence[Linear], noise: float) -> Array:
         """For pairs of the ratings ``asked``, by their places among these: 1 where the first is guessed to be better by all ``others`` and by those

@@ -14,7 +14,23 @@ from scipy.stats import multivariate_normal
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Kernel, WhiteKernel
 
-from rewards.preference import AIM, CHANCE, FOLDS, OWN, Alike, Evidence, Linear, Looks, Shared, Taste, joined, looks, more, on_one_scale
+from rewards.preference import (
+    AIM,
+    CHANCE,
+    FOLDS,
+    OWN,
+    UNTESTED,
+    Alike,
+    Evidence,
+    Linear,
+    Looks,
+    Shared,
+    Taste,
+    joined,
+    looks,
+    more,
+    on_one_scale,
+)  # fmt: skip
 from tests import toys
 
 PROMPTS = [f"a {animal}" for animal in ("cat", "dog", "fox", "cow", "pig", "ant", "bee", "owl")]
@@ -190,9 +206,11 @@ def test_accuracy_leaves_a_pairs_own_ratings_out() -> None:
                 rest = [k for k in range(40) if k not in (i, j)]
                 weights = np.linalg.solve(cov[np.ix_(rest, rest)], (opinions - taste.middle)[rest])
                 right.append(float(cov[i, rest] @ weights > cov[j, rest] @ weights))
-    share, least, pairs = taste.accuracy()
+    share, least, likely, pairs = taste.accuracy()
     assert pairs == len(right) and share == pytest.approx(np.mean(right)) and least < share
-    assert Taste(*world(4, 0), [1.0, 1.0, -1.0, -1.0]).accuracy() == (0.5, 0.5, 0), "no two images of one prompt"
+    guesses = (40 - len(set(prompts))) / 2
+    assert likely == pytest.approx((share * guesses + 13) / (guesses + 20))
+    assert Taste(*world(4, 0), [1.0, 1.0, -1.0, -1.0]).accuracy() == (0.5, 0.5, 0.5, 0), "no two images of one prompt"
 
 
 @pytest.mark.parametrize(("n", "prompts"), [(16, 2), (16, 4)])
@@ -205,9 +223,9 @@ def test_of_ratings_at_random_it_picks_a_half(n: int, prompts: int) -> None:
         rows = rng.permutation(80)[:n]
         seen = {kind: values[rows] for kind, values in all_seen.items()}
         taste = Taste(seen, [PROMPTS[i % prompts] for i in range(n)], rng.choice([-1.0, 1.0], n))
-        share, least, pairs = taste.accuracy()
-        shares += [share] * bool(pairs)
-        sure.append(least > CHANCE)
+        accuracy = taste.accuracy()
+        shares += [accuracy.share] * bool(accuracy.pairs)
+        sure.append(accuracy.least > CHANCE)
     assert abs(np.mean(shares) - 0.5) < 3 * np.std(shares) / np.sqrt(len(shares)), np.mean(shares)
     assert np.mean(sure) < 0.25
 
@@ -410,12 +428,12 @@ def test_ratings_of_others_alone_are_a_beginning_and_no_proof() -> None:
     guess = taste.guess(unseen, their)
     assert np.corrcoef(within(guess.mean, their), within(liked(unseen, their), their))[0, 1] > 0.8
     assert guess.known > 0 and guess.alone == 0.0
-    assert taste.accuracy() == (CHANCE, CHANCE, 0)
+    assert taste.accuracy() == UNTESTED
     # Whoever draws lots beside them: their 16 answers are what counts, and they say that nothing is sure.
     opinions[:16] = np.random.default_rng(1).choice([-1.0, 1.0], 16)
     taste = Taste(seen, prompts, opinions, whose=[OWN] * 16 + ["ben"] * 120)
     mixed = taste.accuracy()
-    assert mixed[2] < 16 and mixed[1] < CHANCE
+    assert mixed.pairs < 16 and mixed.least < CHANCE
     assert taste.guess(unseen, their).alone < taste.guess(unseen, their).known
 
 
@@ -426,5 +444,5 @@ def test_to_know_a_picture_again_is_no_taste() -> None:
         seen, prompts = world(32, seed)
         lots = np.random.default_rng(seed).choice([-1.0, 1.0], 32)
         twice = Taste(joined([seen, seen]), prompts * 2, [*lots, *lots], whose=[OWN] * 32 + ["old/me"] * 32)
-        sure.append(twice.accuracy()[1] > CHANCE)
+        sure.append(twice.accuracy().least > CHANCE)
     assert np.mean(sure) < 0.4, "it was sure each time"
