@@ -49,6 +49,7 @@ LABELS: dict[str, str] = {
     "rating": "How you rate",
     "repeats": "Prompts shown once more",
     "preference": "Model of your taste",
+    "preference_sees": "What that model sees",
     "ratings_from": "Earlier ratings",
     "board_images": "Images shown of a round",
     "board_every": "A board every … rounds",

@@ -59,9 +59,12 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
 DEVICES = (r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", "auto, cpu, cuda, cuda:1, mps")
 """The form of a device's name, and examples."""
 
+TOWERS = dict(clip="clip_score", pickscore="pickscore")
+"""The rewards whose image towers a model of taste can see with."""
+
 GROUPS: dict[str, tuple[str, ...]] = {
     "Task": ("model", "revision", "model_config", "reward", "reward_models", "reward_vlm", "prompts", "rating", "repeats", "preference",
-        "ratings_from", "ahead",
+        "preference_sees", "ratings_from", "ahead",
     ),
     "Rounds": ("rounds", "images_per_round", "images_per_prompt", "board_images", "board_every", "images_per_update", "passes", "seed"),
     "Sampling": ("steps", "guidance", "eta", "shared_start", "resolution"),
@@ -131,6 +134,12 @@ class RunConfig:
         "A model of your taste, from all your ratings so far: `assist` scores the images you did not rate, `lead` all, while it is right "
         "more often than wrong.",
         choices=("off", "assist", "lead"),
+    )
+    preference_sees: str = setting(
+        "looks",
+        "What the model of your taste sees: `looks` are colours, contrast, texture and layout; `clip` and `pickscore` add what these networks see, "
+        "such as things, faces and styles (1.7 or 3.9 GB, but for the pocket's CLIP).",
+        choices=("looks", *TOWERS),
     )
     ratings_from: str = setting(
         "",
@@ -357,6 +366,11 @@ class RunConfig:
             raise ConfigError(
                 f"preference is {self.preference} and reward is {self.reward!r}: what is guessed of your taste has no scale that other rewards could "
                 "be added to. Choose reward human, or a run with preference off."
+            )
+        if self.preference_sees != "looks" and self.preference == "off":
+            raise ConfigError(
+                f"preference_sees is {self.preference_sees} and preference is off: there is no model of your taste that could see anything. Choose "
+                "preference lead or assist, or preference_sees looks."
             )
         if self.board_images > n or self.board_images == 1:
             raise ConfigError(f"board_images is {self.board_images} and images_per_round is {n}. Choose 2 to {n}, or 0 for all.")

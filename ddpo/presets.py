@@ -45,7 +45,7 @@ def presets() -> dict[str, Preset]:
         ),
         "rate-few": Preset(
             "Rate half, guess the rest",
-            "You rate 16 of 32 images, those that tell most. A model of your taste scores the rest, and whole rounds once it knows a bit.",
+            "You rate 16 of 32 images, those that tell most, every second round. A model of your taste, from all your ratings, scores all.",
             rated.with_changes(
                 ahead=0,
                 preference="lead",
@@ -60,10 +60,12 @@ def presets() -> dict[str, Preset]:
         ),
         "rate-sd15": Preset(
             "Rate Stable Diffusion 1.5",
-            "For a GPU, with few steps and boards made ahead. About 1,400 TFLOP a round (counted, not timed): 14 s where a card does 100 a second.",
+            "For a GPU: few steps, boards made ahead, CLIP to see your taste. About 1,400 TFLOP a round (counted, not timed): 14 s where a card does "
+            "100 a second.",
             RunConfig(
                 model="stable-diffusion-v1-5/stable-diffusion-v1-5",
                 preference="lead",
+                preference_sees="clip",
                 ahead=32,
                 images_per_round=32,
                 images_per_prompt=8,

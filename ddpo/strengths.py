@@ -135,17 +135,18 @@ def measure(
     from ddpo.monitor import drawn, mean_of, pixels_of, spread_of
     from ddpo.rollout import derive_seed
     from ddpo.taster import Taster
-    from rewards.preference import joined, looks
+    from rewards.preference import joined
 
     own, reward = list(dict.fromkeys(store.config.prompts)), store.reward_at(number)
     chosen = drawn(own, max(1, count // 2))
     items = [(TRAINED, chosen[i % len(chosen)], derive_seed(FOLDER, i)) for i in range(count)]
     sides = {f"{100 * strength:03.0f}": strength for strength in (0.0, *STRENGTHS)}
-    taste = Taster(store.config, store).trusted(number) if "human" in rewards.parts(reward) else None  # before anything that takes long
+    taster = Taster(store.config, store)
+    taste = taster.trusted(number) if "human" in rewards.parts(reward) else None  # before anything that takes long
     twins, failures = make(store, number, place, folder, items, sides, report)
     prompts, gains = [twin.prompt for twin in twins], dict[str, tuple[Gain, ...]]()
     if taste is not None:
-        seen = [joined(looks([read_image(folder / twin.files[side])]) for twin in twins) for side in range(len(sides))]
+        seen = [joined(taster.look([read_image(folder / twin.files[side])]) for twin in twins) for side in range(len(sides))]
         base, *guessed = (taste.guess(look, prompts).mean.tolist() for look in seen)
         found = [gain_of(prompts, base, each) for each in guessed]
         gains[TASTE] = tuple(Gain(gain.before, gain.after, gain.gain, None, None) for gain in found if gain)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
+import rewards
 from ddpo import beliefs
-from ddpo.config import RunConfig
+from ddpo.config import TOWERS, RunConfig
 from ddpo.earlier import rated_in
 from ddpo.rating_files import Rated
 from ddpo.records import RoundRow, SampleRow
@@ -19,6 +22,9 @@ from rewards.base import Score
 from rewards.human import scores
 from rewards.pairs import CHANCE
 from rewards.preference import OWN, Accuracy, Looks, Taste, joined, looks, more
+
+if TYPE_CHECKING:
+    from rewards.networks import Clip
 
 GUESS = "preference"
 """The name of its scores beside ``human``, people's own."""
@@ -76,7 +82,17 @@ class Taster:
         self.config, self.store = config, store
         self.on = config.preference != "off"
         self._seen: dict[str, Looks] = {}
+        self._tower: Clip | None = None
         self._earlier: list[Rated] | None = None
+
+    def ready(self) -> None:
+        """Load what it sees with.
+
+        Raises:
+            RewardError: it cannot be had; the message says what to do.
+        """
+        if self.on and self.config.preference_sees != "looks":
+            self.look([Image.new("RGB", (8, 8))])
 
     def asks(self, number: int) -> bool:
         """Whether people are asked about a round (:func:`ddpo.beliefs.asks`)."""
@@ -206,8 +222,22 @@ class Taster:
 
     def _looks(self, images: Sequence[str]) -> Looks:
         """What is seen in images of the run's folder; each is looked at once."""
-        for name in images:
-            if name not in self._seen:
-                with Image.open(self.store.folder / name) as image:
-                    self._seen[name] = looks([image])
+        missing = [name for name in dict.fromkeys(images) if name not in self._seen]
+        for name in missing:
+            with Image.open(self.store.folder / name) as image:
+                self._seen[name] = self.look([image])
+        if missing and self._tower and self.config.reward_offload:
+            self._tower.free()
         return joined(self._seen[name] for name in images)
+
+    def look(self, images: Sequence[Image.Image]) -> Looks:
+        """What is seen in images, each alone: :func:`rewards.preference.looks`, and beside them the unit vectors of a network's image tower, as
+        ``preference_sees`` says."""
+        found, sees, config = looks(images), self.config.preference_sees, self.config
+        if sees == "looks":
+            return found
+        if self._tower is None:
+            name = TOWERS[sees]
+            self._tower = rewards.load(name, config.networks_of(name), config.reward_device, config.reward_precision).clip  # type: ignore[attr-defined]
+        vectors = [self._tower.images([image]).double().numpy() for image in images]
+        return found | {sees: np.concatenate(vectors)}

@@ -81,8 +81,10 @@ class Trainer:
         Raises:
             StopRun: somebody asked to stop now.
             TrainingError: it cannot go on.
+            RewardError: what the model of taste sees with cannot be had.
         """
         self.restore()
+        self.taster.ready()
         self.tracker.start()
         for number in range(1, self.config.rounds + 1):
             while (mark := self.store.start_round(number).next_mark) is not None:

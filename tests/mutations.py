@@ -265,6 +265,13 @@ MUTATIONS = (
     *of(
         "ddpo/store.py",
         ("rating.id <= ?2", "rating.id < ?2", "test_closing_a_round_fixes_which_ratings_count"),
+        (
+            "if row is None or closed is None or each.id <= closed or is_late(each.shown_at, row)",
+            "",
+            "tests/test_dataset.py::test_every_rating_event_is_there_and_those_that_count_are_marked",
+        ),
+        (" or is_late(each.shown_at, row)", "", "tests/test_routes.py::test_what_comes_late_is_kept_and_changes_no_score"),
+        (" AND rating.shown_at <= round.closed_at", "", "tests/test_raters.py::test_what_is_said_again_changes_no_score_and_teaches_nothing"),
         ("WHERE number = ? AND closed_at IS NULL", "WHERE number = ?", "test_closing_a_round_fixes_which_ratings_count"),
         (
             '"SELECT 1 FROM rating WHERE client_id = ?"',
@@ -431,7 +438,6 @@ MUTATIONS = (
         "ddpo/dataset.py",
         ("0.5 if better == 0 else float(better > 0)", "float(better >= 0)", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
         ("uids[int(better < 0)]", "uids[int(better > 0)]", "test_pairs_have_pick_a_pic_s_columns_and_each_is_one_person_s"),
-        ("row.closed_rating if row else None", "None", "test_every_rating_event_is_there_and_those_that_count_are_marked"),
         ("for count in range(1, len(parts))", "for count in range(1, 2)", "test_a_reward_is_named_without_the_folders_that_tell_nothing_apart"),
     ),
     *of(

@@ -101,7 +101,7 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
     cannot go with a normalised ratio is moved apart.)"""
     config = RunConfig(
         model="somewhere", reward="jpeg_incompressibility", prompts=ODD, rating="stars", ratio="normalised", model_config="base",
-        preference="lead", board_images=6, board_every=2, repeats=2, ratings_from="old",
+        preference="lead", preference_sees="clip", board_images=6, board_every=2, repeats=2, ratings_from="old",
         rounds=7, images_per_round=12, images_per_prompt=3,
         images_per_update=6, passes=2, microbatch=5, update_microbatch=7, steps=9, skip_first_steps=1, skip_last_steps=1, step_weights="equal",
         guidance=0, eta=0.7,

@@ -79,7 +79,8 @@ def test_what_is_said_again_changes_no_score_and_teaches_nothing(client: TestCli
     shown = board(client)
     assert [image["rating"]["value"] for image in shown["images"] if image["again"]] == [1, -1, 1, -1]
     assert shown["signal"] == {"prompts": 2, "carrying": 0, "rated": 0} and apply_refusal(store, 5)
-    assert scores(store.asked(2), store.latest_ratings(2, row.closed_rating)) == before
+    assert scores(store.asked(2), store.latest_ratings(2, row.closed_rating)) == before == scores(store.asked(2), store.last_words(2))
+    assert not store.late_rounds()
 
 
 def test_nothing_else_of_a_closed_round_takes_a_rating(client: TestClient, store: RunStore) -> None:

@@ -13,8 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 
+import rewards
 from ddpo import beliefs
 from ddpo.__main__ import ask_for_reward
 from ddpo.config import ConfigError, RunConfig
@@ -249,6 +251,32 @@ def test_to_be_shown_is_neither_good_nor_bad(tmp_path: Path, monkeypatch: pytest
                 own = [a for a, row in zip(advantages, rows, strict=True) if row.prompt == prompt and row.shown == shown]
                 assert not own or abs(np.mean(own)) < 1e-5, (number, prompt, shown)
         assert any(advantages) or dog == 1.0
+
+
+def test_it_sees_with_a_clip_as_well(tmp_path: Path) -> None:
+    """The pocket's, by the run's own settings; each picture is looked at alone and once."""
+    config = human_config(rounds=2, preference_sees="clip", reward_models="pocket", reward_offload=True)
+    trainer, _ = trained(tmp_path / "run", config)
+    store, taster = trainer.store, trainer.taster
+    assert taster._tower is not None and taster._tower._parts is None, "its memory is given back"
+    with Image.open(store.folder / store.samples(1)[0].image) as image:
+        seen, plain = taster.look([image, image]), looks([image, image])
+        vectors = rewards.load("clip_score", "pocket").clip.images([image]).numpy()
+    assert set(seen) == {*plain, "clip"} and seen["clip"].shape == (2, vectors.shape[1])
+    np.testing.assert_allclose(seen["clip"], [vectors[0], vectors[0]], atol=1e-6)
+    assert "clip" in taster._looks([store.samples(2)[0].image])
+    assert len(store.scores(2, GUESS)) == 16
+
+
+def test_what_it_cannot_see_with_is_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    config = human_config(preference_sees="pickscore")
+    store = RunStore.create(tmp_path / "run", config)
+    with pytest.raises(rewards.RewardError, match="PickScore_v1 is not in"):
+        Trainer(config, store, LinearPolicy(config), Somebody(store)).run()
+    assert not store.rounds()
+    with pytest.raises(ConfigError, match="Choose preference lead or assist"):
+        RunConfig(preference_sees="clip")
 
 
 @pytest.mark.parametrize(("likely", "leads"), [(0.53, True), (0.51, False)])
