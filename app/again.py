@@ -45,5 +45,5 @@ def said_again(store: RunStore, rounds: Iterable[int]) -> dict[int, list[RatingR
     wanted = set(rounds)
     for row in store.rounds():
         if row.number in wanted and row.closed_rating is not None:
-            found |= latest(each for each in store.ratings(row.number) if each.id > row.closed_rating and not is_late(each.shown_at, row))
+            found |= latest(each for each in store.ratings(row.number) if each.id > row.closed_rating and not is_late(each, row))
     return found

@@ -16,7 +16,7 @@ from app.again import repeated, said_again
 from app.raters import tired
 from ddpo.beliefs import asks
 from ddpo.config import RunConfig
-from ddpo.records import RatingRow, RoundRow, SampleRow, Status, is_late
+from ddpo.records import RatingRow, RoundRow, SampleRow, Status
 from ddpo.store import RunStore
 from rewards import parts
 from rewards.human import VALUES, opinions, scores, set_size
@@ -287,15 +287,16 @@ def apply_refusal(store: RunStore, number: int) -> str:
     return ""
 
 
-def rating_refusal(store: RunStore, sample: SampleRow, rater: str = "", other: SampleRow | None = None, shown_at: float | None = None) -> str:
+def rating_refusal(store: RunStore, sample: SampleRow, rater: str = "", other: SampleRow | None = None, board: int | None = None) -> str:
     """Why an image, or with ``other`` a pair, takes no rating, in plain words; empty when it does. After its round was closed that is a late one
-    (:func:`ddpo.records.is_late`) of an image that was before somebody from ``shown_at`` on, or one of an image that is shown once more."""
+    (:func:`ddpo.records.is_late`) of somebody whose ``board`` was still this round's, or one of an image that is shown once more."""
     if other and ((other.round, other.prompt) != (sample.round, sample.prompt) or other == sample):
         return "A pair is two images of one prompt on one board."
     if other and not other.shown:
-        return rating_refusal(store, other, rater, shown_at=shown_at)
+        return rating_refusal(store, other, rater, board=board)
     row = store.round(sample.round)
-    if row and is_closed(row) and not is_late(shown_at, row) and not _comes_again(store, sample, rater):
+    late = row is not None and row.closed_rating is not None and board == sample.round
+    if is_closed(row) and not late and not _comes_again(store, sample, rater):
         return "The ratings of this round were applied already, so it takes no more. The next round is on its way."
     return "" if sample.shown else "This image is not on the board, so nobody is asked about it."
 

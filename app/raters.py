@@ -97,7 +97,7 @@ def said_in(events: Sequence[RatingRow], asked: Mapping[int, str], row: RoundRow
     """What each rater said of a round's board; and of what they said when its images were shown once more the last event's id, how many pairs they
     put in the same order, and of how many."""
     until = row.closed_rating
-    once_more = [event for event in events if until is not None and event.id > until and not is_late(event.shown_at, row)]
+    once_more = [event for event in events if until is not None and event.id > until and not is_late(event, row)]
     ids = {event.id for event in once_more}
     before, again = opinions(asked, latest(event for event in events if event.id not in ids)), dict[str, tuple[int, float, int]]()
     for rater, after in opinions(asked, latest(once_more)).items():

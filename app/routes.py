@@ -22,7 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from app.board import apply_refusal, board_json, board_revision, rating_refusal
 from app.runs import Runs
 from ddpo.config import ConfigError
-from ddpo.records import REQUESTS, ProbeRow, SampleRow, is_late
+from ddpo.records import REQUESTS, ProbeRow, SampleRow
 from ddpo.store import RATINGS, NoRun, RatingRefused, RunStore, StoreError
 from rewards.base import RewardError
 from rewards.human import valid
@@ -180,16 +180,17 @@ def _save(store: RunStore, event: Any) -> dict[str, Any]:
     sample, other = _sample(store, event.get("sample")), _sample(store, event["other"]) if pair else None
     if sample is None or (pair and other is None) or ("image" in event and event["image"] != Path(sample.image).stem):
         raise HTTPException(404, "There is no such image in this run.")
-    shown_at, answered_at = seconds_of(event, "shown_at"), seconds_of(event, "answered_at")
+    shown_at, answered_at, board = seconds_of(event, "shown_at"), seconds_of(event, "answered_at"), event.get("board")
+    if board is not None and not (isinstance(board, int) and not isinstance(board, bool) and 0 < board <= LARGEST_ID):
+        raise HTTPException(422, "board is the number of the round on whose board the image was.")
     try:
         new = store.add_rating(
             client_id, sample.id, rater, kind, value, shown_at, answered_at,
-            other=other.id if other else None, refusal=lambda: rating_refusal(store, sample, rater, other, shown_at),
+            other=other.id if other else None, refusal=lambda: rating_refusal(store, sample, rater, other, board), board=board,
         )  # fmt: skip
     except RatingRefused as error:
         raise HTTPException(409, str(error)) from error
-    row = store.round(sample.round)
-    return {"client_id": client_id, "saved": True, "new": new, "late": new and row is not None and is_late(shown_at, row)}
+    return {"client_id": client_id, "saved": True, "new": new, "late": store.came_late(client_id)}
 
 
 def _sample(store: RunStore, id: Any) -> SampleRow | None:

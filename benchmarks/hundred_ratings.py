@@ -75,6 +75,7 @@ WAYS = {
     "all-layers": Way("rate-few, adapters of rank 64 in all layers", "rate-few", dict(lora_rank=64)),
     "ahead": Way("rate-few, boards made ahead", "rate-few", dict(ahead=32)),
     "guided": Way("rate-few, a board every round, the guided prediction trained", "rate-few", dict(guidance_in_training=True, board_every=1)),
+    "two-passes": Way("rate-few, each round's images learned from twice", "rate-few", dict(passes=2)),
     "one-update": Way("rate-few, a board every round, one update a round", "rate-few", dict(board_every=1, images_per_update=32)),
     "rate": Way("preset rate: ratings alone, 16 images rated a round, half of them made ahead, four updates a round", "rate", {}),
     "rate-waiting": Way("rate, nothing made ahead", "rate", dict(ahead=0)),

@@ -17,6 +17,7 @@ from ddpo.files import write_file
 from ddpo.rating_files import IMAGE, Rated
 from ddpo.records import SampleRow
 from ddpo.store import RunStore
+from rewards.pairs import CHANCE
 
 if TYPE_CHECKING:
     from rewards.preference import Looks, Taste
@@ -40,9 +41,12 @@ Found = dict[str, Any]
 
 def leads(store: RunStore, config: RunConfig, number: int) -> bool:
     """Whether a round is learned from guesses alone: where they may lead, and were likely to pick the better one of two more often than not when they
-    were made. That need not be sure: even after the first board guesses, which know all ratings, are twice as close to most tastes as a round's own
-    ratings (``benchmarks/guesses.py``). It ends where many ratings show that it is not so."""
-    return config.preference == "lead" and (store.metric(number, "preference_likely") or 0.0) > LEADS_FROM
+    were made. That need not be sure: guesses, which know all ratings, are closer to most tastes than a round's own thumbs from the first board on,
+    and twice as close from the second (``benchmarks/guesses.py``). It ends where many ratings show that it is not so."""
+    likely = store.metric(number, "preference_likely")
+    if likely is None:  # a round of an earlier version, which wanted to be sure
+        return config.preference == "lead" and (store.metric(number, "preference_least") or 0.0) > CHANCE
+    return config.preference == "lead" and likely > LEADS_FROM
 
 
 def asks(store: RunStore, config: RunConfig, number: int) -> bool:
@@ -155,7 +159,7 @@ def trust(told: Mapping[str, Any], who: str = "you") -> str:
     share = f"in {100 * told['accuracy']:.0f} of 100 cases without having seen {whose} answer"
     picked = f"Of two images of a prompt it picks the one that {who} like better {share}"
     if told["least"] <= 0.5:
-        return f"{based}. {picked}; by chance it would be 50. It is not surely better than that yet: rate on."
+        return f"{based}. {picked}; by chance it would be 50. Few ratings prove little: rate on."
     missing = told.get("more")
     if missing is None:
         more = ""

@@ -253,7 +253,7 @@ DATA = {
         "`ratings.csv` and `ratings.jsonl` hold the same: every event in the order in which it came. By `kind`, `value` is: thumbs -1 or 1; stars 1 "
         "to 5; best 2 (the best of its prompt) or 1 (a good one); best-worst 1 (the best of its set) or -1 (the worst); pairs 1 (`image` is better), "
         "-1 (`other` is) or 0 (equally good). Without a value are bad (`image` and `other` both are), skip, and clear (an earlier one taken back). "
-        "`other` is the second image of a pair. `counts` marks each rater's last word, which the model learned from; "
+        "`other` is the second image of a pair. `counts` marks each rater's last word, be it that it came after the round had been learned from; "
         "`weight` is 0.5 where a rater counts half beside others, else 1. Times are seconds since 1970. "
         "`metadata.jsonl` names the images that people were asked about, in the order of the board.",
         'import pandas\n\nratings = pandas.read_json("ratings.jsonl", lines=True)\n'

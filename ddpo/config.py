@@ -131,8 +131,8 @@ class RunConfig:
     )
     preference: str = setting(
         "off",
-        "A model of your taste, from all your ratings so far: `assist` scores the images you did not rate, `lead` all, while it is right "
-        "more often than wrong.",
+        "A model of your taste, from all your ratings so far: `assist` scores the images you did not rate, `lead` all, until many "
+        "ratings show that it is wrong as often as right.",
         choices=("off", "assist", "lead"),
     )
     preference_sees: str = setting(
@@ -150,8 +150,8 @@ class RunConfig:
     )
     board_every: int = setting(
         1,
-        "With preference lead: you are asked every so many rounds only, and the model of your taste scores the others alone; where it is wrong as "
-        "often as right, you are asked each round.",
+        "With preference lead: you are asked every so many rounds only, and the model of your taste scores the others alone; where it does not "
+        "lead, you are asked each round.",
         low=1,
         high=1000,
     )
@@ -371,6 +371,10 @@ class RunConfig:
             raise ConfigError(
                 f"preference_sees is {self.preference_sees} and preference is off: there is no model of your taste that could see anything. Choose "
                 "preference lead or assist, or preference_sees looks."
+            )
+        if self.preference_sees != "looks" and self.reward_models == "pocket" and not rewards.card(TOWERS[self.preference_sees]).pocket:
+            raise ConfigError(
+                f"preference_sees is {self.preference_sees}, of which there are no pocket networks. Choose clip, or reward_models auto."
             )
         if self.board_images > n or self.board_images == 1:
             raise ConfigError(f"board_images is {self.board_images} and images_per_round is {n}. Choose 2 to {n}, or 0 for all.")

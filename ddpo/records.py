@@ -82,6 +82,9 @@ MIGRATIONS: tuple[str, ...] = (
         UNIQUE (round, position)
     ) STRICT;
     """,
+    """
+    ALTER TABLE rating ADD COLUMN board INTEGER;  -- the round on whose board the image was
+    """,
 )
 """The database's schema, step by step; a step once released is never changed. ``PRAGMA user_version`` counts the steps taken."""
 
@@ -133,6 +136,13 @@ class RatingRow:
     """The second image of a pair."""
     round: int = 0
     """Of which round the image is."""
+    board: int | None = None
+    """The round on whose board it was when this was said; None where whoever said it did not tell."""
+
+    @property
+    def about(self) -> tuple[str, frozenset[int | None]]:
+        """Who said it, and of what."""
+        return self.rater, frozenset((self.sample, self.other))
 
 
 @dataclass(frozen=True)
@@ -241,17 +251,17 @@ class Status:
         return (self.changed_at - self.started_at) / self.done * (self.total - self.done)
 
 
-def is_late(shown_at: float | None, row: RoundRow) -> bool:
-    """Whether something that is said of a closed round's image is said by somebody who had it before them when the round was still open, as in a tab
-    that was offline. It changes no score that was learned from, and counts wherever people's last word does. What is said of an image that is shown
-    once more, on a later board, is not late."""
-    return row.closed_at is not None and shown_at is not None and shown_at <= row.closed_at
+def is_late(event: RatingRow, row: RoundRow) -> bool:
+    """Whether something was said of an image on its own round's board and arrived after that was closed, as from a tab that was offline. It changes
+    no score that was learned from, and counts wherever people's last word does. What is said of an image that is shown once more, on a later board,
+    is not late."""
+    return row.closed_rating is not None and event.id > row.closed_rating and event.board == row.number
 
 
 def latest(ratings: Iterable[RatingRow]) -> dict[int, list[RatingRow]]:
     """Each rater's latest of some events on each sample and each pair, by sample id, those of a pair by its first; what was cleared is left out."""
     found: dict[int, list[RatingRow]] = {}
-    for row in {(r.rater, frozenset((r.sample, r.other))): r for r in ratings}.values():
+    for row in {row.about: row for row in ratings}.values():
         if row.kind != "clear":
             found.setdefault(row.sample, []).append(row)
     return found

@@ -68,6 +68,9 @@ PATIENCE = 30.0
 
 INIT_LORA = "init_lora.safetensors"
 RATINGS = "ratings"
+LATE = """FROM rating CROSS JOIN sample ON sample.id = rating.sample JOIN round ON round.number = sample.round
+    WHERE rating.board = round.number AND rating.id > round.closed_rating"""
+"""Late ratings (:func:`ddpo.records.is_late`), few of many: each rating's image is looked up, not each image's ratings."""
 PARENT = "parent"
 """The folder of what a run goes on from, where that is another run's round."""
 
@@ -369,11 +372,13 @@ class RunStore:
         answered_at: float | None = None,
         other: int | None = None,
         refusal: Callable[[], str] = str,
+        board: int | None = None,
     ) -> bool:
         """Append a rating event; on disk when this returns. A repeat of a ``client_id`` changes nothing and returns False, whatever came since.
 
         Args:
             other: the second image, where the rating is of a pair.
+            board: the round on whose board the image was; another one's where it was shown once more.
             refusal: says why it is not taken, if it is not. It is asked while nobody else can write, so that no round is closed in between.
 
         Raises:
@@ -387,9 +392,9 @@ class RunStore:
                 if why := refusal():
                     raise RatingRefused(why)
                 self._db.execute(
-                    """INSERT INTO rating (client_id, sample, rater, kind, value, shown_at, answered_at, created_at, other)
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-                    (client_id, sample, rater, kind, value, shown_at, answered_at, time.time(), other),
+                    """INSERT INTO rating (client_id, sample, rater, kind, value, shown_at, answered_at, created_at, other, board)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                    (client_id, sample, rater, kind, value, shown_at, answered_at, time.time(), other, board),
                 )
                 return True
         except (sqlite3.IntegrityError, OverflowError) as error:
@@ -563,7 +568,7 @@ class RunStore:
     def ratings(self, number: int | None = None, up_to: int | None = None, after: int = 0) -> list[RatingRow]:
         """All rating events, oldest first; of one round, up to an id, and after one, if these are given."""
         of_round = "round = ?1" if number is not None else "?1 IS NULL"  # an OR of both would read all ratings for those of a round
-        sql = f"""SELECT rating.id, client_id, sample, rater, kind, value, shown_at, answered_at, rating.created_at, other, round
+        sql = f"""SELECT rating.id, client_id, sample, rater, kind, value, shown_at, answered_at, rating.created_at, other, round, board
             FROM rating JOIN sample ON sample.id = rating.sample
             WHERE {of_round} AND (?2 IS NULL OR rating.id <= ?2) AND rating.id > ?3 ORDER BY rating.id"""
         return [RatingRow(*row) for row in self._rows(sql, number, up_to, after)]
@@ -575,17 +580,24 @@ class RunStore:
         return latest(row for row in self.ratings(number, up_to) if row.rater not in absent)
 
     def last_words(self, number: int, everyone: bool = False) -> dict[int, list[RatingRow]]:
-        """As ``latest_ratings``, of what was said of a round's board, be it late (:func:`ddpo.records.is_late`); not of images shown once more."""
+        """As ``latest_ratings``, of what was said of a round's board, be it late (:func:`ddpo.records.is_late`); not of images shown once more. What
+        somebody said late counts no more where they had changed their mind elsewhere and that had arrived."""
         row, absent = self.round(number), set() if everyone else self.left_out
-        closed = row.closed_rating if row else None
-        said = (each for each in self.ratings(number) if row is None or closed is None or each.id <= closed or is_late(each.shown_at, row))
-        return latest(each for each in said if each.rater not in absent)
+        said = [each for each in self.ratings(number) if each.rater not in absent]
+        if row is None or row.closed_rating is None:
+            return latest(said)
+        counted = [each for each in said if each.id <= row.closed_rating]
+        answered = {each.about: each.answered_at or 0.0 for each in counted}
+        late = (each for each in said if is_late(each, row) and (each.answered_at or math.inf) >= answered.get(each.about, 0.0))
+        return latest([*counted, *late])
 
     def late_rounds(self) -> set[int]:
-        """The rounds of whose boards something was said late."""
-        sql = """SELECT DISTINCT sample.round FROM rating JOIN sample ON sample.id = rating.sample JOIN round ON round.number = sample.round
-            WHERE rating.id > round.closed_rating AND rating.shown_at <= round.closed_at"""
-        return {number for (number,) in self._rows(sql)}
+        """The rounds of whose boards something was said late (:func:`ddpo.records.is_late`)."""
+        return {number for (number,) in self._rows(f"SELECT DISTINCT rating.board {LATE}")}
+
+    def came_late(self, client_id: str) -> bool:
+        """Whether a rating is a late one."""
+        return bool(self._rows(f"SELECT 1 {LATE} AND client_id = ?", client_id))
 
     def metrics(self) -> dict[str, list[tuple[int, float | None]]]:
         """Every metric's (round, value) points, in order of rounds."""

@@ -142,8 +142,15 @@ def measure(
     items = [(TRAINED, chosen[i % len(chosen)], derive_seed(FOLDER, i)) for i in range(count)]
     sides = {f"{100 * strength:03.0f}": strength for strength in (0.0, *STRENGTHS)}
     taster = Taster(store.config, store)
-    taste = taster.trusted(number) if "human" in rewards.parts(reward) else None  # before anything that takes long
+    taste, blind = None, list[Failure]()
+    try:
+        if "human" in rewards.parts(reward):
+            taste = taster.trusted(number)  # before anything that takes long
+            taster.free()
+    except rewards.RewardError as error:
+        blind.append((TASTE, str(error)))
     twins, failures = make(store, number, place, folder, items, sides, report)
+    failures = [*blind, *failures]
     prompts, gains = [twin.prompt for twin in twins], dict[str, tuple[Gain, ...]]()
     if taste is not None:
         seen = [joined(taster.look([read_image(folder / twin.files[side])]) for twin in twins) for side in range(len(sides))]

@@ -93,6 +93,7 @@ class Taster:
         """
         if self.on and self.config.preference_sees != "looks":
             self.look([Image.new("RGB", (8, 8))])
+            self.free()
 
     def asks(self, number: int) -> bool:
         """Whether people are asked about a round (:func:`ddpo.beliefs.asks`)."""
@@ -158,7 +159,7 @@ class Taster:
         return taste if taste is not None and taste.accuracy().least > CHANCE else None
 
     def _accuracy(self, taste: Taste, number: int) -> Accuracy:
-        """How often the better one of two is picked. Where nobody was asked it is what it was in the round before, as nobody has said anything
+        """How often the better one of two is picked. Where nobody was asked it is what it was in the round before: only what came late has been said
         since."""
         before = (self.store.metric(number - 1, f"preference_{name}") for name in ("accuracy", "least", "likely", "pairs"))
         share, least, likely, pairs = before
@@ -182,18 +183,18 @@ class Taster:
     def _rated(self, number: int) -> list[tuple[SampleRow, float]]:
         """The images of all rounds up to one that people have an opinion of, and what it is."""
         rated: list[tuple[SampleRow, float]] = []
+        settled, late = any(name.startswith("rater ") for name in self.store.choices()), self.store.late_rounds()
         for row in self.store.rounds():
             if row.number <= number:
-                said = self._said(row)
+                said = self._said(row, settled or row.number in late)
                 rated += [(each, value) for each in self.store.samples(row.number) if each.id in said and (value := said[each.id].value) is not None]
         return rated
 
-    def _said(self, row: RoundRow) -> dict[int, Score]:
-        """What people said of a round, by sample id: as it was written down, or folded anew where something was said late, or where it was ever
-        settled how much a rater counts."""
+    def _said(self, row: RoundRow, anew: bool) -> dict[int, Score]:
+        """What people said of a round, by sample id: as it was written down, or folded anew, where something was said late or it was ever settled how
+        much a rater counts."""
         said = self.store.scores(row.number, "human")
-        settled = any(name.startswith("rater ") for name in self.store.choices())
-        if not said or not (settled or row.number in self.store.late_rounds()):
+        if not said or not anew:
             return said
         return scores(self.store.asked(row.number), self.store.last_words(row.number), self.store.weights)
 
@@ -226,9 +227,14 @@ class Taster:
         for name in missing:
             with Image.open(self.store.folder / name) as image:
                 self._seen[name] = self.look([image])
-        if missing and self._tower and self.config.reward_offload:
-            self._tower.free()
+        if missing:
+            self.free()
         return joined(self._seen[name] for name in images)
+
+    def free(self) -> None:
+        """Give the memory of what it sees with back, where the run wants that."""
+        if self._tower and self.config.reward_offload:
+            self._tower.free()
 
     def look(self, images: Sequence[Image.Image]) -> Looks:
         """What is seen in images, each alone: :func:`rewards.preference.looks`, and beside them the unit vectors of a network's image tower, as

@@ -84,7 +84,8 @@ class Trainer:
             RewardError: what the model of taste sees with cannot be had.
         """
         self.restore()
-        self.taster.ready()
+        if "human" in rewards.parts(self.store.reward_wanted or self.store.reward_at(self.config.rounds)):
+            self.taster.ready()
         self.tracker.start()
         for number in range(1, self.config.rounds + 1):
             while (mark := self.store.start_round(number).next_mark) is not None:

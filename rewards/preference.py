@@ -61,6 +61,8 @@ SURE = 1.28
 """So many standard errors below what was found lies the truth at least, nine times of ten."""
 BEFOREHAND = (13, 20)
 """So many guesses are taken for right, of so many, before there are any: most tastes can be seen in some way, and few ratings prove little."""
+KINDS = ("whole", "rings", "colours", "edges")
+"""What :func:`looks` gives, in its order."""
 AT_RANDOM = 0.25
 """The share of a board that is drawn at random, so that what is known of all images does not rest on chosen ones alone."""
 AIM = 0.5
@@ -213,7 +215,7 @@ class Evidence:
     def __init__(self, x: Array, y: Array, kinds: Sequence[Linear], marks: Linear, whose: Rows, groups: Rows) -> None:
         """
         Args:
-            x, y: what is seen (n, d), and the ratings (n,), of mean 0 and variance 1.
+            x, y: what is seen (n, d), and the ratings (n,), about their mean and in units of their standard deviation.
             kinds, marks: the parts of the taste, and the prompts' part.
             whose: each row's rater, (n,), 0 for those in question.
             groups: the group whose share each rater has, (raters,); -1 for those in question.
@@ -389,6 +391,8 @@ class Taste:
         most = [name for name, _ in times.most_common(GROUPS)]
         self.groups = np.array([-1, *(most.index(name) if name in most else GROUPS for name in times)])
         self._ends = np.cumsum([0, *(len(mean) for mean, _ in self.scale.values())])
+        own = [int(end) for kind, end in zip(self.scale, self._ends[1:], strict=True) if kind in KINDS]
+        self._looks = max(own, default=int(self._ends[-1]))  # the columns of looks, whatever networks see beside them
         self.x = self._inputs(seen, prompts, whose)
         self.parts, self.noise = self._fitted(np.arange(len(self.x)), ENOUGH)
         self._inverse = self._inverted()
@@ -418,11 +422,12 @@ class Taste:
         """The kinds' and the prompts' variances, how alike raters are, and the noise's variance: those that are most likely by some of the ratings,
         or by ``enough`` of them. Of raters who are not among them nothing is taken."""
         looks, last = int(self._ends[-1]), self.x.shape[1] - 1
-        kinds = [Linear(int(first), int(end), 0.15) for first, end in zip(self._ends[:-1], self._ends[1:], strict=True)]
-        marks, alike = Linear(looks, last, 0.15), Alike(last, np.where(self.groups < 0, 1.0, 0.7), 0.5)
         spread = float(self.opinions[rows].var()) if len(rows) else 0.0
-        if spread < 1e-12:
-            return [*self._shared(kinds, alike), marks], 1.0
+        kind, mark, noise = (variance * (spread if spread > 1e-12 else USUAL) for variance, _ in A_PRIORI.values())
+        kinds = [Linear(int(first), int(end), kind) for first, end in zip(self._ends[:-1], self._ends[1:], strict=True)]
+        marks, alike = Linear(looks, last, mark), Alike(last, np.where(self.groups < 0, 1.0, 0.7), 0.5)
+        if spread <= 1e-12:
+            return [*self._shared(kinds, alike), marks], noise
         own, others = rows[self.own[rows]], rows[~self.own[rows]]
         of_others = max(enough - len(own), enough // 4) if len(others) else 0
         rows = np.concatenate([_evenly(own, enough - of_others), _evenly(others, of_others)])
@@ -542,7 +547,7 @@ class Taste:
         prompts. Pairs of other raters are no proof.
         """
         prompt = self.x[:, self._ends[-1] : -1].argmax(1) if len(self.prompts) else np.zeros(0, dtype=int)
-        _, picture = np.unique(self.x[:, : self._ends[-1]], axis=0, return_inverse=True)  # those of one look the same to the last bit
+        _, picture = np.unique(self.x[:, : self._looks], axis=0, return_inverse=True)  # those of one look the same to the last bit
         picture = picture.ravel()
         right: list[float] = []
         for fold in range(min(FOLDS, len(self.prompts))):

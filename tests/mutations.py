@@ -266,12 +266,16 @@ MUTATIONS = (
         "ddpo/store.py",
         ("rating.id <= ?2", "rating.id < ?2", "test_closing_a_round_fixes_which_ratings_count"),
         (
-            "if row is None or closed is None or each.id <= closed or is_late(each.shown_at, row)",
-            "",
+            "if row is None or row.closed_rating is None:",
+            "if row is None or True:",
             "tests/test_dataset.py::test_every_rating_event_is_there_and_those_that_count_are_marked",
         ),
-        (" or is_late(each.shown_at, row)", "", "tests/test_routes.py::test_what_comes_late_is_kept_and_changes_no_score"),
-        (" AND rating.shown_at <= round.closed_at", "", "tests/test_raters.py::test_what_is_said_again_changes_no_score_and_teaches_nothing"),
+        (
+            " and (each.answered_at or math.inf) >= answered.get(each.about, 0.0)",
+            "",
+            "tests/test_routes.py::test_what_comes_late_is_kept_and_changes_no_score",
+        ),
+        ("rating.board = round.number AND ", "", "tests/test_raters.py::test_what_is_said_again_changes_no_score_and_teaches_nothing"),
         ("WHERE number = ? AND closed_at IS NULL", "WHERE number = ?", "test_closing_a_round_fixes_which_ratings_count"),
         (
             '"SELECT 1 FROM rating WHERE client_id = ?"',
@@ -330,7 +334,7 @@ MUTATIONS = (
     *of(
         "app/again.py",
         (
-            "if each.id > row.closed_rating and not is_late(each.shown_at, row)",
+            "if each.id > row.closed_rating and not is_late(each, row)",
             "",
             "tests/test_raters.py::test_a_prompt_of_an_earlier_board_comes_again_unmarked",
         ),
@@ -342,7 +346,7 @@ MUTATIONS = (
     *of(
         "ddpo/taster.py",
         (
-            "not (settled or row.number in self.store.late_rounds())",
+            "not anew",
             "True",
             "tests/test_raters.py::test_taste_is_of_those_who_count",
         ),

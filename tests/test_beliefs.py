@@ -140,7 +140,7 @@ def test_few_pictures_are_not_most_and_least_liked_at_once() -> None:
 def test_words_say_how_far_it_can_be_trusted() -> None:
     assert "cannot be tested" in trust(dict(ratings=4, pairs=0))
     luck = trust(dict(ratings=1, pairs=3, accuracy=0.9, least=0.4))
-    assert "1 rated image of this run" in luck and "90 of 100" in luck and "not surely better" in luck and "more," not in luck
+    assert "1 rated image of this run" in luck and "90 of 100" in luck and "prove little" in luck and "more," not in luck
     sure = trust(dict(ratings=1200, earlier=30, pairs=30, accuracy=0.8, least=0.7, more=40.0))
     assert "1,200 rated images of this run and 30 ratings from elsewhere" in sure and "Rate about 40 more" in sure
     assert "more than half of your taste" in trust(dict(ratings=12, pairs=30, accuracy=0.8, least=0.7, more=0.0))

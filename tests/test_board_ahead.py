@@ -68,12 +68,12 @@ def apply(client: TestClient, number: int) -> str:
     return str(answer.json().get("detail", ""))
 
 
-def rate_and_learn(client: TestClient, store: RunStore, accuracy: float) -> None:
-    """The first board is rated and applied, and learned from; the model of taste is then right so often."""
+def rate_and_learn(client: TestClient, store: RunStore, likely: float) -> None:
+    """The first board is rated and applied, and learned from; the model of taste is then likely to be right so often."""
     rate_board(client)
     assert apply(client, 1) == ""
     learn(store, 1)
-    store.add_metrics(1, dict(preference_accuracy=accuracy))
+    store.add_metrics(1, dict(preference_likely=likely))
 
 
 def learn(store: RunStore, number: int) -> None:
@@ -219,7 +219,7 @@ def test_an_early_enter_shows_the_next_images_as_they_come(client: TestClient, m
 
 def test_rounds_without_a_board_are_never_shown_as_one(client: TestClient, make: Callable[..., RunStore]) -> None:
     store = make(board_every=2)
-    rate_and_learn(client, store, accuracy=0.6)
+    rate_and_learn(client, store, likely=0.6)
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
     assert (board(client)["round"], board(client)["closed"]) == (1, True)
@@ -237,7 +237,7 @@ def test_rounds_without_a_board_are_never_shown_as_one(client: TestClient, make:
 def test_while_the_model_of_taste_knows_nothing_every_round_has_a_board(client: TestClient, make: Callable[..., RunStore]) -> None:
     """The page says so while the round's images are made, before it is known which of them will be shown."""
     store = make(board_every=2)
-    rate_and_learn(client, store, accuracy=0.4)
+    rate_and_learn(client, store, likely=0.4)
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
     assert (board(client)["round"], board(client)["closed"], board(client)["expected"]) == (2, False, 4)
@@ -249,7 +249,7 @@ def test_a_board_made_ahead_waits_for_those_before_it_that_people_turn_out_to_be
     """Round 3 was made ahead while round 1 was rated; then the model of taste was not worth asking any more."""
     store = make(board_every=2, ahead=32)
     add_images(store, 3)
-    rate_and_learn(client, store, accuracy=0.4)
+    rate_and_learn(client, store, likely=0.4)
     assert (board(client)["round"], board(client)["closed"], board(client)["awaiting"]) == (1, True, False)
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
@@ -271,7 +271,7 @@ def test_who_has_applied_is_not_asked_again_while_the_board_after_next_is_made(c
 def test_a_board_made_ahead_over_a_round_without_one_is_peoples_turn(client: TestClient, make: Callable[..., RunStore]) -> None:
     store = make(board_every=2, ahead=32)
     add_images(store, 3)
-    rate_and_learn(client, store, accuracy=0.6)
+    rate_and_learn(client, store, likely=0.6)
     store.start_round(2)
     store.set_progress("sampling", 2, 0, 8)
     found = board(client)
@@ -286,7 +286,7 @@ def test_a_run_with_boards_ahead_is_rated_to_its_end(
 ) -> None:
     """With the real rounds, and a model of taste that is worth asking from the first board on, or never: nobody waits for anybody for ever, and no
     board is shown before its turn."""
-    monkeypatch.setattr(beliefs, "promises", lambda store, number: led)
+    monkeypatch.setattr(beliefs, "leads", lambda store, config, number: led)
     people: dict[str, Any] = dict(reward="human", preference="lead", board_images=4, advantage="centred", ahead=32, board_every=every)
     config = toy_config(**people, rounds=4)
     store = RunStore.create(tmp_path / "toy", config)
@@ -366,7 +366,7 @@ def test_between_boards_the_page_says_what_is_learned_from(page: Page, toy_studi
         store.add_rating(f"click-{i}", row.id, "me", "thumbs", 1 - 2 * (i % 2))
     store.close_round(1)
     learn(store, 1)
-    store.add_metrics(1, dict(preference_accuracy=0.6))
+    store.add_metrics(1, dict(preference_likely=0.6))
     lock = WorkerLock(store.folder / "worker.lock")
     store.start_round(2)
     store.set_progress("sampling", 2, 4, 8)

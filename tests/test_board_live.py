@@ -80,9 +80,7 @@ def test_who_was_offline_while_the_board_was_applied_is_told_that_it_came_late(p
     saved(page, "offline: 2 ratings wait here")
     store.close_round(1)
     page.context.set_offline(False)
-    expect(page.locator("[data-ref=notice_text]")).to_have_text(
-        "2 ratings came after the board was applied: kept for the model of taste and for later runs."
-    )
+    expect(page.locator("[data-ref=notice_text]")).to_have_text("2 ratings came after the board was applied: kept, and not learned from with it.")
     row = store.round(1)
     assert row and [len(said) for said in (store.latest_ratings(1, row.closed_rating), store.last_words(1))] == [1, 3]
 

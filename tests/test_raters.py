@@ -94,20 +94,12 @@ def test_nothing_else_of_a_closed_round_takes_a_rating(client: TestClient, store
 def test_what_comes_late_is_not_said_again(client: TestClient, store: RunStore) -> None:
     """It was said of a board that was before somebody all the time, and is agreement with others, not with oneself."""
     row = store.round(2)
-    assert row and row.closed_at
+    assert row and row.closed_rating
     again = [image["id"] for image in board(client)["images"] if image["again"]]
     others = [sample.id for sample in store.board(2) if sample.id not in again]
     before = board(client)["images"]
     for sample in (*again[:2], *others[:2]):
-        late = dict(
-            client_id=f"late {sample}",
-            sample=sample,
-            rater="anna",
-            kind="thumbs",
-            value=-1,
-            shown_at=row.closed_at - 9,
-            answered_at=row.closed_at + 9,
-        )
+        late = dict(client_id=f"late {sample}", sample=sample, rater="anna", kind="thumbs", value=-1, board=2, answered_at=9e9)
         assert client.post("/studio/runs/toy/ratings", json=late).json()["late"]
     assert said_again(store, [2]) == {} and board(client)["images"] == before
     assert all(each["same"] is None for each in raters_value(store)["raters"])

@@ -194,7 +194,7 @@ def test_what_is_sent_again_after_a_refused_write_keeps_its_order(client: TestCl
 def test_a_rating_whose_answer_was_lost_is_not_called_refused_when_somebody_has_applied_since(client: TestClient, store: RunStore) -> None:
     client.post("/studio/runs/toy/ratings", json=event(store))
     store.close_round(2)
-    answer = client.post("/studio/runs/toy/ratings", json=[event(store), event(store, client_id="other", shown_at=9e9)]).json()["results"]
+    answer = client.post("/studio/runs/toy/ratings", json=[event(store), event(store, client_id="other")]).json()["results"]
     assert [each["status"] for each in answer] == [200, 409] and answer[0]["new"] is False
     assert len(store.ratings(2)) == 1
 
@@ -202,6 +202,7 @@ def test_a_rating_whose_answer_was_lost_is_not_called_refused_when_somebody_has_
 @pytest.mark.parametrize(
     "changes",
     [
+        dict(board=0), dict(board="2"), dict(board=True),
         dict(kind="thumbs", value=0), dict(kind="thumbs", value=True), dict(kind="thumbs", value=None), dict(kind="stars", value=6),
         dict(kind="stars", value=2.5), dict(kind="skip", value=1), dict(kind="love", value=None), dict(kind=["thumbs"]), dict(kind=None),
         dict(value="1"), dict(value=10**400), dict(client_id=""), dict(client_id="x" * 81), dict(client_id=5), dict(rater=""), dict(rater="x" * 81),
@@ -234,12 +235,12 @@ def test_a_rating_of_no_image_is_refused(client: TestClient, store: RunStore, sa
     assert client.post("/studio/runs/toy/ratings", json=event(store, sample=sample)).status_code == 404
 
 
-@pytest.mark.parametrize("shown_at", [None, 9e9])
-def test_a_closed_round_takes_no_rating(client: TestClient, store: RunStore, shown_at: float | None) -> None:
+@pytest.mark.parametrize("board", [None, 3])
+def test_a_closed_round_takes_no_rating(client: TestClient, store: RunStore, board: int | None) -> None:
     store.close_round(2)
-    answer = client.post("/studio/runs/toy/ratings", json=event(store, shown_at=shown_at))
+    answer = client.post("/studio/runs/toy/ratings", json=event(store, board=board))
     assert answer.status_code == 409 and "applied already" in answer.json()["detail"]
-    assert client.post("/studio/runs/toy/ratings", json=event(store, number=1, shown_at=shown_at)).status_code == 409
+    assert client.post("/studio/runs/toy/ratings", json=event(store, number=1, board=board)).status_code == 409
     assert not store.ratings(2)
 
 
@@ -249,12 +250,15 @@ def test_what_comes_late_is_kept_and_changes_no_score(client: TestClient, store:
     store.close_round(2)
     row = store.round(2)
     assert row and not store.late_rounds() and [len(each) for each in store.last_words(2).values()] == [1, 1]
-    answer = client.post("/studio/runs/toy/ratings", json=[event(store, 0), event(store, 2), event(store, 1, client_id="again", value=1)]).json()
+    sent = [event(store, 0, board=2), event(store, 2, board=2), event(store, 1, client_id="again", value=1, board=2)]
+    answer = client.post("/studio/runs/toy/ratings", json=sent).json()
     assert [(each["status"], each["new"], each["late"]) for each in answer["results"]] == [(200, False, False), (200, True, True), (200, True, True)]
     ids = [sample.id for sample in store.samples(2)]
     counted = store.latest_ratings(2, row.closed_rating)
     assert {id: said[0].value for id, said in counted.items()} == {ids[0]: 1.0, ids[1]: -1.0}
     assert {id: said[0].value for id, said in store.last_words(2).items()} == {ids[0]: 1.0, ids[1]: 1.0, ids[2]: 1.0} and store.late_rounds() == {2}
+    older = event(store, 0, client_id="older", value=-1, board=2, answered_at=1.5)  # said before what had arrived when the board was applied
+    assert client.post("/studio/runs/toy/ratings", json=older).json()["late"] and store.last_words(2)[ids[0]][0].value == 1.0
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""])

@@ -326,8 +326,8 @@ def test_a_late_rating_teaches_the_model_of_taste_and_changes_no_score(tmp_path:
     assert row and row.closed_at
     before, scored = {each.id: value for each, value in taster._rated(2)}, store.scores(1, "human")
     first = store.board(1)[0].id
-    store.add_rating("late", first, "anna", "thumbs", -before[first], row.closed_at - 1, row.closed_at + 60)
-    store.add_rating("once more", store.board(1)[1].id, "anna", "thumbs", 1.0, row.closed_at + 1, row.closed_at + 60)
+    store.add_rating("late", first, "anna", "thumbs", -before[first], board=1)
+    store.add_rating("once more", store.board(1)[1].id, "anna", "thumbs", 1.0, board=4)
     assert {each.id: value for each, value in taster._rated(2)} == before | {first: -before[first]}
     assert store.scores(1, "human") == scored
 

@@ -69,7 +69,10 @@ GROUPS = (
 CHARTS: tuple[Chart, ...] = (
     Chart(
         "taste", "The model of your taste", "Of two images of a prompt it picks the one you like better so often; 0.5 is chance.",
-        (("preference_accuracy", "picks the better one"), ("preference_least", "at least"), ("preference_known", "share of your taste known")),
+        (
+            ("preference_accuracy", "picks the better one"), ("preference_least", "at least"), ("preference_likely", "expected; leads above 0.52"),
+            ("preference_known", "share of your taste known"),
+        ),
         used=("preference_ratings", "preference_earlier", "preference_pairs", "preference_more"),
     ),
     Chart("kl", "Distance moved per update", "KL: how far a round moves the model. Small and steady is healthy.", (("kl_update", "KL"),)),

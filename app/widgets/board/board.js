@@ -149,7 +149,7 @@ function put(item, rating) {
   state.touched.set(item.key, ++state.clock);
   outbox.add(address("ratings"), state.run, {
     client_id: newId(), sample: image.id, image: image.image, ...(item.right ? { other: item.right.id } : {}),
-    rater: state.rater, kind: rating?.kind ?? "clear", value: rating?.value ?? null, shown_at: state.shown.get(item.key) ?? null, answered_at: Date.now() / 1000,
+    rater: state.rater, board: state.board.round, kind: rating?.kind ?? "clear", value: rating?.value ?? null, shown_at: state.shown.get(item.key) ?? null, answered_at: Date.now() / 1000,
   });
   paintRating(itemsOf(state).indexOf(item));
 }
@@ -170,7 +170,7 @@ function acknowledged(entry, result) {
 /** The board was applied by somebody else before this browser's ratings arrived. */
 function tellLate() {
   state.late += 1;
-  state.notice = `${count(state.late, "rating")} came after the board was applied: kept for the model of taste and for later runs.`;
+  state.notice = `${count(state.late, "rating")} came after the board was applied: kept, and not learned from with it.`;
   say(state.notice);
   paint();
 }
