@@ -130,6 +130,12 @@ def test_names_of_files_of_ratings_are_published_nowhere(tmp_path: Path) -> None
     assert "ratings from elsewhere" not in dict(facts(second, 1)), "damaged"
 
 
+def test_the_page_says_whose_word_is_learned_from(store: RunStore) -> None:
+    for likely, words in ((0.6, "Round 2 is learned from its guesses"), (0.5, "Round 2 is learned from its own ratings")):
+        store.add_metrics(2, dict(preference_likely=likely))
+        assert words in taste_value(store)["text"]
+
+
 def test_few_pictures_are_not_most_and_least_liked_at_once() -> None:
     rows = [SampleRow(i, 1, i, "a cat", i, f"{i}.png", 0.0) for i in range(3)]
     seen = dict(shape=np.random.default_rng(0).normal(size=(3, 3)))

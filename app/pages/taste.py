@@ -41,7 +41,15 @@ def taste_value(store: RunStore) -> dict[str, Any]:
         for key, title, hint in LISTS
     ]
     who = "you" if store.rating_counts().raters < 2 else "people, on average,"
-    return dict(run=store.name, text=beliefs.trust(told), round=told["round"], who=who, lists=[each for each in lists if each["images"]])
+    text = f"{beliefs.trust(told)} {_teaches(store, told['round'])}"
+    return dict(run=store.name, text=text, round=told["round"], who=who, lists=[each for each in lists if each["images"]])
+
+
+def _teaches(store: RunStore, number: int) -> str:
+    """Whose word a round is learned from: the model's, or people's."""
+    if beliefs.leads(store, config_of(store), number):
+        return f"Round {number} is learned from its guesses, which know all ratings."
+    return f"Round {number} is learned from its own ratings, with guesses for the images that nobody rated."
 
 
 def _image(store: RunStore, id: int, found: Mapping[str, Any]) -> dict[str, Any]:
