@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import islice
 from random import Random
 
-from ddpo.records import RatingRow, SampleRow, is_late, latest
+from ddpo.records import RatingRow, SampleRow, is_once_more, latest
 from ddpo.store import RunStore
 
 BOARDS_BETWEEN = 3
@@ -44,6 +44,6 @@ def said_again(store: RunStore, rounds: Iterable[int]) -> dict[int, list[RatingR
     found: dict[int, list[RatingRow]] = {}
     wanted = set(rounds)
     for row in store.rounds():
-        if row.number in wanted and row.closed_rating is not None:
-            found |= latest(each for each in store.ratings(row.number) if each.id > row.closed_rating and not is_late(each, row))
+        if row.number in wanted:
+            found |= latest(each for each in store.ratings(row.number) if is_once_more(each, row))
     return found

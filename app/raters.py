@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 
 from app import words
-from ddpo.records import RatingRow, RoundRow, is_late, latest
+from ddpo.records import RatingRow, RoundRow, is_once_more, latest
 from ddpo.store import RunStore
 from rewards.agreement import alpha, same_order
 from rewards.human import opinions
@@ -96,10 +96,8 @@ def _of_round(store: RunStore, row: RoundRow, events: Sequence[RatingRow]) -> Sa
 def said_in(events: Sequence[RatingRow], asked: Mapping[int, str], row: RoundRow) -> Said:
     """What each rater said of a round's board; and of what they said when its images were shown once more the last event's id, how many pairs they
     put in the same order, and of how many."""
-    until = row.closed_rating
-    once_more = [event for event in events if until is not None and event.id > until and not is_late(event, row)]
-    ids = {event.id for event in once_more}
-    before, again = opinions(asked, latest(event for event in events if event.id not in ids)), dict[str, tuple[int, float, int]]()
+    once_more = [event for event in events if is_once_more(event, row)]
+    before, again = opinions(asked, latest(event for event in events if not is_once_more(event, row))), dict[str, tuple[int, float, int]]()
     for rater, after in opinions(asked, latest(once_more)).items():
         again[rater] = (max(event.id for event in once_more if event.rater == rater), *same_order(before.get(rater, {}), after, asked))
     return before, again

@@ -181,7 +181,7 @@ def _save(store: RunStore, event: Any) -> dict[str, Any]:
     if sample is None or (pair and other is None) or ("image" in event and event["image"] != Path(sample.image).stem):
         raise HTTPException(404, "There is no such image in this run.")
     shown_at, answered_at, board = seconds_of(event, "shown_at"), seconds_of(event, "answered_at"), event.get("board")
-    if board is not None and not (isinstance(board, int) and not isinstance(board, bool) and 0 < board <= LARGEST_ID):
+    if board is not None and not _is_id(board):
         raise HTTPException(422, "board is the number of the round on whose board the image was.")
     try:
         new = store.add_rating(
@@ -194,7 +194,11 @@ def _save(store: RunStore, event: Any) -> dict[str, Any]:
 
 
 def _sample(store: RunStore, id: Any) -> SampleRow | None:
-    return store.sample(id) if isinstance(id, int) and not isinstance(id, bool) and 0 < id <= LARGEST_ID else None
+    return store.sample(id) if _is_id(id) else None
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_ID
 
 
 def _choose(runs: Runs, run: str, body: Any) -> Response:

@@ -15,7 +15,6 @@ import statistics
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.common import plus_minus
 from benchmarks.hundred_ratings import RELIABLE, TRAINED, WAYS, within_correlation
@@ -102,7 +101,6 @@ def main() -> None:
     if options.images < ASKED + OF_EACH * -(-PROMPTS * options.boards // len(TRAINED)):
         parser.error(f"so many boards need more than {options.images} images of each prompt")
     config = WAYS["rate-few"].config(BOARD * options.boards, 0)
-    images: list[Image.Image]
     prompts, images = held_out_images(StableDiffusionPolicy.load(config), config, base=True, count=options.images * len(TRAINED))
     seen = looks(images)
     after = [f"after {BOARD * (board + 1)}" for board in range(options.boards)]

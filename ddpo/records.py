@@ -258,6 +258,11 @@ def is_late(event: RatingRow, row: RoundRow) -> bool:
     return row.closed_rating is not None and event.id > row.closed_rating and event.board == row.number
 
 
+def is_once_more(event: RatingRow, row: RoundRow) -> bool:
+    """Whether something was said of a closed round's image when it was shown once more."""
+    return row.closed_rating is not None and event.id > row.closed_rating and not is_late(event, row)
+
+
 def latest(ratings: Iterable[RatingRow]) -> dict[int, list[RatingRow]]:
     """Each rater's latest of some events on each sample and each pair, by sample id, those of a pair by its first; what was cleared is left out."""
     found: dict[int, list[RatingRow]] = {}

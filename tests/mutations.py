@@ -334,7 +334,7 @@ MUTATIONS = (
     *of(
         "app/again.py",
         (
-            "if each.id > row.closed_rating and not is_late(each, row)",
+            "if is_once_more(each, row)",
             "",
             "tests/test_raters.py::test_a_prompt_of_an_earlier_board_comes_again_unmarked",
         ),

@@ -17,6 +17,7 @@ from app.curves import Metrics, Points, clock, thin
 from app.pages.run import image_url
 from app.runs import Runs
 from app.widgets.kit import widget
+from ddpo.beliefs import LEADS_FROM
 from ddpo.config import ConfigError
 from ddpo.gold import ProxyAndGold, proxy_and_gold, sides, words_of
 from ddpo.milestones import by_reward, milestones, with_blends_apart
@@ -70,8 +71,8 @@ CHARTS: tuple[Chart, ...] = (
     Chart(
         "taste", "The model of your taste", "Of two images of a prompt it picks the one you like better so often; 0.5 is chance.",
         (
-            ("preference_accuracy", "picks the better one"), ("preference_least", "at least"), ("preference_likely", "expected; leads above 0.52"),
-            ("preference_known", "share of your taste known"),
+            ("preference_accuracy", "picks the better one"), ("preference_least", "at least"),
+            ("preference_likely", f"expected; leads above {LEADS_FROM}"), ("preference_known", "share of your taste known"),
         ),
         used=("preference_ratings", "preference_earlier", "preference_pairs", "preference_more"),
     ),
