@@ -63,6 +63,15 @@ def is_rated(store: RunStore, number: int) -> bool:
     return "human" in parts(store.reward_at(number))
 
 
+def is_made(store: RunStore, row: RoundRow) -> bool:
+    """Whether a round's board is complete: with the round, or where it is chosen of the first images only, with these."""
+    config = config_of(store)
+    if row.sampled_at is not None or config.board_pool == config.images_per_round or not is_rated(store, row.number):
+        return row.sampled_at is not None
+    samples = store.samples(row.number)
+    return len(samples) >= config.board_pool and sum(sample.shown for sample in samples) == config.board_images
+
+
 def board_of(store: RunStore, number: int) -> list[SampleRow]:
     """The images of a round that people see: those that they are asked about, or all where nobody is asked."""
     return store.board(number) if is_rated(store, number) else store.samples(number)
@@ -74,19 +83,20 @@ def status_seen(store: RunStore, status: Status) -> Status:
         return status
     rounds = store.rounds()
     applied = any(each.number == status.round and is_closed(each) for each in rounds)
-    row = next((each for each in rounds if each.number > status.round and each.sampled_at is None), None)
+    row = next((each for each in rounds if each.number > status.round and not is_made(store, each)), None)
     if not applied or row is None:
         return status
-    return replace(status, state="sampling", round=row.number, done=len(store.samples(row.number)), total=config_of(store).images_per_round)
+    return replace(status, state="sampling", round=row.number, done=len(store.samples(row.number)), total=config_of(store).board_pool)
 
 
 def is_turn(store: RunStore, status: Status, row: RoundRow | None) -> bool:
-    """Whether it is people's turn: the worker waits for their ratings of a round, or will come to this board, which it has made ahead."""
+    """Whether it is people's turn: the worker waits for their ratings of a round, or will come to this board, which is there already."""
     if row is None or is_closed(row):
         return False
     if status.state == "awaiting" and status.round == row.number:
         return True
-    early = config_of(store).ahead > 0 and row.sampled_at is not None and row.number > status.round and is_rated(store, row.number)
+    later = row.number > status.round or (row.number == status.round and row.sampled_at is None)
+    early = config_of(store).ahead > 0 and later and is_made(store, row) and is_rated(store, row.number)
     return early and status.alive and status.state in BESIDE
 
 
@@ -108,13 +118,13 @@ def board_json(store: RunStore, rater: str) -> dict[str, Any]:
     others = {name: found for name, found in opinions(asked_of(samples), ratings).items() if name != rater and name not in absent}
     told = [(found, store.weights.get(name, 1.0) / store.weights.get(rater, 1.0)) for name, found in others.items()]
     expected, per_prompt, places = _shape(store, row, samples)
-    again = repeated(store, number, rater, per_prompt) if rated and row and _is_shaped(config, row) else []
+    again = repeated(store, number, rater, per_prompt) if rated and row and _is_shaped(store, row) else []
     if again:
         ratings = ratings | said_again(store, {sample.round for sample in again})
         expected, places = _mixed(expected, per_prompt, places, len(again), f"{config.seed} {number} {rater}")
-    images = [*samples, *again]
+    images, making = [*samples, *again], config.board_pool if rated else config.images_per_round
     own = {each.sample: each for said in ratings.values() for each in said if each.rater == rater and each.other is None}
-    sets = _sets(samples, 0 if row and row.sampled_at else per_prompt) + _sets(again)
+    sets = _sets(samples, 0 if row and is_made(store, row) else per_prompt) + _sets(again)
     return {
         "run": store.name,
         "state": "awaiting" if turn and not applying else status.state,
@@ -134,8 +144,8 @@ def board_json(store: RunStore, rater: str) -> dict[str, Any]:
         "modes": [[name, words.RATINGS[name]] for name in modes_of(config)] if rated else [],
         "expected": expected,
         "per_prompt": per_prompt,
-        "made": len(store.samples(number)),
-        "making": config.images_per_round,
+        "made": min(len(store.samples(number)), making),
+        "making": making,
         "per_set": set_size(per_prompt) if mode == "best-worst" else per_prompt,
         "images": [
             _image_json(store.name, sample, place, own.get(sample.id), [(found[sample.id], weight) for found, weight in told if sample.id in found])
@@ -161,7 +171,7 @@ def _shape(store: RunStore, row: RoundRow | None, samples: Sequence[SampleRow]) 
     n, k, places = config.images_per_round, config.images_per_prompt, [sample.position for sample in samples]
     if not config.board_chosen or row is None or not is_rated(store, row.number):
         return n, k, places
-    if row.sampled_at is None or not samples:
+    if not is_made(store, row) or not samples:
         return config.board_images, k, list(range(len(samples)))
     of_each = set(Counter(sample.prompt for sample in samples).values())
     return len(samples), of_each.pop() if len(of_each) == 1 else k, list(range(len(samples)))
@@ -178,9 +188,9 @@ def _mixed(expected: int, per_prompt: int, places: Sequence[int], more: int, see
     return expected + more, [*at, *(group * per_prompt + i for group in free for i in range(per_prompt))]
 
 
-def _is_shaped(config: RunConfig, row: RoundRow) -> bool:
-    """Whether it is known how many images of each prompt a board has: from the start, or where it is chosen, once all images are there."""
-    return row.sampled_at is not None or not config.board_chosen
+def _is_shaped(store: RunStore, row: RoundRow) -> bool:
+    """Whether it is known how many images of each prompt a board has: from the start, or where it is chosen, once it is."""
+    return not config_of(store).board_chosen or is_made(store, row)
 
 
 def _sets(samples: Sequence[SampleRow], coming: int = 0) -> list[str]:
@@ -280,7 +290,7 @@ def apply_refusal(store: RunStore, number: int) -> str:
         return f"Round {number} has no board; the next one is on its way."
     if row.number < number:
         return f"Round {number} has no board that waits; the one of round {row.number} is on the page."
-    if row.sampled_at is None:
+    if not is_made(store, row):
         return f"Round {number} is still making images."
     if not signal(board_of(store, number), store.latest_ratings(number), store.weights)["carrying"]:
         return "Nothing to learn yet: rate at least two images of one prompt differently."
@@ -307,7 +317,7 @@ def _comes_again(store: RunStore, sample: SampleRow, rater: str) -> bool:
     if row is None or row.number <= sample.round or not config_of(store).repeats or is_closed(row) or not is_rated(store, row.number):
         return False
     _, per_prompt, _ = _shape(store, row, board_of(store, row.number))
-    return _is_shaped(config_of(store), row) and sample in repeated(store, row.number, rater, per_prompt)
+    return _is_shaped(store, row) and sample in repeated(store, row.number, rater, per_prompt)
 
 
 def is_closed(row: RoundRow | None) -> bool:

@@ -157,9 +157,10 @@ class RunConfig:
     )
     ahead: int = setting(
         0,
-        "With ddpo-is: how many of the next board's images are made while you rate this one, in whole microbatches (all, where only some are shown): "
-        "they are there at once, made before this round's ratings, and those of the rounds in between (board_every), were learned; the ratio "
-        "corrects for that, within its clip. 0 is none.",
+        "With ddpo-is: how many of the next board's images are made while you rate this one, in whole microbatches: they are there at once, made "
+        "before this round's ratings, and those of the rounds in between (board_every), were learned. A board of a few is chosen of them. Where "
+        "guesses lead they are only rated, and the round's others are learned from; else the ratio corrects for their age, within its clip. "
+        "0 is none.",
         low=0,
         high=4096,
     )
@@ -466,6 +467,12 @@ class RunConfig:
     def board_chosen(self) -> bool:
         """Whether people see some of a round's images, and not all."""
         return 0 < self.board_images < self.images_per_round
+
+    @property
+    def board_pool(self) -> int:
+        """Of how many of a round's images the board is chosen, the first in the order of making: those that are made ahead, or all."""
+        wanted = max(self.ahead, self.board_images) if self.ahead and self.board_chosen else self.images_per_round
+        return min(self.images_per_round, math.ceil(wanted / self.microbatch) * self.microbatch)
 
     @property
     def keeps_means(self) -> bool:

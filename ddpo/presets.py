@@ -47,7 +47,7 @@ def presets() -> dict[str, Preset]:
             "Rate half, guess the rest",
             "You rate 16 of 32 images, those that tell most, every second round. A model of your taste, from all your ratings, scores all.",
             rated.with_changes(
-                ahead=0,
+                ahead=16,
                 preference="lead",
                 images_per_round=32,
                 images_per_prompt=8,
@@ -66,7 +66,7 @@ def presets() -> dict[str, Preset]:
                 model="stable-diffusion-v1-5/stable-diffusion-v1-5",
                 preference="lead",
                 preference_sees="clip",
-                ahead=32,
+                ahead=16,
                 images_per_round=32,
                 images_per_prompt=8,
                 images_per_update=32,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -54,9 +55,9 @@ def thinned(rated: Sequence[Rated], most: int) -> list[Rated]:
 def first_board(config: RunConfig) -> set[int]:
     """The positions that are shown where nothing is known yet, known before the images are made: two of each prompt as far as they go, then one more
     of each in turn. None is alone of its prompt, as one image teaches nothing (unless prompts have two and the number is odd)."""
-    n, k, count = config.images_per_round, config.images_per_prompt, config.board_images
-    in_turn = sorted(range(n), key=lambda position: (max(position % k - 1, 0), position))
-    odd = count % 2 and count < 2 * config.prompts_per_round and k > 2
+    pool, k, count = config.board_pool, config.images_per_prompt, config.board_images
+    in_turn = sorted(range(pool), key=lambda position: (max(position % k - 1, 0), position))
+    odd = count % 2 and count < 2 * math.ceil(pool / k) and k > 2
     return {*in_turn[: count - 1], 2} if odd else set(in_turn[:count])
 
 
@@ -106,8 +107,9 @@ class Taster:
         return first_board(self.config) if self.config.board_images else None
 
     def next_board(self, number: int) -> int:
-        """The next round after one that people are asked about, as far as that is known before they have answered."""
-        every = self.config.board_every if self.leads(number - 1) else 1
+        """The next round after one that people are asked about, as far as that is known before they have answered: after the first ratings a model of
+        taste mostly leads."""
+        every = self.config.board_every if number == 1 or self.leads(number - 1) else 1
         return (number - 1) // every * every + every + 1
 
     def _chooses(self, number: int) -> bool:
@@ -115,10 +117,10 @@ class Taster:
         return self.on and self.config.board_chosen and self.asks(number) and bool(self.earlier or self._rated(number - 1))
 
     def choose(self, number: int) -> None:
-        """Choose the board of a round whose images are all there. Once people have rated any of it, it stays."""
-        if not self._chooses(number):
+        """Choose the board of a round once all images are there that it is chosen of; then it stays."""
+        rows = self.store.samples(number)[: self.config.board_pool]
+        if len(rows) < self.config.board_pool or len(self.store.board(number)) == self.config.board_images or not self._chooses(number):
             return
-        rows = self.store.samples(number)
         if (taste := self._taste(self._rated(number - 1), rows)) is None:
             return
         chosen = taste.choose(

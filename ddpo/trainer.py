@@ -130,15 +130,14 @@ class Trainer:
             after = missing[wave.stop] if wave.stop < len(missing) else n
             report("sampling", number, after, n)
         sync_names(self.engine.part(number, 0), self.store.folder)
-        if len(self.store.samples(number)) == n:
-            self.taster.choose(number)
+        self.taster.choose(number)
 
     def sample_ahead(self, number: int) -> None:
         """While people rate a round's board, make the next one, or its first images, by the model that these ratings have not reached. The time
         counts as the next one's."""
         following = self.taster.next_board(number)
         n, most = self.config.images_per_round, self.config.ahead
-        most = n if most and self.config.board_chosen else min(most, n)
+        most = self.config.board_pool if most and self.config.board_chosen else min(most, n)
         if not most or following > self.config.rounds:
             return
         self.store.start_round(following)
@@ -294,8 +293,7 @@ class Trainer:
     def update(self, number: int) -> None:
         """Learn from the round, and put the new weights on disk beside it, durably."""
         self.control.report("updating", number)
-        weights = self.weights(number)
-        behind = self._updates_behind(number)
+        weights, behind = self._learnable(number, self.weights(number))
         new = self._new_state(number)
         shutil.rmtree(new, ignore_errors=True)  # of processes that were killed, and may have been others
         found = self.crew.together("learn", number=number, values=weights.values.tolist(), rated=weights.rated.tolist(), stale=behind > 0)
@@ -315,9 +313,17 @@ class Trainer:
         """How many rounds the present policy has learned from."""
         return sum(row.updated_at is not None for row in self.store.rounds())
 
-    def _updates_behind(self, number: int) -> int:
-        """How many rounds have been learned from since the first of a round's images was made."""
-        return self._updates() - min(row.updates for row in self.store.samples(number))
+    def _learnable(self, number: int, weights: Weights) -> tuple[Weights, int]:
+        """What of a round is learned from, and how many rounds have been learned from since the first of these images was made.
+
+        Where guesses lead, images that were made ahead of an update have done their work with being rated, and the present policy's own ones teach
+        without a ratio to correct for; if there are such.
+        """
+        behind = self._updates() - torch.tensor([row.updates for row in self.store.samples(number)])
+        fresh = (behind == 0) & weights.rated
+        if self.store.reward_at(number) == "human" and self.taster.leads(number) and bool(fresh.any()):
+            weights, behind = Weights(weights.values * fresh, fresh), behind[fresh]
+        return weights, int(behind.max())
 
     # --- checkpoint -------------------------------------------------------------------------------------------------------------
 

@@ -201,6 +201,40 @@ def test_a_board_that_is_partly_made_is_rated_while_the_model_changes(client: Te
     assert board(client)["signal"]["rated"] == 4 and board(client)["can_apply"] and apply(client, 2) == ""
 
 
+def test_a_board_of_what_is_made_ahead_is_whole_before_its_round_is(client: TestClient, make: Callable[..., RunStore]) -> None:
+    """The rest of the round's images are for learning: nobody waits for them, be they made before the board's turn or in it."""
+    store = make(ahead=4, microbatch=4, board_every=2)
+    rate_board(client)
+    store.start_round(3)
+    add_pictures(store, 3, range(2), ["a cat"] * 2, range(2), [picture(1), picture(2)], set())
+    assert apply(client, 1) == ""
+    store.close_round(1)
+    store.add_event("answer", "applied", store.pending_requests()[0].id)
+    found, bar = board(client), run.panel_value(store, IDLE)
+    assert (found["round"], found["closed"], found["awaiting"]) == (1, True, False)
+    assert (bar["headline"], bar["done"], bar["total"], bar["your_turn"]) == ("Making images", 2, 4, False)
+    add_pictures(store, 3, range(2, 4), ["a cat"] * 2, range(2), [picture(3), picture(4)], set())
+    assert not board(client)["awaiting"], "it is not chosen yet"
+    store.show(3, [row.id for row in store.samples(3)])
+    for mark in ("scored", "updated", "checkpointed"):
+        store.mark(1, mark)
+    store.add_metrics(1, dict(preference_likely=0.6))
+    store.start_round(2)
+    for state, number, made in (("sampling", 2, 0), ("updating", 2, 0), ("sampling", 3, 0), ("sampling", 3, 6)):
+        store.set_progress(state, number, made, 8)
+        if number == 3 and not store.round(2).updated_at:  # type: ignore[union-attr]
+            add_images(store, 2)
+            learn(store, 2)
+            store.add_metrics(2, dict(preference_likely=0.6))
+        found = board(client)
+        assert (found["round"], found["state"], found["awaiting"]) == (3, "awaiting", True)
+        assert (found["expected"], found["made"], found["making"]) == (4, 4, 4)
+        assert run.bar_value(store, IDLE)["your_turn"]
+    rate_board(client)
+    assert board(client)["can_apply"] and apply(client, 3) == ""
+    assert board(client)["applying"] and store.round(3).sampled_at is None  # type: ignore[union-attr]
+
+
 def test_an_early_enter_shows_the_next_images_as_they_come(client: TestClient, make: Callable[..., RunStore]) -> None:
     """The worker says that it waits for ratings until the next board is made; once these are applied, the page says that images are made."""
     store = make(ahead=32)
@@ -280,15 +314,16 @@ def test_a_board_made_ahead_over_a_round_without_one_is_peoples_turn(client: Tes
     assert apply(client, 3) == ""
 
 
+@pytest.mark.parametrize("ahead", [4, 32])
 @pytest.mark.parametrize(("every", "led"), [(1, False), (2, True), (2, False)])
 def test_a_run_with_boards_ahead_is_rated_to_its_end(
-    tmp_path: Path, client: TestClient, every: int, led: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, client: TestClient, every: int, led: bool, ahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the real rounds, and a model of taste that is worth asking from the first board on, or never: nobody waits for anybody for ever, and no
     board is shown before its turn."""
     monkeypatch.setattr(beliefs, "leads", lambda store, config, number: led)
-    people: dict[str, Any] = dict(reward="human", preference="lead", board_images=4, advantage="centred", ahead=32, board_every=every)
-    config = toy_config(**people, rounds=4)
+    people: dict[str, Any] = dict(reward="human", preference="lead", board_images=4, advantage="centred", ahead=ahead, board_every=every)
+    config = toy_config(**people, rounds=4, microbatch=4)
     store = RunStore.create(tmp_path / "toy", config)
     lock = WorkerLock(store.folder / "worker.lock")
     trainer, done = Trainer(config, store, LinearPolicy(config), Control(store)), list[bool]()

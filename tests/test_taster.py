@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from ddpo.__main__ import ask_for_reward
 from ddpo.config import ConfigError, RunConfig
 from ddpo.control import Control, StopRun
 from ddpo.earlier import create
+from ddpo.engine import Engine
 from ddpo.files import write_images
 from ddpo.rating_files import Rated
 from ddpo.store import RATINGS, RunStore
@@ -95,6 +96,13 @@ def test_the_first_board_has_two_of_a_prompt_at_least(images_per_prompt: int, bo
     assert first_board(human_config(images_per_prompt=images_per_prompt, board_images=board_images)) == wanted
 
 
+def test_the_first_board_is_of_what_will_be_made_ahead() -> None:
+    assert first_board(half(board_images=5)) == {0, 1, 2, 3, 4}
+    assert first_board(half(images_per_prompt=4, board_images=5)) == {0, 1, 2, 4, 5}
+    assert half(ahead=3).board_pool == 8, "whole microbatches, and as many as the board has"
+    assert (half(ahead=0).board_pool, half(ahead=32).board_pool, half(board_images=0).board_pool) == (16, 16, 16)
+
+
 def test_people_rate_a_few_and_all_are_learned_from(tmp_path: Path) -> None:
     trainer, person = trained(tmp_path / "run", human_config(seed=1))
     store = trainer.store
@@ -127,14 +135,62 @@ def test_boards_are_made_ahead_over_the_rounds_between_them(tmp_path: Path, monk
 def test_boards_made_ahead_stay_boards_and_others_come_between_as_the_model_of_taste_is_worth_asking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It knows nothing before the first ratings, so round 2 is made ahead and keeps its board. Then it is worth asking, so 5 is made ahead of 4;
-    after 3 it is not, so people are asked about 4 as well."""
+    """After the first ratings it mostly is, so 3 is made ahead of 2, and 5 ahead of 4; after 3 it is not, so people are asked about 4 as well."""
     monkeypatch.setattr(
         beliefs, "leads", lambda store, config, number: number in (1, 2, 4) and store.metric(number, "preference_accuracy") is not None
     )
     trainer, person = trained(tmp_path / "run", human_config(ahead=32, board_every=2, rounds=6))
-    assert [len(trainer.store.board(n)) for n in range(1, 7)] == [6, 6, 6, 6, 6, 6] and len(person.boards) == 6
-    assert dict(trainer.store.metrics()["updates_behind"]) == {1: 0.0, 2: 1.0, 3: 1.0, 4: 0.0, 5: 2.0, 6: 0.0}
+    assert [len(trainer.store.board(n)) for n in range(1, 7)] == [6, 0, 6, 6, 6, 6] and len(person.boards) == 5
+    assert dict(trainer.store.metrics()["updates_behind"]) == {1: 0.0, 2: 0.0, 3: 2.0, 4: 0.0, 5: 2.0, 6: 0.0}
+
+
+def half(**changes: Any) -> RunConfig:
+    """The first of two prompts is made ahead, and the board is of it."""
+    return human_config(**(dict(ahead=8, microbatch=4, board_every=2, rounds=5) | changes))
+
+
+@pytest.mark.parametrize("led", [True, False])
+def test_what_is_made_ahead_to_be_rated_is_not_learned_from_where_guesses_lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, led: bool) -> None:
+    monkeypatch.setattr(beliefs, "leads", lambda store, config, number: led)
+    learned: dict[int, tuple[list[bool], bool]] = {}
+    learn = Engine.learn
+
+    def spy(self: Engine, number: int, values: Sequence[float], rated: Sequence[bool], stale: bool = False) -> dict[str, Any]:
+        assert all(value == 0 for value, known in zip(values, rated, strict=True) if not known)
+        learned[number] = list(rated), stale
+        return learn(self, number, values, rated, stale)
+
+    monkeypatch.setattr(Engine, "learn", spy)
+    trainer, person = trained(tmp_path / "run", half())
+    store = trainer.store
+    asked = [1, 3, 5] if led else [1, 2, 3, 4, 5]
+    assert [n for n in range(1, 6) if store.board(n)] == asked and len(person.boards) == len(asked)
+    assert all(position < 8 for board in person.boards for position in board) and {len(board) for board in person.boards} == {6}
+    assert person.boards[-1] != person.boards[0], "it is chosen, of those that are there"
+    for number, (rated, stale) in learned.items():
+        ahead = [row.updates < number - 1 for row in store.samples(number)]
+        assert ahead == [number in asked[1:] and (led or number != 2)] * 8 + [False] * 8
+        assert rated == ([not each for each in ahead] if led else [True] * 16) and stale is (not led and any(ahead))
+    behind = dict(store.metrics()["updates_behind"])
+    assert behind == (dict.fromkeys(range(1, 6), 0.0) if led else {1: 0.0, 2: 0.0, 3: 2.0, 4: 1.0, 5: 1.0})
+
+
+def test_a_round_whose_images_were_all_made_ahead_is_learned_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beliefs, "leads", lambda store, config, number: True)
+    trainer, _ = trained(tmp_path / "run", half(ahead=16))
+    assert dict(trainer.store.metrics()["updates_behind"]) == {1: 0.0, 2: 0.0, 3: 2.0, 4: 0.0, 5: 2.0}
+    assert all(value == 1.0 for _, value in trainer.store.metrics()["updates"])
+
+
+def test_a_board_that_is_chosen_of_what_is_made_ahead_stays_when_the_rest_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be on the page, with more said meanwhile than was known when it was chosen."""
+    monkeypatch.setattr(beliefs, "leads", lambda store, config, number: True)
+    trainer, _ = trained(tmp_path / "run", half(), until=3)
+    store = trainer.store
+    board = [row.id for row in store.board(3)]
+    assert len(board) == 6 and len(store.samples(3)) == 16 and len(store.samples(5)) == 8
+    trainer, person = trained(tmp_path / "run", half(), until=5)
+    assert [row.id for row in trainer.store.board(3)] == board and len(person.boards) == 1
 
 
 def test_people_see_the_next_board_while_rounds_without_one_are_made(tmp_path: Path) -> None:
@@ -383,7 +439,10 @@ def test_while_it_is_right_more_often_than_not_the_model_of_taste_scores_alone_b
 TRUSTED = ("accuracy", "least", "likely", "pairs")
 
 
-@pytest.mark.parametrize("changes", [dict(), dict(ahead=16), dict(ahead=16, board_every=2), dict(ahead=4, board_images=0, microbatch=4)])
+@pytest.mark.parametrize(
+    "changes",
+    [dict(), dict(ahead=16), dict(ahead=16, board_every=2), dict(ahead=8, microbatch=4), dict(ahead=4, board_images=0, microbatch=4)],
+)
 @pytest.mark.parametrize("until", [1, 3])
 def test_a_run_that_stopped_while_people_rated_comes_to_the_same(tmp_path: Path, changes: dict[str, Any], until: int) -> None:
     config = human_config(**changes)
