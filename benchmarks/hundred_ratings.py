@@ -67,13 +67,17 @@ class Way:
 
 
 WAYS = {
-    "rate-few": Way("preset rate-few: half of 32 images rated, a model of taste leads, two rounds a board, four updates a round", "rate-few", {}),
+    "rate-few": Way(
+        "preset rate-few: half of 32 images rated, made ahead, a model of taste leads, two rounds a board, four updates a round", "rate-few", {}
+    ),
+    "waiting": Way("rate-few, nothing made ahead", "rate-few", dict(ahead=0)),
+    "faster": Way("rate-few, with the learning rate of the other presets", "rate-few", dict(learning_rate=1e-3)),
     "every-round": Way("rate-few, a board every round", "rate-few", dict(board_every=1)),
     "every-third": Way("rate-few, a board every third round", "rate-few", dict(board_every=3)),
     "assist": Way("rate-few, a board every round, guesses for what was not rated", "rate-few", dict(preference="assist", board_every=1)),
     "attention": Way("rate-few, adapters of rank 64 in attention alone", "rate-few", dict(lora_targets="attention", lora_rank=64)),
     "all-layers": Way("rate-few, adapters of rank 64 in all layers", "rate-few", dict(lora_rank=64)),
-    "ahead": Way("rate-few, boards made ahead", "rate-few", dict(ahead=32)),
+    "ahead": Way("rate-few, whole rounds made ahead and learned from", "rate-few", dict(ahead=32)),
     "guided": Way("rate-few, a board every round, the guided prediction trained", "rate-few", dict(guidance_in_training=True, board_every=1)),
     "two-passes": Way("rate-few, each round's images learned from twice", "rate-few", dict(passes=2)),
     "one-update": Way("rate-few, a board every round, one update a round", "rate-few", dict(board_every=1, images_per_update=32)),

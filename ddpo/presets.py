@@ -56,6 +56,7 @@ def presets() -> dict[str, Preset]:
                 board_every=2,
                 lora_targets="all",
                 lora_rank=16,
+                learning_rate=6e-4,  # at 1e-3 a hundred ratings went too far for the animals (docs/rating.md)
             ),
         ),
         "rate-sd15": Preset(
