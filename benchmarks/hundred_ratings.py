@@ -82,6 +82,7 @@ WAYS = {
     "two-passes": Way("rate-few, each round's images learned from twice", "rate-few", dict(passes=2)),
     "one-update": Way("rate-few, a board every round, one update a round", "rate-few", dict(board_every=1, images_per_update=32)),
     "rate": Way("preset rate: ratings alone, 16 images rated a round, half of them made ahead, four updates a round", "rate", {}),
+    "rate-all": Way("rate, adapters of rank 16 in all layers", "rate", dict(lora_targets="all", lora_rank=16)),
     "rate-waiting": Way("rate, nothing made ahead", "rate", dict(ahead=0)),
     "rate-ahead": Way("rate, whole boards made ahead", "rate", dict(ahead=16)),
     "rate-guided": Way("rate, the guided prediction trained", "rate", dict(guidance_in_training=True)),

@@ -346,7 +346,10 @@ def test_after_enter_it_learns_and_the_next_images_come(page: Page, studio: Stud
     store.close_round(1)
     store.set_progress("updating", 1, 3, 10)
     expect(page.locator("[data-ref=hint]")).to_contain_text("Changing the model 30 %")
-    page.keyboard.press("d")
+    for key in ("d", "z"):
+        page.keyboard.press(key)
+        expect(page.locator("[data-ref=live]")).to_have_text("This round's ratings are applied.")
+        page.locator("[data-ref=live]").evaluate("live => { live.textContent = '' }")
     page.keyboard.press("Enter")
     page.wait_for_timeout(400)
     assert len(store.ratings(1)) == 8 and not store.pending_requests(), "nothing is taken while it learns"

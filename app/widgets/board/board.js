@@ -19,6 +19,7 @@ const listen = (target, type, heard, options = {}) => target.addEventListener(ty
 const say = (text) => { refs.live.textContent = ""; requestAnimationFrame(() => setText(refs.live, text)); };
 const address = (what) => `${state.prefix}/studio/runs/${encodeURIComponent(state.run)}/${what}`;
 const isOpen = () => Boolean(state.board && state.board.rated_by_people && !state.board.closed && !state.board.applying && state.applied !== state.board.round);
+const whyClosed = () => (state.board?.rated_by_people ? "This round's ratings are applied." : "There is nothing to rate here.");
 const signalNow = () => signalOf(state);
 const isPairs = () => Boolean(state.board?.rated_by_people && state.board.rating === "pairs");
 const COMPARES = ["best", "best-worst", "pairs"];
@@ -177,7 +178,7 @@ function tellLate() {
 
 /** Can this image or pair be rated now: is the round open, and the picture on the page? Says why not. */
 function ratable(index) {
-  if (!isOpen()) return false;
+  if (!isOpen()) { say(whyClosed()); return false; }
   const cards = isPairs() ? state.cards : [state.cards[index]];
   if (itemsOf(state)[index] && cards.every((card) => ["here", "lost"].includes(card.dataset.state))) return true;
   say(`${isPairs() ? "The pair" : `Image ${index + 1}`} is still to come.`);
@@ -205,7 +206,7 @@ function rate(index, rating, advance) {
 }
 
 function undo() {
-  if (!isOpen()) return;
+  if (!isOpen()) return say(whyClosed());
   const items = itemsOf(state);
   const last = (state.history.pop() ?? []).map(({ key, before }) => [items.findIndex((item) => item?.key === key), before]).filter(([index]) => index >= 0);
   if (!last.length) return say("Nothing to undo.");
