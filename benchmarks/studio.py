@@ -55,8 +55,11 @@ def browser_page(address: str) -> Iterator[Page]:
         browser.close()
 
 
-def start_run(page: Page, name: str, **settings: str) -> float:
-    """Fill the form, press Start, and open the board; returns when Start was pressed."""
+def start_run(page: Page, name: str, preset: str = "rate", **settings: str) -> float:
+    """Choose a preset, fill the form, press Start, and open the board; returns when Start was pressed."""
+    if preset != "rate":
+        page.locator(f"input[name=studio-preset][value={preset}]").check()
+        page.wait_for_function(f"() => document.querySelector('#new-run-name input, #new-run-name textarea').value.startsWith('{preset}')")
     page.get_by_label("Name of the run").fill(name)
     if advanced := {k: v for k, v in settings.items() if page.locator(f"#set-{k}").count()}:
         page.get_by_text("Advanced settings").click()

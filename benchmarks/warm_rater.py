@@ -59,7 +59,7 @@ def main() -> None:
             wait_for_board(page)
             rate(page, address, rng, options.wrong)
             if number <= options.boards:
-                next_board(page, number)
+                next_board(page)
             else:
                 page.keyboard.press("Enter")
                 page.wait_for_function("() => /done|finished/i.test(document.querySelector('#rating-board').innerText)", timeout=60_000)
