@@ -77,7 +77,8 @@ def adam(advantages: Tensor, gradients: Tensor) -> Tensor:
 def natural(advantages: Tensor, gradients: Tensor, damping: float = 0.3) -> Tensor:
     kernel = gradients @ gradients.T
     kernel = kernel / kernel.diagonal().mean() + damping * torch.eye(len(kernel))
-    return torch.linalg.solve(kernel, advantages) @ gradients
+    solved: Tensor = torch.linalg.solve(kernel, advantages)
+    return solved @ gradients
 
 
 METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict(sgd=sgd, adam=adam, natural=natural)
