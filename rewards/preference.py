@@ -59,8 +59,9 @@ STEADY = 4.0
 """A scale counts as if so many differences of the usual size had been seen before."""
 SURE = 1.28
 """So many standard errors below what was found lies the truth at least, nine times of ten."""
-BEFOREHAND = (13, 20)
-"""So many guesses are taken for right, of so many, before there are any: most tastes can be seen in some way, and few ratings prove little."""
+BEFOREHAND = (52, 80)
+"""So many guesses are taken for right, of so many, before there are any: most tastes can be seen in some way, and some hundred noisy thumbs, on boards
+that are chosen to be hard to guess, prove little (benchmarks/NOTEBOOK.md, 2026-11-30, night)."""
 KINDS = ("whole", "rings", "colours", "edges")
 """What :func:`looks` gives, in its order."""
 AT_RANDOM = 0.25
