@@ -60,7 +60,7 @@ STEADY = 4.0
 SURE = 1.28
 """So many standard errors below what was found lies the truth at least, nine times of ten."""
 BEFOREHAND = (52, 80)
-"""So many guesses are taken for right, of so many, before there are any: most tastes can be seen in some way, and some hundred noisy thumbs, on boards
+"""So many guesses are taken for right, of so many, before there are any: most tastes can be seen in some way, and a hundred noisy thumbs, of images
 that are chosen to be hard to guess, prove little (benchmarks/NOTEBOOK.md, 2026-11-30, night)."""
 KINDS = ("whole", "rings", "colours", "edges")
 """What :func:`looks` gives, in its order."""
