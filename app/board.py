@@ -95,8 +95,7 @@ def is_turn(store: RunStore, status: Status, row: RoundRow | None) -> bool:
         return False
     if status.state == "awaiting" and status.round == row.number:
         return True
-    later = row.number > status.round or (row.number == status.round and row.sampled_at is None)
-    early = config_of(store).ahead > 0 and later and is_made(store, row) and is_rated(store, row.number)
+    early = config_of(store).ahead > 0 and row.number >= status.round and is_made(store, row) and is_rated(store, row.number)
     return early and status.alive and status.state in BESIDE
 
 

@@ -44,8 +44,8 @@ def presets() -> dict[str, Preset]:
             rated.with_changes(rating="stars"),
         ),
         "rate-few": Preset(
-            "Rate half, guess the rest",
-            "You rate 16 of 32 images, those that tell most, every second round. A model of your taste, from all your ratings, scores all.",
+            "Rate some, guess the rest",
+            "You rate 16 images at a time, made while you rated the last ones. A model of your taste, from all your ratings, scores four times as many.",
             rated.with_changes(
                 ahead=16,
                 preference="lead",
@@ -67,7 +67,7 @@ def presets() -> dict[str, Preset]:
                 model="stable-diffusion-v1-5/stable-diffusion-v1-5",
                 preference="lead",
                 preference_sees="clip",
-                ahead=16,
+                ahead=32,  # one step behind: with one update a round that costs little
                 images_per_round=32,
                 images_per_prompt=8,
                 images_per_update=32,

@@ -430,7 +430,7 @@ def _family(metrics: Metrics, prefix: str, drawn: set[str]) -> tuple[tuple[str, 
 
 def moving(store: RunStore) -> bool:
     """Whether the policy moves between sampling and the last measurement of the update."""
-    return store.config.updates_per_round > 1 or store.config.ahead > 0
+    return store.config.updates_per_round > 1 or any(behind for _, behind in store.metrics().get("updates_behind", []))
 
 
 def _distance(metrics: Metrics, name: str, words: str) -> str:

@@ -56,6 +56,7 @@ def first_board(config: RunConfig) -> set[int]:
     """The positions that are shown where nothing is known yet, known before the images are made: two of each prompt as far as they go, then one more
     of each in turn. None is alone of its prompt, as one image teaches nothing (unless prompts have two and the number is odd)."""
     pool, k, count = config.board_pool, config.images_per_prompt, config.board_images
+    pool -= pool % k == 1 and k > 1 and pool > count  # the last prompt's first image only
     in_turn = sorted(range(pool), key=lambda position: (max(position % k - 1, 0), position))
     odd = count % 2 and count < 2 * math.ceil(pool / k) and k > 2
     return {*in_turn[: count - 1], 2} if odd else set(in_turn[:count])
@@ -108,13 +109,15 @@ class Taster:
 
     def next_board(self, number: int) -> int:
         """The next round after one that people are asked about, as far as that is known before they have answered: after the first ratings a model of
-        taste mostly leads."""
-        every = self.config.board_every if number == 1 or self.leads(number - 1) else 1
+        taste will mostly lead."""
+        unknown = self.config.preference == "lead" and self.store.metric(number - 1, "preference_likely") is None
+        every = self.config.board_every if unknown or self.leads(number - 1) else 1
         return (number - 1) // every * every + every + 1
 
     def _chooses(self, number: int) -> bool:
-        """Whether a round's board is chosen by what is known."""
-        return self.on and self.config.board_chosen and self.asks(number) and bool(self.earlier or self._rated(number - 1))
+        """Whether a round's board is chosen by what is known, of more images than it has."""
+        config = self.config
+        return self.on and 0 < config.board_images < config.board_pool and self.asks(number) and bool(self.earlier or self._rated(number - 1))
 
     def choose(self, number: int) -> None:
         """Choose the board of a round once all images are there that it is chosen of; then it stays."""

@@ -23,8 +23,8 @@ What differs from the paper, and why:
   others have 1, and alone makes most of the gradient's variance (``benchmarks/NOTEBOOK.md``).
 * Images that teach nothing are not computed (:mod:`ddpo.objective`).
 * After the first images of a worker, and before each round's first optimiser step, every ratio must be 1; if it is not, the run stops and says why
-  (:class:`ddpo.engine.PolicyMismatch`). (Where that step takes up sampling's own passes, the second can only see what was stored.) Where images were
-  made ahead of earlier rounds' updates (``ahead``), ratios start elsewhere, and only the first of these holds.
+  (:class:`ddpo.engine.PolicyMismatch`). (Where that step takes up sampling's own passes, the second can only see what was stored.) Where images that
+  were made ahead of earlier rounds' updates (``ahead``) are learned from, ratios start elsewhere, and only the first of these holds.
 """
 
 from __future__ import annotations
@@ -127,10 +127,11 @@ class Trainer:
             for made in self.crew.together("sample", number=number, starts=[missing[i] for i in wave], ahead=ahead):
                 for batch in made:
                     self.store.add_samples(number, **batch, shown=shown, updates=updates)
+            self.taster.choose(number)  # before anybody can stop it
             after = missing[wave.stop] if wave.stop < len(missing) else n
             report("sampling", number, after, n)
         sync_names(self.engine.part(number, 0), self.store.folder)
-        self.taster.choose(number)
+        self.taster.choose(number)  # where a worker was killed before it had
 
     def sample_ahead(self, number: int) -> None:
         """While people rate a round's board, make the next one, or its first images, by the model that these ratings have not reached. The time
@@ -142,6 +143,7 @@ class Trainer:
             return
         self.store.start_round(following)
         if len(self.store.samples(following)) >= most:
+            self.taster.choose(following)
             return
         started, images = time.monotonic(), len(self.store.board(number))
 
@@ -301,7 +303,8 @@ class Trainer:
             self.store.add_event("sampling", f"Round {number} was sampled by {elsewhere}, and is learned from by another processor or type.")
         health, norms = Health.merged([Health(**part["health"]) for part in found]), found[0]["norms"]
         size_of = float(self.advantages(number).abs().mean())
-        metrics = dict(advantage_abs_mean=size_of, updates=float(len(norms)), updates_behind=float(behind))
+        learned = float(weights.rated.sum())
+        metrics = dict(advantage_abs_mean=size_of, updates=float(len(norms)), updates_behind=float(behind), learned_images=learned)
         self.store.add_metrics(number, health.metrics() | metrics | dict(memory_gb=max(part["memory_gb"] for part in found)))
         if norms:
             self.store.add_metrics(number, dict(grad_norm=sum(norms) / len(norms)))
@@ -316,12 +319,13 @@ class Trainer:
     def _learnable(self, number: int, weights: Weights) -> tuple[Weights, int]:
         """What of a round is learned from, and how many rounds have been learned from since the first of these images was made.
 
-        Where guesses lead, images that were made ahead of an update have done their work with being rated, and the present policy's own ones teach
-        without a ratio to correct for; if there are such.
+        Where guesses lead, images that a board was chosen of ahead of an update have done their work with being rated, and the present policy's own
+        ones teach without a ratio to correct for; if there is a prompt's worth of them.
         """
         behind = self._updates() - torch.tensor([row.updates for row in self.store.samples(number)])
         fresh = (behind == 0) & weights.rated
-        if self.store.reward_at(number) == "human" and self.taster.leads(number) and bool(fresh.any()):
+        led = self.config.board_chosen and self.store.reward_at(number) == "human" and self.taster.leads(number)
+        if led and int(fresh.sum()) >= self.config.images_per_prompt:
             weights, behind = Weights(weights.values * fresh, fresh), behind[fresh]
         return weights, int(behind.max())
 

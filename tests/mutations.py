@@ -342,6 +342,21 @@ MUTATIONS = (
     *of(
         "ddpo/trainer.py",
         ("[row for row in rows if row.shown]", "list(rows)", "tests/test_control.py::test_who_was_not_asked_about_was_not_passed_over"),
+        (
+            "fresh = (behind == 0) & weights.rated",
+            "fresh = weights.rated",
+            "tests/test_taster.py::test_what_is_made_ahead_to_be_rated_is_not_learned_from_where_guesses_lead",
+        ),
+        (
+            "            self.taster.choose(number)  # before anybody can stop it\n",
+            "",
+            "tests/test_taster.py::test_a_board_is_there_as_soon_as_its_images_are",
+        ),
+        (
+            "int(fresh.sum()) >= self.config.images_per_prompt",
+            "bool(fresh.any())",
+            "tests/test_taster.py::test_a_round_is_learned_from_where_few_of_its_images_are_new_or_all_are_on_its_board",
+        ),
     ),
     *of(
         "ddpo/taster.py",
@@ -349,6 +364,11 @@ MUTATIONS = (
             "not anew",
             "True",
             "tests/test_raters.py::test_taste_is_of_those_who_count",
+        ),
+        (
+            "or len(self.store.board(number)) == self.config.board_images ",
+            "",
+            "tests/test_taster.py::test_a_board_that_is_chosen_of_what_is_made_ahead_stays_when_the_rest_is_made",
         ),
     ),
     *of(

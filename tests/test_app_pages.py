@@ -21,7 +21,7 @@ from ddpo.config import ConfigError, RunConfig
 from ddpo.earlier import rated_in
 from ddpo.lock import WorkerLock
 from ddpo.presets import presets
-from ddpo.records import LIVE_STATES, REQUESTS
+from ddpo.records import LIVE_STATES, REQUESTS, RoundRow
 from ddpo.result import roll_back
 from ddpo.store import RunStore, StoreError
 from rewards.base import Score
@@ -129,6 +129,15 @@ def test_the_time_split_adds_up(runs: Runs) -> None:
     rounds = store.rounds()
     whole = sum((row.checkpointed_at or 0) - row.started_at for row in rounds)
     assert sum(part["seconds"] for part in run.time_split(rounds)) == pytest.approx(whole, abs=0.05)
+
+
+def test_what_was_made_ahead_takes_no_time_of_its_own(runs: Runs) -> None:
+    """Two rounds of which the second's images were begun, or all made, while people rated the first: the phases add up to what passed."""
+    first = RoundRow(1, 0.0, 2.0, 10.0, 12.0, 13.0, 9.0, "thumbs", "human")
+    for sampled in (4.0, 15.0):
+        second = RoundRow(2, 3.0, sampled, 20.0, 22.0, 23.0, 19.0, "thumbs", "human")
+        split = [part["seconds"] for part in run.time_split([first, second])]
+        assert sum(split) == 23.0 and split[0] == (4.0 if sampled > 13 else 2.0)
 
 
 def test_rated_images_are_the_progress_while_people_rate(runs: Runs) -> None:

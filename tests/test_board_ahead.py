@@ -220,7 +220,7 @@ def test_a_board_of_what_is_made_ahead_is_whole_before_its_round_is(client: Test
         store.mark(1, mark)
     store.add_metrics(1, dict(preference_likely=0.6))
     store.start_round(2)
-    for state, number, made in (("sampling", 2, 0), ("updating", 2, 0), ("sampling", 3, 0), ("sampling", 3, 6)):
+    for state, number, made in (("sampling", 2, 0), ("updating", 2, 0), ("sampling", 3, 0), ("sampling", 3, 6), ("scoring", 3, 8)):
         store.set_progress(state, number, made, 8)
         if number == 3 and not store.round(2).updated_at:  # type: ignore[union-attr]
             add_images(store, 2)
@@ -233,6 +233,7 @@ def test_a_board_of_what_is_made_ahead_is_whole_before_its_round_is(client: Test
     rate_board(client)
     assert board(client)["can_apply"] and apply(client, 3) == ""
     assert board(client)["applying"] and store.round(3).sampled_at is None  # type: ignore[union-attr]
+    assert not run.bar_value(store, IDLE)["your_turn"], "they have done their part"
 
 
 def test_an_early_enter_shows_the_next_images_as_they_come(client: TestClient, make: Callable[..., RunStore]) -> None:

@@ -25,6 +25,7 @@ from ddpo.earlier import create
 from ddpo.engine import Engine
 from ddpo.files import write_images
 from ddpo.rating_files import Rated
+from ddpo.rollout import derive_seed
 from ddpo.store import RATINGS, RunStore
 from ddpo.taster import GUESS, Taster, first_board, thinned
 from ddpo.trainer import Trainer
@@ -99,6 +100,8 @@ def test_the_first_board_has_two_of_a_prompt_at_least(images_per_prompt: int, bo
 def test_the_first_board_is_of_what_will_be_made_ahead() -> None:
     assert first_board(half(board_images=5)) == {0, 1, 2, 3, 4}
     assert first_board(half(images_per_prompt=4, board_images=5)) == {0, 1, 2, 4, 5}
+    threes = dict(images_per_round=24, images_per_prompt=3, images_per_update=24, board_images=12, ahead=16, microbatch=8)
+    assert first_board(human_config(**threes)) == set(range(15)) - {8, 11, 14}, "none is alone of its prompt"
     assert half(ahead=3).board_pool == 8, "whole microbatches, and as many as the board has"
     assert (half(ahead=0).board_pool, half(ahead=32).board_pool, half(board_images=0).board_pool) == (16, 16, 16)
 
@@ -175,11 +178,13 @@ def test_what_is_made_ahead_to_be_rated_is_not_learned_from_where_guesses_lead(t
     assert behind == (dict.fromkeys(range(1, 6), 0.0) if led else {1: 0.0, 2: 0.0, 3: 2.0, 4: 1.0, 5: 1.0})
 
 
-def test_a_round_whose_images_were_all_made_ahead_is_learned_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_is_learned_from_where_few_of_its_images_are_new_or_all_are_on_its_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beliefs, "leads", lambda store, config, number: True)
-    trainer, _ = trained(tmp_path / "run", half(ahead=16))
-    assert dict(trainer.store.metrics()["updates_behind"]) == {1: 0.0, 2: 0.0, 3: 2.0, 4: 0.0, 5: 2.0}
-    assert all(value == 1.0 for _, value in trainer.store.metrics()["updates"])
+    for name, changes in dict(all=dict(ahead=16), nearly=dict(ahead=15, microbatch=5), shown=dict(ahead=8, board_images=0, board_every=1)).items():
+        trainer, _ = trained(tmp_path / name, half(**changes))
+        odd, even = (0.0, 2.0) if name != "shown" else (1.0, 1.0)
+        assert dict(trainer.store.metrics()["updates_behind"]) == {1: 0.0, 2: odd, 3: even, 4: odd, 5: even}
+        assert all(value == 16.0 for _, value in trainer.store.metrics()["learned_images"])
 
 
 def test_a_board_that_is_chosen_of_what_is_made_ahead_stays_when_the_rest_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,10 +192,58 @@ def test_a_board_that_is_chosen_of_what_is_made_ahead_stays_when_the_rest_is_mad
     monkeypatch.setattr(beliefs, "leads", lambda store, config, number: True)
     trainer, _ = trained(tmp_path / "run", half(), until=3)
     store = trainer.store
-    board = [row.id for row in store.board(3)]
-    assert len(board) == 6 and len(store.samples(3)) == 16 and len(store.samples(5)) == 8
+    board = [row.position for row in store.board(5)]
+    assert len(board) == 6 and (len(store.samples(3)), len(store.samples(5))) == (16, 8)
     trainer, person = trained(tmp_path / "run", half(), until=5)
-    assert [row.id for row in trainer.store.board(3)] == board and len(person.boards) == 1
+    assert [row.position for row in trainer.store.board(5)] == board and len(person.boards) == 1 and len(trainer.store.samples(5)) == 16
+    anew = trainer.taster._taste(trainer.taster._rated(4), trainer.store.samples(5))
+    assert anew is not None
+    looks_of = trainer.taster._looks([row.image for row in trainer.store.samples(5)[:8]])
+    seed = derive_seed(trainer.config.seed, 5, "board")
+    assert anew.choose(looks_of, [row.prompt for row in trainer.store.samples(5)[:8]], 6, seed) != board, "it would be another one now"
+
+
+@pytest.mark.parametrize("kill", [2, 3])
+@pytest.mark.parametrize("led", [True, False])
+def test_who_stops_while_a_board_is_made_ahead_finds_it_chosen_as_it_would_have_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, led: bool, kill: int
+) -> None:
+    monkeypatch.setattr(beliefs, "leads", lambda store, config, number: led)
+    trained(tmp_path / "straight", half())
+    store = RunStore.create(tmp_path / "stopped", half())
+
+    class Stops(Somebody):
+        count = 0
+
+        def report(self, state: str, number: int, done: int = 0, total: int = 0) -> None:
+            super().report(state, number, done, total)
+            self.count += (state, number) == ("awaiting", 3)
+            if self.count == kill:
+                raise StopRun
+
+    with pytest.raises(StopRun):
+        Trainer(half(), store, LinearPolicy(half()), Stops(store)).run()
+    store.close()
+    trained(tmp_path / "stopped", half(), until=3)
+    trained(tmp_path / "stopped", half())
+    assert outcome(tmp_path / "straight") == outcome(tmp_path / "stopped")
+
+
+@pytest.mark.parametrize(("images", "shown_as"), [(6, 0), (8, 4)])
+def test_a_board_is_there_as_soon_as_its_images_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int, shown_as: int) -> None:
+    """In a round of its own, too, which was not made ahead; one that has all of them is seen as they come."""
+    monkeypatch.setattr(beliefs, "leads", lambda store, config, number: False)
+    store = RunStore.create(tmp_path / "run", half(rounds=2, board_images=images))
+    seen: dict[int, int] = {}
+
+    class Watches(Somebody):
+        def report(self, state: str, number: int, done: int = 0, total: int = 0) -> None:
+            super().report(state, number, done, total)
+            if (state, number) == ("sampling", 2):
+                seen[done] = len(store.board(2))
+
+    assert Trainer(half(rounds=2, board_images=images), store, LinearPolicy(half(board_images=images)), Watches(store)).run()
+    assert seen == {0: 0, 4: shown_as, 8: images, 12: images, 16: images}
 
 
 def test_people_see_the_next_board_while_rounds_without_one_are_made(tmp_path: Path) -> None:

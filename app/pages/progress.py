@@ -89,7 +89,7 @@ CHARTS: tuple[Chart, ...] = (
     Chart("signal", "Prompts that teach nothing", "All images alike, or unrated.", (("zero_spread_prompts", "prompts"),)),
     Chart("advantage", "Advantage, mean size", "How strongly a round's images are told apart.", (("advantage_abs_mean", "mean size"),)),
     Chart(
-        "behind", "Rounds behind", "How many rounds were learned between a round's first images and its own update; the ratio corrects for it.",
+        "behind", "Rounds behind", "How many rounds were learned since the first of the images that a round learns from; the ratio corrects for it.",
         (("updates_behind", "rounds"),),
     ),
     Chart(

@@ -11,7 +11,7 @@ import gradio as gr
 
 import rewards
 from app import words
-from app.board import board_round, config_of, is_turn, looked_at, status_seen
+from app.board import board_round, config_of, is_applying, is_turn, looked_at, status_seen
 from app.launch import Launcher, LaunchError, kill
 from app.raters import raters_value
 from app.widgets.kit import widget
@@ -56,8 +56,14 @@ def bar_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
     return dict(
         state=status.state, headline=headline, tone=tone, round=min(status.round, config.rounds), rounds=config.rounds,
         done=done, total=total, left=status.seconds_left, changed_at=status.changed_at, unit=unit_of(status),
-        your_turn=status.state == "awaiting" or is_turn(store, status, board_round(store)),
+        your_turn=status.state == "awaiting" or _is_turn(store, status),
     )  # fmt: skip
+
+
+def _is_turn(store: RunStore, status: Status) -> bool:
+    """Whether there is a board for people, whose ratings they have not applied yet."""
+    row = board_round(store)
+    return row is not None and is_turn(store, status, row) and not is_applying(store, row.number)
 
 
 def panel_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
@@ -139,15 +145,14 @@ def run_left(rounds: list[RoundRow], wanted: int, reward: str, status: Status) -
 
 
 def time_split(rounds: list[RoundRow]) -> list[dict[str, Any]]:
-    """Seconds that each phase took, over all rounds."""
-    totals = dict.fromkeys(MARKS, 0.0)
+    """Seconds that each phase took, over all rounds; of what was made ahead, while people rated, those since the round before was done."""
+    totals, before = dict.fromkeys(MARKS, 0.0), 0.0
     for row in rounds:
-        before: float | None = row.started_at
+        before = max(before, row.started_at)
         for mark in MARKS:
-            at = getattr(row, f"{mark}_at")
-            if at is not None and before is not None:
+            if (at := getattr(row, f"{mark}_at")) is not None:
                 totals[mark] += max(0.0, at - before)
-            before = at
+                before = max(before, at)
     return [dict(label=PHASE_WORDS[mark], seconds=round(seconds, 2)) for mark, seconds in totals.items() if seconds > 0]
 
 
