@@ -45,7 +45,7 @@ def presets() -> dict[str, Preset]:
         ),
         "rate-few": Preset(
             "Rate some, guess the rest",
-            "You rate 16 images at a time, made while you rated the last ones. A model of your taste, from all your ratings, scores four times as many.",
+            "You rate 16 images at a time, made while you rated the last. A model of your taste, from all your ratings, scores four times as many.",
             rated.with_changes(
                 ahead=16,
                 preference="lead",
