@@ -4,7 +4,7 @@ Simulated people of a hidden taste (:mod:`benchmarks.tastes`) rate boards of bas
 board it guesses images of the same prompts that nobody rated. Compared are the correlation of guess and taste within prompts, and how far its
 uncertainty can be believed: the density of what would be said of those images, and the share of it within intervals that are to hold 80 %. A second
 table has the same correlation of what a round of 32 would be learned from: its 16 ratings alone, these with guesses for the others (``assist``), or
-guesses for all (``lead``).
+guesses for all (``lead``). ``--choosing`` compares boards instead: chosen of 32, 64 or 128 images, drawn from 32, or all images of two prompts.
 """
 
 from __future__ import annotations
@@ -37,6 +37,16 @@ WIDTH = 1.2816
 """So many standard deviations to both sides hold 80 % of a normal distribution."""
 
 
+CHOOSING: dict[str, dict[str, int]] = {
+    "all images of two prompts": dict(of_each=8, of_prompts=2),
+    "drawn from 32": dict(of_each=8, chosen=False),
+    "chosen of 32": dict(of_each=8),
+    "chosen of 64": dict(of_each=16),
+    "chosen of 128": dict(of_each=32),
+}
+"""Ways to choose boards."""
+
+
 def thumb(liked: float, middle: float, spread: float, rng: random.Random) -> float:
     """Up where it is better than the middle, and wrong one time in four."""
     return 1.0 if (liked > middle) == (rng.random() < RELIABLE) else -1.0
@@ -56,9 +66,18 @@ def lessons(pool: Sequence[int], prompts: Sequence[str], truth: Sequence[float],
     return [within_correlation([truth[i] for i in rows], found, [prompts[i] for i in rows]) for rows, found in ways]
 
 
-def person(seen: Looks, prompts: Sequence[str], truth: Sequence[float], says: Callable[..., float], seed: int, boards: int) -> list[list[float]]:
+def person(
+    seen: Looks, prompts: Sequence[str], truth: Sequence[float], says: Callable[..., float], seed: int, boards: int, of_each: int = OF_EACH,
+    chosen: bool = True, of_prompts: int = PROMPTS,
+) -> list[list[float]]:  # fmt: skip
     """Somebody rates boards; after each: correlation, logarithm of the density, and share within the interval, of images that were never rated; and
-    :func:`lessons`."""
+    :func:`lessons`.
+
+    Args:
+        of_each: images of each prompt, of which the board is.
+        chosen: whether the model of taste chooses it, or the lot.
+        of_prompts: of how many prompts.
+    """
     rng = random.Random(seed)
     order, images = rng.sample(TRAINED, len(TRAINED)), {prompt: [i for i, other in enumerate(prompts) if other == prompt] for prompt in TRAINED}
     asked = [i for rows in images.values() for i in rows[-ASKED:]]
@@ -72,12 +91,14 @@ def person(seen: Looks, prompts: Sequence[str], truth: Sequence[float], says: Ca
         return {kind: values[list(rows)] for kind, values in seen.items()}, [prompts[i] for i in rows]
 
     for board in range(boards):
-        pool = [left[order[(PROMPTS * board + j) % len(order)]].pop() for j in range(PROMPTS) for _ in range(OF_EACH)]
-        if rated:
+        pool = [left[order[(of_prompts * board + j) % len(order)]].pop() for j in range(of_prompts) for _ in range(of_each)]
+        if not chosen:
+            shown = rng.sample(pool, BOARD)
+        elif rated:
             taste = Taste(*of(rated), said, of([*rated, *pool])[0])
             shown = [pool[j] for j in taste.choose(*of(pool), BOARD, board)]
         else:
-            shown = [i for j, i in enumerate(pool) if j % OF_EACH < BOARD // PROMPTS]
+            shown = [i for j, i in enumerate(pool) if j % of_each < BOARD // of_prompts]
         met += [truth[i] for i in shown]
         middle = statistics.median(met)
         rated += shown
@@ -97,13 +118,22 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64, help="base images of each of the twelve prompts")
     parser.add_argument("--boards", type=int, default=6, help=f"boards of {BOARD} ratings")
     parser.add_argument("--seeds", type=int, default=20, help="people of each taste")
+    parser.add_argument("--choosing", action="store_true", help="compare ways to choose boards (with --images 96)")
     options = parser.parse_args()
-    if options.images < ASKED + OF_EACH * -(-PROMPTS * options.boards // len(TRAINED)):
+    most = max(way["of_each"] for way in CHOOSING.values()) if options.choosing else OF_EACH
+    if options.images < ASKED + most * -(-PROMPTS * options.boards // len(TRAINED)):
         parser.error(f"so many boards need more than {options.images} images of each prompt")
     config = WAYS["rate-few"].config(BOARD * options.boards, 0)
     prompts, images = held_out_images(StableDiffusionPolicy.load(config), config, base=True, count=options.images * len(TRAINED))
     seen = looks(images)
     after = [f"after {BOARD * (board + 1)}" for board in range(options.boards)]
+    if options.choosing:
+        print(f"| boards | {' | '.join(after)} |\n|---|{'---|' * options.boards}")
+        truths = [[opinion_of(taste, image) for image in images] for taste in TASTES]
+        for name, way in CHOOSING.items():
+            people = [person(seen, prompts, truth, thumb, seed, options.boards, **way) for truth in truths for seed in range(options.seeds)]
+            print(f"| {name} | {' | '.join(plus_minus([each[board][0] for each in people]) for board in range(options.boards))} |", flush=True)
+        return
     print(f"| ratings | taste | {' | '.join(after)} | log density at last | in 80 % |")
     print("|---|---|" + "---|" * (options.boards + 2))
     everybody: dict[str, list[list[list[float]]]] = {}
