@@ -13,6 +13,7 @@ import argparse
 import random
 import statistics
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ WIDTH = 1.2816
 """So many standard deviations to both sides hold 80 % of a normal distribution."""
 
 
-CHOOSING: dict[str, dict[str, int]] = {
+CHOOSING: dict[str, dict[str, Any]] = {
     "all images of two prompts": dict(of_each=8, of_prompts=2),
     "drawn from 32": dict(of_each=8, chosen=False),
     "chosen of 32": dict(of_each=8),
@@ -120,7 +121,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20, help="people of each taste")
     parser.add_argument("--choosing", action="store_true", help="compare ways to choose boards (with --images 96)")
     options = parser.parse_args()
-    most = max(way["of_each"] for way in CHOOSING.values()) if options.choosing else OF_EACH
+    most = max(each["of_each"] for each in CHOOSING.values()) if options.choosing else OF_EACH
     if options.images < ASKED + most * -(-PROMPTS * options.boards // len(TRAINED)):
         parser.error(f"so many boards need more than {options.images} images of each prompt")
     config = WAYS["rate-few"].config(BOARD * options.boards, 0)
@@ -130,8 +131,8 @@ def main() -> None:
     if options.choosing:
         print(f"| boards | {' | '.join(after)} |\n|---|{'---|' * options.boards}")
         truths = [[opinion_of(taste, image) for image in images] for taste in TASTES]
-        for name, way in CHOOSING.items():
-            people = [person(seen, prompts, truth, thumb, seed, options.boards, **way) for truth in truths for seed in range(options.seeds)]
+        for name, changes in CHOOSING.items():
+            people = [person(seen, prompts, truth, thumb, seed, options.boards, **changes) for truth in truths for seed in range(options.seeds)]
             print(f"| {name} | {' | '.join(plus_minus([each[board][0] for each in people]) for board in range(options.boards))} |", flush=True)
         return
     print(f"| ratings | taste | {' | '.join(after)} | log density at last | in 80 % |")
