@@ -18,6 +18,7 @@ import shutil
 import statistics
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -232,9 +233,9 @@ def row_of(name: str, taste: str, lines: list[dict[str, Any]]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def report(ratings: int) -> str:
+def report(ratings: int, ways: Sequence[str], tastes: Sequence[str]) -> str:
     """A table of ways and tastes, means over seeds."""
-    lines = [line for line in results().values() if line["asked"] == ratings]
+    lines = [line for line in results().values() if line["asked"] == ratings and line["name"] in ways and line["taste"] in tastes]
     found = [
         f"| {ratings} ratings | taste | seeds | rounds | wins (%) | shift (of base's std) | animals before, after (%) | diversity (% of base) |"
         " missed |",
@@ -260,7 +261,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="print the table of what has been measured")
     options = parser.parse_args()
     if options.report:
-        print(report(options.ratings))
+        print(report(options.ratings, options.ways, options.tastes))
         return
     for seed in options.seeds:
         for taste in options.tastes:
