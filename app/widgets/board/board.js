@@ -50,7 +50,7 @@ async function refresh() {
 function pace() {
   const { board } = state;
   if (!state.visible || document.hidden || !state.reachable || !board) return SLOW;
-  const waiting = board.alive && (BUSY.includes(board.state) || board.images.length < board.expected);
+  const waiting = board.alive && (BUSY.includes(board.state) || board.images.length < board.expected || board.closed);
   return waiting || board.applying || state.applied === board.round ? FAST : SLOW;
 }
 
