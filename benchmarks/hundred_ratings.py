@@ -233,7 +233,7 @@ def row_of(name: str, taste: str, lines: list[dict[str, Any]]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def report(ratings: int, ways: Sequence[str], tastes: Sequence[str]) -> str:
+def report(ratings: int, ways: Sequence[str] = tuple(WAYS), tastes: Sequence[str] = tuple(TASTES)) -> str:
     """A table of ways and tastes, means over seeds."""
     lines = [line for line in results().values() if line["asked"] == ratings and line["name"] in ways and line["taste"] in tastes]
     found = [
