@@ -129,11 +129,11 @@ def main() -> None:
     seen = looks(images)
     after = [f"after {BOARD * (board + 1)}" for board in range(options.boards)]
     if options.choosing:
-        print(f"| boards | {' | '.join(after)} |\n|---|{'---|' * options.boards}")
+        print(f"| ratings | boards | {' | '.join(after)} |\n|---|---|{'---|' * options.boards}")
         truths = [[opinion_of(taste, image) for image in images] for taste in TASTES]
         for name, changes in CHOOSING.items():
             people = [person(seen, prompts, truth, thumb, seed, options.boards, **changes) for truth in truths for seed in range(options.seeds)]
-            print(f"| {name} | {' | '.join(plus_minus([each[board][0] for each in people]) for board in range(options.boards))} |", flush=True)
+            print(row_of("thumbs", name, people, [0], []), flush=True)
         return
     print(f"| ratings | taste | {' | '.join(after)} | log density at last | in 80 % |")
     print("|---|---|" + "---|" * (options.boards + 2))

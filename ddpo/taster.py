@@ -121,6 +121,8 @@ class Taster:
 
     def choose(self, number: int) -> None:
         """Choose the board of a round once all images are there that it is chosen of; then it stays."""
+        if not self.on:
+            return
         rows = self.store.samples(number)[: self.config.board_pool]
         if len(rows) < self.config.board_pool or len(self.store.board(number)) == self.config.board_images or not self._chooses(number):
             return
