@@ -168,6 +168,17 @@ def test_typing_and_other_tabs_do_not_rate(page: Page, open_board: OpenBoard) ->
     assert not store.ratings(1)
 
 
+def test_a_new_name_begins_at_the_first_image_before_the_server_answers(page: Page, open_board: OpenBoard) -> None:
+    store = open_board()
+    press(page, "u")
+    page.route("**/board?rater=bea*", lambda route: None)
+    page.locator("[data-ref=rater]").fill("bea")
+    page.locator("[data-ref=rater]").press("Enter")
+    press(page, "d")
+    assert latest(store) == [UP] + [None] * 7 and latest(store, rater="bea") == [DOWN] + [None] * 7
+    page.unroute_all(behavior="ignoreErrors")
+
+
 def test_the_rater_has_a_name(page: Page, open_board: OpenBoard, studio: Studio) -> None:
     store = open_board()
     press(page, "u")

@@ -382,6 +382,8 @@ function renameRater() {
   const waiting = waitingOf(state);
   for (const item of [...state.images, ...state.pairs].filter(Boolean)) item.rating = waiting.get(item.key) ?? null; // what was there is the former person's
   if (state.board) state.board.revision = ""; // back under the first name, all is asked anew
+  const items = itemsOf(state);
+  state.current = nextOpen(items, items.length - 1); // a key pressed before the answer comes rates where this person begins
   paint();
   refresh();
 }
