@@ -83,6 +83,7 @@ LABELS: dict[str, str] = {
     "guidance_in_training": "Guidance in training",
     "ratio": "Ratio",
     "skip_first_steps": "First steps left untrained",
+    "warmup_rounds": "Rounds of warm-up",
     "ema_decay": "Moving average of weights (decay)",
     "eta": "Sampler noise (eta)",
     "shared_start": "Same start for a prompt's images",

@@ -83,6 +83,7 @@ def facts(store: RunStore, number: int) -> list[tuple[str, ...]]:
     adapter = f"LoRA, rank {config.lora_rank}, alpha {scale:g}, {config.lora_targets} layers" if config.training == "lora" else "the whole denoiser"
     stretches = [f"{public_reward(reward)} (from round {first})" for first, reward in store.reward_stretches() if first <= number]
     updates = f"{config.updates_per_round} update{'' if config.updates_per_round == 1 else 's'} a round"
+    warm = f" after {config.warmup_rounds} round{'' if config.warmup_rounds == 1 else 's'} of warm-up" if config.warmup_rounds else ""
     return [
         ("base model", f"`{base_name(config)}`"),
         ("trained", adapter),
@@ -92,7 +93,7 @@ def facts(store: RunStore, number: int) -> list[tuple[str, ...]]:
         ("ratings", f"{ratings:,} by {raters} {'person' if raters == 1 else 'people'}" if ratings else "none"),
         *_from_elsewhere(store),
         ("reward", stretches[0].rpartition(" (")[0] if len(stretches) == 1 else ", then ".join(stretches)),
-        ("objective", f"{config.objective}, learning rate {config.learning_rate:g}, {updates}"),
+        ("objective", f"{config.objective}, learning rate {config.learning_rate:g}{warm}, {updates}"),
         ("sampler", f"DDIM, {config.steps} steps, guidance {config.guidance:g}, η {config.eta:g}"),
         ("weights taken", "a moving average of the trained ones" if config.ema_decay else "the trained ones"),
         ("seed", str(config.seed)),

@@ -72,7 +72,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "objective", "advantage", "advantage_clip", "clip_nats", "ratio", "kl_weight", "guidance_in_training", "step_weights", "skip_first_steps",
         "skip_last_steps", "trained_fraction", "forward_draws", "rwr_beta", "rwr_quantile", "nft_advantage", "nft_mix",
     ),
-    "Optimiser": ("optimiser", "learning_rate", "weight_decay", "max_grad_norm", "ema_decay"),
+    "Optimiser": ("optimiser", "learning_rate", "warmup_rounds", "weight_decay", "max_grad_norm", "ema_decay"),
     "Weights": ("training", "lora_rank", "lora_alpha", "lora_targets", "init_lora"),
     "Machine": (
         "device", "precision", "microbatch", "update_microbatch", "reuse_forward", "gradient_checkpointing", "vae_tiling", "reward_device",
@@ -216,6 +216,12 @@ class RunConfig:
         "Start a round's images of one prompt from the same noise: they differ only by what is trained. Best with an eta of 0.5 or less.",
     )
     learning_rate: float = setting(1e-3, "AdamW's learning rate; for training full take 1e-5, the paper's.", above=0.0, high=1.0)
+    warmup_rounds: int = setting(
+        0,
+        "In so many first rounds the learning rate rises evenly to its value: a model of taste knows little at first, and no step is taken back. "
+        "A run that goes on from another one is warm.",
+        low=0,
+    )
     weight_decay: float = setting(1e-4, "AdamW's weight decay.", low=0.0, high=1.0)
     max_grad_norm: float = setting(1.0, "Gradients are scaled down to this norm.", above=0.0)
     ema_decay: float = setting(
@@ -444,6 +450,10 @@ class RunConfig:
     def updates_per_round(self) -> int:
         """Optimiser steps a round."""
         return self.passes * self.images_per_round // self.images_per_update
+
+    def learning_rate_at(self, number: int) -> float:
+        """The learning rate of a round: that of round n of w rounds of warm-up is n / (w + 1) of what it is then."""
+        return self.learning_rate * min(1.0, number / (self.warmup_rounds + 1))
 
     @property
     def reuses_forward(self) -> bool:

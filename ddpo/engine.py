@@ -269,6 +269,8 @@ class Engine:
             PolicyMismatch: the ratio is not 1 before the first step.
             TrainingError: the loss or the gradient is no number.
         """
+        for settings in self.optimiser.param_groups:
+            settings["lr"] = self.config.learning_rate_at(number)
         n, size = self.config.images_per_round, self.config.images_per_update
         microbatches, trajectory, elsewhere = self.microbatches(number), *self.trajectory_here(number)
         if trajectory.means is None and self.config.keeps_means and not self.config.guidance_in_training:

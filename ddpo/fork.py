@@ -63,8 +63,9 @@ def config_of(store: RunStore, number: int, changes: Mapping[str, Any]) -> RunCo
             f"ema_decay is {changes['ema_decay']}, and {parent.ema_decay} in {store.name}: a moving average cannot begin or end in between."
         )
     own: dict[str, Any] = dict(
-        rounds=max(1, parent.rounds - number), reward=store.reward_at(number), rating=store.rating, seed=(parent.seed + 7919 * number) % 2**31
-    )
+        rounds=max(1, parent.rounds - number), reward=store.reward_at(number), rating=store.rating, seed=(parent.seed + 7919 * number) % 2**31,
+        warmup_rounds=0,
+    )  # fmt: skip
     learns = changes.get("preference", parent.preference) != "off"
     named = sources_of(changes.get("ratings_from", ""))
     if not named or learns:  # what the parent's people said, and what it has from elsewhere, comes first; without a model nothing learns from it

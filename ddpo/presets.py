@@ -45,19 +45,21 @@ def presets() -> dict[str, Preset]:
         ),
         "rate-few": Preset(
             "Rate some, guess the rest",
-            "You rate 16 images at a time, made while you rated the last. A model of your taste, from all your ratings, scores four times as many.",
+            "You rate 16 images at a time, made while you rated the last. A model of your taste, from all your ratings, scores six times as many.",
             rated.with_changes(
                 ahead=16,
                 preference="lead",
-                images_per_round=32,
-                images_per_prompt=8,
+                images_per_round=48,
+                images_per_prompt=4,  # a board of four prompts teaches more of taste than one of two
                 images_per_update=8,
                 board_images=16,
                 board_every=2,
                 lora_targets="all",
                 lora_rank=16,
-                # At 1e-3 and without a penalty a hundred ratings went too far for the animals (benchmarks/NOTEBOOK.md, 2026-11-30, night).
-                learning_rate=5e-4,
+                # At 1e-3 and without a penalty a hundred ratings went too far for the animals; cold, the first steps follow guesses that know little
+                # (benchmarks/NOTEBOOK.md, 2026-11-30).
+                learning_rate=7e-4,
+                warmup_rounds=5,
                 kl_weight=0.1,
             ),
         ),

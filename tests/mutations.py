@@ -194,6 +194,11 @@ MUTATIONS = (
             "        pass",
             "tests/test_crew.py::test_a_process_without_a_part_in_a_step_makes_it_too_in_half_precision",
         ),
+        (
+            "self.config.learning_rate_at(number)",
+            "self.config.learning_rate",
+            "tests/test_trainer.py::test_a_warm_up_raises_the_learning_rate_round_by_round",
+        ),
         ('if part.arithmetic not in ("", here)', "if False", ELSEWHERE),
         ("self._as_sampled(items, {0: range(n)})[:: max(1, len(items) // most)] if self.config.reuses_forward else ", "", SELF_CHECK),
         ("(loss.sum() / count)", "loss.mean()", "tests/test_trainer.py::test_microbatches_of_any_size_add_up_to_one_batch"),

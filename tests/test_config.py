@@ -106,7 +106,7 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
         images_per_update=6, passes=2, microbatch=5, update_microbatch=7, steps=9, skip_first_steps=1, skip_last_steps=1, step_weights="equal",
         guidance=0, eta=0.7,
         ema_decay=0.9,
-        learning_rate=3e-5, weight_decay=0.0, max_grad_norm=2.0, clip_nats=0.5, advantage_clip=4.0, lora_rank=2, lora_alpha=1.5,
+        learning_rate=3e-5, warmup_rounds=4, weight_decay=0.0, max_grad_norm=2.0, clip_nats=0.5, advantage_clip=4.0, lora_rank=2, lora_alpha=1.5,
         advantage="centred", kl_weight=0.1, trained_fraction=0.5, forward_draws=3, rwr_beta=2.0, rwr_quantile=0.5, nft_advantage=1.0, nft_mix=0.5,
         revision="v1", resolution=64, training="full", optimiser="adamw8bit", gradient_checkpointing=True, vae_tiling=True,
         reward_models="published", reward_vlm="http://localhost/v1", reward_device="cpu", reward_precision="bf16", reward_offload=True,

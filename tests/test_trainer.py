@@ -163,6 +163,18 @@ def test_the_ratio_is_1_before_the_first_update_and_moves_after_it(tmp_path: Pat
     assert (again["clip_fraction_up"][0][1] or 0) + (again["clip_fraction_down"][0][1] or 0) > 0
 
 
+def test_a_warm_up_raises_the_learning_rate_round_by_round(tmp_path: Path) -> None:
+    """A fresh AdamW's first step is as long as its learning rate: of four rounds' way up to 0.08 the first has a fourth, and from the fourth on
+    nothing is held back."""
+    warm = updated(tmp_path / "warm", warmup_rounds=3, learning_rate=0.08).engine.policy.shift  # type: ignore[attr-defined]
+    slow = updated(tmp_path / "slow", learning_rate=0.02).engine.policy.shift  # type: ignore[attr-defined]
+    assert torch.equal(warm, slow) and bool(slow.detach().any())
+    config = toy_config(warmup_rounds=3, learning_rate=0.08)
+    assert [round(config.learning_rate_at(number), 6) for number in (1, 2, 3, 4, 5)] == [0.02, 0.04, 0.06, 0.08, 0.08]
+    trainer = toy_trainer(tmp_path / "long", toy_config(warmup_rounds=1, rounds=2))
+    assert trainer.run() and trainer.engine.optimiser.param_groups[0]["lr"] == 0.05
+
+
 def test_shuffled_scores_are_the_same_scores_of_other_images(tmp_path: Path) -> None:
     """The control permutes what is learned from, not what is stored, and the same way again when asked again."""
     plain, control = (toy_trainer(tmp_path / str(s), toy_config(shuffle_scores=s, images_per_prompt=8)) for s in (False, True))
@@ -327,11 +339,11 @@ def resume_config(**changes: object) -> RunConfig:
     [
         dict(),
         dict(objective="nft", forward_draws=2),  # two updates a round: the second needs the predictions from before the first
-        dict(advantage="history", trained_fraction=0.5, kl_weight=0.1),
+        dict(advantage="history", trained_fraction=0.5, kl_weight=0.1, warmup_rounds=2),
         dict(shared_start=True, ratio="normalised", ema_decay=0.5, eta=0.5),
         dict(images_per_round=16, images_per_update=8, microbatch=8, update_microbatch=8, reward_offload=False),  # takes up sampling's passes
     ],
-    ids=["ddpo-is", "nft", "history-fraction-kl", "shared-normalised-ema", "reuse-forward"],
+    ids=["ddpo-is", "nft", "history-fraction-kl-warmup", "shared-normalised-ema", "reuse-forward"],
 )
 def test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run(changes: dict[str, Any]) -> None:
     """Defect 3: for every one of the run's reports: fall over there, go on with a new trainer, end with the straight run's weights, AdamW moments,
