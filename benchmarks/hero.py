@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+import rewards
 from ddpo.config import RunConfig
 from ddpo.control import Control
 from ddpo.crew import Crew
@@ -150,3 +151,22 @@ class HeroTrainer(Trainer):
         super().__init__(config, store, policy, control, source, crew)
         self.engine: HeroEngine = HeroEngine(config, store.folder, policy, source, self.crew, control.report)
         self.taster = HeroTaster(config, store, self.engine, chooser)
+
+
+class NoiseReuseTrainer(Trainer):
+    """The studio's loop with one thing of HERO's: each round begins from the noises of the better half of the last, by what was learned
+    from. The run must be made in one go."""
+
+    def __init__(
+        self, config: RunConfig, store: RunStore, policy: Policy, control: Control, source: Source = rewards.load, crew: Crew | None = None
+    ) -> None:
+        super().__init__(config, store, policy, control, source, crew)
+        self.engine: HeroEngine = HeroEngine(config, store.folder, policy, source, self.crew, control.report)
+
+    def update(self, number: int) -> None:
+        super().update(number)
+        said, rows = self.taster.learned(number), self.store.samples(number)
+        noises = self.engine.trajectory_here(number)[0].latents[:, 0]
+        known = [(value, i) for i, row in enumerate(rows) if row.id in said and (value := said[row.id].value) is not None]
+        if len(known) > 1:
+            self.engine.liked = noises[[i for _, i in sorted(known)[len(known) // 2 :]]]

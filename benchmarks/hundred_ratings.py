@@ -28,7 +28,7 @@ from PIL import Image
 import rewards
 from benchmarks.common import add_line, animal_accuracy, effective, judge_name, judged_before, lines_of, plus_minus, precision_of, same_settings
 from benchmarks.hero import SETTINGS as HERO
-from benchmarks.hero import HeroTrainer
+from benchmarks.hero import HeroTrainer, NoiseReuseTrainer
 from benchmarks.tastes import TASTES, opinion_of
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.control import Control, StopRun
@@ -58,7 +58,8 @@ class Way:
     title: str
     preset: str
     changes: dict[str, Any]
-    hero: bool = False
+    recipe: str = ""
+    """``hero``, ``noise-reuse``, or the studio's own loop."""
 
     def config(self, ratings: int, seed: int) -> RunConfig:
         """Its run, at least as long as it is asked for so many ratings."""
@@ -84,6 +85,7 @@ WAYS = {
     "chosen": Way("rate-few, boards chosen of 32 images, and as many new ones learned from", "rate-few", dict(ahead=32, images_per_round=64)),
     "five-steps": Way("rate-few, images of five denoising steps", "rate-few", dict(steps=5, skip_last_steps=1)),
     "late-steps": Way("rate-few, the last four of the trained steps alone", "rate-few", dict(skip_first_steps=4)),
+    "noise-reuse": Way("rate-few, each round from the noises of the better half of the last, as HERO does", "rate-few", {}, "noise-reuse"),
     "assist": Way("rate-few, a board every round, guesses for what was not rated", "rate-few", dict(preference="assist", board_every=1)),
     "attention": Way("rate-few, adapters of rank 64 in attention alone", "rate-few", dict(lora_targets="attention", lora_rank=64)),
     "all-layers": Way("rate-few, adapters of rank 64 in all layers", "rate-few", dict(lora_rank=64)),
@@ -96,8 +98,8 @@ WAYS = {
     "rate-waiting": Way("rate, nothing made ahead", "rate", dict(ahead=0)),
     "rate-ahead": Way("rate, whole boards made ahead", "rate", dict(ahead=16)),
     "rate-guided": Way("rate, the guided prediction trained", "rate", dict(guidance_in_training=True)),
-    "hero": Way("HERO's recipe, 16 images rated a round", "rate", HERO, hero=True),
-    "hero-one-prompt": Way("HERO's recipe, one prompt", "rate", HERO | dict(prompts=TRAINED[:1], images_per_prompt=16), hero=True),
+    "hero": Way("HERO's recipe, 16 images rated a round", "rate", HERO, "hero"),
+    "hero-one-prompt": Way("HERO's recipe, one prompt", "rate", HERO | dict(prompts=TRAINED[:1], images_per_prompt=16), "hero"),
 }
 
 
@@ -194,7 +196,10 @@ def run(name: str, taste: str, seed: int, ratings: int, folder: Path) -> dict[st
     policy = StableDiffusionPolicy.load(config)
     person = Person(store, taste, seed, ratings)
     started = time.monotonic()
-    trainer = HeroTrainer(config, store, policy, person, rewards.load, chooser=person) if WAYS[name].hero else Trainer(config, store, policy, person)
+    if WAYS[name].recipe == "hero":
+        trainer: Trainer = HeroTrainer(config, store, policy, person, rewards.load, chooser=person)
+    else:
+        trainer = (NoiseReuseTrainer if WAYS[name].recipe else Trainer)(config, store, policy, person)
     with contextlib.suppress(StopRun):
         trainer.run()
     seconds = time.monotonic() - started

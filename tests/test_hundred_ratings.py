@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import torch
 import rewards
 from benchmarks import hero as recipe
 from benchmarks import hundred_ratings
-from benchmarks.hero import SETTINGS, HeroTaster, HeroTrainer, distance
+from benchmarks.hero import SETTINGS, HeroTaster, HeroTrainer, NoiseReuseTrainer, distance
 from benchmarks.hundred_ratings import HELD_OUT, TRAINED, WAYS, Person, missed, report
 from benchmarks.tastes import opinion_of
 from ddpo.control import StopRun
+from ddpo.engine import Engine
 from ddpo.files import read_image
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.store import RunStore
@@ -121,3 +123,21 @@ def test_a_person_leaves_when_asked_for_more_than_they_give(hero: HeroTrainer) -
     with pytest.raises(StopRun):
         hero.run()
     assert person.given == 12 and list(hero.store.checkpoints()) == [1]
+
+
+def test_noise_reuse_starts_a_round_from_the_noises_of_the_better_half_of_the_last(tmp_path: Path) -> None:
+    """The best is last, as HERO's engine has it; what is worse is no start."""
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    config = tiny_config(
+        tmp_path / "model", steps=6, images_per_prompt=8, microbatch=16, reward="human", rounds=2, preference="lead", held_out_images=0
+    )
+    store = RunStore.create(tmp_path / "run", config)
+    trainer = NoiseReuseTrainer(config, store, StableDiffusionPolicy.load(config), Person(store, "dark", 0, config.images_per_round))
+    with contextlib.suppress(StopRun):
+        trainer.run()
+    assert list(store.checkpoints()) == [1] and trainer.engine.liked is not None
+    seeds, prompts = trainer.engine.draw_seeds(1), trainer.engine.draw_prompts(1)
+    starts = Engine.noises(trainer.engine, 1, prompts, seeds)[0]
+    said = [trainer.taster.learned(1)[row.id].value or 0.0 for row in store.samples(1)]
+    better = sorted(range(8), key=said.__getitem__)[4:]
+    assert len(set(said)) == 8 and torch.equal(trainer.engine.liked, starts[better])
