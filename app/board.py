@@ -14,7 +14,7 @@ from typing import Any
 from app import words
 from app.again import repeated, said_again
 from app.raters import tired
-from ddpo.beliefs import asks
+from ddpo.beliefs import asks, in_short
 from ddpo.config import RunConfig
 from ddpo.records import RatingRow, RoundRow, SampleRow, Status
 from ddpo.store import RunStore
@@ -155,6 +155,7 @@ def board_json(store: RunStore, rater: str) -> dict[str, Any]:
         "signal": teaches,
         "left_out": rater in absent,
         "tired": tired(store, rater) if turn else "",
+        "taste": in_short(store, number) if rated and config.preference != "off" else "",
         "awaiting": turn,
         "applying": applying,
         "can_apply": turn and not applying and status.alive and teaches["carrying"] > 0,

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any
 
 from app import words
+from ddpo.blind import sign_test
 from ddpo.records import RatingRow, RoundRow, is_once_more, latest
 from ddpo.store import RunStore
 from rewards.agreement import alpha, same_order
@@ -104,12 +105,16 @@ def said_in(events: Sequence[RatingRow], asked: Mapping[int, str], row: RoundRow
 
 
 def _rater(name: str, events: Sequence[RatingRow], again: Sequence[tuple[int, float, int]], counts: bool) -> dict[str, Any]:
-    """One line of the list. ``again`` is what was shown once more: the last event's id, pairs put in the same order, and all pairs."""
+    """One line of the list. ``again`` is what was shown once more: the last event's id, pairs put in the same order, and all pairs. Of the
+    decided pairs, whose sides are by lot, it says how often the left picture was called better, and how probable that is if no side is favoured."""
     seconds = seconds_of(events)
     pairs = sum(each[2] for each in again)
+    decided = [event.value for said in latest(events).values() for event in said if event.kind == "pairs" and event.value]
+    left = sum(value > 0 for value in decided)
     return dict(
         name=name, ratings=sum(event.kind != "clear" for event in events), seconds=round(median(seconds), 1) if seconds else None,
         same=round(_share(again), 3) if pairs else None, pairs=pairs, counts=counts, tired=_tired(events, seconds, again),
+        left=left, decided=len(decided), left_p=round(sign_test(left, len(decided) - left), 4),
     )  # fmt: skip
 
 

@@ -80,12 +80,16 @@ class HeroEngine(Engine):
     liked: Tensor | None = None
     """(m, c, h, w): the noises of good images and, last, of the best."""
 
+    def liked_of(self, prompt: str) -> Tensor | None:
+        """What an image of a prompt may start from: here the same for all."""
+        return self.liked
+
     def noises(self, number: int, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        noise = super().noises(number, prompts, seeds)
-        if self.liked is None:
-            return noise
-        good, best, seeds_of_round = self.liked[:-1], self.liked[-1], self.draw_seeds(number)
-        for i, seed in enumerate(seeds):
+        noise, seeds_of_round = super().noises(number, prompts, seeds), self.draw_seeds(number)
+        for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            if (liked := self.liked_of(prompt)) is None:
+                continue
+            good, best = liked[:-1], liked[-1]
             position, every = seeds_of_round.index(seed), round(1 / BEST)  # of each prompt as many
             chosen = good[derive_seed(seed, "hero") % len(good)] if len(good) and position % every else best
             fresh = noise_of(derive_seed(seed, "hero noise"), 0, self.policy.latent_shape)[0]
@@ -153,20 +157,35 @@ class HeroTrainer(Trainer):
         self.taster = HeroTaster(config, store, self.engine, chooser)
 
 
+class ReusingEngine(HeroEngine):
+    """Starts an image from the noises that led to what was liked of its own prompt: other prompts' say little of it."""
+
+    def __init__(self, *given: Any) -> None:
+        self.of_prompt: dict[str, Tensor] = {}
+        super().__init__(*given)
+
+    def liked_of(self, prompt: str) -> Tensor | None:
+        return self.of_prompt.get(prompt)
+
+
 class NoiseReuseTrainer(Trainer):
-    """The studio's loop with one thing of HERO's: each round begins from the noises of the better half of the last, by what was learned
-    from. The run must be made in one go."""
+    """The studio's loop with one thing of HERO's: an image starts from the noises of the better half of its prompt's images in the last round that
+    had some, by what was learned from. The run must be made in one go."""
 
     def __init__(
         self, config: RunConfig, store: RunStore, policy: Policy, control: Control, source: Source = rewards.load, crew: Crew | None = None
     ) -> None:
         super().__init__(config, store, policy, control, source, crew)
-        self.engine: HeroEngine = HeroEngine(config, store.folder, policy, source, self.crew, control.report)
+        self.engine: ReusingEngine = ReusingEngine(config, store.folder, policy, source, self.crew, control.report)
 
     def update(self, number: int) -> None:
         super().update(number)
         said, rows = self.taster.learned(number), self.store.samples(number)
         noises = self.engine.trajectory_here(number)[0].latents[:, 0]
-        known = [(value, i) for i, row in enumerate(rows) if row.id in said and (value := said[row.id].value) is not None]
-        if len(known) > 1:
-            self.engine.liked = noises[[i for _, i in sorted(known)[len(known) // 2 :]]]
+        known: dict[str, list[tuple[float, int]]] = {}
+        for i, row in enumerate(rows):
+            if row.id in said and (value := said[row.id].value) is not None:
+                known.setdefault(row.prompt, []).append((value, i))
+        for prompt, found in known.items():
+            if len(found) > 1:
+                self.engine.of_prompt[prompt] = noises[[i for _, i in sorted(found)[len(found) // 2 :]]]

@@ -85,7 +85,9 @@ WAYS = {
     "chosen": Way("rate-few, boards chosen of 32 images, and as many new ones learned from", "rate-few", dict(ahead=32, images_per_round=64)),
     "five-steps": Way("rate-few, images of five denoising steps", "rate-few", dict(steps=5, skip_last_steps=1)),
     "late-steps": Way("rate-few, the last four of the trained steps alone", "rate-few", dict(skip_first_steps=4)),
-    "noise-reuse": Way("rate-few, each round from the noises of the better half of the last, as HERO does", "rate-few", {}, "noise-reuse"),
+    "noise-reuse": Way(
+        "rate-few, images start from the noises of their prompt.s better half in the last round, as HERO.s do", "rate-few", {}, "noise-reuse"
+    ),
     "assist": Way("rate-few, a board every round, guesses for what was not rated", "rate-few", dict(preference="assist", board_every=1)),
     "attention": Way("rate-few, adapters of rank 64 in attention alone", "rate-few", dict(lora_targets="attention", lora_rank=64)),
     "all-layers": Way("rate-few, adapters of rank 64 in all layers", "rate-few", dict(lora_rank=64)),

@@ -32,6 +32,9 @@ LEADS_FROM = 0.52
 WIDE = 1.28
 """So many standard deviations to both sides of a guess lies the mean of what would be said, eight times of ten."""
 
+RECENT = 6
+"""A board that was made ahead is told what was known so many rounds before it, at most."""
+
 LISTS = ("liked", "disliked", "unsure")
 """The lists of pictures."""
 TRUST = ("known", "ratings", "pairs", "earlier", "accuracy", "least", "more")
@@ -147,6 +150,25 @@ def _finite(value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError("it holds no number")
     return number
+
+
+def in_short(store: RunStore, number: int) -> str:
+    """What the model of taste has come to before a round, for those who rate it; nothing where there is none, or it proves nothing yet."""
+    for at in range(number - 1, max(0, number - 1 - RECENT), -1):
+        accuracy, least, more = (store.metric(at, f"preference_{name}") for name in ("accuracy", "least", "more"))
+        if accuracy is None:
+            continue
+        if (least or 0.0) <= CHANCE:
+            return ""
+        picked = f"Of two images it picks the one that you like better in {100 * accuracy:.0f} of 100 cases."
+        return (
+            picked
+            if more is None
+            else f"{picked} It knows half of your taste."
+            if more < 1
+            else f"{picked} It knows half after about {int(more):,} more."
+        )
+    return ""
 
 
 def trust(told: Mapping[str, Any], who: str = "you") -> str:

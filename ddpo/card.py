@@ -83,7 +83,7 @@ def facts(store: RunStore, number: int) -> list[tuple[str, ...]]:
     adapter = f"LoRA, rank {config.lora_rank}, alpha {scale:g}, {config.lora_targets} layers" if config.training == "lora" else "the whole denoiser"
     stretches = [f"{public_reward(reward)} (from round {first})" for first, reward in store.reward_stretches() if first <= number]
     updates = f"{config.updates_per_round} update{'' if config.updates_per_round == 1 else 's'} a round"
-    warm = f" after {config.warmup_rounds} round{'' if config.warmup_rounds == 1 else 's'} of warm-up" if config.warmup_rounds else ""
+    warm = f" (reached after {config.warmup_rounds} round{'' if config.warmup_rounds == 1 else 's'} of warm-up)" if config.warmup_rounds else ""
     return [
         ("base model", f"`{base_name(config)}`"),
         ("trained", adapter),

@@ -218,8 +218,7 @@ class RunConfig:
     learning_rate: float = setting(1e-3, "AdamW's learning rate; for training full take 1e-5, the paper's.", above=0.0, high=1.0)
     warmup_rounds: int = setting(
         0,
-        "In so many first rounds the learning rate rises evenly to its value: a model of taste knows little at first, and no step is taken back. "
-        "A run that goes on from another one is warm.",
+        "In so many first rounds the learning rate rises evenly to its value: a model of taste knows little at first, and no step is taken back.",
         low=0,
     )
     weight_decay: float = setting(1e-4, "AdamW's weight decay.", low=0.0, high=1.0)

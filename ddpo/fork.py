@@ -64,7 +64,7 @@ def config_of(store: RunStore, number: int, changes: Mapping[str, Any]) -> RunCo
         )
     own: dict[str, Any] = dict(
         rounds=max(1, parent.rounds - number), reward=store.reward_at(number), rating=store.rating, seed=(parent.seed + 7919 * number) % 2**31,
-        warmup_rounds=0,
+        warmup_rounds=max(0, parent.warmup_rounds - number),
     )  # fmt: skip
     learns = changes.get("preference", parent.preference) != "off"
     named = sources_of(changes.get("ratings_from", ""))

@@ -65,16 +65,16 @@ def presets() -> dict[str, Preset]:
         ),
         "rate-sd15": Preset(
             "Rate Stable Diffusion 1.5",
-            "For a GPU: few steps, boards made ahead, CLIP to see your taste. About 1,400 TFLOP a round (counted, not timed): 14 s where a card does "
-            "100 a second.",
+            "For a GPU: few steps, boards chosen of what is made ahead, CLIP to see your taste. About 1,500 TFLOP a round (counted, not timed): 15 s "
+            "where a card does 100 a second.",
             RunConfig(
                 model="stable-diffusion-v1-5/stable-diffusion-v1-5",
                 preference="lead",
                 preference_sees="clip",
-                ahead=32,  # one step behind: with one update a round that costs little
-                images_per_round=32,
-                images_per_prompt=8,
-                images_per_update=32,
+                ahead=32,  # the board is chosen of these; what is learned from beside it is new
+                images_per_round=48,
+                images_per_prompt=4,
+                images_per_update=48,
                 board_images=16,
                 steps=14,
                 trained_fraction=0.5,

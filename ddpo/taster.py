@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,9 +20,9 @@ from ddpo.records import RoundRow, SampleRow
 from ddpo.rollout import derive_seed
 from ddpo.store import RATINGS, RunStore
 from rewards.base import Score
-from rewards.human import scores
+from rewards.human import opinions, scores
 from rewards.pairs import CHANCE
-from rewards.preference import OWN, Accuracy, Looks, Taste, joined, looks, more
+from rewards.preference import OWN, Accuracy, Looks, Taste, joined, looks, more, together
 
 if TYPE_CHECKING:
     from rewards.networks import Clip
@@ -31,6 +31,18 @@ GUESS = "preference"
 """The name of its scores beside ``human``, people's own."""
 MOST_EARLIER = 600
 """So many ratings from elsewhere are learned from at most, from all over them: the model is fitted in the time of a few hundred."""
+
+
+class Opinion(NamedTuple):
+    """What people think of an image of the run."""
+
+    row: SampleRow
+    said: float
+    """The mean of what its raters said, from -1 to 1."""
+    level: float
+    """The same on the one scale of all raters of the run, where there are several ..."""
+    counts: float
+    """... and as how many people it counts."""
 
 
 def thinned(rated: Sequence[Rated], most: int) -> list[Rated]:
@@ -154,9 +166,10 @@ class Taster:
             found |= dict(preference_accuracy=accuracy.share, preference_least=accuracy.least, preference_likely=accuracy.likely)
         if accuracy.least > CHANCE and (missing := more(guess.known, own, guess.alone)) is not None:
             found |= dict(preference_more=float(missing))
-        known = {row.id for row, _ in rated}
-        pool = [*(row for row, _ in rated), *(row for row in rows if row.id not in known)]
-        beliefs.write(self.store, number, found, beliefs.believe(taste, pool, self._looks([row.image for row in pool]), rated, self.earlier))
+        known = {each.row.id for each in rated}
+        pool = [*(each.row for each in rated), *(row for row in rows if row.id not in known)]
+        told = [(each.row, each.said) for each in rated]
+        beliefs.write(self.store, number, found, beliefs.believe(taste, pool, self._looks([row.image for row in pool]), told, self.earlier))
         self.store.add_metrics(number, found)
 
     def trusted(self, number: int) -> Taste | None:
@@ -187,38 +200,54 @@ class Taster:
             return guessed
         return levelled(own, guessed, {row.id: row.prompt for row in self.store.samples(number)})
 
-    def _rated(self, number: int) -> list[tuple[SampleRow, float]]:
+    def _rated(self, number: int) -> list[Opinion]:
         """The images of all rounds up to one that people have an opinion of, and what it is."""
-        rated: list[tuple[SampleRow, float]] = []
+        rows = [row for row in self.store.rounds() if row.number <= number and self.store.scores(row.number, "human")]
         settled, late = any(name.startswith("rater ") for name in self.store.choices()), self.store.late_rounds()
-        for row in self.store.rounds():
-            if row.number <= number:
-                said = self._said(row, settled or row.number in late)
-                rated += [(each, value) for each in self.store.samples(row.number) if each.id in said and (value := said[each.id].value) is not None]
-        return rated
+        said = {row.number: self._said(row, settled or row.number in late) for row in rows}
+        told = [
+            (each, value)
+            for row in rows
+            for each in self.store.samples(row.number)
+            if each.id in said[row.number] and (value := said[row.number][each.id].value) is not None
+        ]
+        scaled = self._on_one_scale(rows) if self.store.rating_counts().raters > 1 else {}
+        return [Opinion(each, value, *scaled.get(each.id, (value, 1.0))) for each, value in told]
 
     def _said(self, row: RoundRow, anew: bool) -> dict[int, Score]:
         """What people said of a round, by sample id: as it was written down, or folded anew, where something was said late or it was ever settled how
         much a rater counts."""
-        said = self.store.scores(row.number, "human")
-        if not said or not anew:
-            return said
+        if not anew:
+            return self.store.scores(row.number, "human")
         return scores(self.store.asked(row.number), self.store.last_words(row.number), self.store.weights)
 
-    def _taste(self, rated: Sequence[tuple[SampleRow, float]], rows: Sequence[SampleRow]) -> Taste | None:
+    def _on_one_scale(self, rows: Sequence[RoundRow]) -> dict[int, tuple[float, float]]:
+        """What several raters said of some rounds (:func:`rewards.preference.together`)."""
+        said: dict[str, dict[int, float]] = {}
+        prompts: dict[int, str] = {}
+        for row in rows:
+            asked = self.store.asked(row.number)
+            prompts |= asked
+            for rater, found in opinions(asked, self.store.last_words(row.number)).items():
+                said.setdefault(rater, {}).update((id, value) for id, value in found.items() if id in asked)
+        return together(said, prompts, self.store.weights)
+
+    def _taste(self, rated: Sequence[Opinion], rows: Sequence[SampleRow]) -> Taste | None:
         """What some ratings of the run say, and those from elsewhere; None while there are none. ``rows`` are the images that it will be asked
         about."""
         earlier = self.earlier
         if not rated and not earlier:
             return None
-        seen = self._looks([*(row.image for row, _ in rated), *(f"{RATINGS}/{each.image}" for each in earlier)])
-        others = [row.image for row in rows if row.id not in {each.id for each, _ in rated}]
+        seen = self._looks([*(each.row.image for each in rated), *(f"{RATINGS}/{each.image}" for each in earlier)])
+        known = {each.row.id for each in rated}
+        others = [row.image for row in rows if row.id not in known]
         return Taste(
             seen,
-            [*(row.prompt for row, _ in rated), *(each.prompt for each in earlier)],
-            [*(value for _, value in rated), *(each.opinion for each in earlier)],
+            [*(each.row.prompt for each in rated), *(each.prompt for each in earlier)],
+            [*(each.level for each in rated), *(each.opinion for each in earlier)],
             joined([seen, self._looks(others)]),
             [*[OWN] * len(rated), *(each.who for each in earlier)],
+            [*(each.counts for each in rated), *[1.0] * len(earlier)],
         )
 
     @property

@@ -305,6 +305,7 @@ class Trainer:
         size_of = float(self.advantages(number).abs().mean())
         learned = float(weights.rated.sum())
         metrics = dict(advantage_abs_mean=size_of, updates=float(len(norms)), updates_behind=float(behind), learned_images=learned)
+        metrics |= dict(learning_rate=self.config.learning_rate_at(number))
         self.store.add_metrics(number, health.metrics() | metrics | dict(memory_gb=max(part["memory_gb"] for part in found)))
         if norms:
             self.store.add_metrics(number, dict(grad_norm=sum(norms) / len(norms)))

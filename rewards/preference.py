@@ -213,15 +213,16 @@ class Evidence:
     and what the others have in common; the last two where there are other raters.
     """
 
-    def __init__(self, x: Array, y: Array, kinds: Sequence[Linear], marks: Linear, whose: Rows, groups: Rows) -> None:
+    def __init__(self, x: Array, y: Array, kinds: Sequence[Linear], marks: Linear, whose: Rows, groups: Rows, noise: Array | float = 1.0) -> None:
         """
         Args:
             x, y: what is seen (n, d), and the ratings (n,), about their mean and in units of their standard deviation.
             kinds, marks: the parts of the taste, and the prompts' part.
             whose: each row's rater, (n,), 0 for those in question.
             groups: the group whose share each rater has, (raters,); -1 for those in question.
+            noise: how many times the noise's variance each row has, (n,).
         """
-        self.y, self.groups, self.whose = y, groups, whose
+        self.y, self.groups, self.whose, self.noise = y, groups, whose, np.broadcast_to(noise, y.shape)
         self.products = np.stack([part.products(x, x) for part in (*kinds, marks)])
         self.others = bool((whose > 0).any())
         self.differ = whose[:, None] != whose
@@ -238,7 +239,7 @@ class Evidence:
             loads = Alike(0, shares, float(variables[-1])).loads()[self.whose]
             alike = np.asarray(np.where(self.differ, loads @ loads.T, 1.0))
         covariance = taste * alike + variances[count - 1] * self.products[-1]
-        covariance[np.diag_indices_from(covariance)] += variances[-1] + JITTER
+        covariance[np.diag_indices_from(covariance)] += variances[-1] * self.noise + JITTER
         lower = factored(covariance)
         inverse = inverted(lower)
         weights = inverse @ self.y
@@ -246,7 +247,7 @@ class Evidence:
         value = float(self.y @ weights) / 2 + float(np.log(np.diag(lower)).sum()) + float(unusual @ unusual) / 2
         bend = (inverse - np.outer(weights, weights)) / 2
         of_kinds = self.products[:-1].reshape(count - 1, -1) @ (bend * alike).ravel()
-        slopes = variances * np.array([*of_kinds, np.vdot(bend, self.products[-1]), np.trace(bend)]) + unusual / self.apart
+        slopes = variances * np.array([*of_kinds, np.vdot(bend, self.products[-1]), np.diag(bend) @ self.noise]) + unusual / self.apart
         if not self.others:
             return value, slopes
         by_loads = 2 * (bend * taste * self.differ) @ loads
@@ -284,9 +285,9 @@ def on_one_scale(opinions: Array, whose: Sequence[str], prompts: Sequence[str]) 
     """Opinions, (n,), of which those of other raters are brought to the level and the spread of one's own; one's own stay as they are.
 
     A rater's spread is that of their differences within prompts; where there are few it is drawn towards that of their source (what their name says
-    before the first slash), whose unit nobody knows, and one's own towards :data:`USUAL`. Where a source has no differences within prompts, as of one
-    image of each, its spread is that around its raters' means. Without own opinions, everybody's level and spread take the place of one's own, where
-    all opinions are from -1 to 1.
+    before the first slash), whose unit nobody knows, and one's own towards :data:`USUAL`. So is their level, the mean of what they said.
+    Where a source has no differences within prompts, as of one image of each, its spread is that around its raters' means. Without own opinions,
+    everybody's level and spread take the place of one's own, where all opinions are from -1 to 1.
     """
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(whose):
@@ -301,9 +302,37 @@ def on_one_scale(opinions: Array, whose: Sequence[str], prompts: Sequence[str]) 
     for source in {name.partition("/")[0] for name in rows if name != OWN}:
         names = [name for name in rows if name != OWN and name.partition("/")[0] == source]
         usual = _pooled(squares[name] for name in names) or _pooled(_squares(opinions[rows[name]], [""] * len(rows[name])) for name in names)
+        middle = opinions[[row for name in names for row in rows[name]]].mean()
         for name in names:
-            apart = (opinions[rows[name]] - opinions[rows[name]].mean()) / (_drawn(*squares[name], usual) if usual else 1.0)
+            mean, count = opinions[rows[name]].mean(), len(rows[name])
+            apart = (opinions[rows[name]] - (STEADY * middle + count * mean) / (STEADY + count)) / (_drawn(*squares[name], usual) if usual else 1.0)
             found[rows[name]] = level + apart * width
+    return found
+
+
+def together(
+    said: Mapping[str, Mapping[int, float]], prompts: Mapping[int, str], weights: Mapping[str, float] | None = None
+) -> dict[int, tuple[float, float]]:
+    """What the raters of a run think of its images, as one opinion of each image and as how many people that counts: all raters are brought to one
+    level and spread (:func:`on_one_scale`), as one may be hard to please and another may say it all with 3 and 4 stars of 5, and then averaged. One
+    rater alone is taken at their word.
+
+    Args:
+        said: each rater's opinions of images, from -1 to 1.
+        prompts: the images' prompts.
+        weights: how much raters count, where that is not 1.
+    """
+    rows = [(rater, image, value) for rater, found in said.items() for image, value in found.items()]
+    values = np.array([value for _, _, value in rows])
+    if len({rater for rater, _, _ in rows}) > 1:
+        values = on_one_scale(values, [f"run/{rater}" for rater, _, _ in rows], [prompts[image] for _, image, _ in rows])
+    of_image: dict[int, list[tuple[float, float]]] = {}
+    for (rater, image, _), value in zip(rows, values.tolist(), strict=True):
+        of_image.setdefault(image, []).append((value, (weights or {}).get(rater, 1.0)))
+    found = {}
+    for image, told in of_image.items():
+        count = sum(weight for _, weight in told)
+        found[image] = (sum(value * weight for value, weight in told) / count, count)
     return found
 
 
@@ -371,6 +400,7 @@ class Taste:
         opinions: Sequence[float],
         everything: Looks | None = None,
         whose: Sequence[str] | None = None,
+        counts: Sequence[float] | None = None,
     ) -> None:
         """
         Args:
@@ -379,6 +409,7 @@ class Taste:
             opinions: one number each, the larger the better; finite.
             everything: the looks of all images by which looks are standardised; by default the rated ones.
             whose: who said so: :data:`OWN`, those whose taste is in question (the default), or the name of another rater.
+            counts: as how many people each opinion counts, above 0: so many times smaller is the variance of its noise; by default 1.
         """
         reference = everything or seen
         whose = [OWN] * len(prompts) if whose is None else whose
@@ -387,6 +418,7 @@ class Taste:
         self.prompts = {mark: i for i, mark in enumerate(dict.fromkeys(zip(whose, prompts, strict=True)))}
         self.opinions = on_one_scale(np.asarray(opinions, dtype=np.float64), whose, prompts)
         self.middle = float(self.opinions.mean()) if len(self.opinions) else 0.0
+        self._noises = 1.0 / np.asarray([1.0] * len(prompts) if counts is None else counts, dtype=np.float64)
         times = Counter(name for name in whose if name != OWN)
         self.raters = [OWN, *times]
         most = [name for name, _ in times.most_common(GROUPS)]
@@ -433,7 +465,7 @@ class Taste:
         of_others = max(enough - len(own), enough // 4) if len(others) else 0
         rows = np.concatenate([_evenly(own, enough - of_others), _evenly(others, of_others)])
         whose, groups = self.x[rows, last].astype(int), int(self.groups.max()) + 1
-        evidence = Evidence(self.x[rows], (self.opinions[rows] - self.middle) / np.sqrt(spread), kinds, marks, whose, self.groups)
+        evidence = Evidence(self.x[rows], (self.opinions[rows] - self.middle) / np.sqrt(spread), kinds, marks, whose, self.groups, self._noises[rows])
         start = [*evidence.usual]
         bounds = [*[(np.log(1e-4), np.log(1e2))] * (len(kinds) + 1), (np.log(1e-3), np.log(1e1))]
         if evidence.others:
@@ -456,7 +488,7 @@ class Taste:
         """The lower Cholesky factor of the covariance of the ratings, (n, n), or of some of them, by some variances."""
         x = self.x[rows]
         found = covariance(parts, x, x)
-        found[np.diag_indices_from(found)] += noise
+        found[np.diag_indices_from(found)] += noise * self._noises[rows]
         return factored(found)
 
     def _inverted(self, rows: Any = slice(None)) -> Array:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from app.pages.taste import signed, taste_value
 from ddpo import beliefs
-from ddpo.beliefs import FILE, LISTED, NEAREST, believe, read, trust
+from ddpo.beliefs import FILE, LISTED, NEAREST, believe, in_short, read, trust
 from ddpo.card import facts, model_card
 from ddpo.config import RunConfig
 from ddpo.dataset import raters_of
@@ -152,6 +152,20 @@ def test_words_say_how_far_it_can_be_trusted() -> None:
     assert "more than half of your taste" in trust(dict(ratings=12, pairs=30, accuracy=0.8, least=0.7, more=0.0))
     assert "the raters like better" in trust(dict(ratings=12, pairs=30, accuracy=0.8, least=0.7), "the raters")
     assert [signed(value) for value in (0.4, -0.25, 0.0, 0.001)] == ["+0.4", "−0.25", "0", "0"]
+
+
+def test_who_rates_is_told_in_short(store: RunStore) -> None:
+    """What it came to in the last round that says it, where that is more than chance."""
+    add_images(store, 3)
+    accuracy = store.metric(2, "preference_accuracy")
+    assert accuracy and in_short(store, 3) == "", "few ratings prove little"
+    picked = f"Of two images it picks the one that you like better in {100 * accuracy:.0f} of 100 cases."
+    store.add_metrics(2, dict(preference_more=40.0, preference_least=0.6))
+    assert in_short(store, 3) == in_short(store, 5) == f"{picked} It knows half after about 40 more." and in_short(store, 1) == ""
+    store.add_metrics(2, dict(preference_more=0.0))
+    assert in_short(store, 3) == f"{picked} It knows half of your taste." and in_short(store, 30) == "", "long ago"
+    store.add_metrics(2, dict(preference_least=0.5))
+    assert in_short(store, 3) == ""
 
 
 def test_the_page_shows_it_and_says_what_is_missing(store: RunStore, tmp_path: Path) -> None:

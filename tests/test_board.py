@@ -179,6 +179,25 @@ def test_a_new_name_begins_at_the_first_image_before_the_server_answers(page: Pa
     page.unroute_all(behavior="ignoreErrors")
 
 
+def test_who_takes_their_name_back_has_their_ratings_before_the_server_answers(page: Page, open_board: OpenBoard) -> None:
+    """So that no key rates anew what is rated."""
+    store = open_board()
+    press(page, "u", "u", "d")
+    field = page.locator("[data-ref=rater]")
+    with page.expect_response(lambda answer: "rater=bea" in answer.url):
+        field.fill("bea")
+        field.press("Enter")
+    press(page, "d")
+    page.route("**/board?rater=me*", lambda route: None)
+    field.fill("me")
+    field.press("Enter")
+    expect(page.locator(".card[data-mark=up]")).to_have_count(2)
+    expect(page.locator(".card[data-mark=down]")).to_have_count(1)
+    press(page, "d")
+    assert latest(store)[:5] == [UP, UP, DOWN, DOWN, None] and latest(store, rater="bea") == [DOWN] + [None] * 7
+    page.unroute_all(behavior="ignoreErrors")
+
+
 def test_the_rater_has_a_name(page: Page, open_board: OpenBoard, studio: Studio) -> None:
     store = open_board()
     press(page, "u")

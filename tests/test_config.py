@@ -202,7 +202,9 @@ def test_the_preset_for_a_gpu_tells_what_a_round_computes() -> None:
     preset = presets()["rate-sd15"]
     config, guided = preset.config, 2 * 0.803
     sampling = config.images_per_round * (config.steps * guided + 2.51)
-    learning = config.images_per_round * config.trained_fraction * len(config.trained_steps) * 2 * guided
+    fresh = config.images_per_round - config.board_pool  # those of the board's pool are there to be rated
+    learning = fresh * config.trained_fraction * len(config.trained_steps) * 2 * guided
+    assert fresh >= config.board_images and config.board_pool >= 2 * config.board_images, "what is learned from is new, and the board is chosen"
     told = re.search(r"About ([\d,]+) TFLOP a round .* (\d+) s where a card does 100", preset.description)
     assert told and int(told[1].replace(",", "")) == round(sampling + learning, -2) and int(told[2]) == round((sampling + learning) / 100)
 

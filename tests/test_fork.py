@@ -50,13 +50,11 @@ def test_a_fork_begins_with_the_weights_and_the_optimiser_s_state_of_its_round(t
     assert child.run() and sorted(child.store.checkpoints()) == [1, 2] and not torch.equal(own, wanted.shift)
 
 
-def test_a_fork_is_warm(parent: RunStore) -> None:
-    """Its optimiser has learned before; a warm-up that is asked for is made."""
-    assert RunStore.create(parent.folder.parent / "cold", parent.config.with_changes(warmup_rounds=3)).config.warmup_rounds == 3
-    trainer = toy_trainer(parent.folder.parent / "warming", toy_config(rounds=2, warmup_rounds=3))
+def test_a_fork_warms_up_for_as_many_rounds_as_were_left(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path / "warming", toy_config(rounds=3, warmup_rounds=2))
     assert trainer.run()
-    assert config_of(trainer.store, 1, {}).warmup_rounds == 0
-    assert config_of(trainer.store, 1, dict(warmup_rounds=2)).warmup_rounds == 2
+    assert [config_of(trainer.store, number, {}).warmup_rounds for number in (1, 2, 3)] == [1, 0, 0]
+    assert config_of(trainer.store, 3, dict(warmup_rounds=2)).warmup_rounds == 2
 
 
 def test_a_model_of_taste_keeps_the_ratings_of_the_run_that_it_goes_on_from(tmp_path: Path) -> None:

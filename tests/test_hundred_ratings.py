@@ -125,19 +125,26 @@ def test_a_person_leaves_when_asked_for_more_than_they_give(hero: HeroTrainer) -
     assert person.given == 12 and list(hero.store.checkpoints()) == [1]
 
 
-def test_noise_reuse_starts_a_round_from_the_noises_of_the_better_half_of_the_last(tmp_path: Path) -> None:
-    """The best is last, as HERO's engine has it; what is worse is no start."""
+def test_noise_reuse_starts_an_image_from_the_noises_of_the_better_half_of_its_prompt_s_last_images(tmp_path: Path) -> None:
+    """The best is last, as HERO's engine has it; what is worse is no start, and nor is what is of another prompt."""
     tiny_pipeline().save_pretrained(tmp_path / "model")
     config = tiny_config(
-        tmp_path / "model", steps=6, images_per_prompt=8, microbatch=16, reward="human", rounds=2, preference="lead", held_out_images=0
-    )
+        tmp_path / "model", steps=6, images_per_round=8, images_per_update=8, images_per_prompt=4, microbatch=16, reward="human", rounds=2,
+        preference="lead", held_out_images=0,
+    )  # fmt: skip
     store = RunStore.create(tmp_path / "run", config)
     trainer = NoiseReuseTrainer(config, store, StableDiffusionPolicy.load(config), Person(store, "dark", 0, config.images_per_round))
     with contextlib.suppress(StopRun):
         trainer.run()
-    assert list(store.checkpoints()) == [1] and trainer.engine.liked is not None
+    assert list(store.checkpoints()) == [1]
     seeds, prompts = trainer.engine.draw_seeds(1), trainer.engine.draw_prompts(1)
     starts = Engine.noises(trainer.engine, 1, prompts, seeds)[0]
     said = [trainer.taster.learned(1)[row.id].value or 0.0 for row in store.samples(1)]
-    better = sorted(range(8), key=said.__getitem__)[4:]
-    assert len(set(said)) == 8 and torch.equal(trainer.engine.liked, starts[better])
+    assert set(trainer.engine.of_prompt) == set(prompts) and len(set(prompts)) == 2
+    for first, prompt in ((0, prompts[0]), (4, prompts[4])):
+        better = sorted(range(first, first + 4), key=said.__getitem__)[2:]
+        assert torch.equal(trainer.engine.of_prompt[prompt], starts[better])
+    again, fresh = trainer.engine.noises(2, [*prompts[:4], "a stranger"], trainer.engine.draw_seeds(2)[:5])[0], trainer.engine.draw_seeds(2)
+    near = torch.nn.functional.cosine_similarity(again[:4].flatten(1)[:, None], trainer.engine.of_prompt[prompts[0]].flatten(1), dim=-1)
+    assert near.max(1).values.min() > 0.98
+    assert torch.equal(again[4], Engine.noises(trainer.engine, 2, ["a stranger"], fresh[4:5])[0, 0])

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import Page, expect
 
 from app.again import repeated, said_again
-from app.board import apply_refusal
+from app.board import apply_refusal, pairs_of
 from app.launch import Launcher, LaunchError
 from app.pages import run
 from app.raters import LATELY, raters_value, seconds_of, tired
@@ -195,20 +195,43 @@ def test_a_rater_who_is_left_out_does_not_count_in_the_open_round(client: TestCl
         run.steer(store, IDLE, "leave_out", rater="eve")
 
 
+def test_the_board_says_how_well_a_taste_is_known(tmp_path: Path, client: TestClient) -> None:
+    known = dict(preference_accuracy=0.7, preference_least=0.6)
+    with_one = filled_run(tmp_path / "toy", rounds=2, awaiting=True, preference="assist")
+    with_one.add_metrics(2, known)
+    assert board(client)["taste"] == "Of two images it picks the one that you like better in 70 of 100 cases."
+    with_one.close()
+
+
+def test_who_favours_a_side_is_told(tmp_path: Path) -> None:
+    """Of each pair the latest verdict, of those that were decided; sides are by lot, so ten of ten are hardly chance."""
+    store = filled_run(tmp_path / "run", rounds=1, awaiting=True, rating="pairs")
+    pairs = [pair for row in (1, 2) for pair in pairs_of(store.samples(row), "0")][:12]
+    for i, (left, right) in enumerate(pairs):
+        store.add_rating(f"first {i}", left, "lefty", "pairs", -1.0, other=right)
+        store.add_rating(f"then {i}", left, "lefty", *(("pairs", 1.0) if i < 10 else ("pairs", 0.0) if i < 11 else ("bad", None)), other=right)
+        store.add_rating(f"fair {i}", left, "fair", "pairs", 1.0 if i % 2 else -1.0, other=right)
+    store.add_rating("thumb", pairs[0][0], "thumbs", "thumbs", 1.0)
+    found = {each["name"]: (each["left"], each["decided"], each["left_p"]) for each in raters_value(store)["raters"]}
+    assert {name: found[name] for name in ("lefty", "fair", "thumbs")} == dict(lefty=(10, 10, 0.002), fair=(6, 12, 1.0), thumbs=(0, 0, 1.0))
+    store.close()
+
+
 def test_taste_is_of_those_who_count(tmp_path: Path) -> None:
     """Also from rounds that were scored before, and from the very same numbers once the rater counts again. What was learned from stays written."""
     store = filled_run(tmp_path / "run", rounds=2, preference="assist")
     for row in store.samples(2):
         store.add_rating(f"late-{row.id}", row.id, "bob", "thumbs", 1)  # after the round was closed
     taster, written = Taster(store.config, store), store.scores(2, "human")
-    before = [(row.id, value) for row, value in taster._rated(2)]
+    before = [(each.row.id, each.said) for each in taster._rated(2)]
     store.choose("rater anna", "out")
     assert taster._rated(2) == []
     store.choose("rater anna", "half")
-    assert [(row.id, value) for row, value in taster._rated(2)] == before, "what she says alone is what is said"
+    assert [(each.row.id, each.said) for each in taster._rated(2)] == before, "what she says alone is what is said"
+    assert {each.counts for each in taster._rated(2)} == {0.5}, "and is less sure"
     store.choose("rater anna", "in")
     store.choose("rater bob", "out")
-    assert [(row.id, value) for row, value in taster._rated(2)] == before
+    assert [(each.row.id, each.said) for each in taster._rated(2)] == before
     assert store.scores(2, "human") == written
     store.close()
 

@@ -30,6 +30,7 @@ from ddpo.store import RATINGS, RunStore
 from ddpo.taster import GUESS, Taster, first_board, thinned
 from ddpo.trainer import Trainer
 from rewards.base import Score
+from rewards.human import scores
 from rewards.preference import Accuracy, Taste, looks
 from tests.toys_ddpo import Brightness, LinearPolicy, brightness, outcome, toy_config
 
@@ -272,6 +273,32 @@ def test_a_taste_of_bright_pictures_is_found(tmp_path: Path) -> None:
     assert min(found) > 0.5
 
 
+def test_two_who_are_not_equally_hard_to_please_are_heard_on_one_scale(tmp_path: Path) -> None:
+    """Anna rates half of each prompt's pictures with 1 and 2 stars, Ben the other half with 4 and 5; both like bright ones. What both see is
+    nearer to the truth than what was said, in which Ben's pictures are all better; and a run with one of them knows no scale."""
+    config = human_config(board_images=0)
+    store = RunStore.create(tmp_path / "run", config)
+    store.start_round(1)
+    bright = [0.1, 0.7, 0.3, 0.9, 0.2, 0.8, 0.4, 0.6] * 2
+    pictures = [Image.new("RGB", (16, 16), (round(255 * level),) * 3) for level in bright]
+    store.add_samples(1, range(16), [prompt for prompt in config.prompts for _ in range(8)], range(16), write_images(store.folder, 1, pictures))
+    rows, taster = store.samples(1), Taster(config, store)
+    for row, level in zip(rows, bright, strict=True):
+        anna = row.position % 4 < 2
+        store.add_rating(f"{row.id}", row.id, "anna" if anna else "ben", "stars", (1.0 if anna else 4.0) + (level > 0.5))
+    store.close_round(1)
+    store.add_scores("human", scores(store.asked(1), store.last_words(1)))
+    heard = taster._rated(1)
+    said, level = ([each.said for each in heard], [each.level for each in heard])
+    assert np.corrcoef(bright, level)[0, 1] > 0.7 > 0.5 > np.corrcoef(bright, said)[0, 1] and {each.counts for each in heard} == {1.0}
+    taste = taster.trusted(1)
+    assert taste is not None
+    dark, light = taste.guess(looks([pictures[0], pictures[3]]), ["a cat"] * 2).mean
+    assert dark < light
+    store.choose("rater ben", "out")
+    assert all(each.level == each.said for each in taster._rated(1)) and len(taster._rated(1)) == 8
+
+
 def test_the_taste_for_pictures_of_elsewhere(tmp_path: Path) -> None:
     """The brighter the better liked, of one prompt; nothing where nobody rated, or ratings and pictures have nothing in common."""
     trainer, _ = trained(tmp_path / "run", human_config(rounds=6, board_images=0))
@@ -433,11 +460,11 @@ def test_a_late_rating_teaches_the_model_of_taste_and_changes_no_score(tmp_path:
     store, taster = trainer.store, Taster(trainer.config, trainer.store)
     row = store.round(1)
     assert row and row.closed_at
-    before, scored = {each.id: value for each, value in taster._rated(2)}, store.scores(1, "human")
+    before, scored = {each.row.id: each.said for each in taster._rated(2)}, store.scores(1, "human")
     first = store.board(1)[0].id
     store.add_rating("late", first, "anna", "thumbs", -before[first], board=1)
     store.add_rating("once more", store.board(1)[1].id, "anna", "thumbs", 1.0, board=4)
-    assert {each.id: value for each, value in taster._rated(2)} == before | {first: -before[first]}
+    assert {each.row.id: each.said for each in taster._rated(2)} == before | {first: -before[first]}
     assert store.scores(1, "human") == scored
 
 

@@ -206,6 +206,7 @@ def controls(status: Status, overdue: bool) -> list[dict[str, Any]]:
 def facts(config: RunConfig, reward: str, parent: tuple[str, int] | None = None, result: int | None = None) -> list[list[str]]:
     """The settings worth seeing at a glance. A file of somebody's own that is run is named in full."""
     files = [name for name in rewards.parts(reward) if rewards.FUNCTION.fullmatch(name)]
+    warm = f", reached after {words.count(config.warmup_rounds, 'round')}" if config.warmup_rounds else ""
     shown = [
         ["Scored by", words.reward(reward)],
         *(["Runs code of", name] for name in files),
@@ -215,7 +216,7 @@ def facts(config: RunConfig, reward: str, parent: tuple[str, int] | None = None,
         *([["Learns from ratings of", ", ".join(Path(name).name for name in config.ratings_sources)]] if config.ratings_from else []),
         ["Prompts", words.count(len(config.prompts), "prompt")],
         ["Each round", f"{words.count(config.images_per_round, 'image')}, {config.images_per_prompt} per prompt"],
-        ["Learning rate", f"{config.learning_rate:g}"],
+        ["Learning rate", f"{config.learning_rate:g}{warm}"],
         ["Seed", str(config.seed)],
     ]
     return [*shown, ["Control", "scores are shuffled"]] if config.shuffle_scores else shown

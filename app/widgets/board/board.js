@@ -10,6 +10,7 @@ const SLOW = 1500;
 const state = {
   run: null, prefix: "", rater: raterName(storage.get(RATER) ?? ""),
   board: null, images: [], pairs: [], cards: [], groups: [], shape: "", current: 0,
+  said: new Map(), // what people who sat here before said, as far as this page knows, by run and name
   history: [], shown: new Map(), touched: new Map(), clock: 0, // clock counts what happened here, to tell old answers from new
   armed: false, applied: 0, appliedAt: 0, learned: 0, pressed: -1, nudged: -Infinity,
   reachable: true, gone: "", notice: "", late: 0, visible: false, timer: 0, asking: false, again: false,
@@ -378,9 +379,11 @@ function renameRater() {
   refs.rater.value = name;
   if (name === state.rater) return;
   storage.set(RATER, name);
+  const there = [...state.images, ...state.pairs].filter(Boolean);
+  state.said.set(`${state.run} ${state.rater}`, new Map(there.map((item) => [item.key, item.rating])));
   Object.assign(state, { rater: name, history: [], armed: false });
-  const waiting = waitingOf(state);
-  for (const item of [...state.images, ...state.pairs].filter(Boolean)) item.rating = waiting.get(item.key) ?? null; // what was there is the former person's
+  const waiting = waitingOf(state), said = state.said.get(`${state.run} ${name}`) ?? new Map(); // what was there is the former person's
+  for (const item of there) item.rating = waiting.has(item.key) ? waiting.get(item.key) : said.get(item.key) ?? null;
   if (state.board) state.board.revision = ""; // back under the first name, all is asked anew
   const items = itemsOf(state);
   state.current = nextOpen(items, items.length - 1); // a key pressed before the answer comes rates where this person begins

@@ -83,7 +83,7 @@ function hintText(board, signal) {
     if (flat) return flat;
     if (HINTS[board.rating]) return HINTS[board.rating];
     if (!signal.carrying) return "Only differences between images of one prompt teach: rate some up and some down.";
-    return board.rating === "stars" ? "1 poor · 3 fair · 5 excellent" : "More ratings teach more.";
+    return board.rating === "stars" ? "1 poor · 3 fair · 5 excellent" : board.taste || "More ratings teach more.";
   }
   if (!signal.teaching) return `Nothing to learn from yet: rate two images of one prompt differently. ${flat}`;
   return whyNotApply(board, signal) || flat || "All rated. Press Enter and it learns from them.";
