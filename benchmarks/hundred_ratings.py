@@ -85,6 +85,7 @@ WAYS = {
     "chosen": Way("rate-few, boards chosen of 32 images, and as many new ones learned from", "rate-few", dict(ahead=32, images_per_round=64)),
     "five-steps": Way("rate-few, images of five denoising steps", "rate-few", dict(steps=5, skip_last_steps=1)),
     "late-steps": Way("rate-few, the last four of the trained steps alone", "rate-few", dict(skip_first_steps=4)),
+    "centred": Way("rate-few, one spread of guesses for all prompts", "rate-few", dict(advantage="centred")),
     "noise-reuse": Way(
         "rate-few, images start from the noises of their prompt.s better half in the last round, as HERO.s do", "rate-few", {}, "noise-reuse"
     ),
