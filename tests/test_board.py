@@ -213,6 +213,20 @@ def test_the_rater_has_a_name(page: Page, open_board: OpenBoard, studio: Studio)
     expect(card(page, 1)).to_have_attribute("data-mark", "down")
 
 
+def test_who_wants_less_motion_has_none(page: Page, open_board: OpenBoard) -> None:
+    """On the board nothing fades, slides or breathes, at rest or after a key; with motion something does."""
+    moving = """() => document.getAnimations().length + [...document.querySelectorAll(".board, .board *")].filter((each) => {
+        const style = getComputedStyle(each);
+        return style.transitionDuration.split(",").some((time) => parseFloat(time) > 0) || style.animationName !== "none";
+    }).length"""
+    open_board()
+    assert page.evaluate(moving) == 0
+    press(page, "u")
+    assert page.evaluate(moving) == 0
+    page.emulate_media(reduced_motion="no-preference")
+    assert page.evaluate(moving) > 0
+
+
 # --- a closer look ---------------------------------------------------------------------------------------------------------------
 
 
