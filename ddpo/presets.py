@@ -60,7 +60,7 @@ def presets() -> dict[str, Preset]:
                 # (benchmarks/NOTEBOOK.md, 2026-11-30).
                 learning_rate=7e-4,
                 warmup_rounds=5,
-                kl_weight=0.1,
+                kl_weight=0.2,
             ),
         ),
         "rate-sd15": Preset(
