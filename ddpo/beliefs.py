@@ -155,19 +155,16 @@ def _finite(value: Any) -> float:
 def in_short(store: RunStore, number: int) -> str:
     """What the model of taste has come to before a round, for those who rate it; nothing where there is none, or it proves nothing yet."""
     for at in range(number - 1, max(0, number - 1 - RECENT), -1):
-        accuracy, least, more = (store.metric(at, f"preference_{name}") for name in ("accuracy", "least", "more"))
-        if accuracy is None:
+        if (accuracy := store.metric(at, "preference_accuracy")) is None:
             continue
-        if (least or 0.0) <= CHANCE:
+        if (store.metric(at, "preference_least") or 0.0) <= CHANCE:
             return ""
-        picked = f"Of two images it picks the one that you like better in {100 * accuracy:.0f} of 100 cases."
-        return (
-            picked
-            if more is None
-            else f"{picked} It knows half of your taste."
-            if more < 1
-            else f"{picked} It knows half after about {int(more):,} more."
-        )
+        who, whose = ("you", "your") if store.rating_counts().raters < 2 else ("its raters", "their")
+        picked = f"Of two images it picks the one that {who} like better in {100 * accuracy:.0f} of 100 cases."
+        more = store.metric(at, "preference_more")
+        if more is None:
+            return picked
+        return f"{picked} It knows half of {whose} taste{f' after about {int(more):,} more ratings' if more >= 1 else ''}."
     return ""
 
 

@@ -70,8 +70,11 @@ def sign_test(wins: int, losses: int) -> float:
     """The two-sided p-value of the exact sign test: 2 P(X ≤ min(wins, losses)) for X binomial of n = wins + losses and 1/2, at most 1. Ties are left
     out before (Dixon and Mood 1946, "The statistical sign test")."""
     n, fewer = wins + losses, min(wins, losses)
-    as_far: int = 2 * sum(math.comb(n, k) for k in range(fewer + 1))
-    return min(1.0, as_far / (1 << n))
+    ways = as_far = 1  # of n pairs, in how many ways none is the rarer one; then one, two, ...
+    for k in range(fewer):
+        ways = ways * (n - k) // (k + 1)
+        as_far += ways
+    return min(1.0, 2 * as_far / (1 << n))
 
 
 def outcome(verdicts: Iterable[str]) -> Outcome:

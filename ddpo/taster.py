@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,13 @@ from ddpo import beliefs
 from ddpo.config import TOWERS, RunConfig
 from ddpo.earlier import rated_in
 from ddpo.rating_files import Rated
-from ddpo.records import RoundRow, SampleRow
+from ddpo.records import SampleRow
 from ddpo.rollout import derive_seed
 from ddpo.store import RATINGS, RunStore
 from rewards.base import Score
 from rewards.human import opinions, scores
 from rewards.pairs import CHANCE
-from rewards.preference import OWN, Accuracy, Looks, Taste, joined, looks, more, together
+from rewards.preference import OWN, Accuracy, Looks, Taste, joined, looks, more
 
 if TYPE_CHECKING:
     from rewards.networks import Clip
@@ -39,10 +40,10 @@ class Opinion(NamedTuple):
     row: SampleRow
     said: float
     """The mean of what its raters said, from -1 to 1."""
-    level: float
-    """The same on the one scale of all raters of the run, where there are several ..."""
+    whose: str
+    """Who they are, where others rated other images: one of them may be hard to please."""
     counts: float
-    """... and as how many people it counts."""
+    """As how many people they count."""
 
 
 def thinned(rated: Sequence[Rated], most: int) -> list[Rated]:
@@ -202,35 +203,28 @@ class Taster:
 
     def _rated(self, number: int) -> list[Opinion]:
         """The images of all rounds up to one that people have an opinion of, and what it is."""
-        rows = [row for row in self.store.rounds() if row.number <= number and self.store.scores(row.number, "human")]
+        rows = {row: said for row in self.store.rounds() if row.number <= number and (said := self.store.scores(row.number, "human"))}
         settled, late = any(name.startswith("rater ") for name in self.store.choices()), self.store.late_rounds()
-        said = {row.number: self._said(row, settled or row.number in late) for row in rows}
-        told = [
-            (each, value)
-            for row in rows
-            for each in self.store.samples(row.number)
-            if each.id in said[row.number] and (value := said[row.number][each.id].value) is not None
-        ]
-        scaled = self._on_one_scale(rows) if self.store.rating_counts().raters > 1 else {}
-        return [Opinion(each, value, *scaled.get(each.id, (value, 1.0))) for each, value in told]
-
-    def _said(self, row: RoundRow, anew: bool) -> dict[int, Score]:
-        """What people said of a round, by sample id: as it was written down, or folded anew, where something was said late or it was ever settled how
-        much a rater counts."""
-        if not anew:
-            return self.store.scores(row.number, "human")
-        return scores(self.store.asked(row.number), self.store.last_words(row.number), self.store.weights)
-
-    def _on_one_scale(self, rows: Sequence[RoundRow]) -> dict[int, tuple[float, float]]:
-        """What several raters said of some rounds (:func:`rewards.preference.together`)."""
-        said: dict[str, dict[int, float]] = {}
-        prompts: dict[int, str] = {}
-        for row in rows:
-            asked = self.store.asked(row.number)
-            prompts |= asked
-            for rater, found in opinions(asked, self.store.last_words(row.number)).items():
-                said.setdefault(rater, {}).update((id, value) for id, value in found.items() if id in asked)
-        return together(said, prompts, self.store.weights)
+        several, weights = self.store.rating_counts().raters > 1, self.store.weights
+        found, raters = list[tuple[SampleRow, float]](), dict[int, list[str]]()
+        for row, said in rows.items():
+            if settled or several or row.number in late:
+                asked, words = self.store.asked(row.number), self.store.last_words(row.number)
+                if settled or row.number in late:
+                    said = scores(asked, words, weights)
+                for rater, of in sorted(opinions(asked, words).items()):
+                    for id in of.keys() & asked.keys():
+                        raters.setdefault(id, []).append(rater)
+            found += [(each, value) for each in self.store.samples(row.number) if each.id in said and (value := said[each.id].value) is not None]
+        sets = {id: json.dumps(names) for id, names in raters.items()}
+        several, most = len(set(sets.values())) > 1, max((weights.get(name, 1.0) for names in raters.values() for name in names), default=1.0)
+        return [
+            Opinion(
+                each, value, f"/{sets[each.id]}" if several and each.id in sets else OWN,
+                sum(weights.get(name, 1.0) for name in raters[each.id]) / most if several and each.id in raters else 1.0,
+            )
+            for each, value in found
+        ]  # fmt: skip
 
     def _taste(self, rated: Sequence[Opinion], rows: Sequence[SampleRow]) -> Taste | None:
         """What some ratings of the run say, and those from elsewhere; None while there are none. ``rows`` are the images that it will be asked
@@ -244,9 +238,9 @@ class Taster:
         return Taste(
             seen,
             [*(each.row.prompt for each in rated), *(each.prompt for each in earlier)],
-            [*(each.level for each in rated), *(each.opinion for each in earlier)],
+            [*(each.said for each in rated), *(each.opinion for each in earlier)],
             joined([seen, self._looks(others)]),
-            [*[OWN] * len(rated), *(each.who for each in earlier)],
+            [*(each.whose for each in rated), *(each.who for each in earlier)],
             [*(each.counts for each in rated), *[1.0] * len(earlier)],
         )
 

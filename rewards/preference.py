@@ -42,7 +42,7 @@ ENOUGH = 256
 FOLDS = 4
 """Into so many parts ratings are divided to find how well those of one part are guessed by what the others say of weights and noise."""
 OWN = ""
-"""The name of those whose taste is in question; all other names are raters from elsewhere."""
+"""The name of those whose taste is in question; names of several such people begin with a slash. All others are raters from elsewhere."""
 USUAL = 0.5
 """The variance of opinions from -1 to 1 within prompts where nothing is known of it."""
 GROUPS = 6
@@ -247,7 +247,7 @@ class Evidence:
         value = float(self.y @ weights) / 2 + float(np.log(np.diag(lower)).sum()) + float(unusual @ unusual) / 2
         bend = (inverse - np.outer(weights, weights)) / 2
         of_kinds = self.products[:-1].reshape(count - 1, -1) @ (bend * alike).ravel()
-        slopes = variances * np.array([*of_kinds, np.vdot(bend, self.products[-1]), np.diag(bend) @ self.noise]) + unusual / self.apart
+        slopes = variances * np.array([*of_kinds, np.vdot(bend, self.products[-1]), (np.diag(bend) * self.noise).sum()]) + unusual / self.apart
         if not self.others:
             return value, slopes
         by_loads = 2 * (bend * taste * self.differ) @ loads
@@ -281,11 +281,16 @@ def inverted(lower: Array) -> Array:
     return whole
 
 
+def is_own(name: str) -> bool:
+    """Whether it is a name of those whose taste is in question."""
+    return name.partition("/")[0] == OWN
+
+
 def on_one_scale(opinions: Array, whose: Sequence[str], prompts: Sequence[str]) -> Array:
     """Opinions, (n,), of which those of other raters are brought to the level and the spread of one's own; one's own stay as they are.
 
     A rater's spread is that of their differences within prompts; where there are few it is drawn towards that of their source (what their name says
-    before the first slash), whose unit nobody knows, and one's own towards :data:`USUAL`. So is their level, the mean of what they said.
+    before the first slash), whose unit nobody knows, and one's own towards :data:`USUAL`.
     Where a source has no differences within prompts, as of one image of each, its spread is that around its raters' means. Without own opinions,
     everybody's level and spread take the place of one's own, where all opinions are from -1 to 1.
     """
@@ -302,37 +307,9 @@ def on_one_scale(opinions: Array, whose: Sequence[str], prompts: Sequence[str]) 
     for source in {name.partition("/")[0] for name in rows if name != OWN}:
         names = [name for name in rows if name != OWN and name.partition("/")[0] == source]
         usual = _pooled(squares[name] for name in names) or _pooled(_squares(opinions[rows[name]], [""] * len(rows[name])) for name in names)
-        middle = opinions[[row for name in names for row in rows[name]]].mean()
         for name in names:
-            mean, count = opinions[rows[name]].mean(), len(rows[name])
-            apart = (opinions[rows[name]] - (STEADY * middle + count * mean) / (STEADY + count)) / (_drawn(*squares[name], usual) if usual else 1.0)
+            apart = (opinions[rows[name]] - opinions[rows[name]].mean()) / (_drawn(*squares[name], usual) if usual else 1.0)
             found[rows[name]] = level + apart * width
-    return found
-
-
-def together(
-    said: Mapping[str, Mapping[int, float]], prompts: Mapping[int, str], weights: Mapping[str, float] | None = None
-) -> dict[int, tuple[float, float]]:
-    """What the raters of a run think of its images, as one opinion of each image and as how many people that counts: all raters are brought to one
-    level and spread (:func:`on_one_scale`), as one may be hard to please and another may say it all with 3 and 4 stars of 5, and then averaged. One
-    rater alone is taken at their word.
-
-    Args:
-        said: each rater's opinions of images, from -1 to 1.
-        prompts: the images' prompts.
-        weights: how much raters count, where that is not 1.
-    """
-    rows = [(rater, image, value) for rater, found in said.items() for image, value in found.items()]
-    values = np.array([value for _, _, value in rows])
-    if len({rater for rater, _, _ in rows}) > 1:
-        values = on_one_scale(values, [f"run/{rater}" for rater, _, _ in rows], [prompts[image] for _, image, _ in rows])
-    of_image: dict[int, list[tuple[float, float]]] = {}
-    for (rater, image, _), value in zip(rows, values.tolist(), strict=True):
-        of_image.setdefault(image, []).append((value, (weights or {}).get(rater, 1.0)))
-    found = {}
-    for image, told in of_image.items():
-        count = sum(weight for _, weight in told)
-        found[image] = (sum(value * weight for value, weight in told) / count, count)
     return found
 
 
@@ -408,18 +385,19 @@ class Taste:
             prompts: their prompts.
             opinions: one number each, the larger the better; finite.
             everything: the looks of all images by which looks are standardised; by default the rated ones.
-            whose: who said so: :data:`OWN`, those whose taste is in question (the default), or the name of another rater.
+            whose: who said so: :data:`OWN`, those whose taste is in question (the default), or the name of another rater. Where several people are in
+                question, a name of theirs that begins with a slash: what is said under one name is on one level, as one may be hard to please.
             counts: as how many people each opinion counts, above 0: so many times smaller is the variance of its noise; by default 1.
         """
         reference = everything or seen
         whose = [OWN] * len(prompts) if whose is None else whose
         self.scale = {kind: (values.mean(0), values.std(0) + 1e-6) for kind, values in reference.items() if values.shape[1]}
-        self.own = np.array([name == OWN for name in whose], dtype=bool)
+        self.own = np.array([is_own(name) for name in whose], dtype=bool)
         self.prompts = {mark: i for i, mark in enumerate(dict.fromkeys(zip(whose, prompts, strict=True)))}
-        self.opinions = on_one_scale(np.asarray(opinions, dtype=np.float64), whose, prompts)
+        self.opinions = on_one_scale(np.asarray(opinions, dtype=np.float64), [OWN if is_own(name) else name for name in whose], prompts)
         self.middle = float(self.opinions.mean()) if len(self.opinions) else 0.0
         self._noises = 1.0 / np.asarray([1.0] * len(prompts) if counts is None else counts, dtype=np.float64)
-        times = Counter(name for name in whose if name != OWN)
+        times = Counter(name for name in whose if not is_own(name))
         self.raters = [OWN, *times]
         most = [name for name, _ in times.most_common(GROUPS)]
         self.groups = np.array([-1, *(most.index(name) if name in most else GROUPS for name in times)])
@@ -438,17 +416,22 @@ class Taste:
         return np.concatenate([(seen[kind] - mean) / std / np.sqrt(len(mean)) for kind, (mean, std) in self.scale.items()], 1)
 
     def _marks(self, prompts: Sequence[str], whose: Sequence[str]) -> Array:
-        """One column for each prompt that somebody rated, 1 where an image is of it and theirs."""
+        """One column for each prompt that somebody rated, 1 where an image is of it and theirs. To :data:`OWN` it is all of theirs alike, where
+        those in question have several names."""
+        columns: dict[tuple[str, str], list[int]] = {}
+        for (name, prompt), column in self.prompts.items():
+            for who in {name, OWN} if is_own(name) else {name}:
+                columns.setdefault((who, prompt), []).append(column)
         found = np.zeros((len(prompts), len(self.prompts)))
         for row, mark in enumerate(zip(whose, prompts, strict=True)):
-            if mark in self.prompts:
-                found[row, self.prompts[mark]] = 1.0
+            if mark in columns:
+                found[row, columns[mark]] = 1.0 / len(columns[mark])
         return found
 
     def _inputs(self, seen: Looks, prompts: Sequence[str], whose: Sequence[str] | None = None) -> Array:
         """What the model sees, (n, d): looks, marks, and in the last column whose it is, 0 for those whose taste is in question."""
         whose = [OWN] * len(prompts) if whose is None else whose
-        numbers = np.array([float(self.raters.index(name)) for name in whose]).reshape(len(prompts), 1)
+        numbers = np.array([0.0 if is_own(name) else float(self.raters.index(name)) for name in whose]).reshape(len(prompts), 1)
         return np.concatenate([self._columns(seen), self._marks(prompts, whose), numbers], 1)
 
     def _fitted(self, rows: Rows, enough: int) -> tuple[list[Linear], float]:

@@ -366,9 +366,14 @@ MUTATIONS = (
     *of(
         "ddpo/taster.py",
         (
-            "not anew",
-            "True",
+            "if settled or row.number in late:",
+            "if False:",
             "tests/test_raters.py::test_taste_is_of_those_who_count",
+        ),
+        (
+            'f"/{sets[each.id]}" if several',
+            "OWN if several",
+            "tests/test_taster.py::test_two_who_are_not_equally_hard_to_please_are_on_levels_of_their_own",
         ),
         (
             "or len(self.store.board(number)) == self.config.board_images ",
@@ -380,6 +385,13 @@ MUTATIONS = (
         "rewards/preference.py",
         ("self.common * np.sqrt(1 - self.agreement**2)", "0 * self.agreement", "test_strangers_who_agree_among_themselves_are_no_friends"),
         ("level + apart * width", "level + apart", "test_other_raters_come_to_ones_own_level_and_spread"),
+        ("variances[-1] * self.noise + JITTER", "variances[-1] + JITTER", "test_the_evidence_and_its_derivatives"),
+        ("+= noise * self._noises[rows]", "+= noise", "test_the_posterior_is_the_gaussian_process_of_the_library"),
+        (
+            "for who in {name, OWN} if is_own(name) else {name}",
+            "for who in {name}",
+            "test_several_whose_taste_is_in_question_are_on_levels_of_their_own",
+        ),
         ('and name.partition("/")[0] == source', "", "test_a_file_may_be_on_any_scale"),
         ("most.index(name) if name in most else GROUPS", "0", "test_who_agrees_helps_also_beside_one_who_does_not"),
         ("by_loads[:, 1] * common * own", "by_loads[:, 1] * own", "test_the_evidence_and_its_derivatives"),

@@ -161,7 +161,9 @@ def test_who_rates_is_told_in_short(store: RunStore) -> None:
     assert accuracy and in_short(store, 3) == "", "few ratings prove little"
     picked = f"Of two images it picks the one that you like better in {100 * accuracy:.0f} of 100 cases."
     store.add_metrics(2, dict(preference_more=40.0, preference_least=0.6))
-    assert in_short(store, 3) == in_short(store, 5) == f"{picked} It knows half after about 40 more." and in_short(store, 1) == ""
+    assert (
+        in_short(store, 3) == in_short(store, 5) == f"{picked} It knows half of your taste after about 40 more ratings." and in_short(store, 1) == ""
+    )
     store.add_metrics(2, dict(preference_more=0.0))
     assert in_short(store, 3) == f"{picked} It knows half of your taste." and in_short(store, 30) == "", "long ago"
     store.add_metrics(2, dict(preference_least=0.5))

@@ -213,6 +213,15 @@ def test_the_rater_has_a_name(page: Page, open_board: OpenBoard, studio: Studio)
     expect(card(page, 1)).to_have_attribute("data-mark", "down")
 
 
+def test_who_rates_is_told_how_well_their_taste_is_known(page: Page, open_board: OpenBoard, studio: Studio) -> None:
+    store = open_board(rounds=1, preference="assist")
+    store.add_metrics(1, dict(preference_accuracy=0.7, preference_least=0.6, preference_more=30.0))
+    look(page, studio)
+    press(page, "u", "d")
+    told = "Of two images it picks the one that you like better in 70 of 100 cases. It knows half of your taste after about 30 more ratings."
+    expect(page.locator("[data-ref=hint]")).to_have_text(told)
+
+
 def test_who_wants_less_motion_has_none(page: Page, open_board: OpenBoard) -> None:
     """On the board nothing fades, slides or breathes, at rest or after a key; with motion something does."""
     moving = """() => document.getAnimations().length + [...document.querySelectorAll(".board, .board *")].filter((each) => {

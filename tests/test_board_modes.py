@@ -193,6 +193,19 @@ def test_pairs_are_judged_by_keys_alone(page: Page, open_board: OpenBoard) -> No
     assert [(r.kind, r.payload) for r in store.pending_requests()] == [("apply", {"round": 1})]
 
 
+def test_nobody_judges_the_pairs_of_who_sat_here_before(page: Page, open_board: OpenBoard) -> None:
+    """Everybody has pairs of their own: under a new name keys wait for them, and say so."""
+    store = open_board(rating="pairs")
+    judge(page, "ArrowLeft")
+    page.route("**/board?rater=bea*", lambda route: None)
+    page.locator("[data-ref=rater]").fill("bea")
+    page.locator("[data-ref=rater]").press("Enter")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("[data-ref=live]")).to_have_text("One moment: your own images are coming.")
+    page.unroute_all(behavior="ignoreErrors")
+    assert verdicts(store) == [("pairs", 1.0)] and {row.rater for row in store.ratings(1)} == {"me"}
+
+
 def test_pairs_by_mouse_and_on_a_phone(page: Page, open_board: OpenBoard, browser: Browser, studio: Studio) -> None:
     store = open_board(rating="pairs")
 

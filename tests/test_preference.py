@@ -30,7 +30,6 @@ from rewards.preference import (
     looks,
     more,
     on_one_scale,
-    together,
 )  # fmt: skip
 from tests import toys
 
@@ -327,23 +326,27 @@ def test_other_raters_come_to_ones_own_level_and_spread() -> None:
     np.testing.assert_array_equal(same, np.ones(4))
 
 
-def test_the_raters_of_a_run_come_to_one_level_and_spread() -> None:
-    """One says it in 1 and 2 stars, another in 4 and 5, of different pictures of the same prompts; both know what they like."""
-    prompts = dict(enumerate(["a", "a", "b", "b"] * 20))
-    good = {image: 1.0 - 2 * (image % 2) for image in prompts}
-    said = dict(
-        hard={image: -0.75 + value / 4 for image, value in good.items() if image < 40}, soft={i: 0.75 + v / 4 for i, v in good.items() if i >= 40}
-    )
-    found = together(said, prompts)
-    hard, soft = (np.array([found[image][0] for image in part]) for part in said.values())
-    np.testing.assert_allclose(hard, soft, atol=0.2)
-    assert hard[0] - hard[1] == pytest.approx(0.5, abs=0.1) and {count for _, count in found.values()} == {1.0}
-    assert together(dict(hard=said["hard"]), prompts) == {image: (value, 1.0) for image, value in said["hard"].items()}, (
-        "one alone is taken at their word"
-    )
-    both = together(dict(anna={0: 1.0, 1: -1.0}, bob={0: -1.0, 1: 1.0, 2: 1.0, 3: -1.0}), prompts, dict(bob=0.5))
-    assert both[0][1] == 1.5 and both[2][1] == 0.5 and both[0][0] > both[1][0], "who counts half is overruled, and is less sure alone"
-    assert together({}, prompts) == {}
+@pytest.mark.parametrize("noisy", [0.0, 0.4])
+def test_several_whose_taste_is_in_question_are_on_levels_of_their_own(noisy: float) -> None:
+    """Two of one taste, of whom one is hard to please and the other is not, say of different pictures which they like. Their taste is found as
+    well as that of one who says all of it; and the test of it, which knows nothing of two who never saw the same picture, is as right."""
+    seen, prompts = world(80, 1)
+    rng = np.random.default_rng(0)
+    wanted = liked(seen, prompts, 1.0) + noisy * rng.normal(size=80)
+    anna = rng.permutation(80) < 40
+    said = wanted + np.where(anna, -4.0, 4.0)
+    one, both = Taste(seen, prompts, wanted), Taste(seen, prompts, said, whose=["/anna" if each else "/ben" for each in anna])
+    mixed = Taste(seen, prompts, said)
+    others, of = world(60, 2)
+    truth = liked(others, of, 1.0)
+
+    def found(taste: Taste) -> float:
+        guess = taste.guess(others, of).mean
+        return float(np.corrcoef(*(values - [values[[p == q for q in of]].mean() for p in of] for values in (truth, guess)))[0, 1])
+
+    assert found(both) > found(one) - 0.1 and found(mixed) < found(both) - 0.2
+    assert both.own.all() and both.accuracy().share > one.accuracy().share - 0.1 > mixed.accuracy().share
+    assert both.guess(others, of).rating.mean() == pytest.approx(said.mean(), abs=1.0), "a new picture is on the mean of their levels"
 
 
 def test_tastes_go_together_as_far_as_raters_are_alike() -> None:
@@ -439,7 +442,7 @@ def test_a_file_of_one_image_a_prompt_comes_to_ones_own_spread_too() -> None:
     own, marks = np.array([-1.0, 1.0] * 20), np.arange(40) % 10 + 1.0
     opinions, whose = np.concatenate([own, marks, (marks + 10) / 2]), [OWN] * 40 + ["file/ann"] * 40 + ["file/ben"] * 40
     found = on_one_scale(opinions, whose, [*["a", "a", "b", "b"] * 10, *(f"only {i}" for i in range(80))])
-    assert 0.6 < found[40:].std() < 1.4 and abs(found[40:80].mean()) < 0.1 and abs(found[80:].mean()) < 0.1
+    assert 0.6 < found[40:].std() < 1.4 and abs(found[40:80].mean()) < 1e-9 and abs(found[80:].mean()) < 1e-9
     far = on_one_scale(np.concatenate([own, 100 * opinions[40:]]), whose, [*["a", "a", "b", "b"] * 10, *(f"only {i}" for i in range(80))])
     np.testing.assert_allclose(found, far, atol=1e-9)
 

@@ -31,7 +31,7 @@ from ddpo.taster import GUESS, Taster, first_board, thinned
 from ddpo.trainer import Trainer
 from rewards.base import Score
 from rewards.human import scores
-from rewards.preference import Accuracy, Taste, looks
+from rewards.preference import OWN, Accuracy, Taste, looks
 from tests.toys_ddpo import Brightness, LinearPolicy, brightness, outcome, toy_config
 
 
@@ -273,13 +273,13 @@ def test_a_taste_of_bright_pictures_is_found(tmp_path: Path) -> None:
     assert min(found) > 0.5
 
 
-def test_two_who_are_not_equally_hard_to_please_are_heard_on_one_scale(tmp_path: Path) -> None:
-    """Anna rates half of each prompt's pictures with 1 and 2 stars, Ben the other half with 4 and 5; both like bright ones. What both see is
-    nearer to the truth than what was said, in which Ben's pictures are all better; and a run with one of them knows no scale."""
+def test_two_who_are_not_equally_hard_to_please_are_on_levels_of_their_own(tmp_path: Path) -> None:
+    """Anna rates half of each prompt's pictures with 1 and 2 stars, Ben the other half with 4 and 5; both like bright ones. Where all rated the same
+    pictures, or one is left out, there is one level."""
     config = human_config(board_images=0)
     store = RunStore.create(tmp_path / "run", config)
     store.start_round(1)
-    bright = [0.1, 0.7, 0.3, 0.9, 0.2, 0.8, 0.4, 0.6] * 2
+    bright = [0.1, 0.7, 0.3, 0.9, 0.8, 0.2, 0.6, 0.4] * 2
     pictures = [Image.new("RGB", (16, 16), (round(255 * level),) * 3) for level in bright]
     store.add_samples(1, range(16), [prompt for prompt in config.prompts for _ in range(8)], range(16), write_images(store.folder, 1, pictures))
     rows, taster = store.samples(1), Taster(config, store)
@@ -289,14 +289,20 @@ def test_two_who_are_not_equally_hard_to_please_are_heard_on_one_scale(tmp_path:
     store.close_round(1)
     store.add_scores("human", scores(store.asked(1), store.last_words(1)))
     heard = taster._rated(1)
-    said, level = ([each.said for each in heard], [each.level for each in heard])
-    assert np.corrcoef(bright, level)[0, 1] > 0.7 > 0.5 > np.corrcoef(bright, said)[0, 1] and {each.counts for each in heard} == {1.0}
+    assert [(each.whose, each.counts) for each in heard[:4]] == [('/["anna"]', 1.0)] * 2 + [('/["ben"]', 1.0)] * 2
+    store.choose("rater ben", "half")
+    assert [each.counts for each in taster._rated(1)[:4]] == [1.0, 1.0, 0.5, 0.5]
     taste = taster.trusted(1)
     assert taste is not None
     dark, light = taste.guess(looks([pictures[0], pictures[3]]), ["a cat"] * 2).mean
     assert dark < light
     store.choose("rater ben", "out")
-    assert all(each.level == each.said for each in taster._rated(1)) and len(taster._rated(1)) == 8
+    assert [(each.whose, each.counts) for each in taster._rated(1)] == [(OWN, 1.0)] * 8
+    store.choose("rater ben", "in")
+    for row in rows:
+        for name in ("anna", "ben"):
+            store.add_rating(f"all {name} {row.id}", row.id, name, "stars", 3.0, board=1)
+    assert [(each.whose, each.counts, each.said) for each in taster._rated(1)] == [(OWN, 1.0, 0.0)] * 16
 
 
 def test_the_taste_for_pictures_of_elsewhere(tmp_path: Path) -> None:

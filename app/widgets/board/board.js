@@ -19,8 +19,10 @@ const outbox = new Outbox(storage, paintSaved, acknowledged);
 const listen = (target, type, heard, options = {}) => target.addEventListener(type, heard, { signal: leaving.signal, ...options });
 const say = (text) => { refs.live.textContent = ""; requestAnimationFrame(() => setText(refs.live, text)); };
 const address = (what) => `${state.prefix}/studio/runs/${encodeURIComponent(state.run)}/${what}`;
-const isOpen = () => Boolean(state.board && state.board.rated_by_people && !state.board.closed && !state.board.applying && state.applied !== state.board.round);
-const whyClosed = () => (state.board?.rated_by_people ? "This round's ratings are applied." : "There is nothing to rate here.");
+/** Whether what is here is this rater's: pairs and images that are shown once more are everybody's own. */
+const isTheirs = () => state.board.rater === state.rater || !(isPairs() || state.images.some((image) => image?.again));
+const isOpen = () => Boolean(state.board && state.board.rated_by_people && isTheirs() && !state.board.closed && !state.board.applying && state.applied !== state.board.round);
+const whyClosed = () => (state.board && !isTheirs() ? "One moment: your own images are coming." : state.board?.rated_by_people ? "This round's ratings are applied." : "There is nothing to rate here.");
 const signalNow = () => signalOf(state);
 const isPairs = () => Boolean(state.board?.rated_by_people && state.board.rating === "pairs");
 const COMPARES = ["best", "best-worst", "pairs"];
@@ -380,7 +382,7 @@ function renameRater() {
   if (name === state.rater) return;
   storage.set(RATER, name);
   const there = [...state.images, ...state.pairs].filter(Boolean);
-  state.said.set(`${state.run} ${state.rater}`, new Map(there.map((item) => [item.key, item.rating])));
+  if (there.length) state.said.set(`${state.run} ${state.rater}`, new Map(there.map((item) => [item.key, item.rating])));
   Object.assign(state, { rater: name, history: [], armed: false });
   const waiting = waitingOf(state), said = state.said.get(`${state.run} ${name}`) ?? new Map(); // what was there is the former person's
   for (const item of there) item.rating = waiting.has(item.key) ? waiting.get(item.key) : said.get(item.key) ?? null;

@@ -110,7 +110,7 @@ function ratersView(v) {
   if (!raters.length) return null;
   const line = (r) => [words(r.ratings, "rating"), r.seconds !== null && `${r.seconds} s each`,
     r.pairs && `agrees with themselves on ${Math.round(100 * r.same)} % of ${words(r.pairs, "pair")} shown again`,
-    r.decided && `the left one better in ${r.left} of ${words(r.decided, "pair")}${r.left_p < 0.05 ? `, which is hardly chance (p ${r.left_p < 0.001 ? "< 0.001" : r.left_p.toFixed(3)})` : ""}`].filter(Boolean).join(" · ");
+    r.decided && `the left one better in ${r.left} of ${words(r.decided, "pair")}${r.left_p < 0.01 ? `, which is hardly chance (p ${r.left_p < 0.001 ? "< 0.001" : r.left_p.toFixed(3)})` : ""}`].filter(Boolean).join(" · ");
   return h("section", { class: "panel-part", key: "raters" }, h("h3", {}, "Raters"),
     h("ul", { class: "panel-raters" }, raters.map((r) => h("li", { key: `rater-${r.name}`, "data-out": !r.counts },
       h("div", {}, h("b", {}, short(r.name, 40)), h("span", {}, line(r)), r.tired ? h("span", { class: "panel-tired" }, r.tired) : null),
