@@ -65,6 +65,20 @@ def thinned(rated: Sequence[Rated], most: int) -> list[Rated]:
     return [rated[i] for i in sorted(chosen)]
 
 
+def levels_of(raters: Mapping[int, Sequence[str]], weights: Mapping[str, float]) -> dict[int, tuple[str, float]]:
+    """Under which name, and as how many people, what was said of images counts, by image; nothing where the same people rated all of them.
+
+    Args:
+        raters: who rated each image.
+        weights: how much raters count, where that is not 1.
+    """
+    names = {id: f"/{json.dumps(sorted(who))}" for id, who in raters.items()}
+    if len(set(names.values())) < 2:
+        return {}
+    most = max(weights.get(rater, 1.0) for who in raters.values() for rater in who)
+    return {id: (names[id], sum(weights.get(rater, 1.0) for rater in who) / most) for id, who in raters.items()}
+
+
 def first_board(config: RunConfig) -> set[int]:
     """The positions that are shown where nothing is known yet, known before the images are made: two of each prompt as far as they go, then one more
     of each in turn. None is alone of its prompt, as one image teaches nothing (unless prompts have two and the number is odd)."""
@@ -212,19 +226,12 @@ class Taster:
                 asked, words = self.store.asked(row.number), self.store.last_words(row.number)
                 if settled or row.number in late:
                     said = scores(asked, words, weights)
-                for rater, of in sorted(opinions(asked, words).items()):
+                for rater, of in opinions(asked, words).items():
                     for id in of.keys() & asked.keys():
                         raters.setdefault(id, []).append(rater)
             found += [(each, value) for each in self.store.samples(row.number) if each.id in said and (value := said[each.id].value) is not None]
-        sets = {id: json.dumps(names) for id, names in raters.items()}
-        several, most = len(set(sets.values())) > 1, max((weights.get(name, 1.0) for names in raters.values() for name in names), default=1.0)
-        return [
-            Opinion(
-                each, value, f"/{sets[each.id]}" if several and each.id in sets else OWN,
-                sum(weights.get(name, 1.0) for name in raters[each.id]) / most if several and each.id in raters else 1.0,
-            )
-            for each, value in found
-        ]  # fmt: skip
+        levels = levels_of(raters, weights)
+        return [Opinion(each, value, *levels.get(each.id, (OWN, 1.0))) for each, value in found]
 
     def _taste(self, rated: Sequence[Opinion], rows: Sequence[SampleRow]) -> Taste | None:
         """What some ratings of the run say, and those from elsewhere; None while there are none. ``rows`` are the images that it will be asked

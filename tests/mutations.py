@@ -371,8 +371,8 @@ MUTATIONS = (
             "tests/test_raters.py::test_taste_is_of_those_who_count",
         ),
         (
-            'f"/{sets[each.id]}" if several',
-            "OWN if several",
+            "len(set(names.values())) < 2",
+            "True",
             "tests/test_taster.py::test_two_who_are_not_equally_hard_to_please_are_on_levels_of_their_own",
         ),
         (
