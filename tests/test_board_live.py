@@ -170,11 +170,13 @@ def test_there_and_back_under_another_name_all_is_as_it_was(page: Page, studio: 
     with page.expect_response(lambda answer: "/board?" in answer.url and answer.status == 204):  # the page knows all that the server does
         pass
     page.context.set_offline(True)
-    for name in ("anna", "me"):
+    for name, marks in (("anna", ("", "")), ("me", ("up", "down"))):
         page.locator("[data-ref=rater]").fill(name)
         page.keyboard.press("Enter")
-    expect(card(page, 1)).to_have_attribute("data-mark", "")
-    page.context.set_offline(False)
+        for number, mark in enumerate(marks, 1):
+            expect(card(page, number)).to_have_attribute("data-mark", mark)
+    with page.expect_response(lambda answer: "rater=me" in answer.url and answer.status == 200):  # asked anew, not only for what has changed
+        page.context.set_offline(False)
     expect(card(page, 1)).to_have_attribute("data-mark", "up")
     expect(card(page, 2)).to_have_attribute("data-mark", "down")
 
