@@ -720,7 +720,7 @@ MUTATIONS = (
         ("(share + z**2 / (2 * n)) / shrink", "share", "test_the_interval_s_ends_are_the_roots_of_the_score_equation"),
         ("z**2 / (4 * n**2)", "z**2 / (4 * n)", "test_the_interval_s_ends_are_the_roots_of_the_score_equation"),
         ("2 * as_far / (1 << n)", "as_far / (1 << n)", "test_known_p_values"),
-        ("range(fewer + 1)", "range(fewer)", "test_known_p_values"),
+        ("range(fewer)", "range(fewer - 1)", "test_known_p_values"),
         ("return self.b / self.decided", "return self.b / (self.decided + self.tie)", "test_ties_and_bad_pairs_are_counted_and_left_out_of_the_rate"),
         ("if 2 * bad > len(said)", "if bad", "test_several_people_s_verdicts_are_one_of_each_pair"),
     ),
