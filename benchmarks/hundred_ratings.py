@@ -87,7 +87,7 @@ WAYS = {
     "late-steps": Way("rate-few, the last four of the trained steps alone", "rate-few", dict(skip_first_steps=4)),
     "centred": Way("rate-few, one spread of guesses for all prompts", "rate-few", dict(advantage="centred")),
     "noise-reuse": Way(
-        "rate-few, images start from the noises of their prompt.s better half in the last round, as HERO.s do", "rate-few", {}, "noise-reuse"
+        "rate-few, images start from the noises of their prompt's better half in the last round, as HERO's do", "rate-few", {}, "noise-reuse"
     ),
     "assist": Way("rate-few, a board every round, guesses for what was not rated", "rate-few", dict(preference="assist", board_every=1)),
     "attention": Way("rate-few, adapters of rank 64 in attention alone", "rate-few", dict(lora_targets="attention", lora_rank=64)),
