@@ -73,7 +73,7 @@ class Trainer:
         self.monitor = Monitor(config, store, self.engine)
         self.tracker = Tracker(config, store)
         self._seconds_ahead = 0.0  # of other work within a phase
-        self.verbs = dict(sampled=self.sample, scored=self.score, updated=self.update, checkpointed=self.checkpoint)
+        self.verbs = dict(sampled=self.make, scored=self.score, updated=self.update, checkpointed=self.checkpoint)
 
     def run(self) -> bool:
         """Run to the last round; True when all rounds are done, False when somebody asked to stop before.
@@ -110,17 +110,23 @@ class Trainer:
 
     # --- sample -----------------------------------------------------------------------------------------------------------------
 
+    def make(self, number: int) -> None:
+        """Make a round's images. A board of the first of them is there to be rated from then on, so the next board's come before the rest, which
+        nobody waits for; they are by the same policy either way."""
+        if self.taster.asks(number) and self.config.board_pool < self.config.images_per_round:
+            self.sample(number, most=self.config.board_pool)
+            self.sample_ahead(number)
+        self.sample(number)
+
     def sample(self, number: int, report: Report | None = None, most: int | None = None) -> None:
         """Denoise the round's images, a microbatch a process at a time, or with ``most`` the first microbatches that hold so many; what is on disk
         already is not sampled again."""
         n, report = self.config.images_per_round, report or self.control.report
-        report("sampling", number, 0, n)
         promised = {row.position for row in self.store.samples(number)}
-        missing = [
-            start
-            for start, batch in self.engine.microbatches(number).items()
-            if (most is None or start < most) and not (self.engine.part(number, start).exists() and promised.issuperset(batch))
-        ]
+        wanted = {start: batch for start, batch in self.engine.microbatches(number).items() if most is None or start < most}
+        missing = [start for start, batch in wanted.items() if not (self.engine.part(number, start).exists() and promised.issuperset(batch))]
+        ends = [*missing, max(start + len(batch) for start, batch in wanted.items())]
+        report("sampling", number, ends[0], n)
         ahead = automatic(self.store.reward_wanted or self.store.reward_at(number))
         shown, updates = self.taster.shown(number), self._updates()
         for wave in batches(len(missing), self.crew.size):
@@ -128,8 +134,7 @@ class Trainer:
                 for batch in made:
                     self.store.add_samples(number, **batch, shown=shown, updates=updates)
             self.taster.choose(number)  # before anybody can stop it
-            after = missing[wave.stop] if wave.stop < len(missing) else n
-            report("sampling", number, after, n)
+            report("sampling", number, ends[wave.stop], n)
         sync_names(self.engine.part(number, 0), self.store.folder)
         self.taster.choose(number)  # where a worker was killed before it had
 

@@ -357,6 +357,7 @@ MUTATIONS = (
             "",
             "tests/test_taster.py::test_a_board_is_there_as_soon_as_its_images_are",
         ),
+        ("sampled=self.make,", "sampled=self.sample,", "tests/test_taster.py::test_the_next_board_comes_before_what_is_only_learned_from"),
         (
             "int(fresh.sum()) >= self.config.images_per_prompt",
             "bool(fresh.any())",

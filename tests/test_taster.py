@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -245,6 +246,24 @@ def test_a_board_is_there_as_soon_as_its_images_are(tmp_path: Path, monkeypatch:
 
     assert Trainer(half(rounds=2, board_images=images), store, LinearPolicy(half(board_images=images)), Watches(store)).run()
     assert seen == {0: 0, 4: shown_as, 8: images, 12: images, 16: images}
+
+
+@pytest.mark.parametrize(("ahead", "wanted"), [(8, [(1, 8), (3, 8), (1, 8), (2, 16), (5, 8), (3, 8), (4, 16), (5, 8)]), (0, [])])
+def test_the_next_board_comes_before_what_is_only_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int, wanted: list[tuple[int, int]]
+) -> None:
+    """So that who is quick with a board finds the next one there."""
+    monkeypatch.setattr(beliefs, "leads", lambda store, config, number: True)
+    made: list[int] = []
+    add_samples = RunStore.add_samples
+
+    def spy(self: RunStore, number: int, *positions: Any, **batch: Any) -> None:
+        made.extend([number] * len(batch["positions"]))
+        add_samples(self, number, *positions, **batch)
+
+    monkeypatch.setattr(RunStore, "add_samples", spy)
+    trained(tmp_path / "run", half(ahead=ahead))
+    assert [(number, len(list(same))) for number, same in groupby(made)] == (wanted or [(number, 16) for number in range(1, 6)])
 
 
 def test_people_see_the_next_board_while_rounds_without_one_are_made(tmp_path: Path) -> None:
