@@ -171,7 +171,9 @@ class Taster:
         if (taste := self._taste(rated, rows)) is None:
             return
         guess = taste.guess(self._looks([row.image for row in rows]), [row.prompt for row in rows])
-        self.store.add_scores(GUESS, {row.id: Score(float(m), dict(std=float(s))) for row, m, s in zip(rows, guess.rating, guess.std, strict=True)})
+        said = zip(guess.rating.tolist(), guess.std.tolist(), guess.certain.tolist(), strict=True)
+        guesses = {row.id: Score(mean, dict(std=std, certain=certain)) for row, (mean, std, certain) in zip(rows, said, strict=True)}
+        self.store.add_scores(GUESS, guesses)
         accuracy = self._accuracy(taste, number)
         own = int(taste.own.sum())
         found = dict(preference_known=guess.known, preference_ratings=float(own), preference_pairs=float(accuracy.pairs))
@@ -214,6 +216,17 @@ class Taster:
         if self.leads(number):
             return guessed
         return levelled(own, guessed, {row.id: row.prompt for row in self.store.samples(number)})
+
+    def certainty(self, number: int) -> list[float]:
+        """How much of its advantage each of a round's images keeps, by position. Standardising within prompts makes as much of faint guesses as of
+        plain words, so a prompt of which nobody rated an image keeps the share of the taste's spread that the ratings explain, √``certain``. One with
+        ratings has these to be measured by; and where guesses lead, they are measured by one another."""
+        rows, own, guessed = self.store.samples(number), self.store.scores(number, "human"), self.store.scores(number, GUESS)
+        told = {row.prompt for row in rows if row.id in own and own[row.id].value is not None}
+        if not self.on or not guessed or self.leads(number):
+            return [1.0] * len(rows)
+        certain = {id: share for id, score in guessed.items() if isinstance(share := score.explanation.get("certain"), float)}
+        return [1.0 if row.prompt in told else math.sqrt(certain.get(row.id, 1.0)) for row in rows]
 
     def _rated(self, number: int) -> list[Opinion]:
         """The images of all rounds up to one that people have an opinion of, and what it is."""

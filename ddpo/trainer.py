@@ -277,7 +277,9 @@ class Trainer:
         return weights_of(self.config, values, prompts, self._advantages(number, values, prompts))
 
     def _advantages(self, number: int, values: list[float | None], prompts: list[str]) -> Tensor:
-        return advantages_of(self.config, values, prompts, lambda: self.store.score_history(self.store.reward_at(number), number))
+        reward = self.store.reward_at(number)
+        found = advantages_of(self.config, values, prompts, lambda: self.store.score_history(reward, number))
+        return found * torch.tensor(self.taster.certainty(number)) if reward == "human" and self.config.advantage == "group" else found
 
     def _learned_values(self, number: int) -> tuple[list[float | None], list[str]]:
         """The scores that are learned from, by position, and the prompts: shuffled for the control, within each prompt where scores are compared

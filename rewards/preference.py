@@ -344,6 +344,8 @@ class Guess:
     """What would be said of them, (n,): the taste, and how much their prompt is liked as a whole."""
     std: Array
     """How unsure that is, (n,)."""
+    certain: Array
+    """The share of the taste's differences among the images of each one's prompt that the ratings explain, (n,), 0 to 1."""
     known: float
     """The share of the taste's differences within a prompt that the ratings explain, 0 to 1, by the model's own account."""
     alone: float
@@ -500,8 +502,12 @@ class Taste:
         if not self.own.all():
             inverse = self._inverted(self.own)
             alone = _explained(prior, prior - across[:, self.own] @ inverse @ across[:, self.own].T, prompts)
+        certain = np.zeros(len(prompts))
+        for prompt in dict.fromkeys(prompts):
+            rows = [i for i, other in enumerate(prompts) if other == prompt]
+            certain[rows] = _explained(prior[np.ix_(rows, rows)], left[np.ix_(rows, rows)], [prompt] * len(rows))
         rating = self.middle + self._of_ratings(x, self.x) @ self._weights
-        return Guess(across @ self._weights, rating, np.sqrt(np.maximum(np.diag(left), 0.0)), known, alone)
+        return Guess(across @ self._weights, rating, np.sqrt(np.maximum(np.diag(left), 0.0)), certain, known, alone)
 
     @on_one_core
     def expect(self, seen: Looks, prompts: Sequence[str]) -> tuple[Array, Array]:

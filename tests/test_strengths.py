@@ -143,7 +143,7 @@ class Bright:
 
     def guess(self, seen: Looks, prompts: Sequence[str]) -> Guess:
         light = seen["whole"][:, 0]
-        return Guess(light, light, light, 1.0, 1.0)
+        return Guess(light, light, light, light, 1.0, 1.0)
 
 
 def test_it_is_one_page_and_stands_in_card_and_report_afterwards(tmp_path: Path) -> None:

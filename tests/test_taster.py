@@ -385,6 +385,22 @@ def test_assist_keeps_peoples_own_words(tmp_path: Path) -> None:
         np.testing.assert_allclose(np.diff(values), np.diff(guesses), atol=1e-12)
 
 
+@pytest.mark.parametrize(("advantage", "preference"), [("group", "assist"), ("group", "lead"), ("centred", "assist")])
+def test_faint_guesses_of_a_prompt_that_nobody_rated_count_as_much_as_they_are_known(tmp_path: Path, advantage: str, preference: str) -> None:
+    """Standardised within their prompt they would count as much as anybody's own words. With one spread for all prompts they do not."""
+    config = human_config(preference=preference, advantage=advantage, rounds=2, board_images=4, ahead=8, microbatch=8)
+    trainer, _ = trained(tmp_path / "run", config)
+    rows, guessed, sizes = trainer.store.samples(2), trainer.store.scores(2, GUESS), trainer.advantages(2)
+    cat, dog = ([i for i, row in enumerate(rows) if row.prompt == prompt] for prompt in config.prompts)
+    (certain,) = {guessed[rows[i].id].explanation["certain"] for i in dog}
+    assert 0 < certain < 0.95 and any(rows[i].shown for i in cat) and not any(rows[i].shown for i in dog)
+    assert trainer.taster.leads(2) is (preference == "lead")
+    if advantage == "group":
+        wanted = certain**0.5 if preference == "assist" else 1.0
+        assert [float(sizes[own].pow(2).mean().sqrt()) for own in (cat, dog)] == pytest.approx([1.0, wanted], abs=1e-5)
+    assert sizes[dog].mean().abs() < 1e-6
+
+
 class Judge(Somebody):
     """Says of a prompt what it is told, whatever the picture."""
 
