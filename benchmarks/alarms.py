@@ -2,13 +2,14 @@
 
 Each run is one line of ``benchmarks/alarms.jsonl`` (``--results``); one that has its line is not made again, and one that was cut off goes on. After
 the run, pictures of held-out seeds are made at the base model and at every watched round, and judged: the share in which the judge sees the prompt's
-animal, and gold. Then the line says
+animal, and gold. The line holds these and all that was watched; what the alarm makes of it is worked out when it is read (:func:`verdict`):
 
 * ``alarm``: the first round at which the alarm was on, or null; ``lost``: the first at which the animals had fallen by ten points, or null.
   In time is an alarm no later than that; a false alarm is one after which gold still rises (its best round is later);
 * ``best``: the best round that the run would say at its end; ``kept``: the share of the best gain in gold over the base that is left there.
 
-``--presets``, ``--seeds``, ``--every``, ``--images`` and any option of ``python -m ddpo run`` make it smaller; ``--report`` prints the tables.
+``--presets``, ``--seeds``, ``--every``, ``--images`` and any option of ``python -m ddpo run`` change it (``--rounds 100``: until it breaks);
+``--report`` prints the tables, and draws the pictures of the base model, the best round, the first alarm and the last round into ``docs/``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from benchmarks.common import (
+    DOCS,
     add_line,
     animal_accuracy,
     asked,
@@ -33,12 +37,13 @@ from benchmarks.common import (
     short_hash,
     the_judge,
 )
-from benchmarks.tasks import TASKS, pictures
-from ddpo.alarms import best_round, is_on, series_of, signs_of
+from benchmarks.tasks import TASKS, first_of_each, pictures
+from ddpo.alarms import alarm_at, best_round, is_on, series_of, signs_of
 from ddpo.checkpoint import load_result
 from ddpo.config import RunConfig
 from ddpo.presets import presets
 from ddpo.store import RunStore
+from pocket.evaluate import sheet
 from pocket.judge import judge_images
 from rewards import load
 from rewards.base import Sample
@@ -50,6 +55,9 @@ FACTS = {task.name: task.facts for task in TASKS} | dict(compress=("subject",), 
 EVERY = RunConfig().watch_every
 POINTS = 0.1
 """Animals may fall by so much."""
+COLUMNS = 8
+STRIP = "strip.png"
+"""Pictures of the watched rounds, a row each, in a run's folder."""
 
 
 def gold_of(preset: str, images: Sequence[Any], prompts: Sequence[str]) -> float:
@@ -74,39 +82,70 @@ def verdict(rounds: Sequence[int], on: Sequence[bool], animals: Sequence[float],
     )  # fmt: skip
 
 
+def of_line(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line with its verdict, and with what the first alarm said."""
+    series = {int(at): found for at, found in line["watched"].items()}
+    rewards_at = dict.fromkeys(series, line["config"]["reward"])
+    signs, rounds = signs_of(series, rewards_at), line["rounds"]
+    found = verdict(rounds, [is_on(signs[at]) for at in rounds], line["animals"], line["gold"], best_round(series, rewards_at))
+    first = alarm_at(series, found["alarm"], rewards_at) if found["alarm"] else None
+    return {**line, **found, "words": first.text if first else ""}
+
+
 def measure(preset: str, folder: Path, about: int) -> dict[str, Any]:
-    """Everything of one finished run."""
+    """Everything of one finished run; a few pictures of each watched round stay in its folder."""
     store = RunStore(folder)
     config, places, series = store.config, store.checkpoints(), series_of(store.probes())
-    rewards_at = {at: store.reward_at(at) for at in series}
     store.close()
-    signs, rounds = signs_of(series, rewards_at), sorted(series)
-    policy = policy_at(folder, rounds[-1])
-    animals, gold = list[float](), list[float]()
+    rounds, policy = sorted(series), policy_at(folder, max(series))
+    animals, gold, rows, names = list[float](), list[float](), list[list[Image.Image]](), list[str]()
     for number in rounds:
         if number:
             load_result(places[number], policy.parameters())
-        prompts, images = pictures(policy, config, config.prompts, about, base=number == 0)
-        animals.append(animal_accuracy(images, prompts))
-        gold.append(gold_of(preset, images, prompts))
-    found = verdict(rounds, [is_on(signs[at]) for at in rounds], animals, gold, best_round(series, rewards_at))
-    told = {str(at): {sign.name: round(sign.strength, 2) for sign in signs[at]} for at in rounds if signs[at]}
-    return dict(config=effective(config), judge=judge_name(), rounds=rounds, animals=rounded(animals), gold=rounded(gold), signs=told, **found)
+        names, images = pictures(policy, config, config.prompts, about, base=number == 0)
+        animals.append(animal_accuracy(images, names))
+        gold.append(gold_of(preset, images, names))
+        rows.append(images)
+    sheet([[row[i] for i in first_of_each(names, COLUMNS)] for row in rows], scale=1, gap=0).save(folder / STRIP)
+    watched = {at: {name: [None if v is None else round(v, 5) for v in values] for name, values in series[at].items()} for at in rounds}
+    return dict(config=effective(config), judge=judge_name(), rounds=rounds, animals=rounded(animals), gold=rounded(gold), watched=watched)
+
+
+def draw(strip: Path, line: Mapping[str, Any], file: Path) -> None:
+    """The base model, the best round, the first alarm and the last round of a run, one below the other, as a PNG of 256 colours."""
+    wanted = sorted({0, line["best"], line["alarm"] or 0, line["rounds"][-1]})
+    with Image.open(strip) as image:
+        kept = image.convert("RGB")
+    side, rows = kept.width // COLUMNS, [line["rounds"].index(number) for number in wanted]
+    cut = [[kept.crop((x * side, y * side, (x + 1) * side, (y + 1) * side)) for x in range(COLUMNS)] for y in rows]
+    small = sheet(cut, scale=1, gap=2)
+    large = small.quantize(256, dither=Image.Dither.NONE).resize((2 * small.width, 2 * small.height), Image.Resampling.NEAREST)
+    large.save(file, optimize=True)
 
 
 def report(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A line a run in Markdown, and what the bars say."""
-    rows = ["| preset | seed | alarm | animals lost | best round | gold there, of the best | false |", "|---|---|---|---|---|---|---|"]
+    """Runs with their verdicts in Markdown, and what the bars say."""
+    rows = [
+        "| preset | rounds | seed | alarm | animals lost | animals first, last (%) | best round | gold there, of the best | false |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for line in lines:
         shown = [line[name] if line[name] is not None else "–" for name in ("alarm", "lost", "best")]
         kept = "–" if line["kept_value"] is None else f"{100 * line['kept_value']:.0f} %"
-        rows.append(f"| {line['preset']} | {line['seed']} | {shown[0]} | {shown[1]} | {shown[2]} | {kept} | {'yes' if line['false'] else 'no'} |")
+        animals = f"{100 * line['animals'][0]:.0f}, {100 * line['animals'][-1]:.0f}"
+        cells = (line["preset"], line["rounds"][-1], line["seed"], *shown[:2], animals, shown[2], kept, "yes" if line["false"] else "no")
+        rows.append(f"| {' | '.join(map(str, cells))} |")
     lost = [line for line in lines if line["lost"] is not None]
     rows.append(
         f"\nIn time: {sum(line['in_time'] for line in lost)} of {len(lost)} runs that lose their animals. False alarms: "
         f"{sum(line['false'] for line in lines)} of {len(lines)}. Best rounds that keep 90 % of the best gold: "
         f"{sum((line['kept_value'] or 0) >= 0.9 for line in lines)} of {len(lines)}."
     )
+    rows += [
+        f"* {line['preset']}, {line['rounds'][-1]} rounds, seed {line['seed']}, round {line['alarm']}: {line['words']}"
+        for line in lines
+        if line["words"]
+    ]
     return "\n".join([*rows, judged_before(lines)])
 
 
@@ -121,7 +160,11 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="print the tables only")
     options, more = parser.parse_known_args()
     if options.report:
-        print(report(lines_of(options.results)))
+        lines = [of_line(line) for line in lines_of(options.results)]
+        print(report(lines))
+        for line in lines:
+            if line["alarm"] and (strip := options.out / line["run"] / STRIP).exists():
+                draw(strip, line, DOCS / f"alarm-{line['run']}.png")
         return
     for seed in options.seeds:
         for preset in options.presets:
@@ -130,9 +173,9 @@ def main() -> None:
             wanted = asked(settings)
             if any(all(line[name] == value for name, value in key.items()) and same_settings(line, wanted) for line in lines_of(options.results)):
                 continue
-            folder = options.out / "-".join([preset, str(seed), *([short_hash(" ".join(settings))] if more or options.every != EVERY else [])])
-            make_run(folder, settings)
-            add_line(options.results, key | measure(preset, folder, options.images))
+            run = "-".join([preset, str(seed), *([short_hash(" ".join(settings))] if more or options.every != EVERY else [])])
+            make_run(options.out / run, settings)
+            add_line(options.results, key | dict(run=run) | measure(preset, options.out / run, options.images))
 
 
 if __name__ == "__main__":

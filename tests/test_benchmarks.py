@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import Tensor
 
 import rewards
@@ -41,6 +41,7 @@ from ddpo.presets import presets
 from ddpo.rollout import rollout
 from ddpo.store import RunStore
 from pocket import world
+from pocket.evaluate import sheet
 from pocket.judge import label_of
 from rewards.aesthetic import Aesthetic
 from rewards.base import Sample, Score
@@ -421,9 +422,36 @@ def test_an_alarm_is_judged_by_the_judge_s_animals_and_gold() -> None:
         (0.25, 0.75),
     ]
     nothing = alarms.verdict(on=[False] * 5, best=10, **judged | dict(gold=[0.0] * 5))
-    assert nothing["kept"] is None and nothing["kept_value"] is None and "| – |" in alarms.report([dict(preset="count", seed=0) | nothing])
-    assert "In time: 2 of 4" in alarms.report([dict(preset="compress", seed=0) | f for f in found])
+    run = judged | dict(preset="compress", seed=0, words="Noise has spread.")
+    assert nothing["kept"] is None and nothing["kept_value"] is None and "| – |" in alarms.report([run | nothing])
+    told = alarms.report([run | f for f in found])
+    assert "In time: 2 of 4" in told and "| compress | 20 | 0 | 15 | 15 | 90, 20 | 10 | 100 % | no |" in told
+    assert "* compress, 20 rounds, seed 0, round 15: Noise has spread." in told
     assert set(alarms.PRESETS) == set(alarms.FACTS) == {"compress", "incompress", "aesthetic", "align", "count"}
+
+
+def test_a_line_of_the_alarms_says_what_the_alarm_makes_of_it_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From what was watched, so that other thresholds need no new runs; and its pictures are drawn."""
+    still, spread = [0.1, 0.12, 0.11, 0.1], [0.5, 0.52, 0.51, 0.5]
+    watched = {
+        "0": dict(noise=still, jpeg_incompressibility=[1.0] * 4),
+        "6": dict(noise=still, jpeg_incompressibility=[2.0] * 4),
+        "12": dict(noise=spread, jpeg_incompressibility=[3.0] * 4),
+    }
+    line = dict(preset="incompress", seed=0, run="incompress-0", config=dict(reward="jpeg_incompressibility"), rounds=[0, 6, 12], watched=watched)
+    line |= dict(animals=[0.9, 0.9, 0.2], gold=[0.9, 0.9, 0.2])
+    found = alarms.of_line(line)
+    assert (found["alarm"], found["lost"], found["in_time"], found["false"], found["best"]) == (12, 12, True, False, 6)
+    assert found["words"].startswith("The reward still rises, but noise has spread")
+    monkeypatch.setattr("ddpo.alarms.SPREAD", 100.0)
+    assert alarms.of_line(line)["alarm"] is None
+    colours = ("red", "lime", "blue")
+    strip = [[Image.new("RGB", (16, 16), colour)] * alarms.COLUMNS for colour in colours]
+    sheet(strip, scale=1, gap=0).save(tmp_path / "strip.png")
+    for best, shown in ((6, "red lime blue"), (0, "red blue")):
+        alarms.draw(tmp_path / "strip.png", found | dict(best=best), tmp_path / "drawn.png")
+        drawn = Image.open(tmp_path / "drawn.png").convert("RGB")
+        assert [drawn.getpixel((16, 132 * i + 16)) for i in range(drawn.height // 132 + 1)] == [ImageColor.getrgb(name) for name in shown.split()]
 
 
 # --- distance ---------------------------------------------------------------------------------------------------------------------
