@@ -16,7 +16,8 @@ clipping
 **The alarm** is on where the signs, each counted by how many times its threshold it has, come to :data:`ALARM`: two signs, or one that is twice as
 strong. (Where people rate, rewards of taste are not asked: they may want another one.)
 
-**The best round** is the watched one with the highest reward of those at which no alarm is on; where people rate, the latest of these; else none.
+**The best round** is the watched one with the highest reward of those at which no alarm is on; where people rate, the latest of these; else none, and
+the way back is to half of the rounds before the alarm (:attr:`Alarm.back`).
 """
 
 from __future__ import annotations
@@ -83,6 +84,12 @@ class Alarm:
     def since(self) -> int:
         """The round since which all signs have grown."""
         return max(sign.since for sign in self.signs)
+
+    @property
+    def back(self) -> int:
+        """The round to go back to: the best one, or where there is none the one half way to where the alarm began, which nobody has watched, but
+        which had less time to go wrong; 0 where there is none either."""
+        return self.best or self.began // 2
 
     @property
     def pictures(self) -> tuple[int, ...]:

@@ -298,7 +298,7 @@ class RunConfig:
         "continue",
         "What to do when what is watched goes wrong: say so and continue, pause (the model stays loaded), stop after the round, or rollback: stop, "
         "and take away the watched round at which no alarm was on and the present reward is highest (where people rate, the latest without an "
-        "alarm).",
+        "alarm; where there is none, the round half way to the first alarm).",
         choices=("continue", "pause", "stop", "rollback"),
     )
     tracker: str = setting(

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 
+from ddpo.alarms import Alarm
 from ddpo.records import RESULT
 from ddpo.store import RunStore, StoreError
 
 ROLLBACK = "rollback"
 """The kind of event with which a run rolls back by its rule; it holds from then on, until people say otherwise."""
 RULE = "the watched round at which no alarm was on and the present reward is highest (where people rate, the latest without an alarm)"
+HALF_WAY = "half way to the first alarm, since no watched round was without one"
 
 
 def rolled_back(store: RunStore) -> int | None:
@@ -46,11 +48,12 @@ def roll_back(store: RunStore, number: int | None) -> None:
     store.choose(RESULT, "" if number is None else str(number))
 
 
-def words_of(best: int) -> str:
-    """What a run says of itself that rolls back to a round by its rule; 0 is the base model."""
-    if not best:
+def words_of(alarm: Alarm) -> str:
+    """What a run says of itself that rolls back by its rule."""
+    if not alarm.back:
         return "No watched round was without an alarm: nothing to roll back to. The last round is taken away, unless you choose another."
-    return f"Rolled back to round {best}, {RULE}: it is taken away, unless you choose another. Later rounds are kept."
+    why = RULE if alarm.best else HALF_WAY
+    return f"Rolled back to round {alarm.back}, {why}: it is taken away, unless you choose another. Later rounds are kept."
 
 
 def best_of(words: str) -> int:

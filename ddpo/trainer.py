@@ -416,9 +416,9 @@ class Trainer:
         if alarm is not None and began:
             self.store.add_event("alarm", alarm.text)
             if self.config.on_alarm == "rollback":
-                self.store.add_event(ROLLBACK, words_of(alarm.best))
+                self.store.add_event(ROLLBACK, words_of(alarm))
         self.store.add_metrics(number, metrics)
-        if alarm is not None and began and self.config.on_alarm == "rollback" and meanwhile and alarm.best:
+        if alarm is not None and began and self.config.on_alarm == "rollback" and meanwhile and alarm.back:
             raise StopRun  # nobody is to rate a board of what is given up
         if began and self.config.on_alarm in ("stop", "rollback"):
             self.store.add_event("answer", self.control.stop_soon())

@@ -19,6 +19,7 @@ from app.pages.run import history
 from app.runs import Runs
 from ddpo.config import RunConfig
 from ddpo.lock import WorkerLock
+from ddpo.result import rolled_back
 from ddpo.store import RunStore, StoreError
 
 TEXT = "Diversity and one other reward have fallen since round 5. Best round so far: 5."
@@ -190,6 +191,47 @@ def test_any_saved_round_can_be_gone_on_from(page: Page, alarmed: Studio) -> Non
         expect(page.locator(".bar select")).to_have_value(name)
     store = RunStore(alarmed.runs / name)
     assert store.parent == ("a", 9) and store.config.rounds == 1
+    store.close()
+
+
+def test_any_saved_round_can_be_rolled_back_to(page: Page, alarmed: Studio) -> None:
+    """From the gallery, by keyboard; not to what is taken away already."""
+    open_progress(page, alarmed)
+    gallery, taken = page.locator("#studio-gallery"), page.locator("#studio-takeaway")
+    back = gallery.get_by_role("button", name="Roll back to here")
+    expect(gallery).to_contain_text("Round 10:")
+    expect(back).to_be_disabled()
+    gallery.get_by_role("button", name="Earlier round").press("Enter")
+    back.press("Enter")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").press("Enter")
+    back.press("Enter")
+    page.get_by_role("dialog").get_by_role("button", name="Roll back").press("Enter")
+    expect(taken).to_contain_text("rolled back to round 9")
+    expect(back).to_be_disabled()
+    store = RunStore(alarmed.runs / "a")
+    assert rolled_back(store) == 9
+    store.close()
+
+
+def test_where_nothing_watched_was_well_the_way_back_is_half_of_it(page: Page, toy_studio: Studio) -> None:
+    store = filled_run(toy_studio.runs / "a", rounds=10)
+    add_watched(store, 0)
+    add_watched(store, 10, 1.5)
+    for number, place in store.checkpoints().items():
+        (place / "state.safetensors").write_bytes(b"weights")
+        add_lora(store, number)
+    assert (found := alarm.alarm_value(store))["best"] == 0 and found["back"] == 5 and found["saved"]
+    open_progress(page, toy_studio)
+    banner = page.get_by_role("status", name="Alarm")
+    expect(banner).to_contain_text("No watched round so far was without an alarm.")
+    expect(banner.get_by_role("button", name="See it weaker")).to_be_visible()
+    back = banner.get_by_role("button", name="Roll back to round 5")
+    expect(back).to_have_accessible_description(
+        "Round 5 is what you take away and compare: half way to the first alarm, and not watched. Later rounds are kept."
+    )
+    back.click()
+    expect(banner).to_contain_text("Rolled back to round 5")
+    assert rolled_back(store) == 5
     store.close()
 
 

@@ -48,21 +48,27 @@ def test_people_roll_back_and_take_it_back(tmp_path: Path) -> None:
         roll_back(store, 99)
 
 
+def alarm_of(best: int, began: int = 10) -> Alarm:
+    return Alarm(began, began, (), None, best)
+
+
 def test_what_was_said_last_holds_by_people_or_by_the_rule(tmp_path: Path) -> None:
     """The rule's word is an event; people's comes after it and is kept, until the rule speaks again. 0 is the base model, which is no round."""
     store = gone_wrong(tmp_path / "a", on_alarm="rollback")
     assert rolled_back(store) is None
     for say, wanted in (
-        (lambda: store.add_event("rollback", words_of(5)), 5),
+        (lambda: store.add_event("rollback", words_of(alarm_of(5))), 5),
         (lambda: roll_back(store, 2), 2),
         (lambda: roll_back(store, None), None),
-        (lambda: store.add_event("rollback", words_of(10)), 10),
-        (lambda: store.add_event("rollback", words_of(0)), None),
+        (lambda: store.add_event("rollback", words_of(alarm_of(10))), 10),
+        (lambda: store.add_event("rollback", words_of(alarm_of(0, began=6))), 3),
+        (lambda: store.add_event("rollback", words_of(alarm_of(0, began=1))), None),
     ):
         say()
         time.sleep(0.002)  # a clock's tick
         assert rolled_back(store) == wanted
-    assert words_of(0).startswith("No watched round was without an alarm"), "which is not to say that none is better"
+    assert words_of(alarm_of(0, began=1)).startswith("No watched round was without an alarm"), "which is not to say that none is better"
+    assert words_of(alarm_of(0, began=6)).startswith("Rolled back to round 3, half way to the first alarm, since no watched round was without one")
 
 
 def test_a_checkpoint_that_is_gone_is_none_to_roll_back_to(tmp_path: Path) -> None:

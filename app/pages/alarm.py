@@ -52,11 +52,11 @@ def alarm_value(store: RunStore) -> dict[str, Any]:
     status, shown = store.status(), {(row.round, row.position): row for row in store.probes()}
     pictures = [(shown[alarm.best, i], shown[alarm.round, i]) for i in alarm.pictures]
     return nothing | dict(
-        round=alarm.round, best=alarm.best, text=alarm.text, details=[detail(sign) for sign in alarm.signs],
+        round=alarm.round, best=alarm.best, back=alarm.back, text=alarm.text, details=[detail(sign) for sign in alarm.signs],
         before=f"round {alarm.best}" if alarm.best else "base model", now=f"round {alarm.round}",
         pictures=[dict(prompt=now.prompt[:300], before=probe_url(store, before), now=probe_url(store, now)) for before, now in pictures],
         alive=status.alive, stops=status.alive and stops_soon(store), paused=status.state == "paused", pending=list(status.pending),
-        saved=alarm.best in store.checkpoints(), rolled=rolled_back(store), penalty=words.number(penalty_of(config_of(store))["kl_weight"]),
+        saved=alarm.back in store.checkpoints(), rolled=rolled_back(store), penalty=words.number(penalty_of(config_of(store))["kl_weight"]),
     )  # fmt: skip
 
 

@@ -109,6 +109,11 @@ function askToGoOn(round, alive) {
     text: `A new run begins with what the model had learned after round ${round}. ${alive ? "This run is stopped; e" : "E"}verything that it made is kept.` });
 }
 
+function askToRollBack(round, alive) {
+  return ask({ title: `Roll back to round ${round}?`, yes: "Roll back",
+    text: `${alive ? "This run is stopped. " : ""}Round ${round} is what you take away and compare. Later rounds are kept, and “Take the latest again” undoes it.` });
+}
+
 // Run `work` every second until the widget leaves the page.
 function everySecond(work) {
   const timer = setInterval(() => (element.isConnected ? work() : clearInterval(timer)), 1000);

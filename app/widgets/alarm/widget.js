@@ -6,9 +6,9 @@ function pair(p, v) {
 
 // What a button does, beside it.
 const TOLD = {
-  rollback: (v) => `${v.alive ? "This run stops. " : ""}Round ${v.best} is what you take away and compare. Later rounds are kept.`,
+  rollback: (v) => `${v.alive ? "This run stops. " : ""}Round ${v.back} is what you take away and compare${v.best ? "" : ": half way to the first alarm, and not watched"}. Later rounds are kept.`,
   fork: (v) => `A new run begins with what the model had learned by then${v.alive ? "; this one stops" : ""}.`,
-  penalty: (v) => `From round ${v.best} too, and each step’s distance from the base model costs ${v.penalty} (kl_weight): the reward rises more slowly, and the pictures stay nearer to the base model’s.`,
+  penalty: (v) => `From round ${v.back} too, and each step’s distance from the base model costs ${v.penalty} (kl_weight): the reward rises more slowly, and the pictures stay nearer to the base model’s.`,
   weaker: (v) => `Compare opens with round ${v.round} at half of its strength: much of what was learned is left, and less is harmed.`,
 };
 const HALF = 0.5;
@@ -24,17 +24,17 @@ function action(v, kind, label, look) {
 
 function view(v) {
   if (!v.text) return h("div", { key: "none", hidden: true });
-  const rolled = v.rolled && v.rolled === v.best;
+  const rolled = v.rolled && v.rolled === v.back;
   return h("section", { class: "s-card alarm", key: `${v.run}-${v.round}`, role: "status", "aria-label": "Alarm" },
     h("div", { class: "alarm-words" }, h("h3", { tabindex: -1 }, rolled && !v.alive ? `Rolled back to round ${v.rolled}` : "Something is going wrong"), h("p", {}, v.text, v.stops ? " This run stops after its round." : ""),
       h("details", {}, h("summary", {}, "What was measured"), h("ul", {}, v.details.map((d) => h("li", {}, d))))),
     h("ul", { class: "alarm-pictures", "aria-label": "Pictures that show it" }, v.pictures.map((p) => pair(p, v))),
     h("div", { class: "alarm-do" },
-      v.saved ? h("ul", { class: "alarm-actions", "aria-label": "What can be done" },
-        rolled ? null : action(v, "rollback", `Roll back to round ${v.best}`, "s-primary"),
-        action(v, "fork", `Go on from round ${v.best}`, rolled ? "s-primary" : ""),
-        action(v, "penalty", "Go on with a KL penalty", ""),
-        action(v, "weaker", "See it weaker", "")) : null,
+      h("ul", { class: "alarm-actions", "aria-label": "What can be done" },
+        v.saved && !rolled ? action(v, "rollback", `Roll back to round ${v.back}`, "s-primary") : null,
+        v.saved ? action(v, "fork", `Go on from round ${v.back}`, rolled ? "s-primary" : "") : null,
+        v.saved ? action(v, "penalty", "Go on with a KL penalty", "") : null,
+        action(v, "weaker", "See it weaker", "")),
       h("div", { class: "s-row" },
         v.alive ? [v.stops && !v.paused ? button(v, "dismiss", "Dismiss") : button(v, "continue", "Continue"), v.paused ? null : button(v, "pause", "Pause"), button(v, "stop", "Stop now")] : button(v, "dismiss", "Dismiss"))));
 }
@@ -44,7 +44,7 @@ onAct(({ act: kind }, pressed) => {
   lost = kind === "rollback";
   if (kind === "weaker") return compareWith(props.value.run, props.value.round, HALF);
   const v = props.value, starts = ["fork", "penalty"].includes(kind);
-  act({ kind, run: v.run, round: starts || kind === "rollback" ? v.best : v.round }, pressed);
+  act({ kind, run: v.run, round: starts || kind === "rollback" ? v.back : v.round }, pressed);
   if (starts) openTab("Run");
 });
 show(view, (v) => {

@@ -48,7 +48,8 @@ function tools(v) {
       h("button", { class: "s-button s-small s-ghost", "data-act": "latest", disabled: at >= v.rounds.length - 1 }, "Latest"),
       v.rounds.includes(v.result) ? h("button", { class: "s-button s-small s-ghost", "data-act": "result", disabled: state.round === v.result, title: `The run is rolled back to round ${v.result}` }, "Result") : null,
       h("button", { class: "s-button s-small s-ghost", "data-act": "compare", title: "The base model and this round, side by side" }, "Compare"),
-      h("button", { class: "s-button s-small s-ghost", "data-act": "fork", disabled: !v.saved.includes(state.round), title: "Start a new run from this round" }, "Go on from here")),
+      h("button", { class: "s-button s-small s-ghost", "data-act": "fork", disabled: !v.saved.includes(state.round), title: "Start a new run from this round" }, "Go on from here"),
+      h("button", { class: "s-button s-small s-ghost", "data-act": "rollback", disabled: !v.saved.includes(state.round) || state.round === home(v), title: "Take this round away, and no later one" }, "Roll back to here")),
     h("label", { class: "gallery-order" }, h("span", {}, "Order"),
       h("select", { "data-order": "" }, [["made", "as made"], ["best", "best first"], ["worst", "worst first"]].map(([value, name]) => h("option", { value }, name)))));
 }
@@ -119,6 +120,10 @@ onAct(async (data, pressed) => {
     if (!(await askToGoOn(round, alive))) return;
     act({ kind: "fork", run, round }, pressed);
     openTab("Run");
+  }
+  if (data.act === "rollback") {
+    const { run, alive } = props.value, round = state.round;
+    if (await askToRollBack(round, alive)) act({ kind: "rollback", run, round }, pressed);
   }
   if (data.act === "zoom") zoom(data.id);
   if (data.act === "compare") compareWith(props.value.run, state.round);
