@@ -4,9 +4,11 @@ Each run is one line of ``benchmarks/alarms.jsonl`` (``--results``); one that ha
 the run, pictures of held-out seeds are made at the base model and at every watched round, and judged: the share in which the judge sees the prompt's
 animal, and gold. The line holds these and all that was watched; what the alarm makes of it is worked out when it is read (:func:`verdict`):
 
-* ``alarm``: the first round at which the alarm was on, or null; ``lost``: the first at which the animals had fallen by ten points, or null.
-  In time is an alarm no later than that; a false alarm is one after which gold still rises (its best round is later);
-* ``best``: the best round that the run would say at its end; ``kept``: the share of the best gain in gold over the base that is left there.
+* ``alarm``: the first round at which the alarm was on, or null; ``lost``: the first at which the animals had fallen by ten points, or null. An alarm
+  comes before that, with it, late or never (``when``);
+* ``false``: whether gold still rose when the alarm came: there or later it is higher than ever before, by more than the difference's standard error;
+* ``best``: the round that the run would go back to at its first alarm, or its best one where there is none; ``kept``: the share of the best gain in
+  gold over the base that is left there; ``kept_value``: that gold as a share of the best.
 
 ``--presets``, ``--seeds``, ``--every``, ``--images`` and any option of ``python -m ddpo run`` change it (``--rounds 100``: until it breaks);
 ``--report`` prints the tables, and draws the pictures of the base model, the best round, the first alarm and the last round into ``docs/``.
@@ -15,6 +17,8 @@ animal, and gold. The line holds these and all that was watched; what the alarm 
 from __future__ import annotations
 
 import argparse
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,7 @@ from benchmarks.common import (
     judged_before,
     lines_of,
     make_run,
+    mean_and_error,
     policy_at,
     rounded,
     same_settings,
@@ -38,7 +43,7 @@ from benchmarks.common import (
     the_judge,
 )
 from benchmarks.tasks import TASKS, first_of_each, pictures
-from ddpo.alarms import alarm_at, best_round, is_on, series_of, signs_of
+from ddpo.alarms import alarm_at, best_round, series_of
 from ddpo.checkpoint import load_result
 from ddpo.config import RunConfig
 from ddpo.presets import presets
@@ -60,25 +65,32 @@ STRIP = "strip.png"
 """Pictures of the watched rounds, a row each, in a run's folder."""
 
 
-def gold_of(preset: str, images: Sequence[Any], prompts: Sequence[str]) -> float:
-    """What the preset's reward stands for, the mean over pictures."""
+def gold_of(preset: str, images: Sequence[Any], prompts: Sequence[str]) -> list[float]:
+    """What the preset's reward stands for, of each picture."""
     if facts := FACTS[preset]:
         verdicts = judge_images(the_judge(), list(images), list(prompts))
-        return sum(all(verdict[fact] for fact in facts) for verdict in verdicts) / len(verdicts)
+        return [float(all(verdict[fact] for fact in facts)) for verdict in verdicts]
     scores = load("image_statistics").score([Sample(i, prompt, image) for i, (prompt, image) in enumerate(zip(prompts, images, strict=True))])
-    return sum(score.value or 0.0 for score in scores) / len(scores)
+    return [score.value or 0.0 for score in scores]
 
 
-def verdict(rounds: Sequence[int], on: Sequence[bool], animals: Sequence[float], gold: Sequence[float], best: int) -> dict[str, Any]:
-    """What one run says, from its watched rounds (the base model's first), at which the alarm was on, and what was judged."""
+def verdict(
+    rounds: Sequence[int], on: Sequence[bool], animals: Sequence[float], gold: Sequence[float], gold_error: Sequence[float], best: int
+) -> dict[str, Any]:
+    """What one run says, from its watched rounds (the base model's first), at which the alarm was on, and what was judged; ``best`` is the round that
+    it goes back to."""
     alarm = next((at for at, is_so in zip(rounds, on, strict=True) if is_so), None)
     lost = next((at for at, share in zip(rounds, animals, strict=True) if share < animals[0] - POINTS), None)
-    top = rounds[max(range(len(gold)), key=lambda i: gold[i])]
-    there, most = gold[list(rounds).index(best)], max(gold)
+    when = "" if lost is None else "never" if alarm is None else "before" if alarm < lost else "with it" if alarm == lost else "late"
+    top, there = max(range(len(gold)), key=lambda i: gold[i]), gold[rounds.index(best)] if best in rounds else None
+    rises = False
+    if alarm is not None and (first := list(rounds).index(alarm)):
+        before, after = (max(part, key=lambda i: gold[i]) for part in (range(first), range(first, len(gold))))
+        rises = gold[after] - gold[before] > math.hypot(gold_error[before], gold_error[after])
     return dict(
-        alarm=alarm, lost=lost, in_time=None if lost is None else alarm is not None and alarm <= lost, false=alarm is not None and top > alarm,
-        best=best, gold_best=top, kept=round((there - gold[0]) / (most - gold[0]), 4) if most > gold[0] else None,
-        kept_value=round(there / most, 4) if most > 0 else None,
+        alarm=alarm, lost=lost, when=when, false=rises, best=best, gold_best=rounds[top],
+        kept=round((there - gold[0]) / (gold[top] - gold[0]), 4) if there is not None and gold[top] > gold[0] else None,
+        kept_value=round(there / gold[top], 4) if there is not None and gold[top] > 0 else None,
     )  # fmt: skip
 
 
@@ -86,10 +98,11 @@ def of_line(line: Mapping[str, Any]) -> dict[str, Any]:
     """A line with its verdict, and with what the first alarm said."""
     series = {int(at): found for at, found in line["watched"].items()}
     rewards_at = dict.fromkeys(series, line["config"]["reward"])
-    signs, rounds = signs_of(series, rewards_at), line["rounds"]
-    found = verdict(rounds, [is_on(signs[at]) for at in rounds], line["animals"], line["gold"], best_round(series, rewards_at))
-    first = alarm_at(series, found["alarm"], rewards_at) if found["alarm"] else None
-    return {**line, **found, "words": first.text if first else ""}
+    alarms = [alarm_at(series, at, rewards_at) for at in line["rounds"]]
+    first = next((alarm for alarm in alarms if alarm), None)
+    judged = {name: line[name] for name in ("rounds", "animals", "gold", "gold_error")}
+    best = first.back if first else best_round(series, rewards_at)
+    return {**line, **verdict(on=[alarm is not None for alarm in alarms], best=best, **judged), "words": first.text if first else ""}
 
 
 def measure(preset: str, folder: Path, about: int) -> dict[str, Any]:
@@ -98,17 +111,20 @@ def measure(preset: str, folder: Path, about: int) -> dict[str, Any]:
     config, places, series = store.config, store.checkpoints(), series_of(store.probes())
     store.close()
     rounds, policy = sorted(series), policy_at(folder, max(series))
-    animals, gold, rows, names = list[float](), list[float](), list[list[Image.Image]](), list[str]()
+    animals, gold, rows, names = list[float](), list[tuple[float, float]](), list[list[Image.Image]](), list[str]()
     for number in rounds:
         if number:
             load_result(places[number], policy.parameters())
         names, images = pictures(policy, config, config.prompts, about, base=number == 0)
         animals.append(animal_accuracy(images, names))
-        gold.append(gold_of(preset, images, names))
+        gold.append(mean_and_error(gold_of(preset, images, names)))
         rows.append(images)
     sheet([[row[i] for i in first_of_each(names, COLUMNS)] for row in rows], scale=1, gap=0).save(folder / STRIP)
     watched = {at: {name: [None if v is None else round(v, 5) for v in values] for name, values in series[at].items()} for at in rounds}
-    return dict(config=effective(config), judge=judge_name(), rounds=rounds, animals=rounded(animals), gold=rounded(gold), watched=watched)
+    means, errors = (rounded(part) for part in zip(*gold, strict=True))
+    return dict(
+        config=effective(config), judge=judge_name(), rounds=rounds, animals=rounded(animals), gold=means, gold_error=errors, watched=watched
+    )  # fmt: skip
 
 
 def draw(strip: Path, line: Mapping[str, Any], file: Path) -> None:
@@ -126,20 +142,33 @@ def draw(strip: Path, line: Mapping[str, Any], file: Path) -> None:
 def report(lines: Sequence[Mapping[str, Any]]) -> str:
     """Runs with their verdicts in Markdown, and what the bars say."""
     rows = [
-        "| preset | rounds | seed | alarm | animals lost | animals first, last (%) | best round | gold there, of the best | false |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| preset | rounds | seed | alarm | animals lost | the alarm came | animals first, last (%) | back to | gold there, of the best (of the best"
+        " gain) | gold still rose |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for line in lines:
         shown = [line[name] if line[name] is not None else "–" for name in ("alarm", "lost", "best")]
         kept = "–" if line["kept_value"] is None else f"{100 * line['kept_value']:.0f} %"
+        kept += "" if line["kept"] is None else f" ({100 * line['kept']:.0f} %)"
         animals = f"{100 * line['animals'][0]:.0f}, {100 * line['animals'][-1]:.0f}"
-        cells = (line["preset"], line["rounds"][-1], line["seed"], *shown[:2], animals, shown[2], kept, "yes" if line["false"] else "no")
+        cells = (
+            line["preset"],
+            line["rounds"][-1],
+            line["seed"],
+            *shown[:2],
+            line["when"] or "–",
+            animals,
+            shown[2],
+            kept,
+            "yes" if line["false"] else "no",
+        )
         rows.append(f"| {' | '.join(map(str, cells))} |")
-    lost = [line for line in lines if line["lost"] is not None]
+    came, rose = Counter(line["when"] for line in lines if line["when"]), sum(line["false"] for line in lines)
+    keep = sum((line["kept_value"] or 0) >= 0.9 for line in lines)
     rows.append(
-        f"\nIn time: {sum(line['in_time'] for line in lost)} of {len(lost)} runs that lose their animals. False alarms: "
-        f"{sum(line['false'] for line in lines)} of {len(lines)}. Best rounds that keep 90 % of the best gold: "
-        f"{sum((line['kept_value'] or 0) >= 0.9 for line in lines)} of {len(lines)}."
+        f"\nOf {came.total()} runs that lose their animals, the alarm came before that in {came['before']}, with it in {came['with it']}, late or "
+        f"never in {came['late'] + came['never']}. It came while gold still rose in {rose} of {len(lines)}. Rounds to go back to that keep 90 % of "
+        f"the best gold: {keep} of {len(lines)}."
     )
     rows += [
         f"* {line['preset']}, {line['rounds'][-1]} rounds, seed {line['seed']}, round {line['alarm']}: {line['words']}"

@@ -406,26 +406,28 @@ def test_renoising_undoes_a_step(policy: StableDiffusionPolicy) -> None:
 
 
 def test_an_alarm_is_judged_by_the_judge_s_animals_and_gold() -> None:
-    """Animals fall by more than ten points at 15; gold is best at 10. An alarm at 15 is in time, one at 20 late, one at 5 false; what the best round
-    keeps is a share of the gain, or of the value."""
-    judged = dict(rounds=[0, 5, 10, 15, 20], animals=[0.9, 0.9, 0.85, 0.7, 0.2], gold=[4.0, 5.0, 6.0, 5.0, 4.5])
-    found = [
-        alarms.verdict(on=[at >= first for at in judged["rounds"]], best=best, **judged) for first, best in ((15, 10), (20, 15), (5, 0), (99, 20))
-    ]
-    assert [(f["alarm"], f["lost"], f["in_time"], f["false"]) for f in found] == [
-        (15, 15, True, False), (20, 15, False, False), (5, 15, True, True), (None, 15, False, False),
+    """Animals fall by more than ten points at 15; gold is best at 10. What the best round keeps is a share of the gain, or of the value."""
+    judged: dict[str, Any] = dict(rounds=[0, 5, 10, 15, 20], animals=[0.9, 0.9, 0.85, 0.7, 0.2], gold=[4.0, 5.0, 6.0, 5.0, 4.5], gold_error=[0.1] * 5)
+    cases = ((15, 10), (20, 15), (5, 0), (99, 20), (10, 5))
+    found = [alarms.verdict(on=[at >= first for at in judged["rounds"]], best=best, **judged) for first, best in cases]
+    assert [(f["alarm"], f["lost"], f["when"], f["false"]) for f in found] == [
+        (15, 15, "with it", False), (20, 15, "late", False), (5, 15, "before", True), (None, 15, "never", False), (10, 15, "before", True),
     ]  # fmt: skip
-    assert [(f["kept"], f["kept_value"]) for f in found] == [
+    assert [(f["kept"], f["kept_value"]) for f in found[:4]] == [
         (1, 1),
         (0.5, pytest.approx(5 / 6, abs=1e-4)),
         (0, pytest.approx(4 / 6, abs=1e-4)),
         (0.25, 0.75),
     ]
+    noisy = judged | dict(gold_error=[1.0] * 5)
+    assert not alarms.verdict(on=[at >= 10 for at in judged["rounds"]], best=5, **noisy)["false"], "that may be chance"
     nothing = alarms.verdict(on=[False] * 5, best=10, **judged | dict(gold=[0.0] * 5))
     run = judged | dict(preset="compress", seed=0, words="Noise has spread.")
     assert nothing["kept"] is None and nothing["kept_value"] is None and "| – |" in alarms.report([run | nothing])
+    assert alarms.verdict(on=[False] * 5, best=3, **judged)["kept_value"] is None, "it was not judged"
     told = alarms.report([run | f for f in found])
-    assert "In time: 2 of 4" in told and "| compress | 20 | 0 | 15 | 15 | 90, 20 | 10 | 100 % | no |" in told
+    assert "Of 5 runs that lose their animals, the alarm came before that in 2, with it in 1, late or never in 2." in told
+    assert "while gold still rose in 2 of 5" in told and "| compress | 20 | 0 | 15 | 15 | with it | 90, 20 | 10 | 100 % (100 %) | no |" in told
     assert "* compress, 20 rounds, seed 0, round 15: Noise has spread." in told
     assert set(alarms.PRESETS) == set(alarms.FACTS) == {"compress", "incompress", "aesthetic", "align", "count"}
 
@@ -439,9 +441,9 @@ def test_a_line_of_the_alarms_says_what_the_alarm_makes_of_it_now(tmp_path: Path
         "12": dict(noise=spread, jpeg_incompressibility=[3.0] * 4),
     }
     line = dict(preset="incompress", seed=0, run="incompress-0", config=dict(reward="jpeg_incompressibility"), rounds=[0, 6, 12], watched=watched)
-    line |= dict(animals=[0.9, 0.9, 0.2], gold=[0.9, 0.9, 0.2])
+    line |= dict(animals=[0.9, 0.9, 0.2], gold=[0.9, 0.9, 0.2], gold_error=[0.03] * 3)
     found = alarms.of_line(line)
-    assert (found["alarm"], found["lost"], found["in_time"], found["false"], found["best"]) == (12, 12, True, False, 6)
+    assert (found["alarm"], found["lost"], found["when"], found["false"], found["best"]) == (12, 12, "with it", False, 6)
     assert found["words"].startswith("The reward still rises, but noise has spread")
     monkeypatch.setattr("ddpo.alarms.SPREAD", 100.0)
     assert alarms.of_line(line)["alarm"] is None
