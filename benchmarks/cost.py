@@ -4,8 +4,8 @@ Every line is a run as a person would start it, ``python -m ddpo run``, of two r
 the second round's seconds of each phase and the peak of resident memory. Several processes share the machine's cores.
 
 ``--watching`` measures instead what it costs to watch for overoptimisation: each automatic preset is run for as long as two watchings take, and told
-are the second one's seconds (the first makes the base model's pictures as well), the seconds of all phases of the rounds since the first, and the
-one as a share of the other.
+are the second one's seconds, the seconds of all phases of the rounds since the first, and the one as a share of the other (``share``). ``whole`` is
+the share over all rounds of the preset, where the first watching makes the base model's pictures as well, and the last round is watched, too.
 """
 
 from __future__ import annotations
@@ -55,16 +55,20 @@ def measure(folder: Path, settings: dict[str, int], processes: int) -> dict[str,
 def watching(folder: Path, preset: str) -> dict[str, object]:
     """What the second watching of a preset takes, beside the rounds that it is for."""
     shutil.rmtree(folder, ignore_errors=True)
-    every = presets()[preset].config.watch_every
+    config = presets()[preset].config
+    every, last = config.watch_every, config.rounds
     command = [sys.executable, "-m", "ddpo", "run", "--preset", preset, "--rounds", str(2 * every), "--held-out-images", "0", "--out", str(folder)]
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     store = RunStore(folder)
     metrics = store.metrics()
     store.close()
-    spent = dict(metrics["seconds_watching"])[2 * every] or 0.0
+    first, spent = (dict(metrics["seconds_watching"])[number] or 0.0 for number in (every, 2 * every))
     phases = [dict(metrics[f"seconds_{phase}"]) for phase in PHASES]
     rounds = sum(seconds.get(number) or 0.0 for seconds in phases for number in range(every + 1, 2 * every + 1))
-    return dict(preset=preset, watching_s=round(spent, 2), rounds=every, rounds_s=round(rounds, 2), share=round(spent / rounds, 3))
+    whole = (first + spent * (-(-last // every) - 1)) / (rounds / every * last)
+    return dict(
+        preset=preset, watching_s=round(spent, 2), rounds=every, rounds_s=round(rounds, 2), share=round(spent / rounds, 3), whole=round(whole, 3)
+    )
 
 
 def main() -> None:
