@@ -165,12 +165,13 @@ def _quantile(freedom: int) -> float:
 
 
 def others_of(own: Sequence[str]) -> tuple[str, ...]:
-    """The names of the prompt sets that are kept from training for the set that these prompts are; none where they are no set."""
-    return next((OTHERS.get(name, ()) for name, prompts in prompt_sets().items() if set(prompts) == set(own)), ())
+    """The names of the prompt sets that are kept from training for the smallest set that these prompts are of; none where they are of none."""
+    sets = {name: prompts for name, prompts in prompt_sets().items() if name in OTHERS and set(own) <= set(prompts)}
+    return OTHERS[min(sets, key=lambda name: len(sets[name]))] if sets and own else ()
 
 
 def groups_of(config: RunConfig, unseen: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """The groups of prompts: the run's own, those that were named, and by default the sets that are kept from training for the run's set."""
+    """The groups of prompts: the run's own, those that were named, and by default the sets that are kept from training for the set they are of."""
     own = tuple(dict.fromkeys(config.prompts))
     named = dict(unseen) or {other: prompt_sets()[other] for other in others_of(own)}
     left = {name: tuple(prompt for prompt in dict.fromkeys(prompts) if prompt not in own) for name, prompts in named.items()}

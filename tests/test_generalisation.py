@@ -89,6 +89,9 @@ def test_the_groups_are_the_sets_that_are_kept_from_training_or_those_that_are_n
     sets = prompt_sets()
     found = groups_of(RunConfig(prompts=sets["animals"]), {})
     assert list(found) == ["trained", "unseen_animals", "objects"] and not set(found["trained"]) & set(found["unseen_animals"])
+    few = groups_of(RunConfig(prompts=sets["animals"][3:7]), {})
+    assert few == {"trained": sets["animals"][3:7]} | {name: found[name] for name in ("unseen_animals", "objects")}, "a few of a set are of it"
+    assert list(groups_of(RunConfig(prompts=sets["activities_seen"][:4]), {})) == ["trained", "activities_unseen", "unseen_activities"]
     own = RunConfig(prompts=("a red car", "a boat"))
     assert list(groups_of(own, {})) == ["trained"]
     assert groups_of(own, dict(unseen=("a boat", "a train"))) == dict(trained=("a red car", "a boat"), unseen=("a train",))
@@ -208,7 +211,7 @@ def test_functions_of_one_name_in_two_folders_are_two_rewards(tmp_path: Path, mo
         trust(file)
     run = Run(tmp_path, "sd1", prompts=("a cat", "a dog"), reward=f"blend: 1 {files[0]}:warm, 2 {files[1]}:warm")
     (tmp_path / "made").mkdir()
-    _, (twin, _), failures = measure(run.store, 1, run.store.checkpoints()[1], tmp_path / "made", 2, {})
+    _, (twin, *_), failures = measure(run.store, 1, run.store.checkpoints()[1], tmp_path / "made", 2, {})
     assert not failures and list(twin.values)[:3] == ["blend: 1 one/mine.py:warm, 2 two/mine.py:warm", "one/mine.py:warm", "two/mine.py:warm"]
     with Image.open(tmp_path / "made" / twin.files[0]) as image:
         assert [twin.values[f"{name}/mine.py:warm"][0] for name in ("one", "two")] == list(image.convert("RGB").getpixel((0, 0))[:2])

@@ -146,8 +146,10 @@ def test_half_of_the_pictures_are_of_prompts_that_are_not_trained(prompts: str, 
 
 
 def test_own_prompts_are_all_watched_alike() -> None:
-    found = watched_prompts(RunConfig(watch_images=16))
-    assert {prompt: found.count(("trained", prompt)) for prompt in RunConfig().prompts} == dict.fromkeys(RunConfig().prompts, 4)
+    own = ("a red car", "a boat", "a tram", "a train")
+    found = watched_prompts(RunConfig(prompts=own, watch_images=16))
+    assert {prompt: found.count(("trained", prompt)) for prompt in own} == dict.fromkeys(own, 4)
+    assert [kind for kind, _ in watched_prompts(RunConfig(watch_images=12))] == ["trained"] * 6 + ["unseen_animals"] * 3 + ["objects"] * 3
 
 
 @pytest.mark.parametrize("names", ["human", "blend", "nonsense", "clip_score, human"])

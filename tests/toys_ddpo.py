@@ -50,7 +50,7 @@ class LinearPolicy:
         self.is_base = False
 
     def encode(self, prompts: Sequence[str], guided: bool = True) -> Tensor:
-        return torch.tensor([self.prompts.index(p) for p in prompts])
+        return torch.tensor([self.prompts.index(p) if p in self.prompts else len(p) % len(self.prompts) for p in prompts])  # any other as one of them
 
     def predict(self, x_t: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         guess = (1 - self.schedule.alpha_at(timestep)).sqrt() * x_t
