@@ -53,10 +53,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Studio:
-    """A studio that is being served, and the folder that its runs are in."""
+    """A studio that is being served, the folder that its runs are in, and the user and password that it asks for."""
 
     url: str
     runs: Path
+    auth: tuple[str, str] | None = None
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +97,7 @@ def serve(runs: Path, **options: object) -> Iterator[Studio]:
     while not (started and started[0].started) and time.monotonic() < deadline and thread.is_alive():
         time.sleep(0.02)
     assert started and started[0].started
-    yield Studio(f"http://127.0.0.1:{door.getsockname()[1]}", runs)
+    yield Studio(f"http://127.0.0.1:{door.getsockname()[1]}", runs, options.get("auth"))  # type: ignore[arg-type]
     started[0].should_exit = True
     thread.join(60)
     door.close()
@@ -152,14 +153,14 @@ def serious(message) -> bool:
 
 
 @pytest.fixture
-def toy_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
+def toy_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Studio]:
     """A studio over an empty runs folder, whose workers, and what makes pictures to compare, have no model (:mod:`tests.toy_worker`,
-    :mod:`tests.toy_compare`); they are ended with the test."""
+    :mod:`tests.toy_compare`); they are ended with the test. Its indirect parameter is the user and password that it asks for."""
     from app import comparing
     from app.launch import Launcher, kill
     from ddpo.store import RunStore
 
     monkeypatch.setattr(comparing, "COMMAND", TOY_COMPARE)
-    yield from serve(tmp_path / "runs", launcher=Launcher(TOY_WORKER))
+    yield from serve(tmp_path / "runs", launcher=Launcher(TOY_WORKER), auth=getattr(request, "param", None))
     for config in (tmp_path / "runs").glob("*/config.json"):
         kill(RunStore(config.parent))
