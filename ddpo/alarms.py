@@ -10,11 +10,12 @@ reward     one that is not optimised has fallen since its best round, in standar
 diversity  the pictures of a prompt differ less than the base model's, as a share                                          :data:`ALIKE`
 noise,     it has spread beyond the base model's pictures, in their standard deviations                                    :data:`SPREAD`
 flatness,
+texture,
 clipping
 ========== =============================================================================================================== ============
 
 **The alarm** is on where the signs, each counted by how many times its threshold it has, come to :data:`ALARM`: two signs, or one that is twice as
-strong. (Where people rate, rewards of taste are not asked: they may want another one.)
+strong. (Where people rate, rewards of taste are not asked, nor how plain or busy pictures are: they may want that.)
 
 **The best round** is the watched one with the highest reward of those at which no alarm is on; where people rate, the latest of these; else none, and
 the way back is to half of the rounds before the alarm (:attr:`Alarm.back`).
@@ -39,13 +40,14 @@ ALIKE = 0.3
 SPREAD = 1.0
 ALARM = 2.0
 
-DAMAGE = ("noise", "flatness", "clipping")
-"""What an image's pixels say by themselves, each a share."""
+DAMAGE = ("noise", "flatness", "texture", "clipping")
+"""What an image's pixels say by themselves, each a share. Texture is what is not flat: pictures may grow blank, or busy all over."""
 LEAST_SPREAD = 0.01
 """A share that hardly differs among the base model's pictures is compared with this spread."""
 NO_MERIT = ("jpeg_compressibility", "jpeg_incompressibility")
 """Rewards of which neither more nor less is better in itself."""
-OF_TASTE = ("aesthetic", "image_statistics", "pickscore")
+OF_TASTE = ("aesthetic", "image_statistics", "pickscore", "flatness", "texture")
+"""What people who rate may want otherwise."""
 SHOWN = 4
 """Pictures that show a sign."""
 
@@ -103,7 +105,7 @@ class Alarm:
         fallen += [f"{NUMBERS[min(others, len(NUMBERS) - 1)]} other reward{'s' * (others > 1)}"] if others else []
         spread = [SPREADING[sign.name] for sign in self.signs if sign.name in DAMAGE]
         parts = [f"{listed(fallen)} {'have' if len(fallen) > 1 or others > 1 else 'has'} fallen"] if fallen else []
-        parts += [f"{listed(spread)} {'have' if len(spread) > 1 or spread[0] != SPREADING['noise'] else 'has'} spread"] if spread else []
+        parts += [f"{listed(spread)} {'have' if len(spread) > 1 or spread[0].endswith('s') else 'has'} spread"] if spread else []
         since = f"since round {self.since}" if self.since else "since the start"
         what = f"{' and '.join(parts)} {since}"
         start = {True: "The reward still rises, but ", False: "The reward has stopped rising, and ", None: ""}[self.rises]
@@ -112,7 +114,7 @@ class Alarm:
 
 
 NUMBERS = ("no", "one", "two", "three", "four", "several")
-SPREADING = dict(noise="noise", flatness="flat places", clipping="clipped colours")
+SPREADING = dict(noise="noise", flatness="flat places", texture="texture", clipping="clipped colours")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -127,7 +129,10 @@ def series_of(rows: Sequence[ProbeRow]) -> Series:
     """The watched pictures' values by round, name and position."""
     found: dict[int, dict[str, list[float | None]]] = {}
     for row in rows:
-        for name, value in row.found.items():
+        values = dict(row.found)
+        if "flatness" in values:
+            values["texture"] = None if values["flatness"] is None else 1 - values["flatness"]
+        for name, value in values.items():
             found.setdefault(row.round, {}).setdefault(name, []).append(value)
     return found
 

@@ -58,6 +58,19 @@ def test_what_is_optimised_and_what_has_no_merit_is_no_sign() -> None:
 def test_where_people_rate_rewards_of_taste_are_not_asked() -> None:
     found = series(image_statistics=(0, 0, -3), clip_score=(0, 0, -1))
     assert list(told(found, 10, "human")) == ["clip_score"] and set(told(found, 10)) == {"image_statistics", "clip_score"}
+    plain = series(flatness=(0, 0, 3), texture=(0, 0, 3))
+    assert not told(plain, 10, "human") and set(told(plain, 10)) == {"flatness", "texture"}
+
+
+def test_texture_is_what_is_not_flat() -> None:
+    """Pictures that grow busy all over are a sign, as those that grow blank are."""
+    shares = [(at, i, share + 0.01 * (i % 3) * (at + 1)) for at, share in ((0, 0.6), (6, 0.2)) for i in range(8)]
+    rows = [ProbeRow(8 * at + i, at, i, "trained", "a cat", i, "", dict(flatness=share)) for at, i, share in shares]
+    found = series_of(rows)
+    assert found[6]["texture"][:2] == pytest.approx([0.8, 0.73])
+    assert [sign.name for sign in signs_of(found, dict.fromkeys((0, 6), "aesthetic"))[6]] == ["texture"]
+    last = alarm_at(found, 6, dict.fromkeys((0, 6), "aesthetic"))
+    assert last is not None and last.text.endswith("exture has spread since the start. No watched round so far was without an alarm.")
 
 
 def test_a_fall_within_its_error_is_no_sign() -> None:

@@ -23,7 +23,7 @@ from ddpo.records import ProbeRow
 from ddpo.result import roll_back, rolled_back
 from ddpo.store import RunStore, StoreError
 
-NAMES = dict(noise="Noise", flatness="Flat places", clipping="Clipped colours")
+NAMES = dict(noise="Noise", flatness="Flat places", texture="Texture", clipping="Clipped colours")
 DISMISSED = "alarm"
 """The choice that names the round up to which people have been told."""
 PATIENCE = 60.0
