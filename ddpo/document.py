@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ddpo import figure
 from ddpo.markup import Html, tag
 
 STYLE = Path(__file__).with_suffix(".css")
@@ -24,7 +25,7 @@ def document(title: str, *parts: str) -> str:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", title),
-        tag("style", Html(STYLE.read_text(encoding="utf-8"))),
+        tag("style", Html(figure.STYLE.read_text(encoding="utf-8") + STYLE.read_text(encoding="utf-8"))),
     )
     return f"<!DOCTYPE html>\n{tag('html', top, tag('body', tag('main', *parts)), lang='en')}\n"
 

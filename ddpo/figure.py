@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ddpo.markup import Html, join, tag
 from ddpo.milestones import Milestone
@@ -16,9 +17,13 @@ Bars = Sequence[tuple[float, float, float]]
 
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 12.0, 26.0
 """Room around the plot for ticks, in the units of the drawing."""
+WIDE = (920.0, 300.0)
+XMLNS = "http://www.w3.org/2000/svg"
 COLOURS = 6
 LETTER = 7.0
 """About how wide a letter is."""
+STYLE = Path(__file__).with_suffix(".css")
+"""The colours and lines of charts."""
 MOST_STRETCHES = 250
 """A line of more rounds is cut into so many stretches, each with its lowest and its highest value."""
 
@@ -33,6 +38,17 @@ class Line:
     dots: bool = False
     of: int | None = None
     """A fitted curve: drawn dotted, in the colour of the line of this number, and not named beside the others."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart over rounds with its title."""
+
+    title: str
+    lines: Sequence[Line]
+    label: str
+    """What it shows, for those who cannot see it."""
+    marks: Sequence[Milestone] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +79,57 @@ def chart(
         across: what the horizontal axis has.
         band: from where to where something is expected.
     """
-    width, height = (920.0, 300.0) if wide else (440.0, 190.0)
+    drawing, named = _drawing(lines, label, marks, wide, across, band), _named(lines)
+    legend = tag(
+        "ul",
+        *(tag("li", tag("i", class_=f"c{i % COLOURS}{' dot' if line.dots else ''}"), line.label) for i, line in named),
+        class_="legend",
+    )
+    return join([*([legend] if len(named) > 1 else []), drawing])
+
+
+def standalone(panels: Sequence[Panel]) -> str:
+    """Charts one below the other as an SVG file that shows by itself: with its style, and a ground of its own, for light and dark pages alike."""
+    (width, height), parts, y = WIDE, list[Html](), 0.0
+    for panel in panels:
+        parts.append(tag("text", panel.title, x=20, y=_f(y + 34), class_="title"))
+        keys = [
+            join([tag("tspan", "● " if line.dots else "━ ", class_=f"c{i % COLOURS} key", dx=18 if n else 0), line.label])
+            for n, (i, line) in enumerate(_named(panel.lines))
+        ]
+        if len(keys) > 1:
+            y += 22
+            parts.append(tag("text", *keys, x=20, y=_f(y + 36)))
+        parts.append(_drawing(panel.lines, panel.label, panel.marks, wide=True, x="0", y=_f(y + 46), width=f"{width:g}", height=f"{height:g}"))
+        y += 46 + height
+    size = dict(width=f"{width:g}", height=_f(y + 10))
+    ground = tag("rect", x=0.5, y=0.5, width=f"{width - 1:g}", height=_f(y + 9), rx=10, class_="ground")
+    style = tag("style", Html(STYLE.read_text(encoding="utf-8")))
+    label = ". ".join(panel.label for panel in panels)
+    return tag(
+        "svg",
+        style,
+        ground,
+        *parts,
+        xmlns=XMLNS,
+        viewBox=f"0 0 {size['width']} {size['height']}",
+        role="img",
+        aria_label=label,
+        class_="file",
+        **size,
+    )
+
+
+def _named(lines: Sequence[Line]) -> list[tuple[int, Line]]:
+    """The lines that a legend names, with their numbers."""
+    return [(i, line) for i, line in enumerate(lines) if line.of is None]
+
+
+def _drawing(
+    lines: Sequence[Line], label: str, marks: Iterable[Milestone], wide: bool, across: str = "round", band: tuple[float, ...] = (), **place: str
+) -> Html:
+    """A chart without its legend; ``place`` says where it is in another drawing."""
+    width, height = WIDE if wide else (440.0, 190.0)
     lines = [thinned(line) for line in lines]
     scale = fitted(lines, width, height)
     seen = [mark for mark in marks if scale.first <= mark.round <= scale.last]
@@ -74,15 +140,8 @@ def chart(
     for i, line in enumerate(lines):
         look = f"c{(i if line.of is None else line.of) % COLOURS}{'' if line.of is None else ' fitted'}"
         parts.append(tag("g", *_marks(line, scale, across), class_=look))
-    named = [(i, line) for i, line in enumerate(lines) if line.of is None]
-    legend = tag(
-        "ul",
-        *(tag("li", tag("i", class_=f"c{i % COLOURS}{' dot' if line.dots else ''}"), line.label) for i, line in named),
-        class_="legend",
-    )
     label = ". ".join([label, *(f"{mark.label}: round {mark.round}" for mark in seen if mark.kind != "change")])
-    drawing = tag("svg", *parts, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label)
-    return join([*([legend] if len(named) > 1 else []), drawing])
+    return tag("svg", *parts, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label, **place)
 
 
 def thinned(line: Line) -> Line:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 EMPTY = ("meta", "img", "br", "line", "rect", "circle", "path")
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 """What no HTML or XML may hold."""
+MARKDOWN = re.compile(r"[][<>`\\]")
+"""What would be markup within a picture's alternative text."""
 
 
 class Html(str):
@@ -36,6 +38,12 @@ def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *lines])
+
+
+def image(alt: str, file: str) -> str:
+    """A picture in Markdown, from a file beside the text; ``alt`` says what it shows."""
+    alt = MARKDOWN.sub(r"\\\g<0>", " ".join(alt.split()))
+    return f"![{alt}]({file})"
 
 
 def shown(value: float | None) -> str:

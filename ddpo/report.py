@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -25,7 +25,7 @@ from ddpo.card import METHODS, REACH, base_name, facts, held_out_change, public_
 from ddpo.config import ConfigError, RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_metric, public_reward
 from ddpo.document import document, grid, picture, section, short
-from ddpo.figure import Line, Points, chart
+from ddpo.figure import Line, Panel, Points, chart
 from ddpo.files import read_image
 from ddpo.fork import KEPT, config_of
 from ddpo.generalisation import measured, rows_of
@@ -87,6 +87,7 @@ RATINGS_FILE = "RATINGS"
 POCKET_LICENCE = "Apache-2.0; its training pictures were drawn with Noto Color Emoji, whose artwork is Apache-2.0"
 
 Metrics = Mapping[str, Points]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -215,18 +216,10 @@ def _pair(pair: Pair) -> Html:
 
 def curves(store: RunStore, number: int, metrics: Metrics) -> Html:
     """The reward over the rounds, one chart for each reward that was in force: units are not mixed."""
-    stretches = [(first, reward) for first, reward in store.reward_stretches() if first <= number]
-    found, marks, of_each = [], milestones(store, public_reward, number), by_reward(metrics, stretches)
-    for reward in dict.fromkeys(reward for _, reward in stretches):
-        own = of_each[reward]
-        mean, held, base = (own.get(name, []) for name in ("reward_mean", "held_out_reward", "held_out_base"))
-        lines = [Line("mean of the round", mean, _around(mean, own.get("reward_std", [])))]
-        lines += [Line("held-out seeds", held, _around(held, own.get("held_out_reward_std_error", [])), dots=True)] if held else []
-        lines += [Line("base model, held-out seeds", base, _around(base, own.get("held_out_base_std_error", [])), dots=True)] if base else []
-        named = tag("h3", f"{public_reward(reward)}{unit_of(reward)}")
-        if mean or held:
-            words = f"Reward by {public_reward(reward)} over the rounds"
-            found.append(tag("figure", named, chart(lines, words, marks, wide=True)))
+    found = [
+        tag("figure", tag("h3", panel.title), chart(panel.lines, panel.label, panel.marks, wide=True))
+        for panel in reward_panels(store, number, metrics)
+    ]
     rows = [(str(n), public_reward(store.reward_at(n)), *(shown(dict(metrics.get(name, [])).get(n)) for name in COLUMNS)) for n in _rounds(metrics)]
     names = ("round", "reward", "mean", "standard deviation", "images scored")
     return section(
@@ -235,6 +228,22 @@ def curves(store: RunStore, number: int, metrics: Metrics) -> Html:
         *found,
         tag("details", tag("summary", "As a table"), grid(names, rows)),
     )
+
+
+def reward_panels(store: RunStore, number: int, metrics: Metrics) -> list[Panel]:
+    """The charts of the reward, of metrics up to a round."""
+    stretches = [(first, reward) for first, reward in store.reward_stretches() if first <= number]
+    found, marks, of_each = [], milestones(store, public_reward, number), by_reward(metrics, stretches)
+    for reward in dict.fromkeys(reward for _, reward in stretches):
+        own = of_each[reward]
+        mean, held, base = (own.get(name, []) for name in ("reward_mean", "held_out_reward", "held_out_base"))
+        lines = [Line("mean of the round", mean, _around(mean, own.get("reward_std", [])))]
+        lines += [Line("held-out seeds", held, _around(held, own.get("held_out_reward_std_error", [])), dots=True)] if held else []
+        lines += [Line("base model, held-out seeds", base, _around(base, own.get("held_out_base_std_error", [])), dots=True)] if base else []
+        if mean or held:
+            words = f"Reward by {public_reward(reward)} over the rounds"
+            found.append(Panel(f"{public_reward(reward)}{unit_of(reward)}", lines, words, marks))
+    return found
 
 
 def against_gold(store: RunStore, number: int) -> Html:
@@ -542,20 +551,27 @@ def licences(store: RunStore, number: int) -> Html:
 # --- pictures and words ---------------------------------------------------------------------------------------------------------
 
 
-def watched_pairs(store: RunStore, number: int, count: int) -> list[Pair]:
+def watched_pairs(store: RunStore, number: int, count: int, each_prompt_once: bool = False) -> list[Pair]:
     """Pictures that were watched (:mod:`ddpo.monitor`), by the base model and after the last round up to one at which they were; none where nothing
     was watched, or a file is gone."""
     rows = {(row.round, row.position): row for row in store.probes() if row.round <= number}
     last = max((at for at, _ in rows), default=0)
     positions = sorted(position for at, position in rows if at == last and (0, position) in rows) if last else []
+    if each_prompt_once:
+        positions = sorted({rows[last, position].prompt: position for position in reversed(positions)}.values())
     found = []
     try:
-        for position in positions[:: max(1, -(-len(positions) // count))]:
+        for position in evenly(positions, count):
             before, after = rows[0, position], rows[last, position]
             found.append(Pair(after.prompt, after.seed, last, *(read_image(store.folder / row.image) for row in (before, after))))
     except OSError:
         return []
     return found
+
+
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """All of some items, or so many of them, evenly chosen."""
+    return [items[i * len(items) // count] for i in range(count)] if len(items) > count else list(items)
 
 
 def held_out_pairs(store: RunStore, number: int, place: Path, count: int) -> list[Pair]:
