@@ -28,7 +28,7 @@ KEEP_SECONDS = 900.0
 """A file that nobody has fetched for so long goes."""
 SINGLE = {"kohya": "*.safetensors", **dict.fromkeys(PAGES, "*.html")}
 """Kinds of which one file is all that people want."""
-PACKED = (".csv", ".jsonl", ".md", ".json", ".txt")
+PACKED = (".csv", ".jsonl", ".md", ".json", ".txt", ".svg")
 """Files that become smaller in a zip; weights and images do not."""
 
 

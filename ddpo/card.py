@@ -36,8 +36,11 @@ METHODS = {
 """What each objective's method is called, and its paper on arXiv."""
 
 
-def model_card(store: RunStore, number: int, kind: str, family: str, file: str, strength: float) -> str:
-    """What was trained, by which reward, from how many ratings, how it went, and how to load it."""
+def model_card(
+    store: RunStore, number: int, kind: str, family: str, file: str, strength: float, pictures: Sequence[str] = (), curves: Sequence[str] = ()
+) -> str:
+    """What was trained, by which reward, from how many ratings, how it went, and how to load it; ``pictures`` and ``curves`` are paragraphs of what
+    lies beside the card (:mod:`ddpo.illustrations`)."""
     config = store.config
     base, lora, (method, paper) = base_name(config), kind != "pipeline", METHODS[config.objective]
     head = dict(
@@ -53,6 +56,7 @@ def model_card(store: RunStore, number: int, kind: str, family: str, file: str, 
             f"# {store.name}",
             f"{what} `{base}`, made with DDPO Studio by reinforcement learning ([{method}](https://arxiv.org/abs/{paper})): images were sampled "
             f"and scored, and the model learned to make those that score well. This is round {number} of {config.rounds}.{scaled}",
+            *(["## Pictures", *pictures] if pictures else []),
             "## What was trained",
             table(("what", "value"), facts(store, number)),
             *_held_out(store, number),
@@ -60,6 +64,7 @@ def model_card(store: RunStore, number: int, kind: str, family: str, file: str, 
             *_strengths(store, number, strength),
             *_blind(store, number),
             "## The reward, round by round",
+            *curves,
             table(("round", "reward", "mean", "standard deviation", "images scored"), history(store, len(rounds), number)),
             "## How to load it",
             *([f"In A1111, Forge or ComfyUI: put `{file}` into the folder of LoRAs (`models/Lora`, `models/loras`). "
@@ -95,6 +100,7 @@ def facts(store: RunStore, number: int) -> list[tuple[str, ...]]:
         ("reward", stretches[0].rpartition(" (")[0] if len(stretches) == 1 else ", then ".join(stretches)),
         ("objective", f"{config.objective}, learning rate {config.learning_rate:g}{warm}, {updates}"),
         ("sampler", f"DDIM, {config.steps} steps, guidance {config.guidance:g}, η {config.eta:g}"),
+        *_distance(store, number),
         ("weights taken", "a moving average of the trained ones" if config.ema_decay else "the trained ones"),
         ("seed", str(config.seed)),
     ]
@@ -109,6 +115,14 @@ def _from_elsewhere(store: RunStore) -> list[tuple[str, str]]:
     ratings, people = (sum(each[name] for each in told) for name in ("ratings", "raters"))
     whose = f"{words_for(people, 'person', 'people')} in {words_for(len(told), 'source')}"
     return [("ratings from elsewhere", f"{ratings:,} by {whose}")] if told else []
+
+
+def _distance(store: RunStore, number: int) -> list[tuple[str, str]]:
+    """How far from the base model the last watched round up to one is; nothing where it was not measured."""
+    last, nats = max(((n, nats) for n, nats in store.metrics().get("watched_kl", []) if 0 < n <= number and nats is not None), default=(0, 0.0))
+    pictures = sum(row.found.get("kl") is not None for row in store.probes(last))
+    told = f"KL divergence over a picture's whole denoising, mean of {words_for(pictures, 'picture')}, after round {last} at full strength"
+    return [("distance from the base model", f"{shown(nats)} nats ({told})")] if last else []
 
 
 def ratings_until(store: RunStore, number: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from ddpo import strengths
 from ddpo.card import data_card, generalisation_card, model_card
 from ddpo.dataset import Row, board_rows, copy_pictures, image_rows, pair_rows, raters_of, rating_rows, write_lines, write_table
 from ddpo.generalisation import TRAINED, groups_of, measure
+from ddpo.illustrations import curves, pictures
 from ddpo.report import Pair, held_out_pairs, report, watched_pairs
 from ddpo.result import result_until, rolled_back
 from ddpo.source import LORA_FILE
@@ -186,7 +187,8 @@ def write_model(store: RunStore, kind: str, folder: Path, number: int, place: Pa
         else:
             told = kohya_words(store, number, strength)
             lora.write_kohya(adapter, folder / file, family, told, strength, dtype)
-    (folder / "README.md").write_text(model_card(store, number, kind, family, file, strength), encoding="utf-8", errors="replace")
+    card = model_card(store, number, kind, family, file, strength, pictures(store, number, strength, folder), curves(store, number, folder))
+    (folder / "README.md").write_text(card, encoding="utf-8", errors="replace")
 
 
 def kohya_words(store: RunStore, number: int, strength: float) -> dict[str, str]:

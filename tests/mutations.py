@@ -41,6 +41,7 @@ PARITY = "test_step_and_sample_equal_diffusers_at_every_timestep"
 RESUME = "tests/test_trainer.py::test_stopped_at_any_safe_point_and_resumed_equals_the_straight_run"
 GRADIENT = "tests/test_trainer.py::test_the_update_ascends_the_score_function_gradient"
 OBJECTIVE = "tests/test_objective.py::"
+ILLUSTRATIONS = "tests/test_illustrations.py::"
 COMPARE = "tests/test_compare.py::"
 BLIND = "tests/test_blind_tests.py::"
 KL = OBJECTIVE + "test_the_kl_penalty_is_the_steps_exact_kl_in_nats_over_the_dimensions"
@@ -491,11 +492,31 @@ MUTATIONS = (
             "in range(len(points) % width, len(points), width)",
             CURVES + "test_a_line_that_grows_keeps_what_it_has_shown",
         ),
+        ("        xmlns=XMLNS,\n", "", ILLUSTRATIONS + "test_the_curves_are_an_svg_that_shows_by_itself"),
+        ("        style,\n", "", ILLUSTRATIONS + "test_the_curves_are_an_svg_that_shows_by_itself"),
+    ),
+    *of(
+        "ddpo/illustrations.py",
+        ("[pair.before for pair in pairs]", "[pair.after for pair in pairs]", "test_the_sheet_has_twins_the_base_model_s_above"),
+        ("if at != number", "if at == number", "test_the_sheet_has_twins_the_base_model_s_above"),
+        ("HEAD / 2 + 2), name", "HEAD / 2 + 2), ''", "test_the_sheet_has_twins_the_base_model_s_above"),
+        ("each_prompt_once=True", "each_prompt_once=False", "test_the_sheet_has_twins_the_base_model_s_above"),
+        ("if strength != 1", "if strength == 1", "test_pictures_are_at_full_strength_and_it_is_said"),
+        ("[max(rows, key", "[min(rows, key", "test_a_round_s_own_pictures_stand_in_where_nothing_was_watched"),
+        ("point[0] <= number]", "point[0] <= number + 1]", "test_the_curves_are_an_svg_that_shows_by_itself"),
+        ("in line.points}) < 2", "in line.points}) < 1", "test_where_there_is_nothing_to_show_the_card_shows_nothing"),
+    ),
+    *of(
+        "ddpo/card.py",
+        ("if 0 < n <= number and nats", "if 0 < n and nats", ILLUSTRATIONS + "test_the_distance_is_that_of_the_last_watched_round_up_to_the_card_s"),
+        ('row.found.get("kl") is not None', "True", ILLUSTRATIONS + "test_the_distance_is_that_of_the_last_watched_round_up_to_the_card_s"),
+        ("            *curves,\n", "", ILLUSTRATIONS + "test_a_card_s_pictures_lie_beside_it_and_open"),
     ),
     *of(
         "ddpo/report.py",
         ("if point[0] <= number]", "if point[0] <= number + 1]", "test_a_report_up_to_a_round_knows_nothing_of_later_ones"),
         ("config, base=True, count=count)", "config, base=False, count=count)", EXPORT + "test_a_report_s_pictures_are_the_run_s_held_out_ones"),
+        ("[items[i * len(items) // count] for", "[items[i] for", ILLUSTRATIONS + "test_six_of_many_prompts_are_shown"),
         ("naming(rater), f", "rater, f", "test_raters_are_coded_unless_they_are_named_and_their_agreement_is_told"),
     ),
     *of(
@@ -565,6 +586,7 @@ MUTATIONS = (
             "html.escape(value)",
             REPORT + "test_odd_prompts_gaps_and_files_that_are_gone_break_nothing",
         ),
+        ('MARKDOWN.sub(r"\\\\\\g<0>", " ".join(alt.split()))', "alt", ILLUSTRATIONS + "test_titles_and_words_are_text"),
     ),
     *of(
         "app/curves.py",

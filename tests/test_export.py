@@ -147,7 +147,7 @@ def original(name: str) -> str:
 
 def test_diffusers_loads_the_lora(run: Run, tmp_path: Path) -> None:
     export(run.store, "diffusers", tmp_path / "out")
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["README.md", LORA_FILE]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["README.md", "curves.svg", LORA_FILE]
     pipeline = DiffusionPipeline.from_pretrained(run.model)
     pipeline.load_lora_weights(tmp_path / "out")
     assert_same_images(run, pipeline)
@@ -285,7 +285,7 @@ def test_the_command_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFix
     out = tmp_path / "deep" / "out"
     assert main(["export", str(run.store.folder), "--as", "kohya", "--round", "1", "--strength", "0.5", "--out", str(out)]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said == {"run": str(run.store.folder), "round": 1, "as": "kohya", "out": str(out), "files": 2}
+    assert said == {"run": str(run.store.folder), "round": 1, "as": "kohya", "out": str(out), "files": 3}
     with safe_open(out / "taste-round-1.safetensors", framework="pt") as stored:
         assert {float(stored.get_tensor(name)) for name in stored.keys() if name.endswith(".alpha")} == {3.0}  # noqa: SIM118
     run.store.close()

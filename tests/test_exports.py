@@ -81,7 +81,7 @@ def test_a_lora_is_made_fetched_once_and_gone(web: TestClient, temporary: Path) 
 @pytest.mark.parametrize(
     ("kind", "files"),
     [
-        ("diffusers", {"README.md", "pytorch_lora_weights.safetensors"}),
+        ("diffusers", {"README.md", "curves.svg", "pictures.png", "pytorch_lora_weights.safetensors"}),
         ("ratings", {"README.md", "ratings.csv", "ratings.jsonl", "metadata.jsonl", "images"}),
         ("pairs", {"README.md", "pairs.jsonl", "images"}),
     ],
