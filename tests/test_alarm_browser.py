@@ -67,6 +67,19 @@ def test_the_banner_shows_what_goes_wrong_and_is_dismissed_for_good(page: Page, 
     expect(banner).to_have_count(0)
 
 
+def test_the_strip_above_all_pages_says_that_it_goes_wrong(page: Page, alarmed: Studio) -> None:
+    """Who rates sees it too, and is one key from what can be done."""
+    page.goto(f"{alarmed.url}/?run=a")
+    page.get_by_role("tab", name="Rate", exact=True).click()
+    wrong = page.locator("#studio-bar").get_by_role("button", name="Going wrong")
+    expect(wrong).to_have_attribute("title", TEXT)
+    wrong.press("Enter")
+    banner = page.get_by_role("status", name="Alarm")
+    expect(banner.get_by_role("heading")).to_be_focused()
+    banner.get_by_role("button", name="Dismiss").click()
+    expect(wrong).to_have_count(0)
+
+
 def test_what_went_too_far_is_seen_at_half_of_its_strength(page: Page, alarmed: Studio) -> None:
     open_progress(page, alarmed)
     page.get_by_role("status", name="Alarm").get_by_role("button", name="See it weaker").press("Enter")
@@ -333,6 +346,7 @@ def test_a_run_at_work_is_paused_goes_on_or_stops_and_all_of_it_is_written_down(
 
 def test_a_penalty_is_added_or_doubled_and_wants_precision_where_noise_is_low() -> None:
     assert alarm.penalty_of(RunConfig()) == dict(kl_weight=0.01)
+    assert alarm.penalty_of(RunConfig(objective="rwr")) == dict(kl_weight=1.0), "there it is no nats"
     assert alarm.penalty_of(RunConfig(kl_weight=0.03, precision="bf16")) == dict(kl_weight=0.06)
     assert alarm.penalty_of(RunConfig(eta=0.1, precision="bf16")) == dict(kl_weight=0.01, precision="fp32")
 

@@ -29,6 +29,8 @@ function view(v) {
         h("svg", { viewBox: "0 0 24 24", class: "bar-mark", "aria-hidden": "true" }, h("path", { d: ICON }), h("circle", { cx: 19.5, cy: 4.500, r: 1.800 })),
         h("h1", {}, "DDPO Studio")),
       select(v), state(v),
+      h("span", { class: "bar-go", key: "alarm", role: "status" },
+        v.alarm ? h("button", { class: "s-button s-danger s-small", "data-act": "alarm", title: v.alarm }, "Going wrong") : null),
       h("span", { class: "bar-go", key: "go" },
         v.your_turn ? h("button", { class: "s-button s-primary s-small", "data-act": "rate" }, "Rate now") : null),
       h("button", { class: "s-button s-ghost bar-theme", key: "theme", "data-act": "theme", title: "Light or dark", "aria-label": "Switch between light and dark" }, "◐")),
@@ -93,7 +95,11 @@ element.addEventListener("change", (event) => {
   trigger("act", { kind: "pick", run: event.target.value });
   event.target.blur();
 });
-onAct(({ act: kind }) => (kind === "theme" ? theme() : openTab("Rate")));
+onAct(({ act: kind }) => {
+  if (kind === "theme") return theme();
+  openTab(kind === "alarm" ? "Progress" : "Rate");
+  if (kind === "alarm") requestAnimationFrame(() => document.querySelector("#studio-alarm h3")?.focus());
+});
 show(view, after);
 everySecond(() => { if (props.value?.left) redraw(); });
 everySecond(pulse);
