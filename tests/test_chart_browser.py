@@ -93,6 +93,7 @@ def test_smoothing_keeps_the_raw_line_and_is_remembered(page: Page, two_runs: St
     open_charts(page, two_runs, "slow")
     plot = page.locator(".chart-wide .chart-plot").first
     expect(plot.locator("path.chart-line")).to_have_count(1)
+    assert (plot.locator("path.chart-band").get_attribute("d") or "").endswith("Z"), "the spread around the mean"
     slider = page.get_by_role("slider", name="Smoothing")
     slider.focus()
     slider.press("ArrowRight")
