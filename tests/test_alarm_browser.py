@@ -71,7 +71,7 @@ def test_the_strip_above_all_pages_says_that_it_goes_wrong(page: Page, alarmed: 
     """Who rates sees it too, and is one key from what can be done."""
     page.goto(f"{alarmed.url}/?run=a")
     page.get_by_role("tab", name="Rate", exact=True).click()
-    wrong = page.locator("#studio-bar").get_by_role("button", name="Going wrong")
+    wrong = page.locator("#studio-bar").get_by_role("button", name="Went wrong")
     expect(wrong).to_have_attribute("title", TEXT)
     wrong.press("Enter")
     banner = page.get_by_role("status", name="Alarm")
@@ -220,6 +220,7 @@ def test_any_saved_round_can_be_rolled_back_to(page: Page, alarmed: Studio) -> N
     back.press("Enter")
     page.get_by_role("dialog").get_by_role("button", name="Roll back").press("Enter")
     expect(taken).to_contain_text("rolled back to round 9")
+    expect(page.locator("#studio-bar").get_by_role("button", name="Went wrong")).to_have_count(0)
     expect(back).to_be_disabled()
     store = RunStore(alarmed.runs / "a")
     assert rolled_back(store) == 9

@@ -54,7 +54,7 @@ def bar_value(store: RunStore, launcher: Launcher) -> dict[str, Any]:
     headline, tone = headline_of(store, status, launcher)
     done, total = progress_of(store, status)
     return dict(
-        state=status.state, headline=headline, tone=tone, round=min(status.round, config.rounds), rounds=config.rounds,
+        alive=status.alive, state=status.state, headline=headline, tone=tone, round=min(status.round, config.rounds), rounds=config.rounds,
         done=done, total=total, left=status.seconds_left, changed_at=status.changed_at, unit=unit_of(status),
         your_turn=status.state == "awaiting" or _is_turn(store, status),
     )  # fmt: skip

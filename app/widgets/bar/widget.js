@@ -30,7 +30,7 @@ function view(v) {
         h("h1", {}, "DDPO Studio")),
       select(v), state(v),
       h("span", { class: "bar-go", key: "alarm", role: "status" },
-        v.alarm ? h("button", { class: "s-button s-danger s-small", "data-act": "alarm", title: v.alarm }, "Going wrong") : null),
+        v.alarm ? h("button", { class: "s-button s-small bar-alarm", "data-act": "alarm", title: v.alarm }, v.alive ? "Going wrong" : "Went wrong") : null),
       h("span", { class: "bar-go", key: "go" },
         v.your_turn ? h("button", { class: "s-button s-primary s-small", "data-act": "rate" }, "Rate now") : null),
       h("button", { class: "s-button s-ghost bar-theme", key: "theme", "data-act": "theme", title: "Light or dark", "aria-label": "Switch between light and dark" }, "◐")),

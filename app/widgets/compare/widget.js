@@ -153,7 +153,7 @@ function valuesView(a, b) {
   return h("dl", { class: "cmp-values" }, chosen().map((c) => {
     const [x, y] = [a, b].map((picture) => (picture ? value(c.name, picture)?.value : undefined));
     const both = [x, y].every((n) => n !== null && n !== undefined);
-    const one = (n, wins) => h("dd", { "data-better": both && wins }, n === undefined ? "·" : figure(n));
+    const one = (n, wins) => h("dd", { "data-better": both && wins }, n === undefined ? "" : figure(n));
     return h("div", { key: c.name, title: `${c.title}, ${c.unit}: A ${figure(x)}, B ${figure(y)}` }, one(x, x > y), h("dt", {}, c.title.replace(/ \(.*/, "")), one(y, y > x));
   }));
 }
