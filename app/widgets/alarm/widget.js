@@ -26,7 +26,7 @@ function view(v) {
   if (!v.text) return h("div", { key: "none", hidden: true });
   const rolled = v.rolled && v.rolled === v.back;
   return h("section", { class: "s-card alarm", key: `${v.run}-${v.round}`, role: "status", "aria-label": "Alarm" },
-    h("div", { class: "alarm-words" }, h("h3", { tabindex: -1 }, rolled && !v.alive ? `Rolled back to round ${v.rolled}` : "Something is going wrong"), h("p", {}, v.text, v.stops ? " This run stops after its round." : ""),
+    h("div", { class: "alarm-words" }, h("h3", { tabindex: -1 }, rolled && !v.alive ? `Rolled back to round ${v.rolled}` : v.alive ? "Something is going wrong" : "Something went wrong"), h("p", {}, v.text, v.stops ? " This run stops after its round." : ""),
       h("details", {}, h("summary", {}, "What was measured"), h("ul", {}, v.details.map((d) => h("li", {}, d))))),
     h("ul", { class: "alarm-pictures", "aria-label": "Pictures that show it" }, v.pictures.map((p) => pair(p, v))),
     h("div", { class: "alarm-do" },
