@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any
 
 from ddpo.figure import extremes
@@ -17,15 +17,17 @@ MAX_POINTS = 3000
 def clock(metrics: Metrics, limit: int = MAX_POINTS // 3) -> list[tuple[int, float, float]]:
     """(round, images scored, seconds of work), both up to and including that round: the other two horizontal axes.
 
-    Images scored are reward queries. Seconds are those of the phases, waiting for people included; what lies between two workers is not. Of more
-    rounds than ``limit`` every so many, and the last.
+    Images scored are reward queries. Seconds are those of the phases, waiting for people included; what lies between two workers is not. A run that
+    goes on from another one begins with what that one had cost by then (:func:`ddpo.fork.spent`). Of more rounds than ``limit`` every so many, and
+    the last.
     """
+    before = {name: dict(metrics.get(name, [])).get(0) or 0.0 for name in ("before_images", "before_seconds")}
     images = dict(metrics.get("scored_images", []))
     phases = [dict(points) for name, points in metrics.items() if name.startswith("seconds_")]
     rounds = sorted({number for points in (images, *phases) for number in points})
-    scored = accumulate(images.get(number) or 0.0 for number in rounds)
-    worked = accumulate(sum(points.get(number) or 0.0 for points in phases) for number in rounds)
-    rows = [(number, n, round(seconds, 1)) for number, n, seconds in zip(rounds, scored, worked, strict=True)]
+    scored = accumulate((images.get(number) or 0.0 for number in rounds), initial=before["before_images"])
+    worked = accumulate((sum(points.get(number) or 0.0 for points in phases) for number in rounds), initial=before["before_seconds"])
+    rows = [(number, n, round(seconds, 1)) for number, n, seconds in zip(rounds, islice(scored, 1, None), islice(worked, 1, None), strict=True)]
     every = max(1, -(-len(rows) // limit))
     return [row for i, row in enumerate(rows) if i % every == 0 or row is rows[-1]]
 

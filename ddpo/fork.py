@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,19 @@ def fork(store: RunStore, number: int, folder: Path, changes: Mapping[str, Any] 
     config = config_of(store, number, changes or {})
     require(config)
     made = create(folder, config, (store, number))
+    made.add_metrics(0, spent(store.metrics(), number))
     store.choose(f"{FORK}{made.name}", f"{number} {', '.join(changed(changes or {}))}".strip())
     return made
+
+
+def spent(metrics: Mapping[str, Sequence[tuple[int, float | None]]], number: int) -> dict[str, float]:
+    """What a run cost up to a round, those before it included that it goes on from: the images that were scored, and the seconds of all phases."""
+    phases = [name for name in metrics if name.startswith("seconds_")]
+    parts = dict(before_images=["scored_images"], before_seconds=phases)
+    return {
+        before: sum(value or 0.0 for name in (before, *names) for at, value in metrics.get(name, ()) if at <= number)
+        for before, names in parts.items()
+    }
 
 
 def changed(changes: Mapping[str, Any]) -> list[str]:

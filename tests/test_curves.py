@@ -72,6 +72,8 @@ def test_the_clock_adds_up_images_scored_and_seconds_of_work() -> None:
     )
     assert clock(metrics) == [(1, 8.0, 2.5), (2, 8.0, 4.5), (3, 24.0, 6.8)]
     assert clock({}) == []
+    before: Metrics = dict(before_images=[(0, 100.0)], before_seconds=[(0, 60.0)])
+    assert clock(metrics | before) == [(1, 108.0, 62.5), (2, 108.0, 64.5), (3, 124.0, 66.8)], "it goes on from another run"
 
 
 def test_a_long_clock_is_thinned_and_exact_where_it_is_told() -> None:

@@ -12,9 +12,9 @@ import torch
 from ddpo.__main__ import main, parser
 from ddpo.config import ConfigError
 from ddpo.earlier import rated_in
-from ddpo.fork import config_of, fork, suggested
+from ddpo.fork import config_of, fork, spent, suggested
 from ddpo.store import RunStore, StoreError
-from tests.toys import comparable_run
+from tests.toys import comparable_run, filled_run
 from tests.toys_ddpo import LinearPolicy, state_bits, toy_config, toy_trainer
 
 
@@ -48,6 +48,20 @@ def test_a_fork_begins_with_the_weights_and_the_optimiser_s_state_of_its_round(t
     assert all(torch.equal(child.engine.optimiser.state[own][key], value) for key, value in moments.items())
     assert child.engine.average is not None and child.engine.average.optimization_step == 2
     assert child.run() and sorted(child.store.checkpoints()) == [1, 2] and not torch.equal(own, wanted.shift)
+
+
+def test_a_fork_counts_what_the_rounds_before_it_cost(tmp_path: Path) -> None:
+    """So that its curve beside its parent's, over images scored or time, begins where it branched off; those of a fork's fork as well."""
+    store = filled_run(tmp_path / "a", rounds=3)
+    made = fork(store, 2, tmp_path / "b")
+    cost = {name: points[0][1] for name, points in made.metrics().items()}
+    assert cost == spent(store.metrics(), 2) and all(value > 0 for value in cost.values()), "and nothing else yet"
+    rounds = dict(scored_images=[(1, 5.0), (2, None), (3, 9.0)], seconds_sampling=[(1, 2.0), (3, 9.0)], seconds_updating=[(2, 1.0)])
+    assert spent(rounds, 2) == dict(before_images=5.0, before_seconds=3.0)
+    more = dict(before_images=[(0, 30.0)], before_seconds=[(0, 6.0)])
+    assert spent(rounds | more, 2) == dict(before_images=35.0, before_seconds=9.0)
+    made.close()
+    store.close()
 
 
 def test_a_fork_warms_up_for_as_many_rounds_as_were_left(tmp_path: Path) -> None:
