@@ -239,11 +239,12 @@ class Monitor:
         return alarm_at(series, number, rewards_at)
 
     def _make(self, number: int, reward: str, report: Callable[[int, int], None]) -> None:
-        """The pictures of the base model (0) or of the present policy, measured, on disk."""
+        """The pictures of the base model (0) or of the present policy, by the base model's prompts and seeds, measured, on disk."""
         policy, config = self.engine.policy, self.config
         probes = -(-config.watch_images // KL_SHARE)
-        kinds, prompts = (list(each) for each in zip(*watched_prompts(config), strict=True))
-        seeds = [derive_seed("probe", i) for i in range(len(prompts))]
+        chosen = [(row.kind, row.prompt, row.seed) for row in self.store.probes(0)]  # a run keeps its pictures, whatever is chosen for new ones
+        chosen = chosen or [(kind, prompt, derive_seed("probe", i)) for i, (kind, prompt) in enumerate(watched_prompts(config))]
+        kinds, prompts, seeds = [kind for kind, _, _ in chosen], [prompt for _, prompt, _ in chosen], [seed for _, _, seed in chosen]
         images: list[Image.Image] = []
         kl: list[float | None] = []
         for batch in batches(len(prompts), config.microbatch):

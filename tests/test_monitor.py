@@ -242,6 +242,17 @@ def test_watching_changes_nothing(tmp_path: Path) -> None:
         assert other == one
 
 
+def test_a_run_keeps_its_watched_pictures_whatever_is_chosen_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture is compared with its twin, by position."""
+    trainer = toy_trainer(tmp_path / "run", watched_config(watch_every=1, rounds=2))
+    trainer.control.stop_after_round = True
+    assert not trainer.run()
+    was = [(row.kind, row.prompt, row.seed) for row in trainer.store.probes(0)]
+    monkeypatch.setattr("ddpo.monitor.watched_prompts", lambda config: [("objects", config.prompts[-1])] * config.watch_images)
+    assert toy_trainer(tmp_path / "run", watched_config(watch_every=1, rounds=2)).run()
+    assert was == [(row.kind, row.prompt, row.seed) for row in trainer.store.probes(2)] and {kind for kind, _, _ in was} != {"objects"}
+
+
 @pytest.mark.parametrize(("training", "precision"), [("lora", "bf16"), ("full", "fp32")])
 def test_watching_between_sampling_and_the_update_changes_nothing(tmp_path: Path, training: str, precision: str) -> None:
     """While people rate, sampling's passes are kept with their graphs; the weights that they need are widened, averaged or exchanged for the base's
