@@ -6,6 +6,7 @@ from itertools import accumulate, islice
 from typing import Any
 
 from ddpo.figure import extremes
+from ddpo.fork import BEFORE
 
 Points = list[tuple[int, float | None]]
 Metrics = dict[str, Points]
@@ -21,12 +22,12 @@ def clock(metrics: Metrics, limit: int = MAX_POINTS // 3) -> list[tuple[int, flo
     goes on from another one begins with what that one had cost by then (:func:`ddpo.fork.spent`). Of more rounds than ``limit`` every so many, and
     the last.
     """
-    before = {name: dict(metrics.get(name, [])).get(0) or 0.0 for name in ("before_images", "before_seconds")}
+    images_before, seconds_before = (dict(metrics.get(name, [])).get(0) or 0.0 for name in BEFORE)
     images = dict(metrics.get("scored_images", []))
     phases = [dict(points) for name, points in metrics.items() if name.startswith("seconds_")]
     rounds = sorted({number for points in (images, *phases) for number in points})
-    scored = accumulate((images.get(number) or 0.0 for number in rounds), initial=before["before_images"])
-    worked = accumulate((sum(points.get(number) or 0.0 for points in phases) for number in rounds), initial=before["before_seconds"])
+    scored = accumulate((images.get(number) or 0.0 for number in rounds), initial=images_before)
+    worked = accumulate((sum(points.get(number) or 0.0 for points in phases) for number in rounds), initial=seconds_before)
     rows = [(number, n, round(seconds, 1)) for number, n, seconds in zip(rounds, islice(scored, 1, None), islice(worked, 1, None), strict=True)]
     every = max(1, -(-len(rows) // limit))
     return [row for i, row in enumerate(rows) if i % every == 0 or row is rows[-1]]

@@ -97,7 +97,7 @@ class Views:
             gallery = progress.gallery_value(store)
             shown = dict(charts=progress.charts_value(store) | dict(runs=names), gallery=gallery, takeaway=takeaway.takeaway_value(store))
             shown |= dict(alarm=(wrong := alarm.alarm_value(store)), taste=taste.taste_value(store), rewards=rewards.page_value(gallery))
-            bar |= dict(alarm="" if wrong.get("rolled") else wrong.get("text", ""))
+            bar |= dict(alarm="" if wrong.get("rolled") and not wrong["alive"] else wrong.get("text", ""))
             return dict(bar=bar, panel=panel, **shown, **common)
         except UNREADABLE as error:
             return dict(bar=bar, panel=dict(kind="broken", text=_reason(error)), **empty, **common)

@@ -6,7 +6,8 @@ animal, and gold. The line holds these and all that was watched; what the alarm 
 
 * ``alarm``: the first round at which the alarm was on, or null; ``lost``: the first at which the animals had fallen by ten points, or null. An alarm
   comes before that, with it, late or never (``when``);
-* ``false``: whether gold still rose when the alarm came: there or later it is higher than ever before, by more than the difference's standard error;
+* ``false``: whether gold still rose when the alarm came: from the watched round before to the one after it (or to that of the alarm, where it is the
+  last), by more than the difference's standard error, as if the pictures were not the same;
 * ``best``: the round that the run would go back to at its first alarm, or its best one where there is none; ``kept``: the share of the best gain in
   gold over the base that is left there; ``kept_value``: that gold as a share of the best.
 
@@ -85,7 +86,7 @@ def verdict(
     top, there = max(range(len(gold)), key=lambda i: gold[i]), gold[rounds.index(best)] if best in rounds else None
     rises = False
     if alarm is not None and (first := list(rounds).index(alarm)):
-        before, after = (max(part, key=lambda i: gold[i]) for part in (range(first), range(first, len(gold))))
+        before, after = first - 1, min(first + 1, len(gold) - 1)
         rises = gold[after] - gold[before] > math.hypot(gold_error[before], gold_error[after])
     return dict(
         alarm=alarm, lost=lost, when=when, false=rises, best=best, gold_best=rounds[top],
@@ -129,7 +130,7 @@ def measure(preset: str, folder: Path, about: int) -> dict[str, Any]:
 
 def draw(strip: Path, line: Mapping[str, Any], file: Path) -> None:
     """The base model, the best round, the first alarm and the last round of a run, one below the other, as a PNG of 256 colours."""
-    wanted = sorted({0, line["best"], line["alarm"] or 0, line["rounds"][-1]})
+    wanted = sorted({0, line["best"], line["alarm"] or 0, line["rounds"][-1]}.intersection(line["rounds"]))
     with Image.open(strip) as image:
         kept = image.convert("RGB")
     side, rows = kept.width // COLUMNS, [line["rounds"].index(number) for number in wanted]
@@ -191,9 +192,9 @@ def main() -> None:
     if options.report:
         lines = [of_line(line) for line in lines_of(options.results)]
         print(report(lines))
-        for line in lines:
+        for line in reversed(lines):  # of each preset and length the first run's pictures stay
             if line["alarm"] and (strip := options.out / line["run"] / STRIP).exists():
-                draw(strip, line, DOCS / f"alarm-{line['run']}.png")
+                draw(strip, line, DOCS / f"alarm-{line['preset']}-{line['rounds'][-1]}.png")
         return
     for seed in options.seeds:
         for preset in options.presets:

@@ -14,7 +14,7 @@ from ddpo.config import ConfigError, RunConfig
 from ddpo.dataset import Row, public_reward
 from ddpo.earlier import sources_in
 from ddpo.generalisation import Generalisation, measured, rows_of
-from ddpo.markup import shown, table, words_for
+from ddpo.markup import quoted, shown, table, words_for
 from ddpo.records import latest
 from ddpo.source import model_source
 from ddpo.store import RunStore, StoreError
@@ -329,7 +329,7 @@ def _where(config: RunConfig) -> str:
 
 
 def _prompts(config: RunConfig) -> str:
-    shown_ones = "\n".join(f"- {json.dumps(prompt, ensure_ascii=False)}" for prompt in config.prompts[:MOST_PROMPTS])
+    shown_ones = "\n".join(f"- {quoted(prompt)}" for prompt in config.prompts[:MOST_PROMPTS])
     more = len(config.prompts) - MOST_PROMPTS
     return f"{shown_ones}\n\n… and {more} more." if more > 0 else shown_ones
 

@@ -18,6 +18,10 @@ KEPT = ("model", "model_config", "revision", "training", "lora_rank", "lora_alph
 """Settings that a checkpoint's weights and the optimiser's state rest on."""
 
 
+BEFORE = ("before_images", "before_seconds")
+"""What a run says at round 0 of the cost of what it goes on from."""
+
+
 def fork(store: RunStore, number: int, folder: Path, changes: Mapping[str, Any] | None = None) -> RunStore:
     """Make a run that begins with another run's state after a round. Its rounds count from 1; unless they are changed it has as many as are left, is
     scored by what scored that round, and draws other prompts and seeds than its parent did. A model of taste keeps the parent's ratings, beside those
@@ -41,7 +45,7 @@ def fork(store: RunStore, number: int, folder: Path, changes: Mapping[str, Any] 
 def spent(metrics: Mapping[str, Sequence[tuple[int, float | None]]], number: int) -> dict[str, float]:
     """What a run cost up to a round, those before it included that it goes on from: the images that were scored, and the seconds of all phases."""
     phases = [name for name in metrics if name.startswith("seconds_")]
-    parts = dict(before_images=["scored_images"], before_seconds=phases)
+    parts = dict(zip(BEFORE, (["scored_images"], phases), strict=True))
     return {
         before: sum(value or 0.0 for name in (before, *names) for at, value in metrics.get(name, ()) if at <= number)
         for before, names in parts.items()

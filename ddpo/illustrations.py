@@ -6,7 +6,6 @@ watched, they are pictures of the round itself, and are not called a comparison.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from ddpo.document import short
 from ddpo.figure import Line, Panel, standalone
 from ddpo.files import read_image
-from ddpo.markup import image, words_for
+from ddpo.markup import image, quoted, words_for
 from ddpo.records import SampleRow
 from ddpo.report import evenly, reward_panels, watched_pairs
 from ddpo.store import RunStore
@@ -45,7 +44,7 @@ def pictures(store: RunStore, number: int, strength: float, folder: Path) -> lis
     told += f" Round {at} is the last one before round {number} that was watched." if at != number else ""
     told += f"{_weaker(strength)} The seeds were never trained on, and nobody chose the pictures. From left to right:"
     alt = f"{across} by the base model above, and {across} of the same prompts and seeds after round {at} below"
-    prompts = [f"{json.dumps(pair.prompt, ensure_ascii=False)}{'' if pair.prompt in trained else ' (never trained on)'}" for pair in pairs]
+    prompts = [f"{quoted(pair.prompt)}{'' if pair.prompt in trained else ' (never trained on)'}" for pair in pairs]
     return [image(alt, BEFORE_AFTER), told, _numbered(prompts)]
 
 
@@ -70,7 +69,7 @@ def _of_training(store: RunStore, number: int, strength: float, folder: Path) ->
     return [
         image(alt, OF_TRAINING),
         f"{told} They are no comparison with the base model. From left to right:",
-        _numbered([json.dumps(row.prompt, ensure_ascii=False) for row in best]),
+        _numbered([quoted(row.prompt) for row in best]),
     ]
 
 
@@ -111,4 +110,5 @@ def curves(store: RunStore, number: int, folder: Path) -> list[str]:
         panels.append(Panel(f"{title}, in nats", [Line("KL", distances)], f"{title} over the rounds"))
         told += " The distance from the base model is the KL divergence over a picture's whole denoising, of watched pictures."
     (folder / CURVES).write_text(standalone(panels), encoding="utf-8", errors="replace")
-    return [image(f"{'. '.join(panel.label for panel in panels)}, up to round {number}", CURVES), told]
+    labels = ". ".join(short(panel.label, LONGEST) for panel in panels)
+    return [image(f"{labels}, up to round {number}", CURVES), told]

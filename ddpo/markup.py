@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Iterable, Sequence
 
 EMPTY = ("meta", "img", "br", "line", "rect", "circle", "path")
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 """What no HTML or XML may hold."""
+SIGNS = re.compile(r"[][<>`*_&]")
 MARKDOWN = re.compile(r"[][<>`\\]")
 """What would be markup within a picture's alternative text."""
 
@@ -44,6 +46,11 @@ def image(alt: str, file: str) -> str:
     """A picture in Markdown, from a file beside the text; ``alt`` says what it shows."""
     alt = MARKDOWN.sub(r"\\\g<0>", " ".join(alt.split()))
     return f"![{alt}]({file})"
+
+
+def quoted(words: str) -> str:
+    """A prompt in quotation marks in Markdown, whatever it holds."""
+    return SIGNS.sub(r"\\\g<0>", json.dumps(words, ensure_ascii=False))
 
 
 def shown(value: float | None) -> str:

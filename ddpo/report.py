@@ -27,7 +27,7 @@ from ddpo.dataset import Naming, public_metric, public_reward
 from ddpo.document import document, grid, picture, section, short
 from ddpo.figure import Line, Panel, Points, chart
 from ddpo.files import read_image
-from ddpo.fork import KEPT, config_of
+from ddpo.fork import BEFORE, KEPT, config_of
 from ddpo.generalisation import measured, rows_of
 from ddpo.gold import proxy_and_gold, sides, words_of
 from ddpo.markup import Html, shown, tag, words_for
@@ -69,6 +69,7 @@ ON_OTHERS = "reward_on_"
 """How the names of metrics begin of which each reward has a chart."""
 MEANING_ON_OTHERS = "Of watched pictures of prompts that are trained, and of prompts that never are."
 ELSEWHERE = (
+    *BEFORE,
     "reward_mean",
     "reward_std",
     "watched_",

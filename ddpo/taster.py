@@ -219,14 +219,18 @@ class Taster:
 
     def certainty(self, number: int) -> list[float]:
         """How much of its advantage each of a round's images keeps, by position. Standardising within prompts makes as much of faint guesses as of
-        plain words, so a prompt of which nobody rated an image keeps the share of the taste's spread that the ratings explain, √``certain``. One with
-        ratings has these to be measured by; and where guesses lead, they are measured by one another."""
+        plain words, so a prompt whose spread is that of guesses alone keeps the share of the taste's spread that the ratings explain, √``certain``.
+        One of whose images people said different things has these to be measured by; and where guesses lead, they are measured by one another. (To
+        rwr-sparse, which goes by a prompt's quantile, and to blends it is all the same.)"""
         rows, own, guessed = self.store.samples(number), self.store.scores(number, "human"), self.store.scores(number, GUESS)
-        told = {row.prompt for row in rows if row.id in own and own[row.id].value is not None}
         if not self.on or not guessed or self.leads(number):
             return [1.0] * len(rows)
+        plain: dict[str, set[float]] = {}
+        for row in rows:
+            if row.id in own and (value := own[row.id].value) is not None:
+                plain.setdefault(row.prompt, set()).add(value)
         certain = {id: share for id, score in guessed.items() if isinstance(share := score.explanation.get("certain"), float)}
-        return [1.0 if row.prompt in told else math.sqrt(certain.get(row.id, 1.0)) for row in rows]
+        return [1.0 if len(plain.get(row.prompt, ())) > 1 else math.sqrt(certain.get(row.id, 1.0)) for row in rows]
 
     def _rated(self, number: int) -> list[Opinion]:
         """The images of all rounds up to one that people have an opinion of, and what it is."""

@@ -111,9 +111,9 @@ class Trainer:
     # --- sample -----------------------------------------------------------------------------------------------------------------
 
     def make(self, number: int) -> None:
-        """Make a round's images. A board of the first of them is there to be rated from then on, so the next board's come before the rest, which
-        nobody waits for; they are by the same policy either way."""
-        if self.taster.asks(number) and self.config.board_pool < self.config.images_per_round:
+        """Make a round's images. Where people rate, a board of the first of them is there to be rated from then on, so the next board's come before
+        the rest, which nobody waits for; they are by the same policy either way."""
+        if self._people_rate(number) and self.config.board_pool < self.config.images_per_round:
             self.sample(number, most=self.config.board_pool)
             self.sample_ahead(number)
         self.sample(number)

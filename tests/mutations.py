@@ -366,7 +366,26 @@ MUTATIONS = (
         ),
     ),
     *of(
+        "ddpo/fork.py",
+        ("for name in (before, *names)", "for name in names", "tests/test_fork.py::test_a_fork_counts_what_the_rounds_before_it_cost"),
+    ),
+    *of(
+        "ddpo/generalisation.py",
+        ("set(own) <= set(prompts)", "set(own) == set(prompts)", "test_the_groups_are_the_sets_that_are_kept_from_training_or_those_that_are_named"),
+    ),
+    *of(
+        "ddpo/alarms.py",
+        ("return self.best or self.began // 2", "return self.best", "tests/test_result.py::test_what_was_said_last_holds_by_people_or_by_the_rule"),
+        ('None if values["flatness"] is None else 1 - values["flatness"]', 'values["flatness"]', "test_texture_is_what_is_not_flat"),
+    ),
+    *of(
         "ddpo/taster.py",
+        (
+            "if len(plain.get(row.prompt, ())) > 1 else",
+            "if row.prompt in plain else",
+            "test_guesses_beside_words_that_say_the_same_are_faint_as_well",
+        ),
+        ("math.sqrt(certain.get(row.id, 1.0))", "1.0", "test_faint_guesses_of_a_prompt_that_nobody_rated_count_as_much_as_they_are_known"),
         (
             "if settled or row.number in late:",
             "if False:",

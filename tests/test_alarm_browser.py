@@ -19,7 +19,7 @@ from app.pages.run import history
 from app.runs import Runs
 from ddpo.config import RunConfig
 from ddpo.lock import WorkerLock
-from ddpo.result import rolled_back
+from ddpo.result import roll_back, rolled_back
 from ddpo.store import RunStore, StoreError
 
 TEXT = "Diversity and one other reward have fallen since round 5. Best round so far: 5."
@@ -78,6 +78,20 @@ def test_the_strip_above_all_pages_says_that_it_goes_wrong(page: Page, alarmed: 
     expect(banner.get_by_role("heading")).to_be_focused()
     banner.get_by_role("button", name="Dismiss").click()
     expect(wrong).to_have_count(0)
+
+
+def test_the_strip_says_it_of_a_run_that_was_rolled_back_and_goes_on(page: Page, alarmed: Studio) -> None:
+    store = RunStore(alarmed.runs / "a")
+    roll_back(store, 5)
+    page.goto(f"{alarmed.url}/?run=a")
+    bar = page.locator("#studio-bar")
+    expect(bar).to_contain_text("round 10 of")
+    expect(bar.get_by_role("button", name=re.compile("wrong"))).to_have_count(0)
+    lock = WorkerLock(store.folder / "worker.lock")
+    store.set_progress("sampling", 11)
+    expect(bar.get_by_role("button", name="Going wrong")).to_be_visible()
+    lock.release()
+    store.close()
 
 
 def test_what_went_too_far_is_seen_at_half_of_its_strength(page: Page, alarmed: Studio) -> None:

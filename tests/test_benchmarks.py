@@ -406,12 +406,13 @@ def test_renoising_undoes_a_step(policy: StableDiffusionPolicy) -> None:
 
 
 def test_an_alarm_is_judged_by_the_judge_s_animals_and_gold() -> None:
-    """Animals fall by more than ten points at 15; gold is best at 10. What the best round keeps is a share of the gain, or of the value."""
+    """Animals fall by more than ten points at 15; gold is best at 10, and at 15 what it was at 5. What the best round keeps is a share of the gain,
+    or of the value."""
     judged: dict[str, Any] = dict(rounds=[0, 5, 10, 15, 20], animals=[0.9, 0.9, 0.85, 0.7, 0.2], gold=[4.0, 5.0, 6.0, 5.0, 4.5], gold_error=[0.1] * 5)
     cases = ((15, 10), (20, 15), (5, 0), (99, 20), (10, 5))
     found = [alarms.verdict(on=[at >= first for at in judged["rounds"]], best=best, **judged) for first, best in cases]
     assert [(f["alarm"], f["lost"], f["when"], f["false"]) for f in found] == [
-        (15, 15, "with it", False), (20, 15, "late", False), (5, 15, "before", True), (None, 15, "never", False), (10, 15, "before", True),
+        (15, 15, "with it", False), (20, 15, "late", False), (5, 15, "before", True), (None, 15, "never", False), (10, 15, "before", False),
     ]  # fmt: skip
     assert [(f["kept"], f["kept_value"]) for f in found[:4]] == [
         (1, 1),
@@ -419,15 +420,17 @@ def test_an_alarm_is_judged_by_the_judge_s_animals_and_gold() -> None:
         (0, pytest.approx(4 / 6, abs=1e-4)),
         (0.25, 0.75),
     ]
-    noisy = judged | dict(gold_error=[1.0] * 5)
-    assert not alarms.verdict(on=[at >= 10 for at in judged["rounds"]], best=5, **noisy)["false"], "that may be chance"
+    noisy = judged | dict(gold_error=[2.0] * 5)
+    assert not alarms.verdict(on=[at >= 5 for at in judged["rounds"]], best=5, **noisy)["false"], "that may be chance"
+    rising = judged | dict(gold=[1.0, 2.0, 3.0, 4.0, 5.0])
+    assert all(alarms.verdict(on=[at >= first for at in judged["rounds"]], best=5, **rising)["false"] for first in (5, 15, 20)), "the last one too"
     nothing = alarms.verdict(on=[False] * 5, best=10, **judged | dict(gold=[0.0] * 5))
     run = judged | dict(preset="compress", seed=0, words="Noise has spread.")
     assert nothing["kept"] is None and nothing["kept_value"] is None and "| – |" in alarms.report([run | nothing])
     assert alarms.verdict(on=[False] * 5, best=3, **judged)["kept_value"] is None, "it was not judged"
     told = alarms.report([run | f for f in found])
     assert "Of 5 runs that lose their animals, the alarm came before that in 2, with it in 1, late or never in 2." in told
-    assert "while gold still rose in 2 of 5" in told and "| compress | 20 | 0 | 15 | 15 | with it | 90, 20 | 10 | 100 % (100 %) | no |" in told
+    assert "while gold still rose in 1 of 5" in told and "| compress | 20 | 0 | 15 | 15 | with it | 90, 20 | 10 | 100 % (100 %) | no |" in told
     assert "* compress, 20 rounds, seed 0, round 15: Noise has spread." in told
     assert set(alarms.PRESETS) == set(alarms.FACTS) == {"compress", "incompress", "aesthetic", "align", "count"}
 
@@ -450,7 +453,7 @@ def test_a_line_of_the_alarms_says_what_the_alarm_makes_of_it_now(tmp_path: Path
     colours = ("red", "lime", "blue")
     strip = [[Image.new("RGB", (16, 16), colour)] * alarms.COLUMNS for colour in colours]
     sheet(strip, scale=1, gap=0).save(tmp_path / "strip.png")
-    for best, shown in ((6, "red lime blue"), (0, "red blue")):
+    for best, shown in ((6, "red lime blue"), (0, "red blue"), (3, "red blue")):
         alarms.draw(tmp_path / "strip.png", found | dict(best=best), tmp_path / "drawn.png")
         drawn = Image.open(tmp_path / "drawn.png").convert("RGB")
         assert [drawn.getpixel((16, 132 * i + 16)) for i in range(drawn.height // 132 + 1)] == [ImageColor.getrgb(name) for name in shown.split()]

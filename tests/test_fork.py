@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from app.pages.progress import charts_value
 from ddpo.__main__ import main, parser
 from ddpo.config import ConfigError
 from ddpo.earlier import rated_in
@@ -60,6 +61,8 @@ def test_a_fork_counts_what_the_rounds_before_it_cost(tmp_path: Path) -> None:
     assert spent(rounds, 2) == dict(before_images=5.0, before_seconds=3.0)
     more = dict(before_images=[(0, 30.0)], before_seconds=[(0, 6.0)])
     assert spent(rounds | more, 2) == dict(before_images=35.0, before_seconds=9.0)
+    made.add_metrics(1, dict(reward_mean=1.0, scored_images=5.0))
+    assert not [chart["title"] for chart in charts_value(made)["charts"] if "efore" in chart["title"]], "that is no curve"
     made.close()
     store.close()
 

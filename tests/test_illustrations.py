@@ -86,7 +86,7 @@ def test_the_sheet_has_twins_the_base_model_s_above(store: RunStore, tmp_path: P
         assert drawn.size == (2 * (MARGIN + SIDE) + GAP, 2 * (HEAD + SIDE + MARGIN))
         assert all(drawn.crop((MARGIN, top, MARGIN + SIDE, top + HEAD)).convert("L").getextrema()[0] < 100 for top in (0, HEAD + SIDE + MARGIN))
     assert "after round 2, at full strength. Round 2 is the last one before round 3 that was watched. The seeds were never trained on" in text
-    assert '1. "a cat"\n2. "a [dog] <b>" (never trained on)\n' in text and "What lies beside" not in text
+    assert '1. "a cat"\n2. "a \\[dog\\] \\<b\\>" (never trained on)\n' in text and "What lies beside" not in text
     same = card(store, tmp_path / "same", 4)
     assert "after round 4, at full strength. The seeds" in same and seen(tmp_path / "same" / "before-after.png", 1, 1) == colour(4, 1)
 

@@ -70,6 +70,18 @@ class Somebody(Control):
         self.store.close_round(number)
 
 
+class Watching(Somebody):
+    """Remembers what the run said that it does."""
+
+    def __init__(self, store: RunStore) -> None:
+        super().__init__(store)
+        self.states: set[str] = set()
+
+    def report(self, state: str, number: int, done: int = 0, total: int = 0) -> None:
+        super().report(state, number, done, total)
+        self.states.add(state)
+
+
 def trained(folder: Path, config: RunConfig, until: int = 0) -> tuple[Trainer, Somebody]:
     store = RunStore(folder) if (folder / "config.json").exists() else RunStore.create(folder, config)
     person = Somebody(store, until)
@@ -266,6 +278,15 @@ def test_the_next_board_comes_before_what_is_only_learned_from(
     assert [(number, len(list(same))) for number, same in groupby(made)] == (wanted or [(number, 16) for number in range(1, 6)])
 
 
+def test_where_nobody_rates_nothing_is_made_ahead(tmp_path: Path) -> None:
+    """By an automatic reward from the start; boards and what is ahead mean nothing then."""
+    store = RunStore.create(tmp_path / "run", half(reward="jpeg_compressibility", board_every=1))
+    person = Watching(store)
+    trainer = Trainer(store.config, store, LinearPolicy(store.config), person)
+    assert trainer.run() and "awaiting" not in person.states
+    assert {value for _, value in store.metrics()["updates_behind"]} == {0.0}
+
+
 def test_people_see_the_next_board_while_rounds_without_one_are_made(tmp_path: Path) -> None:
     store = RunStore.create(tmp_path / "run", human_config(ahead=32, board_every=2))
     one = write_images(store.folder, 1, [Image.new("L", (4, 4))])
@@ -399,6 +420,17 @@ def test_faint_guesses_of_a_prompt_that_nobody_rated_count_as_much_as_they_are_k
         wanted = certain**0.5 if preference == "assist" else 1.0
         assert [float(sizes[own].pow(2).mean().sqrt()) for own in (cat, dog)] == pytest.approx([1.0, wanted], abs=1e-5)
     assert sizes[dog].mean().abs() < 1e-6
+
+
+def test_guesses_beside_words_that_say_the_same_are_faint_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a prompt whose images people all like, only guesses tell which are better."""
+    monkeypatch.setattr(Judge, "said", {"a cat": 1.0, "a dog": 1.0})
+    config = human_config(preference="assist", rounds=2, advantage="group")
+    store = RunStore.create(tmp_path / "run", config)
+    trainer = Trainer(config, store, LinearPolicy(config), Judge(store))
+    assert trainer.run()
+    guessed = store.scores(2, GUESS)
+    assert trainer.taster.certainty(2) == pytest.approx([guessed[row.id].explanation["certain"] ** 0.5 for row in store.samples(2)])  # type: ignore[operator]
 
 
 class Judge(Somebody):

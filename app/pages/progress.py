@@ -19,6 +19,7 @@ from app.runs import Runs
 from app.widgets.kit import widget
 from ddpo.beliefs import LEADS_FROM
 from ddpo.config import ConfigError
+from ddpo.fork import BEFORE
 from ddpo.gold import ProxyAndGold, proxy_and_gold, sides, words_of
 from ddpo.milestones import by_reward, milestones, with_blends_apart
 from ddpo.records import SampleRow
@@ -127,7 +128,7 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     metrics = with_blends_apart(metrics, stretches)
     watched = [panel_chart(metrics, stretches[-1][1]), *WATCHED]
     known = {name for chart in (*watched, *CHARTS) for name in (*chart.used, *(metric for metric, _ in chart.lines))}
-    known |= {*HERO, "updates", *(metric for metric, _ in GROUPS)}
+    known |= {*HERO, *BEFORE, "updates", *(metric for metric, _ in GROUPS)}
     unknown = [Chart(name, title_of(name), "", ((name, title_of(name)),)) for name in sorted(metrics) if name not in known]
     charts = heroes(metrics, stretches) + gold_chart(store) + by_prompt(store, stretches[-1][1])
     charts += line_charts(watched, metrics) + groups(metrics, stretches) + line_charts((*CHARTS, *unknown), metrics)
