@@ -12,18 +12,21 @@ animal, and gold. The line holds these and all that was watched; what the alarm 
   gold over the base that is left there; ``kept_value``: that gold as a share of the best.
 
 ``--presets``, ``--seeds``, ``--every``, ``--images`` and any option of ``python -m ddpo run`` change it (``--rounds 100``: until it breaks);
-``--report`` prints the tables, and draws the pictures of the base model, the best round, the first alarm and the last round into ``docs/``.
+``--chance`` draws runs in which nothing changes, and says how many have an alarm; ``--report`` prints the tables, and draws the pictures of the base
+model, the best round, the first alarm and the last round into ``docs/``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from benchmarks.common import (
@@ -44,7 +47,7 @@ from benchmarks.common import (
     the_judge,
 )
 from benchmarks.tasks import TASKS, first_of_each, pictures
-from ddpo.alarms import alarm_at, best_round, series_of
+from ddpo.alarms import DAMAGE, alarm_at, best_round, is_on, series_of, signs_of
 from ddpo.checkpoint import load_result
 from ddpo.config import RunConfig
 from ddpo.presets import presets
@@ -140,6 +143,28 @@ def draw(strip: Path, line: Mapping[str, Any], file: Path) -> None:
     large.save(file, optimize=True)
 
 
+def chance(runs: int = 400, watched: int = 17, pictures: int = RunConfig().watch_images) -> list[dict[str, float]]:
+    """The share of runs with an alarm in which nothing changes, by how alike a picture and its twin after another round are (a correlation)."""
+    spreads = dict(clip_score=(0, 1), image_statistics=(0, 1), aesthetic=(0, 1), diversity=(0.27, 0.08))
+    spreads |= dict(noise=(0.08, 0.02), flatness=(0.65, 0.08), clipping=(0.016, 0.02))
+    rng, found = np.random.default_rng(0), []
+    for alike in (0.0, 0.5, 0.8):
+        first = []
+        for _ in range(runs):
+            rows: dict[int, dict[str, list[float]]] = {}
+            base = {name: rng.normal(size=pictures) for name in spreads}
+            for at in range(watched + 1):
+                drawn = {name: base[name] if not at else alike * base[name] + math.sqrt(1 - alike**2) * rng.normal(size=pictures) for name in spreads}
+                drawn["diversity"] = np.repeat(drawn["diversity"][::2], 2)  # two pictures of a prompt are as far from one another
+                rows[at] = {name: (mean + spread * drawn[name]).tolist() for name, (mean, spread) in spreads.items()}
+                rows[at] |= {name: [min(max(value, 0.0), 1.0) for value in rows[at][name]] for name in DAMAGE if name in spreads}
+                rows[at]["texture"] = [1 - value for value in rows[at]["flatness"]]
+            signs = signs_of(rows, dict.fromkeys(rows, "jpeg_compressibility"))
+            first.append(next((at for at in rows if is_on(signs[at])), math.inf))
+        found.append({"alike": alike} | {f"within_{k}": sum(at <= k for at in first) / runs for k in (4, 8, watched)})
+    return found
+
+
 def report(lines: Sequence[Mapping[str, Any]]) -> str:
     """Runs with their verdicts in Markdown, and what the bars say."""
     rows = [
@@ -188,7 +213,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/alarms"), help="where the runs are made")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true", help="print the tables only")
+    parser.add_argument("--chance", action="store_true", help="how often chance alone makes an alarm")
     options, more = parser.parse_known_args()
+    if options.chance:
+        print("\n".join(map(json.dumps, chance())))
+        return
     if options.report:
         lines = [of_line(line) for line in lines_of(options.results)]
         print(report(lines))

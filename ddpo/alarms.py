@@ -33,8 +33,9 @@ import rewards
 from ddpo.records import ProbeRow
 from ddpo.store import RunStore
 
-CHANCE = 0.05
-"""How often chance alone may make a sign in a whole run."""
+CHANCE = 1e-4
+"""How often chance alone may make one measure's sign after one round. All of them together then make an alarm in less than one of a hundred runs
+that are watched seventeen times (``python -m benchmarks.alarms --chance``)."""
 FALL = 0.5
 ALIKE = 0.3
 SPREAD = 1.0
@@ -192,9 +193,8 @@ def signs_of(series: Series, rewards_at: Mapping[int, str]) -> dict[int, tuple[S
     """
     found: dict[int, tuple[Sign, ...]] = {}
     peaks: dict[str, tuple[int, float]] = {}
-    for k, at in enumerate(sorted(series)):
-        asked = [name for name in series[at] if is_told(name, rewards_at[at])]
-        signs = [_sign(series, at, name, peaks[name][0], len(asked) * k**2 * (k + 1)) for name in asked if name in peaks]
+    for rounds, at in enumerate(sorted(series)):
+        signs = [_sign(series, at, name, peaks[name][0], rounds) for name in series[at] if name in peaks and is_told(name, rewards_at[at])]
         found[at] = tuple(sorted((sign for sign in signs if sign), key=lambda sign: -sign.strength))
         for name in series[at]:
             mean = mean_at(series, at, name)
@@ -216,15 +216,16 @@ def is_told(name: str, reward: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def sure(comparisons: int, count: int) -> float:
-    """How many standard errors the mean of ``count`` changes must be from 0, for chance to reach that in a share :data:`CHANCE` of runs with so many
-    comparisons at most: Student's t, by Bonferroni's bound. At the k-th watched round a measure's best round is one of k, and that round has a share
-    1 / k (k + 1) of all chance: these sum up to 1 at most, however long a run is."""
-    return -student_t(CHANCE / max(1, comparisons), count - 1)
+def sure(count: int, rounds: int = 1) -> float:
+    """How many standard errors the mean of ``count`` changes must be from 0, for chance alone to reach that in a share :data:`CHANCE` of cases:
+    Student's t, where it is a change since the best of so many rounds by Bonferroni's bound. (A bound over all measures and rounds of a run grows
+    with the run, until nothing that 12 pictures say is sure: 8.9 standard errors after 17 watched rounds, where five of eight measures had moved by
+    twice their threshold.)"""
+    return -student_t(CHANCE / rounds, count - 1)
 
 
-def _sign(series: Series, number: int, name: str, peak: int, comparisons: int) -> Sign | None:
-    """One measure's sign, where it has one; ``peak`` is its best round before."""
+def _sign(series: Series, number: int, name: str, peak: int, rounds: int) -> Sign | None:
+    """One measure's sign, where it has one; ``peak`` is its best round of so many before."""
     base = [value for value in series.get(0, {}).get(name, ()) if value is not None]
     absolute = name == "diversity" or name in DAMAGE
     moved = {i: _good(name) * change for i, change in changes(series, name, 0 if absolute else peak, number).items()}
@@ -233,7 +234,7 @@ def _sign(series: Series, number: int, name: str, peak: int, comparisons: int) -
     mean, error = mean_and_error(list(moved.values()))
     unit = ALIKE * fmean(base) if name == "diversity" else (SPREAD if name in DAMAGE else FALL) * (spread_of_base(name, base) or math.inf)
     strength = -mean / unit if unit > 0 else 0.0
-    if strength < 1 - 1e-9 or -mean < sure(comparisons, len(moved)) * error:
+    if strength < 1 - 1e-9 or -mean < sure(len(moved), 1 if absolute else rounds) * error:
         return None
     return Sign(name, peak, strength, tuple(sorted(moved, key=lambda i: moved[i])[:SHOWN]))
 
