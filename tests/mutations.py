@@ -630,8 +630,8 @@ MUTATIONS = (
         "ddpo/alarms.py",
         ("max(spread, LEAST_SPREAD)", "spread", "tests/test_monitor.py::test_metrics_are_means_moves_and_groups"),
         ("or -mean < sure(len(moved), 1 if absolute else rounds) * error", "", "test_a_fall_within_its_error_is_no_sign"),
-        ("len(asked) * k**2 * (k + 1)", "1", "test_chance_alone_seldom_makes_an_alarm"),
-        ("k**2 * (k + 1)", "k**2", "test_chance_alone_makes_a_sign_in_one_long_run_of_twenty_at_most"),
+        ("CHANCE = 1e-4", "CHANCE = 0.05", "test_chance_alone_seldom_makes_an_alarm"),
+        ("student_t(CHANCE / rounds, count - 1)", "student_t(CHANCE, count - 1)", "test_chance_alone_makes_a_sign_in_one_long_run_of_fifty"),
         (
             "            if mean is not None and not own and",
             "            if mean is not None and",
