@@ -177,8 +177,9 @@ def report(lines: Sequence[Mapping[str, Any]]) -> str:
         kept = "–" if line["kept_value"] is None else f"{100 * line['kept_value']:.0f} %"
         kept += "" if line["kept"] is None else f" ({100 * line['kept']:.0f} %)"
         animals = f"{100 * line['animals'][0]:.0f}, {100 * line['animals'][-1]:.0f}"
+        precision = line["config"]["precision"]
         cells = (
-            line["preset"],
+            line["preset"] + (f", {precision}" if precision != "auto" else ""),
             line["rounds"][-1],
             line["seed"],
             *shown[:2],

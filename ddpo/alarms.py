@@ -15,7 +15,8 @@ clipping
 ========== =============================================================================================================== ============
 
 **The alarm** is on where the signs, each counted by how many times its threshold it has, come to :data:`ALARM`: two signs, or one that is twice as
-strong. (Where people rate, rewards of taste are not asked, nor how plain or busy pictures are: they may want that.)
+strong. (Where people rate, rewards of taste are not asked: they may want another one. By rewards that know what is to be seen, people
+among them, plain or busy pictures are no sign.)
 
 **The best round** is the watched one with the highest reward of those at which no alarm is on; where people rate, the latest of these; else none, and
 the way back is to half of the rounds before the alarm (:attr:`Alarm.back`).
@@ -47,8 +48,10 @@ LEAST_SPREAD = 0.01
 """A share that hardly differs among the base model's pictures is compared with this spread."""
 NO_MERIT = ("jpeg_compressibility", "jpeg_incompressibility")
 """Rewards of which neither more nor less is better in itself."""
-OF_TASTE = ("aesthetic", "image_statistics", "pickscore", "flatness", "texture")
-"""What people who rate may want otherwise."""
+OF_TASTE = ("aesthetic", "image_statistics", "pickscore")
+SEEING = ("human", "clip_score", "pickscore", "alignment", "satisfaction")
+"""Rewards that know what is to be seen. By them pictures may grow plain or busy and be the better for it; by others that is how they are gamed."""
+PLAIN_OR_BUSY = ("flatness", "texture")
 SHOWN = 4
 """Pictures that show a sign."""
 
@@ -212,6 +215,8 @@ def _good(name: str) -> float:
 def is_told(name: str, reward: str) -> bool:
     """Whether a measure can be a sign, while ``reward`` is optimised."""
     asked = rewards.parts(reward)
+    if name in PLAIN_OR_BUSY:
+        return not any(part in SEEING for part in asked)
     return name not in ("kl", *NO_MERIT, reward, *asked) and not (name in OF_TASTE and "human" in asked)
 
 

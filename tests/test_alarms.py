@@ -59,7 +59,10 @@ def test_where_people_rate_rewards_of_taste_are_not_asked() -> None:
     found = series(image_statistics=(0, 0, -3), clip_score=(0, 0, -1))
     assert list(told(found, 10, "human")) == ["clip_score"] and set(told(found, 10)) == {"image_statistics", "clip_score"}
     plain = series(flatness=(0, 0, 3), texture=(0, 0, 3))
-    assert not told(plain, 10, "human") and set(told(plain, 10)) == {"flatness", "texture"}
+    for reward in ("human", "alignment", "blend: 1 aesthetic, 1 clip_score"):
+        assert not told(plain, 10, reward), "it may be the better for it"
+    for reward in ("aesthetic", "jpeg_incompressibility"):
+        assert set(told(plain, 10, reward)) == {"flatness", "texture"}
 
 
 def test_texture_is_what_is_not_flat() -> None:

@@ -425,7 +425,7 @@ def test_an_alarm_is_judged_by_the_judge_s_animals_and_gold() -> None:
     rising = judged | dict(gold=[1.0, 2.0, 3.0, 4.0, 5.0])
     assert all(alarms.verdict(on=[at >= first for at in judged["rounds"]], best=5, **rising)["false"] for first in (5, 15, 20)), "the last one too"
     nothing = alarms.verdict(on=[False] * 5, best=10, **judged | dict(gold=[0.0] * 5))
-    run = judged | dict(preset="compress", seed=0, words="Noise has spread.")
+    run = judged | dict(preset="compress", seed=0, words="Noise has spread.", config=dict(precision="auto"))
     assert nothing["kept"] is None and nothing["kept_value"] is None and "| – |" in alarms.report([run | nothing])
     assert alarms.verdict(on=[False] * 5, best=3, **judged)["kept_value"] is None, "it was not judged"
     told = alarms.report([run | f for f in found])
