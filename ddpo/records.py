@@ -248,6 +248,8 @@ class Status:
         """Estimated time left in the phase, or None while that is unknown."""
         if not self.alive or not 0 < self.done < self.total or self.state in ("awaiting", "paused"):
             return None
+        if self.changed_at == self.started_at:  # it begins half done, as a round does whose first images were made ahead
+            return None
         return (self.changed_at - self.started_at) / self.done * (self.total - self.done)
 
 

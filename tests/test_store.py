@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ddpo.config import ConfigError, RunConfig
-from ddpo.records import MIGRATIONS
+from ddpo.records import MIGRATIONS, Status
 from ddpo.store import RatingRefused, RunStore, StoreError, finite, runs_in
 from rewards.base import Score
 from tests.toys import add_pictures, picture
@@ -311,3 +312,11 @@ def test_odd_prompts_come_back_as_they_went_in(store: RunStore, prompt: str) -> 
     assert (store.samples(2)[0].prompt, store.samples(2)[0].seed) == (prompt, 2**62)
     store.add_rating(prompt, store.samples(2)[0].id, prompt, "thumbs", 1)
     assert (store.ratings(2)[0].client_id, store.ratings(2)[0].rater) == (prompt, prompt)
+
+
+def test_what_is_left_of_a_phase_is_told_by_its_pace_so_far() -> None:
+    """A quarter in 10 s leaves 30; at its start nothing is told, though it may begin half done."""
+    phase = Status("sampling", 1, 8, 32, started_at=100.0, changed_at=110.0, pid=1)
+    assert phase.seconds_left == 30.0
+    for unknown in (dict(changed_at=100.0), dict(done=0), dict(done=32), dict(pid=None), dict(state="awaiting")):
+        assert replace(phase, **unknown).seconds_left is None  # type: ignore[arg-type]
