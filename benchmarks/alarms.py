@@ -46,7 +46,7 @@ from benchmarks.common import (
     short_hash,
     the_judge,
 )
-from benchmarks.tasks import TASKS, first_of_each, pictures
+from benchmarks.tasks import TASKS, first_of_each, pictures, save_sheet
 from ddpo.alarms import DAMAGE, alarm_at, best_round, is_on, series_of, signs_of
 from ddpo.checkpoint import load_result
 from ddpo.config import RunConfig
@@ -132,15 +132,13 @@ def measure(preset: str, folder: Path, about: int) -> dict[str, Any]:
 
 
 def draw(strip: Path, line: Mapping[str, Any], file: Path) -> None:
-    """The base model, the best round, the first alarm and the last round of a run, one below the other, as a PNG of 256 colours."""
+    """The base model, the best round, the first alarm and the last round of a run, one below the other."""
     wanted = sorted({0, line["best"], line["alarm"] or 0, line["rounds"][-1]}.intersection(line["rounds"]))
     with Image.open(strip) as image:
         kept = image.convert("RGB")
     side, rows = kept.width // COLUMNS, [line["rounds"].index(number) for number in wanted]
     cut = [[kept.crop((x * side, y * side, (x + 1) * side, (y + 1) * side)) for x in range(COLUMNS)] for y in rows]
-    small = sheet(cut, scale=1, gap=2)
-    large = small.quantize(256, dither=Image.Dither.NONE).resize((2 * small.width, 2 * small.height), Image.Resampling.NEAREST)
-    large.save(file, optimize=True)
+    save_sheet(cut, file)
 
 
 def chance(runs: int = 400, watched: int = 17, pictures: int = RunConfig().watch_images) -> list[dict[str, float]]:

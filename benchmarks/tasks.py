@@ -210,9 +210,13 @@ def first_of_each(prompts: Sequence[str], columns: int) -> list[int]:
 
 
 def contact_sheet(prompts: Sequence[str], rows: Sequence[Sequence[Image.Image]], file: Path, columns: int = 8) -> None:
-    """Some columns of the rows, no prompt twice, enlarged twice, as a PNG of 256 colours."""
-    chosen = [[row[i] for i in first_of_each(prompts, columns)] for row in rows]
-    small = sheet(chosen, scale=1, gap=2)
+    """Some columns of the rows, no prompt twice."""
+    save_sheet([[row[i] for i in first_of_each(prompts, columns)] for row in rows], file)
+
+
+def save_sheet(rows: list[list[Image.Image]], file: Path) -> None:
+    """Pictures in rows, enlarged twice, as a PNG of 256 colours."""
+    small = sheet(rows, scale=1, gap=2)
     large = small.quantize(256, dither=Image.Dither.NONE).resize((2 * small.width, 2 * small.height), Image.Resampling.NEAREST)
     large.save(file, optimize=True)
 
