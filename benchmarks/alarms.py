@@ -1,12 +1,13 @@
 """Does the alarm come in time, and does the best round keep what was good? ``python -m benchmarks.alarms`` runs the automatic presets on three seeds.
 
 Each run is one line of ``benchmarks/alarms.jsonl`` (``--results``); one that has its line is not made again, and one that was cut off goes on. After
-the run, pictures of held-out seeds are made at the base model and at every watched round, and judged: the share in which the judge sees the prompt's
-animal, and gold. The line holds these and all that was watched; what the alarm makes of it is worked out when it is read (:func:`verdict`):
+the run, pictures of held-out seeds are made at the base model, at every watched round and at every twentieth of the run, and judged: the share in
+which the judge sees the prompt's animal, and gold. The line holds these, all that was watched, and what the reward paid for; what the alarm makes of
+it is worked out when it is read (:func:`verdict`):
 
-* ``alarm``: the first round at which the alarm was on, or null; ``lost``: the first at which the animals had fallen by ten points, or null. An alarm
-  comes before that, with it, late or never (``when``);
-* ``false``: whether gold still rose when the alarm came: from the watched round before to the one after it (or to that of the alarm, where it is the
+* ``alarm``: the first watched round at which the alarm was on, or null; ``lost``: the first judged one at which the animals had fallen by ten points,
+  or null. An alarm comes before that, with it, late or never (``when``);
+* ``false``: whether gold still rose when the alarm came: from as many rounds before it as lie between two watchings to as many after it (or to the
   last), by more than the difference's standard error, as if the pictures were not the same;
 * ``best``: the round that the run would go back to at its first alarm, or its best one where there is none; ``kept``: the share of the best gain in
   gold over the base that is left there; ``kept_value``: that gold as a share of the best.
@@ -47,7 +48,7 @@ from benchmarks.common import (
     the_judge,
 )
 from benchmarks.tasks import TASKS, first_of_each, pictures, save_sheet
-from ddpo.alarms import DAMAGE, alarm_at, best_round, is_on, series_of, signs_of
+from ddpo.alarms import DAMAGE, Alarm, Paid, Series, alarm_at, best_round, is_on, paid_for, series_of, signs_of
 from ddpo.checkpoint import load_result
 from ddpo.config import RunConfig
 from ddpo.presets import presets
@@ -64,9 +65,11 @@ FACTS = {task.name: task.facts for task in TASKS} | dict(compress=("subject",), 
 EVERY = RunConfig().watch_every
 POINTS = 0.1
 """Animals may fall by so much."""
+PARTS = 20
+"""Of a run so many rounds are judged, and those that were watched."""
 COLUMNS = 8
 STRIP = "strip.png"
-"""Pictures of the watched rounds, a row each, in a run's folder."""
+"""Pictures of the judged rounds, a row each, in a run's folder."""
 
 
 def gold_of(preset: str, images: Sequence[Any], prompts: Sequence[str]) -> list[float]:
@@ -79,17 +82,17 @@ def gold_of(preset: str, images: Sequence[Any], prompts: Sequence[str]) -> list[
 
 
 def verdict(
-    rounds: Sequence[int], on: Sequence[bool], animals: Sequence[float], gold: Sequence[float], gold_error: Sequence[float], best: int
+    rounds: Sequence[int], animals: Sequence[float], gold: Sequence[float], gold_error: Sequence[float], alarm: int | None, best: int, every: int
 ) -> dict[str, Any]:
-    """What one run says, from its watched rounds (the base model's first), at which the alarm was on, and what was judged; ``best`` is the round that
-    it goes back to."""
-    alarm = next((at for at, is_so in zip(rounds, on, strict=True) if is_so), None)
+    """What one run says, from its judged rounds (the base model's first) and what was seen there, the round of its first alarm, the round that it
+    goes back to, and how many rounds lie between two watchings."""
     lost = next((at for at, share in zip(rounds, animals, strict=True) if share < animals[0] - POINTS), None)
     when = "" if lost is None else "never" if alarm is None else "before" if alarm < lost else "with it" if alarm == lost else "late"
     top, there = max(range(len(gold)), key=lambda i: gold[i]), gold[rounds.index(best)] if best in rounds else None
     rises = False
-    if alarm is not None and (first := list(rounds).index(alarm)):
-        before, after = first - 1, min(first + 1, len(gold) - 1)
+    if alarm is not None:
+        before = max(i for i, at in enumerate(rounds) if at <= max(0, alarm - every))
+        after = next((i for i, at in enumerate(rounds) if at >= alarm + every), len(rounds) - 1)
         rises = gold[after] - gold[before] > math.hypot(gold_error[before], gold_error[after])
     return dict(
         alarm=alarm, lost=lost, when=when, false=rises, best=best, gold_best=rounds[top],
@@ -101,20 +104,29 @@ def verdict(
 def of_line(line: Mapping[str, Any]) -> dict[str, Any]:
     """A line with its verdict, and with what the first alarm said."""
     series = {int(at): found for at, found in line["watched"].items()}
-    rewards_at = dict.fromkeys(series, line["config"]["reward"])
-    alarms = [alarm_at(series, at, rewards_at) for at in line["rounds"]]
-    first = next((alarm for alarm in alarms if alarm), None)
+    paid = {int(at): frozenset(names) for at, names in line["paid"].items()}
+    first, best = first_alarm(series, line["config"]["reward"], paid)
     judged = {name: line[name] for name in ("rounds", "animals", "gold", "gold_error")}
-    best = first.back if first else best_round(series, rewards_at)
-    return {**line, **verdict(on=[alarm is not None for alarm in alarms], best=best, **judged), "words": first.text if first else ""}
+    found = verdict(**judged, alarm=first.round if first else None, best=best, every=line["every"])
+    return {**line, **found, "words": first.text if first else ""}
+
+
+def first_alarm(series: Series, reward: str, paid: Paid) -> tuple[Alarm | None, int]:
+    """The first alarm of a run, if there is one, and the round to go back to."""
+    rewards_at = dict.fromkeys(series, reward)
+    first = next((alarm for at in sorted(series) if (alarm := alarm_at(series, at, rewards_at, paid))), None)
+    return first, first.back if first else best_round(series, rewards_at, paid=paid)
 
 
 def measure(preset: str, folder: Path, about: int) -> dict[str, Any]:
     """Everything of one finished run; a few pictures of each watched round stay in its folder."""
     store = RunStore(folder)
     config, places, series = store.config, store.checkpoints(), series_of(store.probes())
+    paid = {at: paid_for(store, at) for at in sorted(series)}
+    best = first_alarm(series, config.reward, paid)[1]
     store.close()
-    rounds, policy = sorted(series), policy_at(folder, max(series))
+    watched = {at: {name: [None if v is None else round(v, 5) for v in values] for name, values in series[at].items()} for at in sorted(series)}
+    rounds, policy = sorted({*series, *range(0, config.rounds, max(1, config.rounds // PARTS)), best}), policy_at(folder, max(series))
     animals, gold, rows, names = list[float](), list[tuple[float, float]](), list[list[Image.Image]](), list[str]()
     for number in rounds:
         if number:
@@ -124,11 +136,9 @@ def measure(preset: str, folder: Path, about: int) -> dict[str, Any]:
         gold.append(mean_and_error(gold_of(preset, images, names)))
         rows.append(images)
     sheet([[row[i] for i in first_of_each(names, COLUMNS)] for row in rows], scale=1, gap=0).save(folder / STRIP)
-    watched = {at: {name: [None if v is None else round(v, 5) for v in values] for name, values in series[at].items()} for at in rounds}
     means, errors = (rounded(part) for part in zip(*gold, strict=True))
-    return dict(
-        config=effective(config), judge=judge_name(), rounds=rounds, animals=rounded(animals), gold=means, gold_error=errors, watched=watched
-    )  # fmt: skip
+    judged = dict(rounds=rounds, animals=rounded(animals), gold=means, gold_error=errors)
+    return dict(config=effective(config), judge=judge_name(), **judged, paid={at: sorted(names) for at, names in paid.items()}, watched=watched)
 
 
 def draw(strip: Path, line: Mapping[str, Any], file: Path) -> None:

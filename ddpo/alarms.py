@@ -14,6 +14,10 @@ texture,
 clipping
 ========== =============================================================================================================== ============
 
+**What the reward pays for** is known before anything goes wrong: the correlation, within prompts, of the scores with a measure of the same pictures
+(:func:`ddpo.monitor.pays_for`). Where a reward pays for noise or texture (:data:`PAID`), which cover what is in a picture, a smaller spread is a sign
+(:data:`PAID_SPREAD`), and less evidence is asked for, since the direction was foretold (:data:`PAID_CHANCE`).
+
 **The alarm** is on where the signs, each counted by how many times its threshold it has, come to :data:`ALARM`: two signs, or one that is twice as
 strong. (Where people rate, rewards of taste are not asked: they may want another one. By rewards that know what is to be seen, people
 among them, plain or busy pictures are no sign.)
@@ -29,6 +33,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
+from types import MappingProxyType
 
 import rewards
 from ddpo.records import ProbeRow
@@ -41,6 +46,18 @@ FALL = 0.5
 ALIKE = 0.3
 SPREAD = 1.0
 ALARM = 2.0
+
+COVERS = ("noise", "texture")
+"""What covers the contents of a picture where it spreads. (Incompressibility lost ten points of the pocket model's animals at 1.2 to 3.7 standard
+deviations of texture, compressibility at 3 to 5 of flat places: ``benchmarks/NOTEBOOK.md``.)"""
+PAID = 0.7
+"""A reward pays for what its scores have this correlation with, within prompts."""
+PAID_ROUNDS, PAID_FEWEST = 6, 3
+"""Over how many rounds the mean correlation is taken, and how many it takes at least."""
+PAID_SPREAD = 0.375
+PAID_CHANCE = 0.01
+PAYS = "pays_for_"
+"""How the metrics of these correlations begin."""
 
 DAMAGE = ("noise", "flatness", "texture", "clipping")
 """What an image's pixels say by themselves, each a share. Texture is what is not flat: pictures may grow blank, or busy all over."""
@@ -57,6 +74,8 @@ SHOWN = 4
 
 Series = Mapping[int, Mapping[str, Sequence[float | None]]]
 """By round and by name, the values of the watched pictures by position."""
+Paid = Mapping[int, frozenset[str]]
+"""By watched round, what the reward pays for."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +89,8 @@ class Sign:
     """How many times its threshold; at least 1."""
     pictures: tuple[int, ...]
     """The positions at which it shows most, the worst first."""
+    paid: bool = False
+    """Whether the reward pays for it."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +129,9 @@ class Alarm:
         fallen = ["diversity"] * any(sign.name == "diversity" for sign in self.signs)
         fallen += [f"{NUMBERS[min(others, len(NUMBERS) - 1)]} other reward{'s' * (others > 1)}"] if others else []
         spread = [SPREADING[sign.name] for sign in self.signs if sign.name in DAMAGE]
+        with_why = [SPREADING[sign.name] + ", which it pays for," * sign.paid for sign in self.signs if sign.name in DAMAGE]
         parts = [f"{listed(fallen)} {'have' if len(fallen) > 1 or others > 1 else 'has'} fallen"] if fallen else []
-        parts += [f"{listed(spread)} {'have' if len(spread) > 1 or spread[0].endswith('s') else 'has'} spread"] if spread else []
+        parts += [f"{listed(with_why)} {'have' if len(spread) > 1 or spread[0].endswith('s') else 'has'} spread"] if spread else []
         since = f"since round {self.since}" if self.since else "since the start"
         what = f"{' and '.join(parts)} {since}"
         start = {True: "The reward still rises, but ", False: "The reward has stopped rising, and ", None: ""}[self.rises]
@@ -145,6 +167,20 @@ def watched(store: RunStore, up_to: int | None = None) -> tuple[Series, dict[int
     """The watched pictures' values of a run, up to a round, and what was optimised in each of these rounds."""
     series = series_of([row for row in store.probes() if up_to is None or row.round <= up_to])
     return series, {at: store.reward_at(at) for at in series}
+
+
+def paid_for(store: RunStore, number: int) -> frozenset[str]:
+    """What covers pictures (:data:`COVERS`) and is paid for by the reward that is optimised in a round, by this and earlier rounds' scores. Of what
+    people pay for they are the judges."""
+    if "human" in rewards.parts(store.reward_at(number)):
+        return frozenset()
+    since = max((first for first, _ in store.reward_stretches() if first <= number), default=1)
+    return _paid({name: store.points(PAYS + name) for name in COVERS}, since, number)
+
+
+def _paid(points: Mapping[str, Sequence[tuple[int, float | None]]], since: int, number: int) -> frozenset[str]:
+    found = {name: [value for at, value in each if since <= at <= number and value is not None][-PAID_ROUNDS:] for name, each in points.items()}
+    return frozenset(name for name, values in found.items() if len(values) >= PAID_FEWEST and fmean(values) >= PAID)
 
 
 def spread_of_base(name: str, values: Sequence[float]) -> float | None:
@@ -188,16 +224,18 @@ def deviation(values: Sequence[float], freedom: int) -> float:
 # --- rules ------------------------------------------------------------------------------------------------------------------------
 
 
-def signs_of(series: Series, rewards_at: Mapping[int, str]) -> dict[int, tuple[Sign, ...]]:
+def signs_of(series: Series, rewards_at: Mapping[int, str], paid: Paid = MappingProxyType({})) -> dict[int, tuple[Sign, ...]]:
     """The signs after each watched round, the strongest first.
 
     Args:
         rewards_at: what is optimised in each of them.
+        paid: what the reward pays for by then.
     """
     found: dict[int, tuple[Sign, ...]] = {}
     peaks: dict[str, tuple[int, float]] = {}
     for rounds, at in enumerate(sorted(series)):
-        signs = [_sign(series, at, name, peaks[name][0], rounds) for name in series[at] if name in peaks and is_told(name, rewards_at[at])]
+        told = [name for name in series[at] if name in peaks and is_told(name, rewards_at[at])]
+        signs = [_sign(series, at, name, peaks[name][0], rounds, name in paid.get(at, ())) for name in told]
         found[at] = tuple(sorted((sign for sign in signs if sign), key=lambda sign: -sign.strength))
         for name in series[at]:
             mean = mean_at(series, at, name)
@@ -221,27 +259,28 @@ def is_told(name: str, reward: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def sure(count: int, rounds: int = 1) -> float:
-    """How many standard errors the mean of ``count`` changes must be from 0, for chance alone to reach that in a share :data:`CHANCE` of cases:
+def sure(count: int, rounds: int = 1, chance: float = CHANCE) -> float:
+    """How many standard errors the mean of ``count`` changes must be from 0, for chance alone to reach that in a share ``chance`` of cases:
     Student's t, where it is a change since the best of so many rounds by Bonferroni's bound. (A bound over all measures and rounds of a run grows
     with the run, until nothing that 12 pictures say is sure: 8.9 standard errors after 17 watched rounds, where five of eight measures had moved by
     twice their threshold.)"""
-    return -student_t(CHANCE / rounds, count - 1)
+    return -student_t(chance / rounds, count - 1)
 
 
-def _sign(series: Series, number: int, name: str, peak: int, rounds: int) -> Sign | None:
-    """One measure's sign, where it has one; ``peak`` is its best round of so many before."""
+def _sign(series: Series, number: int, name: str, peak: int, rounds: int, paid: bool) -> Sign | None:
+    """One measure's sign, where it has one; ``peak`` is its best round of so many before, ``paid`` whether the reward pays for it."""
     base = [value for value in series.get(0, {}).get(name, ()) if value is not None]
     absolute = name == "diversity" or name in DAMAGE
     moved = {i: _good(name) * change for i, change in changes(series, name, 0 if absolute else peak, number).items()}
     if len(moved) < 2 or not base:
         return None
     mean, error = mean_and_error(list(moved.values()))
-    unit = ALIKE * fmean(base) if name == "diversity" else (SPREAD if name in DAMAGE else FALL) * (spread_of_base(name, base) or math.inf)
+    deviations = PAID_SPREAD if paid else SPREAD if name in DAMAGE else FALL
+    unit = ALIKE * fmean(base) if name == "diversity" else deviations * (spread_of_base(name, base) or math.inf)
     strength = -mean / unit if unit > 0 else 0.0
-    if strength < 1 - 1e-9 or -mean < sure(len(moved), 1 if absolute else rounds) * error:
+    if strength < 1 - 1e-9 or -mean < sure(len(moved), 1 if absolute else rounds, PAID_CHANCE if paid else CHANCE) * error:
         return None
-    return Sign(name, peak, strength, tuple(sorted(moved, key=lambda i: moved[i])[:SHOWN]))
+    return Sign(name, peak, strength, tuple(sorted(moved, key=lambda i: moved[i])[:SHOWN]), paid)
 
 
 def is_on(signs: Sequence[Sign]) -> bool:
@@ -249,9 +288,9 @@ def is_on(signs: Sequence[Sign]) -> bool:
     return sum(sign.strength for sign in signs) >= ALARM - 1e-9
 
 
-def best_round(series: Series, rewards_at: Mapping[int, str], up_to: int | None = None) -> int:
+def best_round(series: Series, rewards_at: Mapping[int, str], up_to: int | None = None, paid: Paid = MappingProxyType({})) -> int:
     """The best watched round, of those up to one; 0 where there is none."""
-    return _best(series, signs_of(series, rewards_at), rewards_at, up_to)
+    return _best(series, signs_of(series, rewards_at, paid), rewards_at, up_to)
 
 
 def _best(series: Series, found: Mapping[int, Sequence[Sign]], rewards_at: Mapping[int, str], up_to: int | None) -> int:
@@ -263,21 +302,26 @@ def _best(series: Series, found: Mapping[int, Sequence[Sign]], rewards_at: Mappi
     return max(known, key=lambda at: known[at]) if known else good[-1]
 
 
-def alarm_at(series: Series, number: int, rewards_at: Mapping[int, str]) -> Alarm | None:
+def alarm_at(series: Series, number: int, rewards_at: Mapping[int, str], paid: Paid = MappingProxyType({})) -> Alarm | None:
     """The alarm after a watched round; None where all is well."""
-    return _alarm(series, signs_of(series, rewards_at), number, rewards_at)
+    return _alarm(series, signs_of(series, rewards_at, paid), number, rewards_at)
 
 
 @dataclass(frozen=True)
 class Judgement:
     """What is wrong in a run, and what is best."""
 
-    last: int
-    """The latest watched round; 0 where there is none."""
+    rounds: tuple[int, ...]
+    """The watched rounds, the base model's 0 among them."""
     alarms: Mapping[int, Alarm]
     """By the watched rounds after which one is on."""
     best: int
     """The best round; 0 where there is none."""
+
+    @property
+    def last(self) -> int:
+        """The latest watched round; 0 where there is none."""
+        return max(self.rounds, default=0)
 
     @property
     def begun(self) -> list[Alarm]:
@@ -293,9 +337,9 @@ def judged(store: RunStore, up_to: int | None = None) -> Judgement:
 @lru_cache(maxsize=32)
 def _judged(store: RunStore, up_to: int | None, _stamp: object) -> Judgement:
     series, rewards_at = watched(store, up_to)
-    found = signs_of(series, rewards_at)
+    found = signs_of(series, rewards_at, {at: paid_for(store, at) for at in series})
     alarms = {at: alarm for at in sorted(found) if (alarm := _alarm(series, found, at, rewards_at)) is not None}
-    return Judgement(max(series, default=0), alarms, _best(series, found, rewards_at, up_to))
+    return Judgement(tuple(sorted(series)), alarms, _best(series, found, rewards_at, up_to))
 
 
 def _alarm(series: Series, found: Mapping[int, Sequence[Sign]], number: int, rewards_at: Mapping[int, str]) -> Alarm | None:

@@ -25,6 +25,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from PIL import Image
 from torch import Tensor
 
 import rewards
-from ddpo.alarms import Alarm, alarm_at, spread_of_base, watched
+from ddpo.alarms import PAYS, Alarm, judged, paid_for, spread_of_base
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.engine import Engine
 from ddpo.files import read_image, write_images
@@ -145,6 +146,31 @@ def clipping_of(image: Image.Image) -> float:
     return float(((pixels == 0) | (pixels == 255)).mean())
 
 
+MEASURES: Mapping[str, Callable[[Image.Image], float]] = dict(noise=noise_of, texture=lambda image: 1 - flatness_of(image), clipping=clipping_of)
+"""What a reward may pay for. Texture is what is not flat."""
+
+
+def pays_for(images: Sequence[Image.Image], prompts: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    """What a reward pays for, -1 to 1: the correlation, within prompts, of images' scores with what is measured of them. What differs within no
+    prompt has none. It says what the reward will be chased by before it is: JPEG size goes with texture by 0.9 from the first round on."""
+    if len(values) < len(set(prompts)) + 2:
+        return {}
+    found = {}
+    scores = _within(values, prompts)
+    for name, measure in MEASURES.items():
+        measured = _within([measure(image) for image in images], prompts)
+        size = float(np.linalg.norm(scores) * np.linalg.norm(measured))
+        if size > 1e-9:
+            found[f"{PAYS}{name}"] = float(scores @ measured) / size
+    return found
+
+
+def _within(values: Sequence[float], prompts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Values without their prompt's mean."""
+    means = {prompt: fmean(value for value, other in zip(values, prompts, strict=True) if other == prompt) for prompt in dict.fromkeys(prompts)}
+    return np.array([value - means[prompt] for value, prompt in zip(values, prompts, strict=True)])
+
+
 def pixels_of(images: Sequence[Image.Image]) -> Tensor:
     """Small pictures as vectors (n, d) of length 1 at most."""
     small = [np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32) / 255 for image in images]
@@ -209,9 +235,17 @@ class Monitor:
         self._silent: set[str] = set()
 
     def due(self, number: int) -> bool:
-        """Whether a round is to be watched, and was not yet."""
-        every = self.config.watch_every
-        return bool(every) and number > 0 and (number % every == 0 or number == self.config.rounds) and not self._known(number)
+        """Whether a round is to be watched, and was not yet: so many after the last that was, and the run's last one. Twice as soon where the reward
+        pays for what covers pictures; half as soon while an alarm is on, which has been told."""
+        if not self.config.watch_every or not number or self._known(number):
+            return False
+        found = judged(self.store)
+        last, every = max((at for at in found.rounds if at < number), default=0), self.config.watch_every
+        if last in found.alarms:
+            every *= 2
+        elif last and paid_for(self.store, number):
+            every = -(-every // 2)
+        return number == self.config.rounds or number - last >= every
 
     def _known(self, number: int) -> bool:
         return self.store.has_metric(number, "watched_noise")
@@ -235,8 +269,7 @@ class Monitor:
 
     def alarm(self, number: int) -> Alarm | None:
         """What is wrong after a watched round, if anything is."""
-        series, rewards_at = watched(self.store)
-        return alarm_at(series, number, rewards_at)
+        return judged(self.store).alarms.get(number)
 
     def _make(self, number: int, reward: str, report: Callable[[int, int], None]) -> None:
         """The pictures of the base model (0) or of the present policy, by the base model's prompts and seeds, measured, on disk."""

@@ -53,6 +53,11 @@ HEALTH: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         "Of watched pictures, in the base model's standard deviations. Beyond 1 it shows.",
         (("moved_noise", "noise"), ("moved_flatness", "flat places"), ("moved_clipping", "clipped colours")),
     ),
+    (
+        "What the reward pays for",
+        "How the scores go with it among a prompt's images, a correlation: near 1 it will spread, near -1 it will vanish.",
+        (("pays_for_texture", "texture"), ("pays_for_noise", "noise"), ("pays_for_clipping", "clipped colours")),
+    ),
     ("Distance moved per update", "KL divergence of a step, in nats. Small and steady is healthy.", (("kl_update", "KL"),)),
     ("Distance that the penalty sees", "KL divergence of a trained step to the base model, in nats.", (("kl_base", "KL"),)),
     ("Clipped steps", "The share that PPO's clip held back, upwards and downwards.", (("clip_fraction_up", "up"), ("clip_fraction_down", "down"))),

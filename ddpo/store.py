@@ -606,6 +606,10 @@ class RunStore:
             found.setdefault(name, []).append((number, value))
         return found
 
+    def points(self, name: str) -> list[tuple[int, float | None]]:
+        """One metric's (round, value) points, in order of rounds."""
+        return [(number, value) for number, value in self._rows("SELECT round, value FROM metric WHERE name = ? ORDER BY round", name)]
+
     def metric(self, number: int, name: str) -> float | None:
         """One metric of a round; None where it was not measured."""
         return next((value for (value,) in self._rows("SELECT value FROM metric WHERE round = ? AND name = ?", number, name)), None)

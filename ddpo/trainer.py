@@ -47,7 +47,7 @@ from ddpo.engine import Engine, Report, Source
 from ddpo.evaluate import HeldOut, held_out
 from ddpo.files import read_image, sync_names, sync_tree
 from ddpo.loss import Health
-from ddpo.monitor import Monitor
+from ddpo.monitor import Monitor, pays_for
 from ddpo.objective import Weights, advantages_of, weights_of
 from ddpo.policy import Policy
 from ddpo.records import SampleRow
@@ -58,6 +58,9 @@ from ddpo.taster import Taster
 from ddpo.tracker import Tracker
 from rewards.base import RewardError, Sample, Score
 from rewards.blend import Standard, blended
+
+LOOKED_AT = 64
+"""Of a round's images so many are measured, to see what the reward pays for."""
 
 
 class Trainer:
@@ -244,9 +247,10 @@ class Trainer:
         self.taster.guess(number)
 
     def _describe_scores(self, number: int) -> None:
-        prompts = [row.prompt for row in self.store.samples(number)]
-        said = self.store.scores(number, self.store.reward_at(number)).values()  # by people themselves, whatever is guessed
-        known = torch.tensor([score.value for score in said if score.value is not None], dtype=torch.float64)
+        rows = self.store.samples(number)
+        prompts = [row.prompt for row in rows]
+        said = self.store.scores(number, self.store.reward_at(number))  # by people themselves, whatever is guessed
+        known = torch.tensor([score.value for score in said.values() if score.value is not None], dtype=torch.float64)
         weights = self.weights(number).values.tolist()
         idle = {p for p in prompts if not any(w != 0 for w, q in zip(weights, prompts, strict=True) if q == p)}
         metrics = dict(scored_images=float(len(known)), zero_spread_prompts=float(len(idle)))
@@ -256,6 +260,10 @@ class Trainer:
             for name in rewards.parts(reward):
                 scores = [score.value for score in self.store.scores(number, name).values() if score.value is not None]
                 metrics |= {f"mean_of_{name}": fmean(scores)} if scores else {}
+        if self.config.watch_every:
+            scored = [(row, value) for row in rows if row.id in said and (value := said[row.id].value) is not None][:LOOKED_AT]
+            images = [read_image(self.store.folder / row.image) for row, _ in scored]
+            metrics |= pays_for(images, [row.prompt for row, _ in scored], [value for _, value in scored])
         self.store.add_metrics(number, metrics)
 
     def _values(self, number: int) -> tuple[list[float | None], list[str]]:

@@ -629,9 +629,13 @@ MUTATIONS = (
     *of(
         "ddpo/alarms.py",
         ("max(spread, LEAST_SPREAD)", "spread", "tests/test_monitor.py::test_metrics_are_means_moves_and_groups"),
-        ("or -mean < sure(len(moved), 1 if absolute else rounds) * error", "", "test_a_fall_within_its_error_is_no_sign"),
+        (
+            "or -mean < sure(len(moved), 1 if absolute else rounds, PAID_CHANCE if paid else CHANCE) * error",
+            "",
+            "test_a_fall_within_its_error_is_no_sign",
+        ),
         ("CHANCE = 1e-4", "CHANCE = 0.05", "test_chance_alone_seldom_makes_an_alarm"),
-        ("student_t(CHANCE / rounds, count - 1)", "student_t(CHANCE, count - 1)", "test_chance_alone_makes_a_sign_in_one_long_run_of_fifty"),
+        ("student_t(chance / rounds, count - 1)", "student_t(chance, count - 1)", "test_chance_alone_makes_a_sign_in_one_long_run_of_fifty"),
         (
             "            if mean is not None and not own and",
             "            if mean is not None and",

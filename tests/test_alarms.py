@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ddpo.alarms import Alarm, Sign, alarm_at, best_round, changes, is_on, series_of, signs_of
+from ddpo.alarms import Alarm, Sign, alarm_at, best_round, changes, is_on, paid_for, series_of, signs_of
 from ddpo.records import ProbeRow
 from tests.test_monitor import watched_config
 from tests.toys_ddpo import toy_trainer
@@ -100,6 +100,43 @@ def test_the_pictures_that_show_it_are_those_that_changed_most() -> None:
     assert changes(found, "clip_score", 0, 6) == {0: -5, 2: -10, 3: 0}
     found[5]["clip_score"] = [v - 60 for v in (0.5, 0.9, 0.0, 3.0)]
     assert signs_of(found, dict.fromkeys(found, "aesthetic"))[5][0].pictures == (2, 1, 3, 0)
+
+
+def paid_series(by: float, apart: float) -> Found:
+    """Twelve pictures whose texture has moved by so many deviations after round 5, each change that far from their mean."""
+    base = [0.1 * i for i in range(12)]
+    unit = (sum((v - 0.55) ** 2 for v in base) / 12) ** 0.5
+    return {0: {"texture": base}, 5: {"texture": [v + unit * (by + (apart if i % 2 else -apart)) for i, v in enumerate(base)]}}
+
+
+@pytest.mark.parametrize(
+    ("by", "apart", "plain", "paid"),
+    [(0.74, 0.1, 0, 1.97), (1.01, 0.1, 1.01, 2.69), (0.76, 0.92, 0, 2.03), (0.76, 0.94, 0, 0), (0.37, 0.1, 0, 0)],
+)
+def test_what_the_reward_pays_for_is_a_sign_sooner_and_on_less_evidence(by: float, apart: float, plain: float, paid: float) -> None:
+    """At three eighths of a deviation instead of one, and beyond what chance makes once in a hundred times: 2.72 standard errors of twelve changes.
+    One of ±apart has the error apart / √11: 0.277 and 0.283."""
+    found, rewards_at = paid_series(by, apart), dict.fromkeys((0, 5), "jpeg_incompressibility")
+    signs = [signs_of(found, rewards_at, known)[5] for known in ({}, {5: frozenset({"texture"})})]
+    assert [sum(sign.strength for sign in each) for each in signs] == pytest.approx([plain, paid], abs=0.01)
+    assert all(sign.paid for sign in signs[1]) and not any(sign.paid for sign in signs[0])
+    last = alarm_at(found, 5, rewards_at, {5: frozenset({"texture"})})
+    assert (last is not None) == (paid >= 2) and (last is None or last.text.startswith("Texture, which it pays for, has spread since the start."))
+
+
+def test_what_covers_pictures_is_paid_for_where_scores_go_with_it(tmp_path: Path) -> None:
+    """Seven tenths, the mean over six rounds, three at least, of the reward in force; what people pay for they may want."""
+    store = toy_trainer(tmp_path / "run", watched_config(reward="jpeg_incompressibility")).store
+    for number, texture in enumerate((0.9, 0.9, 0.5, 0.9, 0.9, 0.9, 0.0), start=1):
+        store.add_metrics(number, dict(pays_for_texture=texture, pays_for_noise=0.2, pays_for_clipping=0.9))
+    assert [bool(paid_for(store, number)) for number in range(1, 8)] == [False, False, True, True, True, True, False]
+    assert paid_for(store, 6) == {"texture"}
+    store.start_round(5)
+    store.set_reward(5, "aesthetic")
+    assert not paid_for(store, 6) and paid_for(store, 4) == {"texture"}
+    store.set_reward(5, "human")
+    store.add_metrics(8, dict(pays_for_texture=1.0))
+    assert not paid_for(store, 8)
 
 
 # --- the alarm --------------------------------------------------------------------------------------------------------------------

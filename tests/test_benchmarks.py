@@ -409,8 +409,8 @@ def test_an_alarm_is_judged_by_the_judge_s_animals_and_gold() -> None:
     """Animals fall by more than ten points at 15; gold is best at 10, and at 15 what it was at 5. What the best round keeps is a share of the gain,
     or of the value."""
     judged: dict[str, Any] = dict(rounds=[0, 5, 10, 15, 20], animals=[0.9, 0.9, 0.85, 0.7, 0.2], gold=[4.0, 5.0, 6.0, 5.0, 4.5], gold_error=[0.1] * 5)
-    cases = ((15, 10), (20, 15), (5, 0), (99, 20), (10, 5))
-    found = [alarms.verdict(on=[at >= first for at in judged["rounds"]], best=best, **judged) for first, best in cases]
+    cases = ((15, 10), (20, 15), (5, 0), (None, 20), (10, 5))
+    found = [alarms.verdict(alarm=first, best=best, every=5, **judged) for first, best in cases]
     assert [(f["alarm"], f["lost"], f["when"], f["false"]) for f in found] == [
         (15, 15, "with it", False), (20, 15, "late", False), (5, 15, "before", True), (None, 15, "never", False), (10, 15, "before", False),
     ]  # fmt: skip
@@ -421,13 +421,15 @@ def test_an_alarm_is_judged_by_the_judge_s_animals_and_gold() -> None:
         (0.25, 0.75),
     ]
     noisy = judged | dict(gold_error=[2.0] * 5)
-    assert not alarms.verdict(on=[at >= 5 for at in judged["rounds"]], best=5, **noisy)["false"], "that may be chance"
+    assert not alarms.verdict(alarm=5, best=5, every=5, **noisy)["false"], "that may be chance"
     rising = judged | dict(gold=[1.0, 2.0, 3.0, 4.0, 5.0])
-    assert all(alarms.verdict(on=[at >= first for at in judged["rounds"]], best=5, **rising)["false"] for first in (5, 15, 20)), "the last one too"
-    nothing = alarms.verdict(on=[False] * 5, best=10, **judged | dict(gold=[0.0] * 5))
+    assert all(alarms.verdict(alarm=first, best=5, every=5, **rising)["false"] for first in (5, 12, 20)), "the last one too"
+    falling = judged | dict(gold=[1.0, 5.0, 5.0, 4.0, 0.0])
+    assert alarms.verdict(alarm=10, best=5, every=10, **falling)["false"] is False and alarms.verdict(alarm=7, best=5, every=7, **falling)["false"]
+    nothing = alarms.verdict(alarm=None, every=5, best=10, **judged | dict(gold=[0.0] * 5))
     run = judged | dict(preset="compress", seed=0, words="Noise has spread.", config=dict(precision="auto"))
     assert nothing["kept"] is None and nothing["kept_value"] is None and "| – |" in alarms.report([run | nothing])
-    assert alarms.verdict(on=[False] * 5, best=3, **judged)["kept_value"] is None, "it was not judged"
+    assert alarms.verdict(alarm=None, every=5, best=3, **judged)["kept_value"] is None, "it was not judged"
     told = alarms.report([run | f for f in found])
     assert "Of 5 runs that lose their animals, the alarm came before that in 2, with it in 1, late or never in 2." in told
     assert "while gold still rose in 1 of 5" in told and "| compress | 20 | 0 | 15 | 15 | with it | 90, 20 | 10 | 100 % (100 %) | no |" in told
@@ -444,12 +446,13 @@ def test_a_line_of_the_alarms_says_what_the_alarm_makes_of_it_now(tmp_path: Path
         "12": dict(noise=spread, jpeg_incompressibility=[3.0] * 4),
     }
     line = dict(preset="incompress", seed=0, run="incompress-0", config=dict(reward="jpeg_incompressibility"), rounds=[0, 6, 12], watched=watched)
-    line |= dict(animals=[0.9, 0.9, 0.2], gold=[0.9, 0.9, 0.2], gold_error=[0.03] * 3)
+    line |= dict(animals=[0.9, 0.9, 0.2], gold=[0.9, 0.9, 0.2], gold_error=[0.03] * 3, every=6, paid={})
     found = alarms.of_line(line)
     assert (found["alarm"], found["lost"], found["when"], found["false"], found["best"]) == (12, 12, "with it", False, 6)
     assert found["words"].startswith("The reward still rises, but noise has spread")
     monkeypatch.setattr("ddpo.alarms.SPREAD", 100.0)
     assert alarms.of_line(line)["alarm"] is None
+    assert alarms.of_line(line | dict(paid={"12": ["noise"]}))["words"].startswith("The reward still rises, but noise, which it pays for, has spread")
     colours = ("red", "lime", "blue")
     strip = [[Image.new("RGB", (16, 16), colour)] * alarms.COLUMNS for colour in colours]
     sheet(strip, scale=1, gap=0).save(tmp_path / "strip.png")

@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddpo.alarms import Judgement
 from ddpo.config import ConfigError, RunConfig, prompt_sets
 from ddpo.diffusion import Gaussian
-from ddpo.monitor import clipping_of, flatness_of, kl_to_base, metrics_of, noise_of, pixels_of, spread_of, watched_prompts
+from ddpo.files import read_image
+from ddpo.monitor import clipping_of, flatness_of, kl_to_base, metrics_of, noise_of, pays_for, pixels_of, spread_of, watched_prompts
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.records import ProbeRow
 from ddpo.rollout import rollout
@@ -216,6 +218,51 @@ def test_a_watched_run_has_its_series_and_its_pictures(tmp_path: Path) -> None:
     assert [number for number, _ in metrics["seconds_watching"]] == [2, 4, 5]
 
 
+def test_what_a_reward_pays_for_is_a_correlation_within_prompts() -> None:
+    """Scores follow texture within each prompt, whatever lies between prompts; a prompt of one image says nothing, nor do equal pictures."""
+    images = [grey(level * np.tile([[0.0, 1.0], [1.0, 0.0]], (8, 8))) for level in (0, 60, 255, 0, 60, 255, 90)]
+    prompts, values = ["a cat"] * 3 + ["a dog"] * 3 + ["a fly"], [0.0, 5.0, 5.0, 10.0, 15.0, 15.0, -99.0]
+    found = pays_for(images, prompts, values)
+    assert found["pays_for_texture"] == pytest.approx(1) and set(found) == {"pays_for_texture", "pays_for_noise", "pays_for_clipping"}
+    assert pays_for(images, prompts, [-value for value in values])["pays_for_texture"] == pytest.approx(-1)
+    by_hand = np.corrcoef([0, 5, 5], [clipping_of(image) for image in images[:3]])[0, 1]
+    assert found["pays_for_clipping"] == pytest.approx(by_hand)
+    assert pays_for(images[:3], ["a", "a", "b"], [1.0, 2.0, 3.0]) == {} and pays_for([images[0]] * 5, ["a"] * 5, [1.0, 2.0, 3.0, 4.0, 5.0]) == {}
+    assert pays_for(images, prompts, [7.0] * 7) == {} and pays_for([], [], []) == {}
+
+
+def test_a_watched_run_says_what_its_reward_pays_for(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path / "run", watched_config(rounds=1))
+    assert trainer.run()
+    rows = trainer.store.samples(1)
+    images = [read_image(trainer.store.folder / row.image) for row in rows]
+    values = [trainer.store.scores(1, "jpeg_compressibility")[row.id].value or 0.0 for row in rows]
+    wanted = pays_for(images, [row.prompt for row in rows], values)
+    assert wanted and {name: trainer.store.metric(1, name) for name in wanted} == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("paid", "alarms", "wanted"),
+    [
+        (0.0, (), [6, 12, 18, 24, 30, 32]),
+        (0.9, (), [6, 9, 12, 15, 18, 21, 24, 27, 30, 32]),
+        (0.9, (9,), [6, 9, 21, 24, 27, 30, 32]),
+        (0.0, (12, 24), [6, 12, 24, 32]),
+        (0.69, (), [6, 12, 18, 24, 30, 32]),
+    ],
+)
+def test_a_run_is_watched_sooner_where_covering_pictures_pays_and_later_once_an_alarm_is_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paid: float, alarms: Sequence[int], wanted: Sequence[int]
+) -> None:
+    trainer = toy_trainer(tmp_path / "run", watched_config(watch_every=6, rounds=32))
+    watched = [0]
+    monkeypatch.setattr("ddpo.monitor.judged", lambda store: Judgement(tuple(watched), dict.fromkeys(alarms), 0))  # type: ignore[arg-type]
+    for number in range(1, 33):
+        trainer.store.add_metrics(number, dict(pays_for_noise=-0.9, pays_for_texture=paid))
+        watched += [number] * trainer.monitor.due(number)
+    assert watched[1:] == list(wanted)
+
+
 def test_what_was_watched_and_measured_is_known_without_reading_all_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As for each round of a long run that is resumed."""
     trainer = toy_trainer(tmp_path / "run", watched_config(held_out_images=8, held_out_every=1))
@@ -237,7 +284,7 @@ def test_watching_changes_nothing(tmp_path: Path) -> None:
         assert trainer.run()
         assert torch.equal(torch.get_rng_state(), states[0]) and (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
         one, other = outcome(plain), outcome(watched)
-        extra = ("watched_", "moved_", "reward_on_")
+        extra = ("watched_", "moved_", "reward_on_", "pays_for_")
         other["metrics"] = {name: points for name, points in other["metrics"].items() if not name.startswith(extra)}
         assert other == one
 

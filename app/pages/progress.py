@@ -88,6 +88,10 @@ CHARTS: tuple[Chart, ...] = (
     Chart("grad", "Gradient norm", "Before it is scaled down. Sudden jumps announce trouble.", (("grad_norm", "norm"),)),
     Chart("loss", "Loss", "The objective itself. With DDPO around 0 by design; it need not fall.", (("loss", "loss"),)),
     Chart("signal", "Prompts that teach nothing", "All images alike, or unrated.", (("zero_spread_prompts", "prompts"),)),
+    Chart(
+        "pays", "What the reward pays for", "How the scores go with it among a prompt's images: near 1 it will spread, near -1 it will vanish.",
+        (("pays_for_texture", "texture"), ("pays_for_noise", "noise"), ("pays_for_clipping", "clipped colours")),
+    ),
     Chart("advantage", "Advantage, mean size", "How strongly a round's images are told apart.", (("advantage_abs_mean", "mean size"),)),
     Chart(
         "behind", "Rounds behind", "How many rounds were learned since the first of the images that a round learns from; the ratio corrects for it.",
