@@ -24,6 +24,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +153,12 @@ def draw(strip: Path, line: Mapping[str, Any], file: Path) -> None:
 
 
 def chance(runs: int = 400, watched: int = 17, pictures: int = RunConfig().watch_images) -> list[dict[str, float]]:
-    """The share of runs with an alarm in which nothing changes, by how alike a picture and its twin after another round are (a correlation)."""
+    """The share of runs with an alarm in which nothing changes, by how alike a picture and its twin after another round are (a correlation), and by
+    whether the reward pays for texture."""
     spreads = dict(clip_score=(0, 1), image_statistics=(0, 1), aesthetic=(0, 1), diversity=(0.27, 0.08))
     spreads |= dict(noise=(0.08, 0.02), flatness=(0.65, 0.08), clipping=(0.016, 0.02))
     rng, found = np.random.default_rng(0), []
-    for alike in (0.0, 0.5, 0.8):
+    for paid, alike in product((False, True), (0.0, 0.5, 0.8)):
         first = []
         for _ in range(runs):
             rows: dict[int, dict[str, list[float]]] = {}
@@ -167,9 +169,9 @@ def chance(runs: int = 400, watched: int = 17, pictures: int = RunConfig().watch
                 rows[at] = {name: (mean + spread * drawn[name]).tolist() for name, (mean, spread) in spreads.items()}
                 rows[at] |= {name: [min(max(value, 0.0), 1.0) for value in rows[at][name]] for name in DAMAGE if name in spreads}
                 rows[at]["texture"] = [1 - value for value in rows[at]["flatness"]]
-            signs = signs_of(rows, dict.fromkeys(rows, "jpeg_compressibility"))
+            signs = signs_of(rows, dict.fromkeys(rows, "jpeg_compressibility"), dict.fromkeys(rows, frozenset({"texture"} if paid else ())))
             first.append(next((at for at in rows if is_on(signs[at])), math.inf))
-        found.append({"alike": alike} | {f"within_{k}": sum(at <= k for at in first) / runs for k in (4, 8, watched)})
+        found.append({"paid": paid, "alike": alike} | {f"within_{k}": sum(at <= k for at in first) / runs for k in (4, 8, watched)})
     return found
 
 

@@ -89,6 +89,8 @@ class Sign:
     """How many times its threshold; at least 1."""
     pictures: tuple[int, ...]
     """The positions at which it shows most, the worst first."""
+    change: float = 0.0
+    """How far it has moved, in standard deviations of the base model's pictures; of diversity the share that is lost."""
     paid: bool = False
     """Whether the reward pays for it."""
 
@@ -275,12 +277,13 @@ def _sign(series: Series, number: int, name: str, peak: int, rounds: int, paid: 
     if len(moved) < 2 or not base:
         return None
     mean, error = mean_and_error(list(moved.values()))
-    deviations = PAID_SPREAD if paid else SPREAD if name in DAMAGE else FALL
-    unit = ALIKE * fmean(base) if name == "diversity" else deviations * (spread_of_base(name, base) or math.inf)
-    strength = -mean / unit if unit > 0 else 0.0
+    threshold = ALIKE if name == "diversity" else PAID_SPREAD if paid else SPREAD if name in DAMAGE else FALL
+    unit = fmean(base) if name == "diversity" else spread_of_base(name, base) or math.inf
+    change = -mean / unit if unit > 0 else 0.0
+    strength = change / threshold
     if strength < 1 - 1e-9 or -mean < sure(len(moved), 1 if absolute else rounds, PAID_CHANCE if paid else CHANCE) * error:
         return None
-    return Sign(name, peak, strength, tuple(sorted(moved, key=lambda i: moved[i])[:SHOWN]), paid)
+    return Sign(name, peak, strength, tuple(sorted(moved, key=lambda i: moved[i])[:SHOWN]), change, paid)
 
 
 def is_on(signs: Sequence[Sign]) -> bool:

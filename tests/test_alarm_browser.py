@@ -17,6 +17,7 @@ from app.launch import Launcher
 from app.pages import alarm, library, progress
 from app.pages.run import history
 from app.runs import Runs
+from ddpo.alarms import Sign
 from ddpo.config import RunConfig
 from ddpo.lock import WorkerLock
 from ddpo.result import roll_back, rolled_back
@@ -372,3 +373,16 @@ def test_a_watched_picture_has_an_address(client, tmp_path) -> None:
     answer = client.get(alarm.probe_url(store, row))
     assert answer.status_code == 200 and answer.content == (store.folder / row.image).read_bytes()
     assert client.get("/studio/runs/a/probe/9999").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("sign", "text"),
+    [
+        (Sign("texture", 0, 2.0, (0,), 0.75, True), "Texture: 0.75 standard deviations above the base model's, and the reward pays for it"),
+        (Sign("flatness", 0, 2.0, (0,), 2.0), "Flat places: 2 standard deviations above the base model's"),
+        (Sign("diversity", 0, 2.0, (0,), 0.6), "Diversity: 60 % less than the base model's"),
+        (Sign("aesthetic", 6, 3.0, (0,), 1.5), "Aesthetic (LAION): 1.5 standard deviations lower since round 6"),
+    ],
+)
+def test_a_sign_is_told_in_the_unit_of_what_it_measures(sign, text) -> None:
+    assert alarm.detail(sign) == text

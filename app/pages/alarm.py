@@ -16,14 +16,13 @@ from app.board import config_of
 from app.launch import Launcher
 from app.pages.run import steer, stops_soon
 from app.widgets.kit import widget
-from ddpo.alarms import ALIKE, DAMAGE, FALL, SPREAD, Sign, judged
+from ddpo.alarms import DAMAGE, SPREADING, Sign, judged
 from ddpo.config import RunConfig
 from ddpo.fork import fork, suggested
 from ddpo.records import ProbeRow
 from ddpo.result import roll_back, rolled_back
 from ddpo.store import RunStore, StoreError
 
-NAMES = dict(noise="Noise", flatness="Flat places", texture="Texture", clipping="Clipped colours")
 DISMISSED = "alarm"
 """The choice that names the round up to which people have been told."""
 PATIENCE = 60.0
@@ -64,10 +63,11 @@ def detail(sign: Sign) -> str:
     """One measure, in words."""
     since = f"since round {sign.since}" if sign.since else "since the start"
     if sign.name == "diversity":
-        return f"Diversity: {100 * ALIKE * sign.strength:.0f} % less than the base model's"
+        return f"Diversity: {100 * sign.change:.0f} % less than the base model's"
     if sign.name in DAMAGE:
-        return f"{NAMES[sign.name]}: {words.number(SPREAD * sign.strength)} standard deviations above the base model's"
-    return f"{words.reward(sign.name)}: {words.number(FALL * sign.strength)} standard deviations lower {since}"
+        paid = ", and the reward pays for it" * sign.paid
+        return f"{SPREADING[sign.name].capitalize()}: {words.number(sign.change)} standard deviations above the base model's{paid}"
+    return f"{words.reward(sign.name)}: {words.number(sign.change)} standard deviations lower {since}"
 
 
 def probe_url(store: RunStore, row: ProbeRow) -> str:
