@@ -113,13 +113,6 @@ TASKS = (
 )  # fmt: skip
 
 
-def groups() -> dict[str, tuple[str, ...]]:
-    """Prompts by group: the project's sets, and the unseen animals at the activities and counted."""
-    active = tuple(world.Scene(a, activity=k).caption for a in world.UNSEEN_ANIMALS for k in world.ACTIVITIES)
-    counted = tuple(world.Scene(a, count=n).caption for a in world.UNSEEN_ANIMALS for n in world.COUNTS.values())
-    return prompt_sets() | dict(unseen_animals_active=active, unseen_animals_counted=counted)
-
-
 @dataclass(frozen=True)
 class Measured:
     """One group of prompts at one checkpoint: means over held-out pictures, and standard errors."""
@@ -237,7 +230,7 @@ def measure(task: Task, folder: Path, every: int, about: int) -> dict[str, Any]:
             load_result(places[number], policy.parameters())
             load_result(places[number], exact.parameters())
         for group in (*task.curves, *(task.ends if number in (0, last) else ())):
-            prompts, images = pictures(policy, config, groups()[group], about, base=number == 0)
+            prompts, images = pictures(policy, config, prompt_sets()[group], about, base=number == 0)
             found.append(asdict(measured(task, group, number, prompts, images, reward)))
             if number not in (0, last):
                 found[-1].pop("pictures")

@@ -31,6 +31,7 @@ OTHERS = {
     "animals": ("unseen_animals", "objects"),
     "activities": ("unseen_activities", "unseen_animals"),
     "activities_seen": ("activities_unseen", "unseen_activities"),
+    "counting": ("unseen_animals_counted",),
 }
 """Which prompt sets show how far what is learned from a set reaches."""
 CONFIDENCE = 0.95

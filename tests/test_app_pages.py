@@ -19,6 +19,7 @@ from app.runs import Runs
 from app.views import NAMES, Views
 from ddpo.config import ConfigError, RunConfig
 from ddpo.earlier import rated_in
+from ddpo.generalisation import OTHERS, TRAINED
 from ddpo.lock import WorkerLock
 from ddpo.presets import presets
 from ddpo.records import LIVE_STATES, REQUESTS, RoundRow
@@ -261,6 +262,12 @@ def test_what_is_watched_has_charts_with_plain_titles(runs: Runs) -> None:
     assert charts["Other rewards"] == ["Aesthetic (LAION) (optimised)", "CLIPScore"]
     assert charts["Signs of damage"] == ["noise"] and charts["Aesthetic (LAION), on other prompts"] == ["trained", "objects"]
     assert {"Distance from the base model", "Diversity"} <= set(charts) and not [title for title in charts if "atched" in title]
+
+
+def test_every_group_of_prompts_has_a_line_of_its_own() -> None:
+    assert {metric for metric, _ in progress.GROUPS} == {
+        f"reward_on_{name}" for name in {TRAINED, *(name for each in OTHERS.values() for name in each)}
+    }
 
 
 def test_long_runs_are_thinned_and_keep_their_end(runs: Runs) -> None:

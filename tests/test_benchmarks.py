@@ -30,7 +30,7 @@ from benchmarks.common import (
     short_hash,
 )
 from benchmarks.four_prompts import SETTINGS, SINGLES, is_green, is_night
-from benchmarks.tasks import TASKS, fooling, groups, measured, says_all, was_shown
+from benchmarks.tasks import TASKS, fooling, measured, says_all, was_shown
 from benchmarks.universal_guidance import Guidance, aesthetic_of_pixels, guided_latents, guided_noise, pixels_of, renoised
 from ddpo.__main__ import config_from, parser
 from ddpo.config import prompt_sets
@@ -92,7 +92,7 @@ def test_every_group_has_prompts_that_the_judge_can_label() -> None:
     for task in TASKS:
         assert task.prompts in task.curves
         for group in (*task.curves, *task.ends):
-            assert [label_of(prompt) for prompt in groups()[group]]
+            assert [label_of(prompt) for prompt in prompt_sets()[group]]
 
 
 def test_the_commands_are_settings_that_work() -> None:

@@ -15,6 +15,7 @@ from ddpo.card import REACH
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.export import ExportError, export
 from ddpo.generalisation import Gain, Generalisation, Group, gain_of, groups_of, measure, measured, rows_of, save
+from ddpo.presets import presets
 from ddpo.rollout import derive_seed, rollout
 from rewards.function import TRUSTED, trust
 from rewards.jpeg import Compressibility
@@ -92,6 +93,7 @@ def test_the_groups_are_the_sets_that_are_kept_from_training_or_those_that_are_n
     few = groups_of(RunConfig(prompts=sets["animals"][3:7]), {})
     assert few == {"trained": sets["animals"][3:7]} | {name: found[name] for name in ("unseen_animals", "objects")}, "a few of a set are of it"
     assert list(groups_of(RunConfig(prompts=sets["activities_seen"][:4]), {})) == ["trained", "activities_unseen", "unseen_activities"]
+    assert list(groups_of(presets()["count"].config, {})) == ["trained", "unseen_animals_counted"]
     own = RunConfig(prompts=("a red car", "a boat"))
     assert list(groups_of(own, {})) == ["trained"]
     assert groups_of(own, dict(unseen=("a boat", "a train"))) == dict(trained=("a red car", "a boat"), unseen=("a train",))

@@ -130,7 +130,8 @@ def test_kl_in_half_precision_is_that_of_float32_and_leaves_every_bit(tmp_path: 
     [
         ("animals", 16, dict(trained=(8, 4), unseen_animals=(4, 2), objects=(4, 2))),
         ("activities_seen", 32, dict(trained=(16, 8), activities_unseen=(8, 4), unseen_activities=(8, 4))),
-        ("counting", 16, dict(trained=(16, 8))),
+        ("counting", 16, dict(trained=(8, 4), unseen_animals_counted=(8, 4))),
+        ("objects", 16, dict(trained=(16, 8))),
         ("animals", 8, dict(trained=(4, 2), unseen_animals=(4, 2))),
         ("animals", 3, dict(trained=(3, 1))),
     ],

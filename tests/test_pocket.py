@@ -33,6 +33,9 @@ def test_the_world_covers_what_the_paper_and_the_generalisation_sets_need() -> N
     sets = prompt_sets()
     assert sets["animals"] == tuple(world.article(a) for a in world.ANIMALS)
     assert len(sets["activities"]) == 45 * 3
+    assert sets["unseen_animals_active"] == tuple(world.Scene(a, activity=k).caption for a in world.UNSEEN_ANIMALS for k in world.ACTIVITIES)
+    for name, animals in (("counting", world.ANIMALS), ("unseen_animals_counted", world.UNSEEN_ANIMALS)):
+        assert sets[name] == tuple(world.Scene(a, count=n).caption for a in animals for n in world.COUNTS.values())
 
 
 def test_every_prompt_of_the_world_has_a_label_that_a_judge_can_give() -> None:
