@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import secrets
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -25,6 +26,9 @@ PACKAGES = dict(tensorboard=("tensorboard", "tensorboardX"), trackio=("trackio",
 FOLDER = "tensorboard"
 """Where TensorBoard's events lie in the run's folder."""
 PROJECT = "ddpo-studio"
+WRITTEN_AFTER = dict(tensorboard=0.0, trackio=5.0, wandb=60.0)
+"""Seconds after which each tracker has surely written what it was sent: TensorBoard's does at once, trackio's every half a second, W&B's every 15
+(0.31); a killed process's loses what is younger."""
 
 
 def require(config: RunConfig) -> None:
@@ -40,15 +44,16 @@ def require(config: RunConfig) -> None:
 
 
 class Tracker:
-    """Sends each measure, whatever becomes of the workers of a run: once, or a second time what was sent last before a worker was killed, since a
-    tracker may not have written it yet."""
+    """Sends each measure, whatever becomes of the workers of a run: once, or a second time what was sent last before a worker was killed or the
+    tracker failed (:data:`WRITTEN_AFTER`), since it may not have written that."""
 
     def __init__(self, config: RunConfig, store: RunStore) -> None:
         self.config, self.store = config, store
         self._file = store.folder / f"{config.tracker}.json"
         self._tracker: Any = None
         self._id = ""
-        self._sent: dict[int, set[str]] = {}
+        self._sent: dict[tuple[int, str], float] = {}
+        """When each measure of a round was sent, by this process's clock."""
 
     def start(self) -> None:
         """Begin, or go on with what the worker before this one did."""
@@ -73,7 +78,7 @@ class Tracker:
 
         if self._file.exists():
             known = json.loads(self._file.read_text(encoding="utf-8"))
-            self._id, self._sent = known["id"], {int(number): set(names) for number, names in known["sent"].items()}
+            self._id, self._sent = known["id"], {(int(number), name): -math.inf for number, names in known["sent"].items() for name in names}
         self._id = self._id or secrets.token_hex(8)
         PartialState(cpu=True)  # accelerate's trackers write a log, which wants this
         tracker = LOGGER_TYPE_TO_CLASS[self.config.tracker](FOLDER if self._is_local else PROJECT, **self._named())
@@ -98,31 +103,37 @@ class Tracker:
         if self.config.tracker == "trackio":
             return dict(name=f"{self.store.name}-{self._id[:6]}", resume="allow")
         if self.config.tracker == "wandb":
-            return dict(name=self.store.name, id=self._id, resume="allow", dir=str(self.store.folder))
+            # It would tell the command line, with its folders, where the program's code is from, and all that the worker prints.
+            quiet = dict(console="off", disable_git=True, x_disable_meta=True)
+            return dict(name=self.store.name, id=self._id, resume="allow", dir=str(self.store.folder), settings=quiet)
         return dict(logging_dir=self.store.folder, filename_suffix=f".{secrets.token_hex(4)}")  # two files of one second would have one name
 
     def _send(self) -> None:
         found: dict[int, dict[str, float]] = {}
         for name, points in self.store.metrics().items():
             for number, value in points:
-                if name not in self._sent.get(number, ()) and value is not None and math.isfinite(value):
+                if (number, name) not in self._sent and value is not None and math.isfinite(value):
                     found.setdefault(number, {})[name] = value
         if found:
-            self._keep()  # of what was sent before: that is written by now
+            self._keep()
         for number, values in sorted(found.items()):
             told = {public_metric(name): value for name, value in values.items()}
-            if self._is_local:
-                self._tracker.log(told, step=number)
-            else:  # no step: these refuse one that is not the latest, and what is watched can come late
+            if self.config.tracker == "wandb":  # no step: it drops one that is not the latest, and what is watched can come late
                 self._tracker.log(told | {"round": number})
-            self._sent.setdefault(number, set()).update(values)
+            else:
+                self._tracker.log(told, step=number)
+            self._sent |= {(number, name): time.monotonic() for name in values}
 
     def _finish(self) -> None:
         self._tracker.finish()
-        self._keep()
+        self._keep(all_written=True)
 
-    def _keep(self) -> None:
-        sent = {number: sorted(names) for number, names in self._sent.items()}
+    def _keep(self, all_written: bool = False) -> None:
+        """Keep on disk what was sent and is surely written by now."""
+        sent: dict[int, list[str]] = {}
+        for (number, name), at in sorted(self._sent.items()):
+            if all_written or at <= time.monotonic() - WRITTEN_AFTER[self.config.tracker]:
+                sent.setdefault(number, []).append(name)
         write_file(self._file, json.dumps(dict(id=self._id, sent=sent)).encode())
 
     def _try(self, work: Callable[[], object]) -> None:

@@ -562,7 +562,16 @@ MUTATIONS = (
         ("if self._file.exists():", "if not self._file.exists():", "test_every_measure_is_in_tensorboard_whatever_stops_the_run"),
         ("step=number)", "step=0)", "test_every_measure_is_in_tensorboard_whatever_stops_the_run"),
         ("            self._tracker = None\n            with", "            with", "test_a_tracker_that_fails_ends_nothing"),
-        ("            self._sent.setdefault(number, set()).update(values)", "            pass", "test_a_tracker_that_fails_ends_nothing"),
+        (
+            "            self._sent |= {(number, name): time.monotonic() for name in values}",
+            "            pass",
+            "test_a_service_gets_settings_and_each_round_with_its_number",
+        ),
+        (
+            "if all_written or at <= time.monotonic() - WRITTEN_AFTER[self.config.tracker]:",
+            "if True:",
+            "test_what_a_killed_worker_sent_in_its_last_minute_is_sent_again",
+        ),
     ),
     *of(
         "ddpo/generalisation.py",
