@@ -46,6 +46,7 @@ RATINGS: dict[str, str] = {
 
 LABELS: dict[str, str] = {
     "reward": "What scores the images",
+    "held_out_prompts": "Held-out prompts",
     "rating": "How you rate",
     "repeats": "Prompts shown once more",
     "preference": "Model of your taste",

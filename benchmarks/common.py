@@ -136,6 +136,7 @@ def effective(config: RunConfig) -> dict[str, Any]:
         "microbatch",
         "update_microbatch",
         "reuse_forward",
+        "held_out_prompts",
         "watch_every",
         "watch_images",
         "watch_rewards",

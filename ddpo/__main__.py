@@ -97,7 +97,7 @@ def add_export(command: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SET|FILE|TEXT",
         help="prompts that were not trained on, for generalisation, as --prompts of run takes them; can be given several times "
-        "(default: the sets that belong to the run's own)",
+        "(default: the run's held_out_prompts, or the sets that belong to its own)",
     )
     command.add_argument("--names", action="store_true", help="call raters by their names instead of a hash of them")
     command.add_argument("--out", type=Path, required=True, help="the folder to make")
@@ -106,7 +106,7 @@ def add_export(command: argparse.ArgumentParser) -> None:
 def add_setting(section: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
     """The option of one setting, with its sentence."""
     flag, help = "--" + field.name.replace("_", "-"), field.metadata["help"]
-    if field.name == "prompts":
+    if field.type == "tuple[str, ...]":
         section.add_argument(
             flag, metavar="SET|FILE|TEXT", help=f"{help} A set ({', '.join(prompt_sets())}), a text file, or prompts separated by ;."
         )
@@ -120,7 +120,7 @@ def add_setting(section: argparse._ArgumentGroup, field: dataclasses.Field[Any])
 
 
 def prompts_from(text: str) -> tuple[str, ...]:
-    """The prompts that ``--prompts`` names: a set that comes with the project, a file, or the prompts themselves."""
+    """The prompts that ``--prompts`` or ``--held-out-prompts`` names: a set that comes with the project, a file, or the prompts themselves."""
     if text in prompt_sets():
         return prompt_sets()[text]
     if text.endswith(".txt") or is_a(Path(text).is_file):
@@ -144,7 +144,7 @@ def changes_from(options: argparse.Namespace) -> dict[str, Any]:
         changes["ratings_from"] = sources_text(
             each for name in changes["ratings_from"] for each in ((name,) if is_a(Path(name).exists) else sources_of(name))
         )
-    return changes | (dict(prompts=prompts_from(changes["prompts"])) if "prompts" in changes else {})
+    return changes | {name: prompts_from(changes[name]) for name in ("prompts", "held_out_prompts") if name in changes}
 
 
 def config_from(options: argparse.Namespace) -> RunConfig:

@@ -72,7 +72,8 @@ def model_card(
             f"With diffusers, in the folder of this file{_where(config) if lora else ''}:",
             f"```python\n{snippet(config, kind, family, file)}```",
             "## Prompts",
-            _prompts(config),
+            _prompts(config.prompts),
+            *(["Never trained on, to see how far it reaches:", _prompts(config.held_out_prompts)] if config.held_out_prompts else []),
             "## All settings",
             f"```json\n{json.dumps(public_settings(config), indent=1, ensure_ascii=False)}\n```",
             f"The licence of the base model, `{base}`, applies to what was made from it.",
@@ -257,7 +258,7 @@ def data_card(store: RunStore, kind: str, rows: list[Row], named: bool) -> str:
             + (f" {who}" if kind != "imagefolder" else ""),
             f"```python\n{lines}```",
             "## Prompts",
-            _prompts(store.config),
+            _prompts(store.config.prompts),
         ]
     ) + "\n"  # fmt: skip
 
@@ -312,7 +313,7 @@ def public_settings(config: RunConfig) -> dict[str, Any]:
     changes["ratings_from"] = words_for(len(config.ratings_sources), "source") if config.ratings_from else ""
     if "://" in config.reward_vlm:
         changes["reward_vlm"] = config.reward_vlm.partition("#")[2]
-    return {name: value for name, value in (asdict(config) | changes).items() if name != "prompts"}
+    return {name: value for name, value in (asdict(config) | changes).items() if name not in ("prompts", "held_out_prompts")}
 
 
 def _kind(config: RunConfig) -> str:
@@ -328,9 +329,9 @@ def _where(config: RunConfig) -> str:
     return "" if _kind(config) == "hub" else ", where the base model's name stands for the path to it"
 
 
-def _prompts(config: RunConfig) -> str:
-    shown_ones = "\n".join(f"- {quoted(prompt)}" for prompt in config.prompts[:MOST_PROMPTS])
-    more = len(config.prompts) - MOST_PROMPTS
+def _prompts(prompts: Sequence[str]) -> str:
+    shown_ones = "\n".join(f"- {quoted(prompt)}" for prompt in prompts[:MOST_PROMPTS])
+    more = len(prompts) - MOST_PROMPTS
     return f"{shown_ones}\n\n… and {more} more." if more > 0 else shown_ones
 
 

@@ -22,6 +22,10 @@ FEWEST_REUSED = 8
 """The fewest images at once of which a pass is worth keeping (``benchmarks/NOTEBOOK.md``)."""
 
 
+FEWEST_WATCHED = 8
+"""The fewest watched pictures of which some are of prompts that are not trained (:func:`ddpo.monitor.watched_prompts`)."""
+
+
 class ConfigError(ValueError):
     """A setting that cannot work; the message names it, gives the numbers, and says what to do."""
 
@@ -63,8 +67,8 @@ TOWERS = dict(clip="clip_score", pickscore="pickscore")
 """The rewards whose image towers a model of taste can see with."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Task": ("model", "revision", "model_config", "reward", "reward_models", "reward_vlm", "prompts", "rating", "repeats", "preference",
-        "preference_sees", "ratings_from", "ahead",
+    "Task": ("model", "revision", "model_config", "reward", "reward_models", "reward_vlm", "prompts", "held_out_prompts", "rating", "repeats",
+        "preference", "preference_sees", "ratings_from", "ahead",
     ),
     "Rounds": ("rounds", "images_per_round", "images_per_prompt", "board_images", "board_every", "images_per_update", "passes", "seed"),
     "Sampling": ("steps", "guidance", "eta", "shared_start", "resolution"),
@@ -118,6 +122,11 @@ class RunConfig:
         "", "What looks at images for alignment and satisfaction: a LLaVA's folder or name on the Hub, or an endpoint, http://host/v1#model."
     )
     prompts: tuple[str, ...] = setting(("a cat", "a dog", "a horse", "a fox"), "The prompts that images are made for.")
+    held_out_prompts: tuple[str, ...] = setting(
+        (),
+        "Prompts that are never trained on, to see how far what is learned reaches: the group `held_out` of watched pictures and reports; empty is "
+        "the sets that the project keeps for its own prompt sets, and none for other prompts.",
+    )
     rating: str = setting(
         "thumbs",
         "How people rate at first: thumbs, one to five stars, the good ones and the best of each prompt, the best and the worst of each, or pairs.",
@@ -287,7 +296,7 @@ class RunConfig:
     )
     watch_images: int = setting(
         12,
-        "How many pictures are watched: of fixed prompts and seeds, half of them of prompts that are not trained, where the prompt set has such.",
+        "How many pictures are watched: of fixed prompts and seeds, half of them of prompts that are not trained, where there are such.",
         low=2,
         high=4096,
     )
@@ -310,9 +319,10 @@ class RunConfig:
     seed: int = setting(0, "The seed of everything random in the run.", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prompts, (list, tuple)):
-            raise ConfigError(f"prompts is {self.prompts!r}; it must be a list of texts.")
-        object.__setattr__(self, "prompts", tuple(self.prompts))
+        for name in ("prompts", "held_out_prompts"):
+            if not isinstance(prompts := getattr(self, name), (list, tuple)):
+                raise ConfigError(f"{name} is {prompts!r}; it must be a list of texts.")
+            object.__setattr__(self, name, tuple(prompts))
         for each in fields(self):
             _check(each.name, getattr(self, each.name), each.metadata, each.type)
         try:
@@ -333,13 +343,23 @@ class RunConfig:
     def _check_prompts(self) -> None:
         if not self.prompts:
             raise ConfigError("There is no prompt. Give at least one, one a line.")
-        for prompt in self.prompts:
+        for prompt in (*self.prompts, *self.held_out_prompts):
             if not isinstance(prompt, str) or not prompt.strip():
                 raise ConfigError("A prompt is empty. Write a text in each line, or remove the line.")
             if any("\ud800" <= letter <= "\udfff" for letter in prompt):
                 raise ConfigError(f"The prompt {prompt[:80]!a} holds bytes that are no text. Write it in UTF-8.")
             if len(prompt) > MAX_PROMPT_CHARACTERS:
                 raise ConfigError(f"A prompt has {len(prompt):,} characters; the limit is {MAX_PROMPT_CHARACTERS:,}.")
+        trained = set(map(as_read, self.prompts))
+        if both := [prompt for prompt in self.held_out_prompts if as_read(prompt) in trained]:
+            raise ConfigError(
+                f"{both[0][:80]!r} is among held_out_prompts and is trained as well. Take it out of held_out_prompts, or out of prompts."
+            )
+        if self.held_out_prompts and self.watch_every and self.watch_images < FEWEST_WATCHED:
+            raise ConfigError(
+                f"watch_images is {self.watch_images}, too few to watch held_out_prompts beside the others. Choose at least {FEWEST_WATCHED}, or "
+                "watch_every 0."
+            )
 
     def _check_arithmetic(self) -> None:
         n, k, update = self.images_per_round, self.images_per_prompt, self.images_per_update
@@ -561,6 +581,11 @@ class RunConfig:
         if isinstance(ahead := values.get("ahead"), bool):  # whether the next board is made ahead, before it was how much of it
             values = values | dict(ahead=values.get("images_per_round", cls.images_per_round) if ahead else 0)
         return cls(**values)
+
+
+def as_read(prompt: str) -> str:
+    """A prompt as CLIP's tokenizer reads it: in small letters, with single spaces."""
+    return " ".join(prompt.lower().split())
 
 
 def is_a(question: Callable[[], bool]) -> bool:

@@ -72,7 +72,7 @@ def export(
         strength: how much of what was trained, for a model: 1 is all of it.
         names: call raters by their names instead of a hash.
         pictures: how many pictures before and after a report has, or each group of prompts, or each strength; they take the model.
-        unseen: prompts that were not trained on, by a name for them, for how far it reaches; by default those that are kept for the run's prompt set.
+        unseen: prompts that were not trained on, by a name for them, for how far it reaches; by default those kept for the run.
         report: called with how many pictures are made, and of how many.
 
     Raises:

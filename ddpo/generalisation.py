@@ -27,6 +27,7 @@ from ddpo.twins import Failure, Report, Twin, make
 
 FOLDER = "generalisation"
 TRAINED = "trained"
+HELD_OUT = "held_out"
 OTHERS = {
     "animals": ("unseen_animals", "objects"),
     "activities": ("unseen_activities", "unseen_animals"),
@@ -97,7 +98,7 @@ class Generalisation:
 
 def words_of(group: str) -> str:
     """A group's name in a sentence."""
-    return f"{group} prompts" if group == TRAINED else group.replace("_", " ")
+    return {TRAINED: "trained prompts", HELD_OUT: "held-out prompts"}.get(group, group.replace("_", " "))
 
 
 def described(group: Group) -> str:
@@ -165,16 +166,20 @@ def _quantile(freedom: int) -> float:
     return student_t((1 + CONFIDENCE) / 2, freedom)
 
 
-def others_of(own: Sequence[str]) -> tuple[str, ...]:
-    """The names of the prompt sets that are kept from training for the smallest set that these prompts are of; none where they are of none."""
-    sets = {name: prompts for name, prompts in prompt_sets().items() if name in OTHERS and set(own) <= set(prompts)}
-    return OTHERS[min(sets, key=lambda name: len(sets[name]))] if sets and own else ()
+def others_of(config: RunConfig) -> dict[str, tuple[str, ...]]:
+    """The prompts that are kept from training, by group: the run's held-out ones, or else the sets that are kept for the smallest prompt set that its
+    prompts are of; none where they are of none, since nothing is known that would be like them."""
+    if config.held_out_prompts:
+        return {HELD_OUT: tuple(dict.fromkeys(config.held_out_prompts))}
+    known = prompt_sets()
+    sets = [name for name in OTHERS if set(config.prompts) <= set(known[name])]
+    return {other: known[other] for other in OTHERS[min(sets, key=lambda name: len(known[name]))]} if sets else {}
 
 
 def groups_of(config: RunConfig, unseen: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """The groups of prompts: the run's own, those that were named, and by default the sets that are kept from training for the set they are of."""
+    """The groups of prompts: the run's own, those that were named, and by default those that are kept from training (:func:`others_of`)."""
     own = tuple(dict.fromkeys(config.prompts))
-    named = dict(unseen) or {other: prompt_sets()[other] for other in others_of(own)}
+    named = dict(unseen) or others_of(config)
     left = {name: tuple(prompt for prompt in dict.fromkeys(prompts) if prompt not in own) for name, prompts in named.items()}
     return {TRAINED: own} | {name: prompts for name, prompts in left.items() if prompts}
 
@@ -197,7 +202,7 @@ def measure(
         place: the round's checkpoint.
         folder: where the pictures go, as they are made.
         count: pictures of each group; prompts in turn, a set's drawn by a fixed seed where there are more.
-        unseen: prompts that were not trained on, by a name for them; none is those that belong to the run's prompt set.
+        unseen: prompts that were not trained on, by a name for them; none is the run's held-out ones, or those that belong to its prompt set.
 
     Returns:
         What was measured, which is in the run's folder too unless what is optimised could not be asked; the pictures; and the rewards that could

@@ -34,7 +34,7 @@ from torch import Tensor
 
 import rewards
 from ddpo.alarms import PAYS, Alarm, judged, paid_for, spread_of_base
-from ddpo.config import RunConfig, prompt_sets
+from ddpo.config import RunConfig
 from ddpo.engine import Engine
 from ddpo.files import read_image, write_images
 from ddpo.generalisation import TRAINED, others_of
@@ -71,9 +71,9 @@ def drawn(prompts: Sequence[str], count: int) -> list[str]:
 def watched_prompts(config: RunConfig) -> list[tuple[str, str]]:
     """Group and prompt of each watched picture: at least two of each prompt; half of them of the run's prompts, where there are other groups."""
     own = list(dict.fromkeys(config.prompts))
-    others = others_of(own)[: max(0, config.watch_images // 4 - 1)]
+    others = list(others_of(config).items())[: max(0, config.watch_images // 4 - 1)]
     share = config.watch_images // 2 // max(1, len(others))
-    groups = {name: (prompt_sets()[name], share) for name in others}
+    groups = {name: (prompts, share) for name, prompts in others}
     groups = {TRAINED: (tuple(own), config.watch_images - share * len(others)), **groups}
     found = []
     for name, (prompts, count) in groups.items():

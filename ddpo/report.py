@@ -88,7 +88,8 @@ ELSEWHERE = (
     "advantage_abs_mean",
 )
 """How the names of metrics begin that no chart of their own is for."""
-FILE = "prompts.txt"
+FILES = dict(prompts="prompts.txt", held_out_prompts="held-out.txt")
+"""What stands for the prompts of a setting where they are no words of a line."""
 RATINGS_FILE = "RATINGS"
 POCKET_LICENCE = "Apache-2.0; its training pictures were drawn with Noto Color Emoji, whose artwork is Apache-2.0"
 
@@ -465,15 +466,21 @@ def settings(store: RunStore, number: int) -> Html:
     told = {field.name: field.metadata["help"].replace("`", "") for field in fields(RunConfig)}
     rows = [(name, spelled(value), told[name]) for name, value in values.items()]
     changed = [row for row in rows if getattr(config, row[0]) != getattr(default, row[0])]
-    prompts = tag("ul", *(tag("li", tag("bdi", prompt)) for prompt in config.prompts), class_="prompts")
     columns = ("setting", "value", "what it does")
     return section(
         "How it was made",
         grid(("what", "value"), [(name, value.replace("`", "")) for name, value in facts(store, number)]),
-        tag("details", tag("summary", words_for(len(config.prompts), "prompt")), prompts),
+        _prompts(config.prompts, "prompt"),
+        *([_prompts(config.held_out_prompts, "held-out prompt")] if config.held_out_prompts else []),
         *([tag("h3", "Set otherwise than by default"), grid(columns, changed)] if changed else []),
         tag("details", tag("summary", "All settings"), grid(columns, rows)),
     )
+
+
+def _prompts(prompts: Sequence[str], what: str) -> Html:
+    """How many there are, and folded which."""
+    items = tag("ul", *(tag("li", tag("bdi", prompt)) for prompt in prompts), class_="prompts")
+    return tag("details", tag("summary", words_for(len(prompts), what)), items)
 
 
 def again(store: RunStore, number: int) -> Html:
@@ -486,8 +493,9 @@ def again(store: RunStore, number: int) -> Html:
         notes.append("The reward was changed on the way, as told above; resume --reward does so.")
     if config.ratings_from:
         notes.append(f"{RATINGS_FILE} stands for the ratings from elsewhere.")
-    if prompts_option(config) == FILE:
-        notes.append(f"{FILE} holds the prompts above, one a line.")
+    for name, file in FILES.items():
+        if prompts_option(config, name) == file:
+            notes.append(f"{file} holds the {name.replace('held_out', 'held-out').replace('_', ' ')} above, one a line.")
     if store.parent:
         notes.append(f"It goes on from another run, which is needed: runs/{store.parent[0]}.")
     lines = [fork_command(store, *store.parent) if store.parent else command(config, f"runs/{store.name}")]
@@ -523,7 +531,7 @@ def differing(config: RunConfig, other: RunConfig) -> set[str]:
 
 def options(config: RunConfig, names: Container[str]) -> list[str]:
     """Some settings as the command line takes them, and whose Python files may run."""
-    values, parts = public_settings(config) | dict(prompts=prompts_option(config), ratings_from=RATINGS_FILE), []
+    values, parts = public_settings(config) | {name: prompts_option(config, name) for name in FILES} | dict(ratings_from=RATINGS_FILE), []
     for name in (field.name for field in fields(RunConfig) if field.name in names):
         value, flag = values[name], name.replace("_", "-")
         parts.append(f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {shlex.quote(spelled(value))}")
@@ -531,13 +539,14 @@ def options(config: RunConfig, names: Container[str]) -> list[str]:
     return [*parts, *(f"--trust {shlex.quote(file)}" for file in files)]
 
 
-def prompts_option(config: RunConfig) -> str:
-    """The prompts as --prompts takes them: a set's name, the texts, or a file where they are many or hold what parts them."""
-    if named := next((name for name, prompts in prompt_sets().items() if prompts == config.prompts), None):
+def prompts_option(config: RunConfig, setting: str) -> str:
+    """The prompts of a setting as the command line takes them: a set's name, the texts, or a file where they are many or hold what parts them."""
+    prompts: tuple[str, ...] = getattr(config, setting)
+    if named := next((name for name, known in prompt_sets().items() if known == prompts), None):
         return named
-    line = "; ".join(config.prompts)
-    plain = not any(";" in prompt or "\n" in prompt or prompt != prompt.strip() for prompt in config.prompts)
-    return line if plain and len(line) < 1000 and not line.endswith(".txt") else FILE
+    line = "; ".join(prompts)
+    plain = not any(";" in prompt or "\n" in prompt or prompt != prompt.strip() for prompt in prompts)
+    return line if plain and len(line) < 1000 and not line.endswith(".txt") else FILES[setting]
 
 
 def licences(store: RunStore, number: int) -> Html:

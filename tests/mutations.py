@@ -371,7 +371,11 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/generalisation.py",
-        ("set(own) <= set(prompts)", "set(own) == set(prompts)", "test_the_groups_are_the_sets_that_are_kept_from_training_or_those_that_are_named"),
+        (
+            "set(config.prompts) <= set(known[name])",
+            "set(config.prompts) == set(known[name])",
+            "test_the_groups_are_the_sets_that_are_kept_from_training_or_those_that_are_named",
+        ),
     ),
     *of(
         "ddpo/alarms.py",
@@ -558,6 +562,14 @@ MUTATIONS = (
         ("if private and not", "if not private and not", "test_what_everybody_sees_gets_nothing_private"),
     ),
     *of(
+        "ddpo/config.py",
+        (
+            "if as_read(prompt) in trained]",
+            "if prompt in self.prompts]",
+            "test_held_out_prompts_are_named_as_prompts_are_and_none_of_them_is_trained",
+        ),
+    ),
+    *of(
         "ddpo/tracker.py",
         ("if self._file.exists():", "if not self._file.exists():", "test_every_measure_is_in_tensorboard_whatever_stops_the_run"),
         ("step=number)", "step=0)", "test_every_measure_is_in_tensorboard_whatever_stops_the_run"),
@@ -579,6 +591,7 @@ MUTATIONS = (
         ("(1 + CONFIDENCE) / 2", "CONFIDENCE", "test_the_interval_holds_the_truth_as_often_as_it_says"),
         ("own.low <= 0", "own.gain == 0", "test_what_it_says_of_groups_in_words"),
         ("if prompt not in own)", ")", "test_the_groups_are_the_sets_that_are_kept_from_training_or_those_that_are_named"),
+        ("if config.held_out_prompts:", "if False:", "test_the_groups_are_the_sets_that_are_kept_from_training_or_those_that_are_named"),
     ),
     *of(
         "ddpo/twins.py",

@@ -19,7 +19,7 @@ from app.runs import Runs
 from app.views import NAMES, Views
 from ddpo.config import ConfigError, RunConfig
 from ddpo.earlier import rated_in
-from ddpo.generalisation import OTHERS, TRAINED
+from ddpo.generalisation import HELD_OUT, OTHERS, TRAINED
 from ddpo.lock import WorkerLock
 from ddpo.presets import presets
 from ddpo.records import LIVE_STATES, REQUESTS, RoundRow
@@ -200,6 +200,9 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_run_is_made_from_the_form(runs: Runs, pocket: str) -> None:
     store = new_run.create(runs, " mine ", form_values(model=pocket, prompts=" a cat \n\n🦊 ${x} <b>\n", rounds=3.0))
     assert store.name == "mine" and store.config.prompts == ("a cat", "🦊 ${x} <b>") and store.config.rounds == 3
+    assert store.config.held_out_prompts == () and ["Prompts", "2 prompts"] in run.facts(store.config, "human")
+    store = new_run.create(runs, "held", form_values(model=pocket, held_out_prompts="a hen\n\n an owl "))
+    assert store.config.held_out_prompts == ("a hen", "an owl") and ["Prompts", "4 prompts, 2 held out"] in run.facts(store.config, "human")
 
 
 @pytest.mark.parametrize(
@@ -211,6 +214,7 @@ def test_a_run_is_made_from_the_form(runs: Runs, pocket: str) -> None:
         ("a", dict(learning_rate=None), "a number"),
         ("a", dict(images_per_round=10.0), "not divisible"),
         ("a", dict(prompts=" \n"), "no prompt"),
+        ("a", dict(held_out_prompts="a hen\nA dog"), "'A dog' is among held_out_prompts"),
         ("a", dict(model="/no/such/folder"), "does not exist"),
         ("", {}, "no name"),
         ("../a", {}, "cannot name a run"),
@@ -266,7 +270,7 @@ def test_what_is_watched_has_charts_with_plain_titles(runs: Runs) -> None:
 
 def test_every_group_of_prompts_has_a_line_of_its_own() -> None:
     assert {metric for metric, _ in progress.GROUPS} == {
-        f"reward_on_{name}" for name in {TRAINED, *(name for each in OTHERS.values() for name in each)}
+        f"reward_on_{name}" for name in {TRAINED, HELD_OUT, *(name for each in OTHERS.values() for name in each)}
     }
 
 

@@ -198,6 +198,7 @@ def test_a_line_is_known_by_all_settings_but_seed_and_device() -> None:
     config = asked(["--preset", "count"])
     line = dict(config=effective(config))
     assert same_settings(line, config.with_changes(seed=7, device="cpu")) and same_settings({}, config)
+    assert same_settings(line, config.with_changes(held_out_prompts=("a hen",)))
     assert not same_settings(line, config.with_changes(learning_rate=2e-3))
     assert not same_settings(line, config.with_changes(prompts=config.prompts[1:]))
     assert not same_settings(dict(config=line["config"] | dict(a_setting_of_old=1)), config)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import rewards
-from ddpo.__main__ import prompts_from
+from ddpo.__main__ import config_from, main, parser, prompts_from
 from ddpo.config import GROUPS, ConfigError, RunConfig, prompt_sets, read_prompts
 from ddpo.presets import presets
 from ddpo.source import located, model_source
@@ -100,7 +100,8 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
     """Every field moved away from its default, odd prompts included, is the same after save and load; and equal configs give equal files. (What
     cannot go with a normalised ratio is moved apart.)"""
     config = RunConfig(
-        model="somewhere", reward="jpeg_incompressibility", prompts=ODD, rating="stars", ratio="normalised", model_config="base",
+        model="somewhere", reward="jpeg_incompressibility", prompts=ODD, held_out_prompts=("\u202e", "é̂ 日"), rating="stars",
+        ratio="normalised", model_config="base",
         preference="lead", preference_sees="clip", board_images=6, board_every=2, repeats=2, ratings_from="old",
         rounds=7, images_per_round=12, images_per_prompt=3,
         images_per_update=6, passes=2, microbatch=5, update_microbatch=7, steps=9, skip_first_steps=1, skip_last_steps=1, step_weights="equal",
@@ -180,6 +181,35 @@ def test_prompts_are_read_from_sets_files_and_text(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(ConfigError, match="cannot be read"):
         prompts_from(str(tmp_path / "latin.txt"))
+
+
+def test_held_out_prompts_are_named_as_prompts_are_and_none_of_them_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As CLIP reads them: capitals and spaces make no other prompt. Nothing is made where one is; a run's file of before there were any loads."""
+    (tmp_path / "mine.txt").write_text("a van\n")
+    for text, wanted in (
+        ("objects", prompt_sets()["objects"]),
+        (str(tmp_path / "mine.txt"), ("a van",)),
+        ("a tram; a bus", ("a tram", "a bus")),
+        ("", ()),
+    ):
+        options = parser().parse_args(["run", "--out", "unused", "--held-out-prompts", text])
+        assert config_from(options) == presets()["rate"].config.with_changes(held_out_prompts=wanted)
+    out = ["run", "--out", str(tmp_path / "run"), "--prompts", "a cat; a dog"]
+    for options, words in (
+        (["--held-out-prompts", "a fox; A  Cat"], "'A  Cat' is among held_out_prompts and is trained as well"),
+        (["--held-out-prompts", "a fox", "--watch-images", "7"], "watch_images is 7, too few"),
+        (["--held-out-prompts", "no.txt"], "cannot be read"),
+    ):
+        assert main([*out, *options]) == 2 and words in capsys.readouterr().err and not (tmp_path / "run").exists()
+    for odd, words in (("a fox", "list of texts"), ((" ",), "A prompt is empty"), (("x" * 10_001,), "10,001 characters")):
+        with pytest.raises(ConfigError, match=words):
+            RunConfig(held_out_prompts=odd)  # type: ignore[arg-type]
+    RunConfig(held_out_prompts=("a hen",)).save(tmp_path / "config.json")
+    assert RunConfig.load(tmp_path / "config.json").held_out_prompts == ("a hen",)
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["held_out_prompts"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert RunConfig.load(tmp_path / "config.json") == RunConfig()
 
 
 def test_the_prompt_sets_hold_what_they_say() -> None:

@@ -14,7 +14,7 @@ from ddpo.__main__ import main, unseen_from
 from ddpo.card import REACH
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.export import ExportError, export
-from ddpo.generalisation import Gain, Generalisation, Group, gain_of, groups_of, measure, measured, rows_of, save
+from ddpo.generalisation import Gain, Generalisation, Group, gain_of, groups_of, measure, measured, rows_of, save, words_of
 from ddpo.presets import presets
 from ddpo.rollout import derive_seed, rollout
 from rewards.function import TRUSTED, trust
@@ -97,6 +97,11 @@ def test_the_groups_are_the_sets_that_are_kept_from_training_or_those_that_are_n
     own = RunConfig(prompts=("a red car", "a boat"))
     assert list(groups_of(own, {})) == ["trained"]
     assert groups_of(own, dict(unseen=("a boat", "a train"))) == dict(trained=("a red car", "a boat"), unseen=("a train",))
+    for prompts in (own.prompts, sets["animals"]):
+        held_out = own.with_changes(prompts=prompts, held_out_prompts=("a tram", "a train", "a tram"))
+        assert groups_of(held_out, {}) == dict(trained=prompts, held_out=("a tram", "a train"))
+        assert list(groups_of(held_out, dict(unseen=("a ship",)))) == ["trained", "unseen"]
+    assert words_of("held_out") == "held-out prompts" and words_of("unseen_animals") == "unseen animals"
 
 
 def test_what_is_unseen_is_named_as_prompts_are(tmp_path: Path) -> None:
@@ -145,6 +150,18 @@ def test_the_pictures_are_the_models_and_every_value_is_told(tmp_path: Path) -> 
     assert "## How far it reaches" in (tmp_path / "lora" / "README.md").read_text()
     export(run.store, "report", tmp_path / "report", pictures=0)
     assert "How far it reaches" in (tmp_path / "report" / "taste-report.html").read_text()
+    run.store.close()
+
+
+def test_held_out_prompts_are_a_group_and_stand_in_the_card(tmp_path: Path) -> None:
+    run = Run(tmp_path, "sd1", prompts=("a cat", "a dog"), held_out_prompts=("a fox",), reward="jpeg_compressibility")
+    export(run.store, "generalisation", tmp_path / "out", pictures=2)
+    found = measured(run.store, 1)
+    assert found is not None and [(group.name, group.prompts) for group in found.groups] == [("trained", 2), ("held_out", 1)]
+    assert "| held-out prompts (1) |" in (tmp_path / "out" / "README.md").read_text()
+    export(run.store, "diffusers", tmp_path / "lora")
+    card = (tmp_path / "lora" / "README.md").read_text()
+    assert '- "a dog"\n\nNever trained on, to see how far it reaches:\n\n- "a fox"\n' in card and '"held_out_prompts"' not in card
     run.store.close()
 
 

@@ -155,6 +155,14 @@ def test_own_prompts_are_all_watched_alike() -> None:
     assert [kind for kind, _ in watched_prompts(RunConfig(watch_images=12))] == ["trained"] * 6 + ["unseen_animals"] * 3 + ["objects"] * 3
 
 
+def test_held_out_prompts_are_half_of_what_is_watched_instead_of_the_sets() -> None:
+    own, held_out = ("a red car", "a boat"), ("a tram", "a train", "a tram")
+    for prompts, images in ((own, 16), (prompt_sets()["animals"], 8)):
+        found = watched_prompts(RunConfig(prompts=prompts, held_out_prompts=held_out, watch_images=images))
+        assert [kind for kind, _ in found] == ["trained"] * (images // 2) + ["held_out"] * (images // 2)
+        assert {prompt: found.count(("held_out", prompt)) for prompt in held_out} == dict.fromkeys(held_out, images // 4)
+
+
 @pytest.mark.parametrize("names", ["human", "blend", "nonsense", "clip_score, human"])
 def test_what_cannot_be_asked_is_refused(names: str) -> None:
     with pytest.raises(ConfigError, match="watch_rewards names"):

@@ -310,6 +310,8 @@ def test_what_is_watched_of_each_reward_has_a_chart_of_its_own(store: RunStore, 
         RunConfig(prompts=("it's", "a | b", 'say "x"'), seed=7, guidance_in_training=False, learning_rate=0.00037),
         RunConfig(reward="blend: 1 human, -0.5 clip_score", rounds=3, objective="nft", kl_weight=1e-9),
         RunConfig(reward="jpeg_compressibility", prompts=prompt_sets()["objects"], shared_start=False, lora_alpha=0.5),
+        RunConfig(held_out_prompts=prompt_sets()["objects"]),
+        RunConfig(held_out_prompts=("it's", "two hens")),
     ],
 )
 def test_the_command_makes_the_same_run(config: RunConfig) -> None:
@@ -323,7 +325,10 @@ def test_the_command_makes_the_same_run(config: RunConfig) -> None:
 def test_the_command_of_a_run_that_goes_on_from_another_makes_it_from_that_one(tmp_path: Path) -> None:
     """Where the parent lies beside it, what was changed alone; else all settings. Both make the run's own configuration from the parent's."""
     parent = comparable_run(tmp_path / "runs" / "first", rounds=6, reward="jpeg_compressibility", prompts=("a cat", "a dog"), learning_rate=0.00037)
-    changes: dict[str, Any] = dict(kl_weight=0.01, guidance_in_training=False, rounds=2)
+    parent.config.with_changes(held_out_prompts=("a hen",)).save(parent.folder / "config.json")
+    parent.close()
+    parent = RunStore(parent.folder)
+    changes: dict[str, Any] = dict(kl_weight=0.01, guidance_in_training=False, rounds=2, held_out_prompts=())
     store = fork(parent, 3, tmp_path / "runs" / "second", changes)
     for place in (parent.folder, tmp_path / "elsewhere"):
         if not place.exists():
@@ -342,6 +347,11 @@ def test_the_command_names_a_file_where_prompts_are_no_words_of_a_line(tmp_path:
     assert "--prompts prompts.txt" in said(made(store, tmp_path / "out")) and "prompts.txt holds the prompts above" in said(
         made(store, tmp_path / "two")
     )
+    store.close()
+    store = filled_run(tmp_path / "runs" / "held", rounds=1, held_out_prompts=("a hen; an egg", "an owl"))
+    told = said(made(store, tmp_path / "three"))
+    assert "--held-out-prompts held-out.txt" in told and "held-out.txt holds the held-out prompts above" in told and "prompts.txt" not in told
+    assert "2 held-out prompts" in told and "an owl" in told
     store.close()
 
 

@@ -24,7 +24,7 @@ from ddpo.store import RATINGS, RunStore, StoreError
 from ddpo.tracker import require
 from rewards.function import offered
 
-MAIN = ("model", "reward", "rating", "prompts", "rounds", "images_per_round", "images_per_prompt")
+MAIN = ("model", "reward", "rating", "prompts", "held_out_prompts", "rounds", "images_per_round", "images_per_prompt")
 """The settings that are always in sight; the others are under Advanced."""
 
 SETTINGS: dict[str, Field[Any]] = {field.name: field for field in fields(RunConfig)}
@@ -73,8 +73,12 @@ def build() -> Form:
                 value="", label="Prompt set", info="Choosing one replaces the prompts below.", filterable=False,
             )  # fmt: skip
             made["prompts"] = gr.Textbox(
-                value="\n".join(config.prompts), label="Prompts", info="One a line.", lines=14, max_lines=20, elem_id="new-run-prompts"
+                value="\n".join(config.prompts), label="Prompts", info="One a line.", lines=10, max_lines=20, elem_id="new-run-prompts"
             )
+            made["held_out_prompts"] = gr.Textbox(
+                value="\n".join(config.held_out_prompts), label=words.label("held_out_prompts"), lines=3, max_lines=20, elem_id="new-run-held-out",
+                info="One a line. Never trained on: they show how far what is learned reaches. Empty: those kept for the prompt set, if there are.",
+            )  # fmt: skip
     with gr.Accordion("Advanced settings", open=False, elem_classes="form-advanced"):
         for title, names in GROUPS.items():
             if others := [key for key in names if key not in MAIN]:
@@ -159,7 +163,7 @@ def earlier_choices(runs: Runs) -> dict[str, Any]:
 def _shown(key: str, value: Any) -> Any:
     if key == "ratings_from":
         return list(sources_of(value))
-    return "\n".join(value) if key == "prompts" else value
+    return "\n".join(value) if isinstance(value, tuple) else value
 
 
 def config_from(values: Mapping[str, Any]) -> RunConfig:
@@ -173,7 +177,7 @@ def config_from(values: Mapping[str, Any]) -> RunConfig:
 
 def parsed(field: Field[Any], value: Any) -> Any:
     """A form's value as the setting's: prompts one a line, whole numbers whole."""
-    if field.name == "prompts" and isinstance(value, str):
+    if field.type == "tuple[str, ...]" and isinstance(value, str):
         return tuple(line.strip() for line in value.splitlines() if line.strip())
     if field.name == "ratings_from" and isinstance(value, list):
         return sources_text(map(str, value))

@@ -65,7 +65,7 @@ WATCHED: tuple[Chart, ...] = (
 GROUPS = (
     ("reward_on_trained", "trained"), ("reward_on_unseen_animals", "unseen animals"), ("reward_on_activities_unseen", "unseen pairs"),
     ("reward_on_unseen_activities", "unseen activities"), ("reward_on_objects", "objects"),
-    ("reward_on_unseen_animals_counted", "unseen animals counted"),
+    ("reward_on_unseen_animals_counted", "unseen animals counted"), ("reward_on_held_out", "held-out prompts"),
 )  # fmt: skip
 """The reward on watched pictures, by group of prompts."""
 
