@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,6 +87,15 @@ def negative_aware_loss(new: Tensor, old: Tensor, clean: Callable[[Tensor], Tens
     return preference * error((1 - mix) * old + mix * new) + (1 - preference) * error((1 + mix) * old - mix * new)
 
 
+QUARTERS = 4
+"""The trained denoising steps in order, the noisiest first, are told in so many parts."""
+
+
+def quarters_of(count: int) -> Tensor:
+    """In which quarter each of so many steps begins, from 0 on, (count,)."""
+    return torch.arange(count) * QUARTERS // count
+
+
 @dataclass
 class Health:
     """Sums over trained steps from which a round's health metrics are made."""
@@ -92,27 +103,27 @@ class Health:
     dimensions: int
     clip_range: float
     items: int = 0
-    ratios: int = 0
     loss: float = 0.0
-    ratio: float = 0.0
-    ratio_squared: float = 0.0
     ratio_max_deviation: float = 0.0
     clipped_up: int = 0
     clipped_down: int = 0
     kl: float = 0.0
     kl_base: float = 0.0
     kl_base_steps: int = 0
+    ratios: list[float] = field(default_factory=lambda: [0.0] * QUARTERS)
+    """How many ratios there were, by quarter; and their sums, and their squares'."""
+    ratio: list[float] = field(default_factory=lambda: [0.0] * QUARTERS)
+    ratio_squared: list[float] = field(default_factory=lambda: [0.0] * QUARTERS)
 
-    def add(self, loss: Tensor, log_ratio: Tensor, advantage: Tensor, kl: Tensor) -> float:
-        """Take in one microbatch (all (n,)): log ρ as the clip sees it, and each step's KL from the round's first policy in nats, or an estimate;
-        returns the largest |ρ - 1|."""
+    def add(self, loss: Tensor, log_ratio: Tensor, advantage: Tensor, kl: Tensor, quarter: Tensor) -> float:
+        """Take in one microbatch (all (n,)): log ρ as the clip sees it, each step's KL from the round's first policy in nats, or an estimate, and
+        its quarter (:func:`quarters_of`); returns the largest |ρ - 1|."""
         self.add_loss(loss)
         with torch.no_grad():
             ratio, advantage = log_ratio.cpu().double().exp(), advantage.cpu()  # Apple's GPUs know no float64
             deviation = float((ratio - 1).abs().max())
-            self.ratios += len(ratio)
-            self.ratio += float(ratio.sum())
-            self.ratio_squared += float((ratio**2).sum())
+            for sums, values in ((self.ratios, torch.ones_like(ratio)), (self.ratio, ratio), (self.ratio_squared, ratio**2)):
+                sums[:] = added(sums, torch.bincount(quarter, values, QUARTERS).tolist())
             self.ratio_max_deviation = max(self.ratio_max_deviation, deviation)
             self.clipped_up += int(((ratio > 1 + self.clip_range) & (advantage > 0)).sum())
             self.clipped_down += int(((ratio < 1 - self.clip_range) & (advantage < 0)).sum())
@@ -132,7 +143,7 @@ class Health:
     @classmethod
     def merged(cls, parts: Sequence[Health]) -> Health:
         """What several processes took in, as one."""
-        sums = {f.name: sum(getattr(part, f.name) for part in parts) for f in fields(cls)}
+        sums = {f.name: reduce(added, (getattr(part, f.name) for part in parts)) for f in fields(cls)}
         same = dict(dimensions=parts[0].dimensions, clip_range=parts[0].clip_range)
         return cls(**(sums | same | dict(ratio_max_deviation=max(part.ratio_max_deviation for part in parts))))
 
@@ -140,21 +151,37 @@ class Health:
         """Means over all trained steps of the round.
 
         ``kl_update`` is the KL of one step's policy from the round's first one, in nats. The clip fractions count the steps whose gradient the clip
-        has cut.
+        has cut. Where the policy has moved, the ratio's mean and standard deviation are also told by quarter of the denoising, since both depend on
+        the timestep (GRPO-Guard: Wang et al. 2025, arXiv 2510.22319).
         """
         if not self.items:
             return {}
         loss = dict(loss=self.loss / self.items)
         if self.kl_base_steps:
             loss["kl_base"] = self.kl_base / self.kl_base_steps
-        if not self.ratios:
+        if not (ratios := sum(self.ratios)):
             return loss
-        mean = self.ratio / self.ratios
-        return loss | dict(
+        mean, std = mean_and_std(ratios, sum(self.ratio), sum(self.ratio_squared))
+        found = loss | dict(
             ratio_mean=mean,
-            ratio_std=max(0.0, self.ratio_squared / self.ratios - mean**2) ** 0.5,
+            ratio_std=std,
             ratio_max_deviation=self.ratio_max_deviation,
-            clip_fraction_up=self.clipped_up / self.ratios,
-            clip_fraction_down=self.clipped_down / self.ratios,
-            kl_update=self.kl / self.ratios,
+            clip_fraction_up=self.clipped_up / ratios,
+            clip_fraction_down=self.clipped_down / ratios,
+            kl_update=self.kl / ratios,
         )
+        for i, sums in enumerate(zip(self.ratios, self.ratio, self.ratio_squared, strict=True), 1):
+            if sums[0] and self.ratio_max_deviation:
+                found[f"ratio_mean_quarter_{i}"], found[f"ratio_std_quarter_{i}"] = mean_and_std(*sums)
+        return found
+
+
+def mean_and_std(count: float, total: float, squares: float) -> tuple[float, float]:
+    """Of some numbers, from how many they are, their sum, and their squares'."""
+    mean = total / count
+    return mean, max(0.0, squares / count - mean**2) ** 0.5
+
+
+def added(one: Any, other: Any) -> Any:
+    """The sum of two numbers, or of two lists of them, place by place."""
+    return [a + b for a, b in zip(one, other, strict=True)] if isinstance(one, list) else one + other

@@ -41,7 +41,16 @@ from torch import Tensor
 from ddpo.advantage import centred_advantages, group_advantages, history_advantages, percentile_weights, reward_weights, round_advantages
 from ddpo.config import ConfigError, RunConfig
 from ddpo.diffusion import Gaussian
-from ddpo.loss import Health, denoising_loss, importance_loss, kl_estimate, negative_aware_loss, normalised_log_ratio, score_function_loss
+from ddpo.loss import (
+    Health,
+    denoising_loss,
+    importance_loss,
+    kl_estimate,
+    negative_aware_loss,
+    normalised_log_ratio,
+    quarters_of,
+    score_function_loss,
+)
 from ddpo.policy import Policy
 from ddpo.rollout import derive_seed
 from ddpo.trajectory import Trajectory
@@ -129,6 +138,8 @@ class TrajectoryLesson:
                 "No denoising step is left to train: this model's last step is deterministic. Choose more steps, or leave out fewer at both ends."
             )
         self.moments = max(1, round(config.trained_fraction * len(self.steps)))
+        self.quarters = torch.zeros(len(schedule), dtype=torch.long)
+        self.quarters[self.steps] = quarters_of(len(self.steps))
         self.typical_std = float(schedule.std[self.steps].mean())
         self.step_weights = torch.ones(len(schedule))
         if config.step_weights == "balanced":
@@ -180,7 +191,7 @@ class TrajectoryLesson:
             self.health.add_kl_base(kl)
             loss = loss + self.config.kl_weight * kl / self.trajectory.dimensions
         loss = loss * self.step_weights[moment].to(device)
-        return loss, self.health.add(loss, seen, advantage, kl_update)
+        return loss, self.health.add(loss, seen, advantage, kl_update, self.quarters[moment])
 
 
 class ForwardLesson:

@@ -62,6 +62,16 @@ HEALTH: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Distance that the penalty sees", "KL divergence of a trained step to the base model, in nats.", (("kl_base", "KL"),)),
     ("Clipped steps", "The share that PPO's clip held back, upwards and downwards.", (("clip_fraction_up", "up"), ("clip_fraction_down", "down"))),
     ("Ratio, largest deviation", "Of new to old probability, from 1.", (("ratio_max_deviation", "deviation"),)),
+    (
+        "Ratio, by quarter of the denoising",
+        "Mean and spread over the trained steps, the noisiest first.",
+        (
+            ("ratio_mean_quarter_1", "first, noisiest"),
+            ("ratio_mean_quarter_2", "second"),
+            ("ratio_mean_quarter_3", "third"),
+            ("ratio_mean_quarter_4", "last"),
+        ),
+    ),
     ("Gradient norm", "Before it is scaled down. Sudden jumps announce trouble.", (("grad_norm", "norm"),)),
     ("Prompts that teach nothing", "All images alike, or unrated.", (("zero_spread_prompts", "prompts"),)),
 )
@@ -405,7 +415,7 @@ def health(store: RunStore, number: int, metrics: Metrics) -> Html:
     marks = milestones(store, public_reward, number)
     figures, still = [], []
     for title, meaning, lines, own in charts:
-        known = [Line(label, own[metric]) for metric, label in lines if metric in own]
+        known = [Line(label, own[metric], _around(own[metric], _spread(own, metric))) for metric, label in lines if metric in own]
         if known and not any(value for line in known for _, value in line.points):
             still.append(title.lower())
         elif known:
@@ -420,6 +430,11 @@ def health(store: RunStore, number: int, metrics: Metrics) -> Html:
         else []
     )
     return section("Was training healthy?", tag("p", " ".join(told)), tag("div", *figures, class_="charts"))
+
+
+def _spread(metrics: Metrics, metric: str) -> Points:
+    """The standard deviations of a ratio's means; of another metric none."""
+    return metrics.get(metric.replace("ratio_mean", "ratio_std"), []) if metric.startswith("ratio_mean") else []
 
 
 def alarm_words(store: RunStore, number: int) -> list[str]:

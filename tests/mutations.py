@@ -112,6 +112,10 @@ MUTATIONS = (
         ("/ scale).mean", ").mean", NFT),
         ("difference.detach().abs()", "difference.abs()", NFT),
         ("1 + self.clip_range) & (advantage > 0)", "1 + self.clip_range) & (advantage < 0)", "test_health_counts_what_the_clip_cut"),
+        ("torch.arange(count) * QUARTERS // count", "torch.arange(count) % QUARTERS", "test_steps_are_told_by_the_quarter_in_which_they_begin"),
+        ("if sums[0] and self.ratio_max_deviation:", "if sums[0]:", "test_the_ratio_is_told_by_quarter_of_the_denoising"),
+        ("return [a + b for a, b in", "return [a for a, b in", "test_the_ratio_is_told_by_quarter_of_the_denoising"),
+        ("reduce(added, (getattr", "reduce(max, (getattr", "tests/test_crew.py::test_health_of_several_is_that_of_one"),
         ("0.5 * (dimensions * log_ratio.cpu().double())", "0.5 * (log_ratio.cpu().double())", "test_kl_update_estimates_the_true_kl"),
     ),
     *of(
@@ -173,6 +177,11 @@ MUTATIONS = (
         ("loss * self.step_weights[moment].to(device)", "loss", GRADIENT),
         ("trajectory.latents[image, moment + 1]", "trajectory.latents[image, moment]", GRADIENT),
         ("if i in config.trained_steps", "if True", GRADIENT),
+        (
+            "self.quarters[self.steps] = quarters_of",
+            "self.quarters[:len(self.steps)] = quarters_of",
+            "test_the_ratio_is_told_by_the_trained_steps_quarters",
+        ),
         ("argsort(1)[:, : self.moments]", "argsort(1)[:, :1]", "test_a_share_of_the_steps_is_trained_of_each_image"),
         ("config.kl_weight * kl / self.trajectory.dimensions", "config.kl_weight * kl", KL),
         ("kl_weight * ((prediction - base)", "kl_weight * 0.5 * ((prediction - base)", FORWARD_KL),

@@ -138,6 +138,23 @@ def test_a_log_axis_is_offered_where_it_makes_sense(page: Page, two_runs: Studio
         expect(chart(page, title).get_by_role("button", name="Log axis")).to_have_count(0)
 
 
+def test_a_chart_that_comes_with_a_log_axis_can_do_without_and_that_is_remembered(page: Page, two_runs: Studio) -> None:
+    """The spreads of four quarters lie powers of ten apart: three of these are named on the axis."""
+    store = RunStore(two_runs.runs / "slow")
+    for number in range(1, 7):
+        store.add_metrics(number, {f"ratio_std_quarter_{i}": 2.0 * 10.0 ** (i - 5) for i in range(1, 5)})
+    store.close()
+    open_charts(page, two_runs, "slow")
+    spread, ticks = chart(page, "Ratio, spread along the denoising"), "text.chart-tick[text-anchor='end']"
+    log = spread.get_by_role("button", name="Log axis")
+    expect(log).to_have_attribute("aria-pressed", "true")
+    assert [text for text in spread.locator(ticks).all_text_contents() if text.startswith(("0.", "1"))] == ["0.001", "0.01", "0.1"]
+    log.click()
+    expect(log).to_have_attribute("aria-pressed", "false")
+    open_charts(page, two_runs, "slow")
+    expect(log).to_have_attribute("aria-pressed", "false")
+
+
 def test_the_images_of_the_round_that_is_read_lead_to_the_gallery(page: Page, two_runs: Studio) -> None:
     """By mouse from any chart, by keyboard with Enter; nothing on the page moves while one reads."""
     open_charts(page, two_runs, "slow")

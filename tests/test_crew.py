@@ -203,7 +203,7 @@ def test_health_of_several_is_that_of_one() -> None:
     for part in parts:
         loss, log_ratio, advantage = torch.randn(3, 5, generator=generator)
         for each in (part, whole):
-            each.add(loss, log_ratio, advantage, log_ratio**2)
+            each.add(loss, log_ratio, advantage, log_ratio**2, torch.arange(5) % 3)
             each.add_kl_base(log_ratio.abs())
     assert Health.merged(parts).metrics() == pytest.approx(whole.metrics())
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddpo.config import RunConfig
 from ddpo.diffusion import Gaussian, Schedule
-from ddpo.loss import Health, importance_loss, kl_estimate
+from ddpo.loss import QUARTERS, Health, importance_loss, kl_estimate, quarters_of
 from tests.models import tiny_scheduler
 from tests.toys_ddpo import LinearPolicy, toy_config
 
@@ -104,8 +104,8 @@ def test_what_a_step_reports_is_summed_in_float64_on_the_cpu() -> None:
     for there in (Tensor, OnApple):
         log_ratio, advantage, kl = (torch.tensor(values).as_subclass(there) for values in ([0.2, -0.2], [1.0, -1.0], [0.5, 0.25]))
         health = Health(dimensions=16, clip_range=CLIP)
-        health.add(log_ratio, log_ratio, advantage, kl)
-        health.add(log_ratio, log_ratio, advantage, kl_estimate(log_ratio, 16))
+        health.add(log_ratio, log_ratio, advantage, kl, torch.tensor([0, 3]))
+        health.add(log_ratio, log_ratio, advantage, kl_estimate(log_ratio, 16), torch.tensor([0, 3]))
         found.append(health.metrics())
     assert found[0] == found[1] and found[0]["clip_fraction_up"] == found[0]["clip_fraction_down"] == 0.5
 
@@ -145,7 +145,7 @@ def test_kl_update_estimates_the_true_kl() -> None:
     assert kl == pytest.approx(0.08, rel=1e-5)
     health = Health(dimensions=16, clip_range=CLIP)
     log_ratio, none = new.log_prob(x) - old.log_prob(x), torch.zeros(len(x))
-    health.add(none, log_ratio, none, kl_estimate(log_ratio, 16))
+    health.add(none, log_ratio, none, kl_estimate(log_ratio, 16), torch.zeros(len(x), dtype=torch.long))
     assert health.metrics()["kl_update"] == pytest.approx(kl + kl**2 / 2, rel=0.05)
 
 
@@ -154,8 +154,9 @@ def test_health_counts_what_the_clip_cut() -> None:
     health, values = Health(dimensions=16, clip_range=CLIP), torch.tensor([1.5, 1.4, 1.05, 0.5, 1.5])
     log_ratio, advantage = values.log(), torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0])
     loss = importance_loss(log_ratio, advantage, CLIP)
-    first = health.add(loss[:3], log_ratio[:3], advantage[:3], torch.zeros(3))
-    second = health.add(loss[3:], log_ratio[3:], advantage[3:], torch.zeros(2))
+    quarter = torch.tensor([0, 0, 2, 2, 3])
+    first = health.add(loss[:3], log_ratio[:3], advantage[:3], torch.zeros(3), quarter[:3])
+    second = health.add(loss[3:], log_ratio[3:], advantage[3:], torch.zeros(2), quarter[3:])
     assert (first, second) == (pytest.approx(0.5), pytest.approx(0.5))
     metrics = health.metrics()
     assert (metrics["clip_fraction_up"], metrics["clip_fraction_down"]) == (0.4, 0.2)
@@ -163,3 +164,27 @@ def test_health_counts_what_the_clip_cut() -> None:
     assert metrics["ratio_std"] == pytest.approx(values.std(correction=0).item(), rel=1e-5)
     assert metrics["ratio_max_deviation"] == pytest.approx(0.5)
     assert Health(16, CLIP).metrics() == {}
+
+
+@pytest.mark.parametrize(
+    ("steps", "quarters"), [(1, [0]), (2, [0, 2]), (3, [0, 1, 2]), (6, [0, 0, 1, 2, 2, 3]), (50, [0] * 13 + [1] * 12 + [2] * 13 + [3] * 12)]
+)
+def test_steps_are_told_by_the_quarter_in_which_they_begin(steps: int, quarters: list[int]) -> None:
+    assert quarters_of(steps).tolist() == quarters and max(quarters) < QUARTERS
+
+
+def test_the_ratio_is_told_by_quarter_of_the_denoising() -> None:
+    """By hand, in two microbatches: 1.5 and 0.5 in the first quarter, 0.9 and 1.0 in the third, 1.25 in the last, none in the second. Together they
+    are the mean over all steps. Where no ratio has moved, nothing is told."""
+    health, quarter = Health(dimensions=16, clip_range=CLIP), torch.tensor([0, 2, 3, 0, 2])
+    log_ratio, none = torch.tensor([1.5, 0.9, 1.25, 0.5, 1.0]).log(), torch.zeros(5)
+    for part in (slice(0, 2), slice(2, 5)):
+        health.add(none[part], log_ratio[part], none[part], none[part], quarter[part])
+    metrics = health.metrics()
+    told = {name: value for name, value in metrics.items() if "quarter" in name}
+    wanted = dict(ratio_mean_quarter_1=1.0, ratio_mean_quarter_3=0.95, ratio_mean_quarter_4=1.25)
+    assert told == pytest.approx(wanted | dict(ratio_std_quarter_1=0.5, ratio_std_quarter_3=0.05, ratio_std_quarter_4=0.0), abs=1e-6)
+    assert metrics["ratio_mean"] == pytest.approx((2 * 1.0 + 2 * 0.95 + 1.25) / 5)
+    still = Health(dimensions=16, clip_range=CLIP)
+    still.add(none, none, none, none, quarter)
+    assert still.metrics()["ratio_mean"] == 1 and not [name for name in still.metrics() if "quarter" in name]

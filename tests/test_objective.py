@@ -333,6 +333,24 @@ def test_the_normalised_ratio_on_paper(step_weights: str) -> None:
     assert not torch.allclose(found, -lesson.weights * weights, rtol=1e-5)
 
 
+def test_the_ratio_is_told_by_the_trained_steps_quarters() -> None:
+    """Eight steps of which the second to the seventh are trained: the third and fourth quarter begin at the fourth and sixth of these."""
+    lesson, _ = trajectory_lesson(toy_config(steps=8, skip_first_steps=1, skip_last_steps=1, passes=2))
+    policy = lesson.policy
+    assert isinstance(policy, LinearPolicy)
+    with torch.no_grad():
+        policy.shift += 0.1
+    image, moment = torch.tensor([0, 1, 2, 3]), torch.tensor([1, 2, 4, 6])
+    lesson.loss(image, moment)
+    ratios = (
+        lesson.gaussian(image, moment).log_prob(lesson.trajectory.latents[image, moment + 1]) - lesson.trajectory.log_probs[image, moment]
+    ).exp()
+    metrics, first, third, last = lesson.health.metrics(), ratios[:2].mean().item(), ratios[2].item(), ratios[3].item()
+    found = {name: value for name, value in metrics.items() if name.startswith("ratio_mean_quarter")}
+    assert found == pytest.approx(dict(ratio_mean_quarter_1=first, ratio_mean_quarter_3=third, ratio_mean_quarter_4=last), rel=1e-6)
+    assert metrics["ratio_std_quarter_1"] > 0 and metrics["ratio_std_quarter_3"] == pytest.approx(0, abs=1e-7)
+
+
 @pytest.mark.parametrize("passes", [1, 2])
 def test_without_guidance_the_prompt_s_own_prediction_is_trained_against_itself(passes: int) -> None:
     """Images are sampled with guidance 5; the ratio is of the conditional policy to itself when they were made, 1 before the first update. It then

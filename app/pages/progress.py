@@ -45,6 +45,10 @@ class Chart:
     unit: str = ""
     used: tuple[str, ...] = field(default=())
     """Metrics that the chart shows in another way than as a line."""
+    silent: bool = False
+    """Whether it says nothing while all its values are 0, and is left out."""
+    log: bool = False
+    """Whether its axis is logarithmic until somebody wants another one."""
 
 
 WATCHED: tuple[Chart, ...] = (
@@ -69,6 +73,12 @@ GROUPS = (
 )  # fmt: skip
 """The reward on watched pictures, by group of prompts."""
 
+
+def quarters(metric: str) -> tuple[tuple[str, str], ...]:
+    """The lines of a metric that is told by quarter of the trained denoising steps."""
+    return tuple((f"{metric}_quarter_{i}", label) for i, label in enumerate(("first quarter, noisiest", "second", "third", "last"), 1))
+
+
 CHARTS: tuple[Chart, ...] = (
     Chart(
         "taste", "The model of your taste", "Of two images of a prompt it picks the one you like better so often; 0.5 is chance.",
@@ -83,7 +93,14 @@ CHARTS: tuple[Chart, ...] = (
         "clip", "Clipped steps", "Share of steps that the clip held back. Near 0 is gentle; above 0.5, lower the learning rate.",
         (("clip_fraction_up", "upwards"), ("clip_fraction_down", "downwards")),
     ),
-    Chart("ratio", "Ratio, mean", "New over old probability of the same steps; stays close to 1.", (("ratio_mean", "mean"),), used=("ratio_std",)),
+    Chart(
+        "ratio", "Ratio, mean", "New over old probability of the same steps; stays close to 1.",
+        (("ratio_mean", "all steps"), *quarters("ratio_mean")), used=("ratio_std",),
+    ),
+    Chart(
+        "quarters", "Ratio, spread along the denoising", "Standard deviation by quarter of the trained steps. The clip binds where it is wide.",
+        quarters("ratio_std"), log=True,
+    ),
     Chart("deviation", "Ratio, largest deviation", "The step that moved furthest from 1.", (("ratio_max_deviation", "largest deviation"),)),
     Chart("base", "Distance that the penalty sees", "KL of a trained step to the base model, in nats; with a KL penalty only.", (("kl_base", "KL"),)),
     Chart("grad", "Gradient norm", "Before it is scaled down. Sudden jumps announce trouble.", (("grad_norm", "norm"),)),
@@ -278,12 +295,12 @@ def line_charts(charts: Sequence[Chart], metrics: Metrics) -> list[dict[str, Any
 
 
 def line_chart(chart: Chart, metrics: Metrics) -> dict[str, Any]:
-    spread = dict(metrics.get("ratio_std", [])) if chart.key == "ratio" else {}
     series = []
     for metric, label in chart.lines:
         if metric in metrics:
+            spread = dict(metrics.get("ratio_std", [])) if metric == "ratio_mean" else {}
             series.append(dict(label=label, points=metrics[metric], band=around(metrics[metric], spread)))
-    return dict(key=chart.key, title=chart.title, hint=chart.hint, unit=chart.unit, series=series)
+    return dict(key=chart.key, title=chart.title, hint=chart.hint, unit=chart.unit, series=series, log=chart.log)
 
 
 def around(points: Points, spread: dict[int, float | None]) -> list[tuple[int, float, float]]:

@@ -13,7 +13,7 @@ function steps(low, high, wanted) {
 
 // Ticks of a logarithmic axis: powers of ten, with 2 and 5 between them where there are few, thinned where there are many.
 function decades(low, high, wanted) {
-  const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high)), every = Math.max(1, Math.ceil((last - first) / wanted));
+  const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high)), inside = Math.floor(Math.log10(high)) - Math.ceil(Math.log10(low)) + 1, every = Math.max(1, Math.ceil(inside / wanted));
   const found = [];
   for (let power = first; power <= last; power += every) found.push(...(last - first <= 2 ? [1, 2, 5] : [1]).map((m) => m * 10 ** power));
   return found.filter((y) => y >= low && y <= high);

@@ -1,6 +1,6 @@
 // Charts over rounds, of the selected run and of others beside it. Hover or arrow keys read one round in all charts at once.
 const COLOURS = 6, KEEP = "studio-charts", SMOOTH = [0, 3, 5, 10, 20, 50, 100, 200], STRIPS_KEPT = 200;
-const chosen = { axis: "round", smooth: 0, hidden: [], log: [], ...stored() }; // what a person prefers, in any run
+const chosen = { axis: "round", smooth: 0, hidden: [], log: [], ...stored() }; // what a person prefers, in any run; log: the charts whose axis is not as they come
 const beside = { of: null, runs: [] }; // the runs that are drawn beside the selected one: {name, stamp, value}
 const strips = new Map(); // images of rounds that were read lately
 let at = null, over = null; // where the axis is read, and in which chart
@@ -52,7 +52,7 @@ function prepare(chart) {
   const logs = offersLog(chart), axis = chart.places ? OWN : chosen.axis;
   const curves = (chart.curves || []).map((points, i) => ({ points, colour: several ? 0 : i })).filter((c, i) => c.points.length && !chosen.hidden.includes(nameOf(chart, chart.series[i].label)));
   const ends = curves.map((c) => c.points[c.points.length - 1][0]), span = ends.length ? [Math.min(0, stops[0]), Math.max(...stops, ...ends)] : stops;
-  return { chart, lines, runs: sides, stops, counts, marks, logs, log: logs && chosen.log.includes(chart.title), axis, curves, span, seen: [...lines, ...curves] };
+  return { chart, lines, runs: sides, stops, counts, marks, logs, log: logs && chosen.log.includes(chart.title) !== Boolean(chart.log), axis, curves, span, seen: [...lines, ...curves] };
 }
 
 // What can be hidden: the lines, where there are several; with several runs each line stands once, and the runs are named above.
