@@ -88,6 +88,12 @@ def standardised(values: Sequence[float], reference: Sequence[float]) -> Tensor:
     return ((torch.tensor(values, dtype=torch.float64) - numbers.mean()) / spread).float()
 
 
+def saturation(advantages: Tensor, scores: Sequence[float | None], clip: float) -> float:
+    """The share of the images with a score whose advantage, (n,), is cut to ±``clip``; NaN where none has a score."""
+    rated = torch.tensor([score is not None for score in scores], dtype=torch.bool)
+    return float((advantages[rated].abs() >= clip).double().mean())
+
+
 def reward_weights(advantages: Tensor, prompts: Sequence[str], rated: Sequence[bool], beta: float) -> Tensor:
     """RWR's weights: exp(β A) / Z, the softmax within each prompt times the number of its images, so that their mean is 1; shape (n,).
 

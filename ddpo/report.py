@@ -74,6 +74,7 @@ HEALTH: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ),
     ("Gradient norm", "Before it is scaled down. Sudden jumps announce trouble.", (("grad_norm", "norm"),)),
     ("Prompts that teach nothing", "All images alike, or unrated.", (("zero_spread_prompts", "prompts"),)),
+    ("Advantages cut", "The share of scored images whose advantage is at its limit.", (("advantage_saturation", "share"),)),
 )
 """Charts of training's health: a title, what it means, and the metrics with their labels."""
 FAMILIES = (
@@ -94,6 +95,7 @@ ELSEWHERE = (
     "ratio_",
     "loss",
     "updates",
+    "images_per_second",
     "memory_gb",
     "advantage_abs_mean",
 )

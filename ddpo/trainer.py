@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 
 import rewards
+from ddpo.advantage import saturation
 from ddpo.config import RunConfig
 from ddpo.control import ChangeReward, Control, StopRun
 from ddpo.crew import Crew
@@ -76,6 +77,7 @@ class Trainer:
         self.monitor = Monitor(config, store, self.engine)
         self.tracker = Tracker(config, store)
         self._seconds_ahead = 0.0  # of other work within a phase
+        self._made: dict[int, tuple[int, float]] = {}  # by round, how many images this worker has made, and in how many seconds
         self.verbs = dict(sampled=self.make, scored=self.score, updated=self.update, checkpointed=self.checkpoint)
 
     def run(self) -> bool:
@@ -108,6 +110,8 @@ class Trainer:
     def _done(self, number: int, mark: str, seconds: float) -> None:
         if mark == "sampled":
             seconds += self.store.metric(number, "seconds_sampling") or 0.0  # of the first images, made ahead
+            made, took = self._made.pop(number, (0, 0.0))
+            self.store.add_metrics(number, dict(images_per_second=made / took) if made else {})
         self.store.add_metrics(number, {f"seconds_{PHASES[mark]}": seconds})
         self.store.mark(number, mark)
 
@@ -133,9 +137,12 @@ class Trainer:
         ahead = automatic(self.store.reward_wanted or self.store.reward_at(number))
         shown, updates = self.taster.shown(number), self._updates()
         for wave in batches(len(missing), self.crew.size):
-            for made in self.crew.together("sample", number=number, starts=[missing[i] for i in wave], ahead=ahead):
+            started, starts = time.monotonic(), [missing[i] for i in wave]
+            for made in self.crew.together("sample", number=number, starts=starts, ahead=ahead):
                 for batch in made:
                     self.store.add_samples(number, **batch, shown=shown, updates=updates)
+            images, seconds = self._made.get(number, (0, 0.0))
+            self._made[number] = images + sum(len(wanted[start]) for start in starts), seconds + time.monotonic() - started
             self.taster.choose(number)  # before anybody can stop it
             report("sampling", number, ends[wave.stop], n)
         sync_names(self.engine.part(number, 0), self.store.folder)
@@ -277,17 +284,21 @@ class Trainer:
 
     def advantages(self, number: int) -> Tensor:
         """The round's advantages, (n,)."""
-        return self._advantages(number, *self._learned_values(number))
+        return self._weighed(number, self._advantages(number, *self._learned_values(number)))
 
     def weights(self, number: int) -> Weights:
         """How much each of the round's images counts."""
         values, prompts = self._learned_values(number)
-        return weights_of(self.config, values, prompts, self._advantages(number, values, prompts))
+        return weights_of(self.config, values, prompts, self._weighed(number, self._advantages(number, values, prompts)))
 
     def _advantages(self, number: int, values: list[float | None], prompts: list[str]) -> Tensor:
         reward = self.store.reward_at(number)
-        found = advantages_of(self.config, values, prompts, lambda: self.store.score_history(reward, number))
-        return found * torch.tensor(self.taster.certainty(number)) if reward == "human" and self.config.advantage == "group" else found
+        return advantages_of(self.config, values, prompts, lambda: self.store.score_history(reward, number))
+
+    def _weighed(self, number: int, advantages: Tensor) -> Tensor:
+        """Advantages by how sure the guesses are that they are from, where that counts."""
+        guessed = self.store.reward_at(number) == "human" and self.config.advantage == "group"
+        return advantages * torch.tensor(self.taster.certainty(number)) if guessed else advantages
 
     def _learned_values(self, number: int) -> tuple[list[float | None], list[str]]:
         """The scores that are learned from, by position, and the prompts: shuffled for the control, within each prompt where scores are compared
@@ -317,9 +328,11 @@ class Trainer:
         if elsewhere := next((part["elsewhere"] for part in found if part["elsewhere"]), ""):
             self.store.add_event("sampling", f"Round {number} was sampled by {elsewhere}, and is learned from by another processor or type.")
         health, norms = Health.merged([Health(**part["health"]) for part in found]), found[0]["norms"]
-        size_of = float(self.advantages(number).abs().mean())
-        learned = float(weights.rated.sum())
-        metrics = dict(advantage_abs_mean=size_of, updates=float(len(norms)), updates_behind=float(behind), learned_images=learned)
+        values, prompts = self._learned_values(number)
+        advantages, learned = self._advantages(number, values, prompts), float(weights.rated.sum())
+        metrics = dict(advantage_abs_mean=float(self._weighed(number, advantages).abs().mean()))
+        metrics |= dict(advantage_saturation=saturation(advantages, values, self.config.advantage_clip))
+        metrics |= dict(updates=float(len(norms)), updates_behind=float(behind), learned_images=learned)
         metrics |= dict(learning_rate=self.config.learning_rate_at(number))
         self.store.add_metrics(number, health.metrics() | metrics | dict(memory_gb=max(part["memory_gb"] for part in found)))
         if norms:

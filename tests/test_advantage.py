@@ -8,7 +8,7 @@ import statistics
 import pytest
 import torch
 
-from ddpo.advantage import centred_advantages, group_advantages
+from ddpo.advantage import centred_advantages, group_advantages, saturation
 
 
 def test_each_prompt_is_standardised_by_its_own_mean_and_std() -> None:
@@ -76,3 +76,14 @@ def test_centred_advantages_have_one_spread_for_all_prompts() -> None:
         [None], ["a"], 5.0
     ).tolist() == [0.0]
     assert centred_advantages([0.0] * 99 + [1.0], ["a"] * 100, 5.0).max() == 5.0
+
+
+@pytest.mark.parametrize("clip", [0.1, 1 / 3, 2.0])
+def test_saturation_is_the_share_of_scored_images_at_the_clip(clip: float) -> None:
+    """One of four stands out by sqrt(3), the others lie 1 / sqrt(3) below: the first alone is cut at 1, all at 1/3, none at 2. An image without a
+    score counts neither way."""
+    scores = [1.0, 0.0, None, 0.0, 0.0, None]
+    cut = saturation(group_advantages(scores, ["a"] * 6, clip), scores, clip)
+    assert cut == {0.1: 1.0, 1 / 3: 1.0, 2.0: 0.0}[clip]
+    assert saturation(group_advantages(scores, ["a"] * 6, 1.0), scores, 1.0) == 0.25
+    assert math.isnan(saturation(group_advantages([None], ["a"], clip), [None], clip))

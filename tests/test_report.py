@@ -269,6 +269,20 @@ def test_what_is_always_0_is_said_and_not_drawn(store: RunStore, tmp_path: Path)
     assert [head.text for head in part.iter("h3")] == ["Ratio, largest deviation", "Gradient norm", "Prompts that teach nothing"]
 
 
+def test_the_ratio_s_quarters_and_the_advantages_that_are_cut_are_health(store: RunStore, tmp_path: Path) -> None:
+    """Means with their spread, one line a quarter; no chart where the ratio has not moved, nor of standard deviations alone."""
+    title = "Ratio, by quarter of the denoising"
+    assert title not in {head.text for head in section(made(store, tmp_path / "still"), "Was training healthy?").iter("h3")}
+    for number in range(1, 6):
+        store.add_metrics(number, {f"ratio_{name}_quarter_{i}": 1.0 + i for name in ("mean", "std") for i in (1, 4)})
+        store.add_metrics(number, dict(advantage_saturation=0.25, images_per_second=3.0))
+    part = section(made(store, tmp_path / "out"), "Was training healthy?")
+    figures = {figure.findtext("h3"): figure for figure in part.iter("figure")}
+    assert {"Advantages cut", title} <= set(figures) and not [head for head in figures if head and "quarter 1" in head]
+    assert {re.sub(r"Round \d: | \S+$", "", each.text or "") for each in figures[title].iter("title")} == {"first, noisiest", "last"}
+    assert len([path for path in figures[title].iter() if "band" in (path.get("class") or "")]) == 2
+
+
 def test_what_was_watched_has_its_charts(store: RunStore, tmp_path: Path) -> None:
     """Every measure is drawn once: those of a family in one chart, each line under its name; the distance is also said."""
     for number in (0, 5):

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor
 from ddpo import files
 from ddpo.checkpoint import load_result
 from ddpo.config import RunConfig
-from ddpo.engine import PolicyMismatch, TrainingError
+from ddpo.engine import Engine, PolicyMismatch, TrainingError
 from ddpo.evaluate import held_out
 from ddpo.policy import StableDiffusionPolicy, arithmetic_of
 from ddpo.rollout import rescored, rollout
@@ -161,6 +162,46 @@ def test_the_ratio_is_1_before_the_first_update_and_moves_after_it(tmp_path: Pat
     again = updated(tmp_path / "again", passes=3, images_per_update=4, clip_nats=0.02).store.metrics()
     assert dict(again["updates"]) == {1: 6.0} and (again["ratio_max_deviation"][0][1] or 0) > 1e-3
     assert (again["clip_fraction_up"][0][1] or 0) + (again["clip_fraction_down"][0][1] or 0) > 0
+    assert all((again[f"ratio_std_quarter_{i}"][0][1] or 0) > 0 for i in range(1, 5)), "each of the four steps begins in a quarter of its own"
+
+
+def test_a_round_says_how_many_advantages_the_clip_has_cut(tmp_path: Path) -> None:
+    """As many of the six that have a score as lie beyond one deviation by the same advantages without a limit; of none there is no share."""
+    reward = Choosy(unrated=(1, 5))
+    limited = updated(tmp_path / "limited", reward, advantage_clip=1.0)
+    free = updated(tmp_path / "free", reward, advantage_clip=100.0).advantages(1).abs()
+    share = dict(limited.store.metrics()["advantage_saturation"])[1]
+    assert share == pytest.approx(float((free > 1.0).sum()) / 6) and 0 < share < 1
+    assert dict(updated(tmp_path / "none", Choosy(unrated=range(100))).store.metrics()["advantage_saturation"]) == {1: None}
+
+
+def test_images_per_second_are_of_the_time_in_which_they_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A microbatch of four takes 2 s by this clock, and every report 10 s, as where somebody pauses. A worker that finds half of a round made counts
+    what it makes itself, and says nothing where that is nothing."""
+    now = 0.0
+
+    def wait(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def slowly(self: Engine, *arguments: Any) -> Any:
+        wait(2.0)
+        return made(self, *arguments)
+
+    made = Engine._rollout
+    monkeypatch.setattr(Engine, "_rollout", slowly)
+    monkeypatch.setattr("ddpo.trainer.time", SimpleNamespace(monotonic=lambda: now))
+    for folder, first, wanted in (("whole", None, 2.0), ("half", 4, 2.0), ("all", 8, None)):
+        config = toy_config(microbatch=4, rounds=1)
+        if first:
+            begun = toy_trainer(tmp_path / folder, config)
+            begun.store.start_round(1)
+            begun.sample(1, most=first)
+            begun.store.close()
+        trainer = toy_trainer(tmp_path / folder, config)
+        trainer.control.watcher = lambda *report: wait(10.0)
+        assert trainer.run()
+        assert dict(trainer.store.metrics().get("images_per_second", [])) == ({1: wanted} if wanted else {}), folder
 
 
 def test_a_warm_up_raises_the_learning_rate_round_by_round(tmp_path: Path) -> None:

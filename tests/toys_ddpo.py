@@ -149,7 +149,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         samples = [row for number in numbers for row in store.samples(number)]
         return dict(
             states={n: state_bits(place / "state.safetensors") for n, place in store.checkpoints().items()},
-            metrics={name: points for name, points in store.metrics().items() if not name.startswith(("seconds_", "memory_"))},
+            metrics={name: points for name, points in store.metrics().items() if not name.startswith(("seconds_", "memory_", "images_per_second"))},
             images=[(s.round, s.position, s.prompt, s.seed, s.image, (folder / s.image).read_bytes()) for s in samples],
             scores=[store.scores(number, store.config.reward) for number in numbers],
             marks=[row.next_mark for row in store.rounds()],

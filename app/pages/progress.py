@@ -112,6 +112,10 @@ CHARTS: tuple[Chart, ...] = (
     ),
     Chart("advantage", "Advantage, mean size", "How strongly a round's images are told apart.", (("advantage_abs_mean", "mean size"),)),
     Chart(
+        "saturation", "Advantages cut", "Share of scored images whose advantage is at its limit. Beyond it none counts for more.",
+        (("advantage_saturation", "share"),), silent=True,
+    ),
+    Chart(
         "behind", "Rounds behind", "How many rounds were learned since the first of the images that a round learns from; the ratio corrects for it.",
         (("updates_behind", "rounds"),),
     ),
@@ -123,6 +127,7 @@ CHARTS: tuple[Chart, ...] = (
         ),
         unit="s",
     ),
+    Chart("pace", "Images per second", "Made, while images are made.", (("images_per_second", "images"),)),
     Chart("memory", "Memory, peak", "The most a process has taken so far: its GPU's, or else its own.", (("memory_gb", "peak"),), unit="GB"),
 )  # fmt: skip
 HERO = (
@@ -291,7 +296,12 @@ def gold_name(names: Sequence[str]) -> str:
 
 def line_charts(charts: Sequence[Chart], metrics: Metrics) -> list[dict[str, Any]]:
     """Those that have something to show."""
-    return [line_chart(chart, metrics) for chart in charts if any(metric in metrics for metric, _ in chart.lines)]
+    return [line_chart(chart, metrics) for chart in charts if any(shows(metrics[metric], chart) for metric, _ in chart.lines if metric in metrics)]
+
+
+def shows(points: Points, chart: Chart) -> bool:
+    """Whether a line of a chart says something."""
+    return not chart.silent or any(value for _, value in points)
 
 
 def line_chart(chart: Chart, metrics: Metrics) -> dict[str, Any]:
