@@ -185,6 +185,17 @@ def _paid(points: Mapping[str, Sequence[tuple[int, float | None]]], since: int, 
     return frozenset(name for name, values in found.items() if len(values) >= PAID_FEWEST and fmean(values) >= PAID)
 
 
+def diversity_by_prompt(rows: Sequence[ProbeRow]) -> dict[str, list[tuple[int, float]]]:
+    """The (round, diversity) points of each prompt of the watched pictures, as a share of the base model's by the same seeds; of a prompt that has
+    one picture, or of which the base model's are all alike, none."""
+    known: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        if (value := row.found.get("diversity")) is not None:
+            known.setdefault(row.prompt, {}).setdefault(row.round, []).append(value)
+    base = {prompt: fmean(rounds[0]) for prompt, rounds in known.items() if 0 in rounds}
+    return {prompt: [(at, fmean(values) / base[prompt]) for at, values in rounds.items()] for prompt, rounds in known.items() if base.get(prompt)}
+
+
 def spread_of_base(name: str, values: Sequence[float]) -> float | None:
     """The standard deviation by which a measure's moves are told; None where the base model's pictures are all alike."""
     spread = deviation(values, len(values))

@@ -11,6 +11,8 @@ flatness  share of pixels that hardly differ from their neighbours              
 clipping  share of colour values that are at an end of their range
 ========= ================================================================================================ =================================
 
+Of all watched pictures together, the Vendi score says how many different ones there are in effect (:func:`vendi_of`), by the same features.
+
 The rewards are the one that is optimised, and others that are not and cost next to nothing: closed formulas, and networks where they are the
 pocket's (a large one only where the setting ``watch_rewards`` names it). Every picture has its twin of the base model, by the same prompt and seed:
 so what has moved is known from few pictures. What goes wrong, :mod:`ddpo.alarms` says.
@@ -188,6 +190,15 @@ def spread_of(features: Tensor, prompts: Sequence[str]) -> list[float | None]:
     return found
 
 
+def vendi_of(features: Tensor) -> float:
+    """The Vendi score of n pictures' features (n, d): the exponential of the Shannon entropy of the eigenvalues of K / n, with K their cosine
+    similarities (Friedman and Dieng 2022, arXiv 2210.02410). It is how many pictures there are in effect: 1 where all are alike, n
+    where no two have anything in common."""
+    unit = torch.nn.functional.normalize(features.double(), dim=1)
+    eigenvalues = torch.linalg.eigvalsh(unit @ unit.T / len(unit))
+    return float(torch.special.entr(eigenvalues.clamp(min=0)).sum().exp())
+
+
 def mean_of(values: Iterable[float | None]) -> float | None:
     """The mean of what is known; None where nothing is."""
     known = [value for value in values if value is not None]
@@ -261,11 +272,12 @@ class Monitor:
             self._complete_base(reward)
             self._make(number, reward, report)
         base, now = self.store.probes(0), self.store.probes(number)
+        vendi = self._vendi(now, base)
         if not self._known(0):
-            self.store.add_metrics(0, metrics_of(base, base, self.store.reward_at(1)))
+            self.store.add_metrics(0, metrics_of(base, base, self.store.reward_at(1)) | dict.fromkeys(vendi, 1.0))
         if self.config.reward_offload:
             self.engine.free()
-        return metrics_of(now, base, reward) | dict(seconds_watching=time.monotonic() - started)
+        return metrics_of(now, base, reward) | vendi | dict(seconds_watching=time.monotonic() - started)
 
     def alarm(self, number: int) -> Alarm | None:
         """What is wrong after a watched round, if anything is."""
@@ -346,12 +358,27 @@ class Monitor:
                 self._be_silent(name, f"{name} cannot be asked about the watched pictures: {error}")
         return said
 
-    def _spread(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[float | None]:
-        """How far each picture is from the others of its prompt, by CLIP where one is at hand."""
+    def _features(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """What pictures are compared by, (n, d): what CLIP sees, where one is at hand.
+
+        Raises:
+            RewardError: CLIP cannot be loaded.
+        """
         clip = None
+        if "clip_score" in self._panel("human"):
+            clip = getattr(self.engine.reward("clip_score").reward, "clip", None)
+        return torch.nn.functional.normalize(clip.states(pictures), dim=1) if isinstance(clip, Clip) else pixels_of(pictures)
+
+    def _spread(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[float | None]:
+        """How far each picture is from the others of its prompt."""
         with contextlib.suppress(RewardError):
-            if "clip_score" in self._panel("human"):
-                clip = getattr(self.engine.reward("clip_score").reward, "clip", None)
-            features = torch.nn.functional.normalize(clip.states(pictures), dim=1) if isinstance(clip, Clip) else pixels_of(pictures)
-            return spread_of(features, prompts)
+            return spread_of(self._features(pictures), prompts)
         return [None] * len(prompts)
+
+    def _vendi(self, now: Sequence[ProbeRow], base: Sequence[ProbeRow]) -> dict[str, float]:
+        """``watched_vendi``: the Vendi score of all watched pictures, as a share of the base model's. It is no sign of the alarm: one number of few
+        pictures, without a twin of each, does not say what chance would make of it."""
+        with contextlib.suppress(RewardError, OSError):
+            after, before = (vendi_of(self._features([read_image(self.store.folder / row.image) for row in rows])) for rows in (now, base))
+            return dict(watched_vendi=after / before)
+        return {}

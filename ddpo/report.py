@@ -45,8 +45,8 @@ HEALTH: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Distance from the base model", "KL divergence over a picture's whole denoising, in nats.", (("watched_kl", "KL"),)),
     (
         "Diversity",
-        "How much a prompt's pictures differ, as a share of the base model's. Below 0.7 they grow alike.",
-        (("watched_diversity", "share"),),
+        "How much pictures differ, as a share of the base model's. Below 0.7 those of a prompt grow alike.",
+        (("watched_diversity", "within a prompt"), ("watched_vendi", "of all (Vendi score)")),
     ),
     (
         "Signs of damage",

@@ -659,6 +659,8 @@ MUTATIONS = (
         "ddpo/monitor.py",
         ("energy[frequency > 0.25]", "energy[frequency < 0.25]", "test_noise_is_the_energy_above_half_of_nyquist"),
         ("apart = 0.5 * torch", "apart = torch", "test_pictures_of_a_prompt_are_apart_by_half_their_squared_distance"),
+        ("unit @ unit.T / len(unit)", "unit @ unit.T", "test_the_vendi_score_counts_different_pictures"),
+        ("(RewardError, OSError):", "(RewardError):", "test_a_run_that_an_older_version_watched_goes_on_with_a_vendi_score"),
         ("with policy.base() if number == 0 else", "with", "test_a_watched_run_has_its_series_and_its_pictures"),
         (", self.engine.averaged():", ":", "test_the_moving_average_is_what_is_watched"),
         ("            self._complete_base(reward)\n", "", "test_another_reward_is_compared_with_the_base_s_pictures_too"),
@@ -666,6 +668,7 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/alarms.py",
+        ("fmean(values) / base[prompt]", "fmean(values)", "test_a_prompt_s_diversity_is_a_share_of_its_own_base_s"),
         ("max(spread, LEAST_SPREAD)", "spread", "tests/test_monitor.py::test_metrics_are_means_moves_and_groups"),
         (
             "or -mean < sure(len(moved), 1 if absolute else rounds, PAID_CHANCE if paid else CHANCE) * error",

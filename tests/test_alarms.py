@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ddpo.alarms import Alarm, Sign, alarm_at, best_round, changes, is_on, paid_for, series_of, signs_of
+from ddpo.alarms import Alarm, Sign, alarm_at, best_round, changes, diversity_by_prompt, is_on, paid_for, series_of, signs_of
 from ddpo.records import ProbeRow
 from tests.test_monitor import watched_config
 from tests.toys_ddpo import toy_trainer
@@ -291,3 +291,18 @@ def test_a_run_stops_or_pauses_at_the_alarm_and_goes_on_when_asked(tmp_path: Pat
 
     paused.control.watcher = watcher
     assert paused.run() and states.count("paused") == 1 and (paused.engine.policy.shift == shift).all()
+
+
+def test_a_prompt_s_diversity_is_a_share_of_its_own_base_s() -> None:
+    """By hand: cats 0.2 and 0.4 become 0.1 and 0.05, a quarter; dogs, of which one is not known, 0.1 becomes 0.2; one fox alone, and boats that the
+    base model makes all alike, have no share."""
+    prompts = ("a cat", "a dog", "a cat", "a dog", "a fox", "a boat", "a boat")
+    found = {0: (0.2, 0.1, 0.4, None, None, 0.0, 0.0), 6: (0.1, 0.2, 0.05, None, None, 0.1, 0.1)}
+    rows = [
+        ProbeRow(0, at, i, "trained", prompts[i], i, "", dict(diversity=value, kl=1.0))
+        for at, values in found.items()
+        for i, value in enumerate(values)
+    ]
+    told = diversity_by_prompt(rows)
+    assert told == {"a cat": [(0, 1.0), (6, pytest.approx(0.25))], "a dog": [(0, 1.0), (6, pytest.approx(2.0))]}
+    assert diversity_by_prompt([]) == diversity_by_prompt([row for row in rows if row.round]) == {}

@@ -298,6 +298,53 @@ def test_few_prompts_have_a_line_each_of_their_own_means(runs: Runs) -> None:
     assert "prompts" not in {chart["key"] for chart in progress.charts_value(many)["charts"]}
 
 
+def test_few_watched_prompts_have_a_line_each_of_their_diversity(runs: Runs) -> None:
+    """Of the rounds that were watched, as a share of the base model's; of a run that was not watched, one prompt or many, there is no chart."""
+
+    def shown(name: str, prompts: str) -> dict[str, dict]:
+        store = filled_run(runs.folder / name, rounds=3)
+        for number, value in ((0, 0.4), (3, 0.1)):
+            store.add_metrics(number, dict(watched_diversity=1.0, watched_vendi=1.0))
+            each = [prompt for prompt in prompts for _ in range(2)]
+            at = range(len(each))
+            store.add_probes(number, ["trained"] * len(at), each, list(at), [f"{i}.png" for i in at], [dict(diversity=value + i // 2) for i in at])
+        return {chart["key"]: chart for chart in progress.charts_value(store)["charts"]}
+
+    few = shown("few", "ab")
+    assert few["diversity-prompts"]["series"] == [
+        dict(label="a", points=[(0, 1.0), (3, 0.25)]),
+        dict(label="b", points=[(0, 1.0), (3, pytest.approx(1.1 / 1.4))]),
+    ]
+    assert [series["label"] for series in few["diversity"]["series"]] == ["within a prompt", "of all (Vendi score)"]
+    for name, prompts in (("one", "a"), ("many", "abcdefghi"), ("none", "")):
+        assert "diversity-prompts" not in shown(name, prompts), name
+
+
+def test_the_ratio_s_quarters_are_drawn_where_it_moves(runs: Runs) -> None:
+    """Means beside that of all steps, whose spread alone has a band; the standard deviations in one chart, logarithmic at first. With one update a
+    round there is neither, and no chart for each metric."""
+    store = filled_run(runs.folder / "a", rounds=3)
+    charts = {chart["key"]: chart for chart in progress.charts_value(store)["charts"]}
+    assert [series["label"] for series in charts["ratio"]["series"]] == ["all steps"] and "quarters" not in charts
+    for number in (1, 2, 3):
+        store.add_metrics(number, {f"ratio_{name}_quarter_{i}": 1.0 + i for name in ("mean", "std") for i in (1, 2, 3, 4)})
+    found = progress.charts_value(store)["charts"]
+    charts = {chart["key"]: chart for chart in found}
+    mean, spread = charts["ratio"]["series"], charts["quarters"]["series"]
+    assert [bool(series["band"]) for series in mean] == [True, False, False, False, False]
+    assert [series["label"] for series in mean[1:]] == [series["label"] for series in spread] and mean[4]["points"][0] == (1, 5.0)
+    assert charts["quarters"]["log"] and not charts["ratio"]["log"] and not [key for key in charts if "quarter_" in key]
+
+
+def test_advantages_are_drawn_where_some_are_cut(runs: Runs) -> None:
+    store = filled_run(runs.folder / "a", rounds=3)
+    for share in (0.0, 0.25):
+        store.add_metrics(2, dict(advantage_saturation=share, images_per_second=4.0))
+        keys = [chart["key"] for chart in progress.charts_value(store)["charts"]]
+        assert ("saturation" in keys) == bool(share) and "advantage_saturation" not in keys
+    assert keys.index("pace") == keys.index("seconds") + 1
+
+
 def test_a_run_without_metrics_has_no_charts_but_images(runs: Runs) -> None:
     store = filled_run(runs.folder / "a", rounds=0)
     assert progress.charts_value(store)["charts"] == []

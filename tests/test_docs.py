@@ -44,10 +44,10 @@ def test_every_reward_s_card_is_told() -> None:
 def test_every_metric_that_the_trainer_writes_is_told() -> None:
     source = "".join((ROOT / "ddpo" / f"{name}.py").read_text() for name in ("trainer", "loss", "taster", "monitor"))
     names = r"reward_\w+|held_out_reward\w*|\w+_fraction_\w+|ratio_\w+|kl_update|grad_norm|scored_images|zero_spread_prompts|updates_behind|memory_gb"
-    names += r"|preference_[a-z]+"
+    names += r"|preference_[a-z]+|advantage_saturation|images_per_second|watched_vendi"
     written = set(re.findall(rf"\b({names})=", source))
     assert written, "the pattern finds metrics"
-    for name in written | {"watched_kl", "watched_diversity", "watched_…", "moved_…", "reward_on_…"}:
+    for name in written | {"ratio_mean_quarter_1", "ratio_std_quarter_1", "watched_kl", "watched_diversity", "watched_…", "moved_…", "reward_on_…"}:
         assert f"`{name}`" in WATCHING + RUNNING, f"no page explains the metric {name}"
 
 

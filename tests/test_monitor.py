@@ -19,7 +19,7 @@ from ddpo.alarms import Judgement
 from ddpo.config import ConfigError, RunConfig, prompt_sets
 from ddpo.diffusion import Gaussian
 from ddpo.files import read_image
-from ddpo.monitor import clipping_of, flatness_of, kl_to_base, metrics_of, noise_of, pays_for, pixels_of, spread_of, watched_prompts
+from ddpo.monitor import clipping_of, flatness_of, kl_to_base, metrics_of, noise_of, pays_for, pixels_of, spread_of, vendi_of, watched_prompts
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.records import ProbeRow
 from ddpo.rollout import rollout
@@ -74,6 +74,17 @@ def test_pictures_of_a_prompt_are_apart_by_half_their_squared_distance() -> None
     assert found == [pytest.approx(1.5), pytest.approx(1.0), pytest.approx(1.5), 0.0, 0.0, None]
     black_and_white = pixels_of([Image.new("RGB", (20, 20), "black"), Image.new("RGB", (50, 30), "white")])
     assert spread_of(black_and_white, ["a", "a"]) == [pytest.approx(0.5), pytest.approx(0.5)]
+
+
+def test_the_vendi_score_counts_different_pictures() -> None:
+    """Friedman and Dieng's own cases: n alike are 1, n with nothing in common n, two kinds, each of them twice, 2; whatever their length and order.
+    By hand, two with the cosine ½ have the eigenvalues ¾ and ¼."""
+    one, other = torch.tensor([1.0, 0, 0]), torch.tensor([0, 3.0, 0])
+    assert vendi_of(one.repeat(5, 1)) == pytest.approx(1) and vendi_of(torch.eye(6)) == pytest.approx(6)
+    assert vendi_of(torch.stack([one, other, 2 * one, other])) == pytest.approx(2)
+    wanted = math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert vendi_of(torch.tensor([[1.0, 0], [0.5, 0.75**0.5]])) == pytest.approx(wanted)
+    assert vendi_of(torch.zeros(3, 2)) == 1
 
 
 # --- distance from the base -------------------------------------------------------------------------------------------------------
@@ -211,7 +222,7 @@ def test_a_watched_run_has_its_series_and_its_pictures(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path / "run", watched_config())
     assert trainer.run()
     metrics = trainer.store.metrics()
-    for name in ("watched_kl", "watched_diversity", "watched_noise", "moved_jpeg_compressibility", "watched_image_statistics"):
+    for name in ("watched_kl", "watched_diversity", "watched_vendi", "watched_noise", "moved_jpeg_compressibility", "watched_image_statistics"):
         assert [number for number, _ in metrics[name]] == [0, 2, 4, 5], name
     kl = [value or 0.0 for _, value in metrics["watched_kl"]]
     assert kl[0] == 0 and kl == sorted(kl) and kl[-1] > 0
@@ -225,6 +236,30 @@ def test_a_watched_run_has_its_series_and_its_pictures(tmp_path: Path) -> None:
     assert all((tmp_path / "run" / row.image).exists() for row in probes)
     assert trainer.store.probe(probes[3].id) == probes[3] and trainer.store.probes(4) == probes[16:24]
     assert [number for number, _ in metrics["seconds_watching"]] == [2, 4, 5]
+    pictures = {n: pixels_of([Image.open(tmp_path / "run" / row.image) for row in probes if row.round == n]) for n in (0, 5)}
+    vendi = dict(metrics["watched_vendi"])
+    assert vendi[0] == 1 and vendi[5] == pytest.approx(vendi_of(pictures[5]) / vendi_of(pictures[0])) and vendi[5] != 1
+
+
+def test_a_run_that_an_older_version_watched_goes_on_with_a_vendi_score(tmp_path: Path) -> None:
+    """It is of the base model's pictures, which are there; where one of their files is gone, there is none, and the run goes on."""
+    trainer = toy_trainer(tmp_path / "run", watched_config(watch_every=1, rounds=3))
+    trainer.control.stop_after_round = True
+    assert not trainer.run()
+    trainer.store._db.execute("DELETE FROM metric WHERE name = 'watched_vendi'")
+    trainer.control.stop_after_round = False
+    first = trainer.store.probes(0)[0]
+    watch = trainer.monitor.watch
+
+    def then_lose_one(number: int, report: Any) -> dict[str, float]:
+        found = watch(number, report)
+        (tmp_path / "run" / first.image).unlink(missing_ok=True)
+        return found
+
+    trainer.monitor.watch = then_lose_one  # type: ignore[method-assign]
+    assert trainer.run()
+    metrics = trainer.store.metrics()
+    assert [number for number, _ in metrics["watched_vendi"]] == [2] and [number for number, _ in metrics["watched_noise"]] == [0, 1, 2, 3]
 
 
 def test_what_a_reward_pays_for_is_a_correlation_within_prompts() -> None:

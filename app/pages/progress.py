@@ -17,6 +17,7 @@ from app.curves import Metrics, Points, clock, thin
 from app.pages.run import image_url
 from app.runs import Runs
 from app.widgets.kit import widget
+from ddpo.alarms import diversity_by_prompt
 from ddpo.beliefs import LEADS_FROM
 from ddpo.config import ConfigError
 from ddpo.fork import BEFORE
@@ -57,8 +58,8 @@ WATCHED: tuple[Chart, ...] = (
         (("watched_kl", "KL"),), unit="nats",
     ),
     Chart(
-        "diversity", "Diversity", "How much a prompt's pictures differ, as a share of the base model's. Below 0.7 they grow alike.",
-        (("watched_diversity", "share of the base model's"),),
+        "diversity", "Diversity", "How much pictures differ, as a share of the base model's. Below 0.7 those of a prompt grow alike.",
+        (("watched_diversity", "within a prompt"), ("watched_vendi", "of all (Vendi score)")),
     ),
     Chart(
         "artefacts", "Signs of damage", "Watched pictures, in the base model's standard deviations. Beyond 1 it shows.",
@@ -158,7 +159,7 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     known |= {*HERO, *BEFORE, "updates", *(metric for metric, _ in GROUPS)}
     unknown = [Chart(name, title_of(name), "", ((name, title_of(name)),)) for name in sorted(metrics) if name not in known]
     charts = heroes(metrics, stretches) + gold_chart(store) + by_prompt(store, stretches[-1][1])
-    charts += line_charts(watched, metrics) + groups(metrics, stretches) + line_charts((*CHARTS, *unknown), metrics)
+    charts += line_charts(watched, metrics) + diversity_chart(store) + groups(metrics, stretches) + line_charts((*CHARTS, *unknown), metrics)
     thinned = thin(charts)
     marks = [asdict(one) for one in milestones(store, words.reward)]
     charts = [chart | dict(marks=marks) for chart in charts]
@@ -255,6 +256,22 @@ def by_prompt(store: RunStore, reward: str) -> list[dict[str, Any]]:
 def _prompt_means(store: RunStore, reward: str, _scored: tuple[int, ...]) -> dict[str, list[tuple[int, float]]]:
     """Made anew when a round was scored."""
     return store.prompt_means(reward)
+
+
+def diversity_chart(store: RunStore) -> list[dict[str, Any]]:
+    """How much the watched pictures of each prompt differ, where the prompts are few enough to tell their lines apart."""
+    found = _diversity(store, store.probed)
+    if not 1 < len(found) <= MOST_PROMPTS:
+        return []
+    series = [dict(label=words.short(prompt, 40), points=points) for prompt, points in found.items()]
+    hint = "How much the watched pictures of a prompt differ, as a share of the base model's by the same seeds."
+    return [dict(key="diversity-prompts", title="Diversity, by prompt", hint=hint, series=series)]
+
+
+@lru_cache(maxsize=32)
+def _diversity(store: RunStore, _stamp: object) -> dict[str, list[tuple[int, float]]]:
+    """Made anew when a round was watched."""
+    return diversity_by_prompt(store.probes())
 
 
 def gold_chart(store: RunStore) -> list[dict[str, Any]]:
