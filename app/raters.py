@@ -104,6 +104,65 @@ def said_in(events: Sequence[RatingRow], asked: Mapping[int, str], row: RoundRow
     return before, again
 
 
+@dataclass(frozen=True)
+class RatedRounds:
+    """What the boards that are closed say of their raters, round by round; None where nothing does."""
+
+    seconds: Mapping[str, Sequence[tuple[int, float | None]]]
+    """By rater, in order of appearance: the median of :func:`seconds_of` on each board, in seconds."""
+    everyone: Sequence[tuple[int, float | None]]
+    """The same of all of them together."""
+    acts: Sequence[tuple[int, float]]
+    """How many acts these are of."""
+    agreement: Sequence[tuple[int, float | None]]
+    """Krippendorff's α (:func:`rewards.agreement.alpha`) of those who count, of the round's images that several of them rated."""
+    shared: Sequence[tuple[int, float]]
+    """How many images these are."""
+    same: Sequence[tuple[int, float | None]]
+    """Of the round's images that were shown once more, the share of pairs that were put in the same order again (:func:`same_order`), from 0 to 1."""
+    pairs: Sequence[tuple[int, float]]
+    """How many pairs these are."""
+
+
+def rated_rounds(store: RunStore) -> RatedRounds:
+    """The raters by round; made anew when something was said or settled. A board that is open tells nothing: nobody sees there what others say."""
+    return _rated_rounds(store, store.said)
+
+
+@lru_cache(maxsize=64)
+def _rated_rounds(store: RunStore, _said: tuple[int, ...]) -> RatedRounds:
+    closed = {row.number: row for row in store.rounds() if row.closed_rating is not None}
+    acts: dict[int, dict[str, list[RatingRow]]] = {}
+    events: dict[int, list[RatingRow]] = {}
+    for event in _events(store):
+        acts.setdefault(event.board or event.round, {}).setdefault(event.rater, []).append(event)
+        events.setdefault(event.round, []).append(event)
+    numbers, absent = sorted(acts.keys() & closed.keys()), store.left_out
+    took = {number: {rater: seconds_of(each) for rater, each in acts[number].items()} for number in numbers}
+    together = {number: [second for each in took[number].values() for second in each] for number in numbers}
+    agreement, same = dict[int, tuple[float | None, int]](), dict[int, tuple[float | None, int]]()
+    for number in numbers:
+        of_round, row = events.get(number, []), closed[number]
+        several = len({event.rater for event in of_round}) > 1
+        before, again = _of_round(store, row, of_round) if several or (of_round and of_round[-1].id > (row.closed_rating or 0)) else ({}, {})
+        agreement[number] = alpha(found for rater, found in before.items() if rater not in absent)
+        told = [each for rater, each in again.items() if each[2] and rater not in absent]
+        same[number] = (_share(told), sum(each[2] for each in told)) if told else (None, 0)
+    return RatedRounds(
+        seconds={rater: [(n, _median(took[n].get(rater))) for n in numbers] for rater in dict.fromkeys(r for n in numbers for r in took[n])},
+        everyone=[(n, _median(together[n])) for n in numbers],
+        acts=[(n, float(len(together[n]))) for n in numbers],
+        agreement=[(n, value) for n, (value, _) in agreement.items()],
+        shared=[(n, float(images)) for n, (_, images) in agreement.items()],
+        same=[(n, value) for n, (value, _) in same.items()],
+        pairs=[(n, float(pairs)) for n, (_, pairs) in same.items()],
+    )
+
+
+def _median(seconds: Sequence[float] | None) -> float | None:
+    return round(median(seconds), 2) if seconds else None
+
+
 def _rater(name: str, events: Sequence[RatingRow], again: Sequence[tuple[int, float, int]], counts: bool) -> dict[str, Any]:
     """One line of the list. ``again`` is what was shown once more: the last event's id, pairs put in the same order, and all pairs. Of the
     decided pairs, whose sides are by lot, it says how often the left picture was called better, and how probable that is if no side is favoured."""

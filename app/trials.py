@@ -13,6 +13,7 @@ from app.blind import BlindError, BlindTests
 from app.comparisons import ComparisonError, question
 from app.routes import IMMUTABLE, Rater, json_answer, json_body, seconds_of, text_of
 from app.runs import Runs
+from ddpo.blind import BASE
 from ddpo.states import State, StateError
 
 
@@ -76,7 +77,7 @@ def _there(side: State | str) -> State:
 
 def title_of(state: State, other: State) -> str:
     """What a side is called at the end; its run where there are two."""
-    what = f"round {state.round}" if state.round else f"the LoRA {Path(state.lora).name}" if state.lora else "base model"
+    what = f"round {state.round}" if state.round else f"the LoRA {Path(state.lora).name}" if state.lora else BASE
     run = f" of {state.run.name}" if state.run != other.run else ""
     strength = f" at {100 * state.strength:.0f} %" if state.strength != 1 and (state.round or state.lora) else ""
     return f"{what}{run}{strength}"

@@ -19,6 +19,7 @@ import gradio as gr
 from app.launch import Launcher
 from app.pages import alarm, compare, library, progress, rate, rewards, run, takeaway, taste
 from app.runs import Runs
+from ddpo import blind
 from ddpo.config import ConfigError
 from ddpo.store import StoreError
 from rewards.base import RewardError
@@ -63,7 +64,8 @@ class Views:
             log_file = store.folder / "worker.log"
             size = log_file.stat().st_size if log_file.exists() else 0
             overdue = run.stop_overdue(store, status)
-            return f"{name}/{id(store):x}/{store.revision}/{status.state}/{status.pid}/{size}/{overdue}/{self.launcher.starting(store.folder)}"
+            beside = f"{size}/{blind.stamp(store.folder)}/{overdue}/{self.launcher.starting(store.folder)}"
+            return f"{name}/{id(store):x}/{store.revision}/{status.state}/{status.pid}/{beside}"
         except UNREADABLE as error:
             return f"{name}/{error}"
 

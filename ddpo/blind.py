@@ -20,6 +20,8 @@ from ddpo.markup import shown
 FOLDER = "blind"
 VERDICTS = ("a", "b", "tie", "bad")
 """A is better, B is better, neither is, both are bad."""
+BASE = "base model"
+"""What the base model is called, as a side of a test."""
 Z95 = 1.959963984540054
 """The 97.5 % point of the standard normal distribution."""
 
@@ -137,6 +139,27 @@ def results(folder: Path) -> list[Result]:
     """What has come out of a run's blind tests, the latest first; a file that cannot be read is left out."""
     found = [result for file in (folder / FOLDER).glob("*.json") if (result := read_json(file, Result))]
     return sorted(found, key=lambda result: -result.finished_at)
+
+
+def stamp(folder: Path) -> int:
+    """Changes whenever something is kept in a run's folder."""
+    try:
+        return (folder / FOLDER).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def against_base(found: Iterable[Result]) -> dict[int, Outcome]:
+    """What the tests say that compare the base model with a round at its full strength, by round, as if the round were B. Tests of one round are
+    added up: each has seeds of its own, so their pairs are independent trials."""
+    totals: dict[int, Outcome] = {}
+    for result in found:
+        number, total = max(result.rounds), result.total
+        if sorted(result.titles) == sorted((BASE, f"round {number}")):
+            a, b = (total.a, total.b) if result.titles[0] == BASE else (total.b, total.a)
+            before = totals.get(number, Outcome(0, 0, 0, 0))
+            totals[number] = Outcome(before.a + a, before.b + b, before.tie + total.tie, before.bad + total.bad)
+    return totals
 
 
 def until(found: Iterable[Result], number: int) -> list[Result]:

@@ -8,17 +8,20 @@ find that under reinforcement learning both gain
 which rises to its peak at d = exp(α/β - 1) and then falls. Here a gain is in standard deviations of the base model's pictures, and d is that of the
 watched ones (:mod:`ddpo.monitor`). The equation is linear in α and β, which are fitted by least squares. The errors take the points for independent;
 they share their pictures; and d is taken as exact, which few pictures tell (one in eight of the watched ones). So intervals are too narrow.
+
+Over the same distance lie human win rates: how often people who judged blind preferred a round to the base model (:mod:`ddpo.blind`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 import rewards
+from ddpo import blind
 from ddpo.alarms import DAMAGE, NO_MERIT, OF_TASTE, Series, changes, mean_and_error, mean_at, spread_of_base, student_t, watched
 from ddpo.config import RunConfig
 from ddpo.store import RunStore
@@ -242,16 +245,56 @@ def _kinds(store: RunStore, number: int) -> set[str]:
 def rated_gains(series: Series, rated: Sequence[Board]) -> list[Point]:
     """People's ratings as gold: each board's mean against the first one's, in its spread, with the errors of both means. A board is made of seeds of
     its own, by the policy that has not learned from it: so its ratings are held out. Between two watched rounds KL is interpolated."""
-    known = sorted((at, distance**2) for at, distance in distances(series).items())
+    known = distances(series)
     if not rated or not rated[0].spread or len(known) < 2:
         return []
     first, found = rated[0], []
     for board in rated:
-        if known[0][0] <= board.made_after <= known[-1][0]:
-            nats = float(np.interp(board.made_after, [at for at, _ in known], [kl for _, kl in known]))
+        if (distance := distance_at(known, board.made_after)) is not None:
             error = 0.0 if board is first else math.hypot(board.error, first.error) / first.spread
-            found.append(Point(board.round, math.sqrt(nats), (board.mean - first.mean) / first.spread, error))
+            found.append(Point(board.round, distance, (board.mean - first.mean) / first.spread, error))
     return found
+
+
+def distance_at(known: Mapping[int, float], number: int) -> float | None:
+    """√KL after a round, in √nats; between two of the rounds that are known KL is interpolated. None beyond them."""
+    rounds = sorted(known)
+    if not rounds or not rounds[0] <= number <= rounds[-1]:
+        return None
+    return math.sqrt(float(np.interp(number, rounds, [known[at] ** 2 for at in rounds])))
+
+
+@dataclass(frozen=True)
+class Won:
+    """How a round came out against the base model in blind tests, and at what distance it is."""
+
+    round: int
+    distance: float
+    """√KL from the base model, in √nats."""
+    outcome: blind.Outcome
+    """The round is B. A pair is decided where one picture was called better."""
+    rate: float
+    """The share of decided pairs in which the round's picture was preferred, from 0 to 1; 0.5 is chance."""
+    interval: tuple[float, float]
+    """Wilson's 95 % interval of the rate."""
+
+
+def win_rates(store: RunStore, up_to: int | None = None) -> tuple[list[Won], float]:
+    """The human win rates of a run over the distance, in order of rounds, and how far the run has come, up to a round.
+
+    A run that goes on from trained weights is far from the base model at once: there KL is interpolated between later watched rounds alone."""
+    tested = {number: total for number, total in blind.against_base(blind.results(store.folder)).items() if up_to is None or number <= up_to}
+    if not tested:
+        return [], 0.0
+    known = distances(watched(store, up_to)[0])
+    if store.parent or store.config.init_lora:
+        known.pop(0, None)
+    found = []
+    for number, total in sorted(tested.items()):
+        rate, interval, distance = total.win_rate, total.interval, distance_at(known, number)
+        if rate is not None and interval is not None and distance is not None:
+            found.append(Won(number, distance, total, rate, interval))
+    return found, max(known.values(), default=0.0)
 
 
 def words_of(points: Sequence[Point], now: float) -> str:

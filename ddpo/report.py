@@ -29,7 +29,7 @@ from ddpo.figure import Line, Panel, Points, chart
 from ddpo.files import read_image
 from ddpo.fork import BEFORE, KEPT, config_of
 from ddpo.generalisation import measured, rows_of
-from ddpo.gold import proxy_and_gold, sides, words_of
+from ddpo.gold import proxy_and_gold, sides, win_rates, words_of
 from ddpo.markup import Html, shown, tag, words_for
 from ddpo.milestones import by_reward, milestones, with_blends_apart
 from ddpo.presets import preset_of, presets
@@ -137,6 +137,7 @@ def report(store: RunStore, number: int, naming: Naming, pairs: Sequence[Pair], 
         blind_tests(store, number),
         curves(store, number, metrics),
         against_gold(store, number),
+        won(store, number),
         rewarded(store, number),
         training_pictures(store, number),
         ratings(store, number, naming),
@@ -289,6 +290,24 @@ def against_gold(store: RunStore, number: int) -> Html:
     band = " The shaded band is where gold is predicted to peak (95 % interval)." if peak else ""
     told = tag("p", f"{meant} {units} {lines_are}{band}", class_="muted")
     return section("Proxy against gold", tag("p", words_of(both.gold, both.now)), tag("figure", drawing), told)
+
+
+def won(store: RunStore, number: int) -> Html:
+    """How often people preferred a round to the base model in blind tests, over the distance from it; nothing where nobody said, or no distance is
+    known."""
+    found, reach = win_rates(store, number)
+    if not found:
+        return Html("")
+    around = [(each.distance, *each.interval) for each in found]
+    rates = Line("won by the round", [(each.distance, each.rate) for each in found], around, dots=True)
+    drawing = chart([rates, Line("chance", [(0.0, 0.5), (reach, 0.5)], of=0)], "Win rates over the distance from the base model", across="√KL")
+    told = (
+        "The share of decided pairs in which people who judged blind preferred the round's picture to the base model's, with Wilson's 95 % interval"
+    )
+    words = tag("p", f"{told}; the distance is √KL in nats, and the dotted line is chance.", class_="muted")
+    counts = [(str(each.round), shown(each.distance), str(each.outcome.decided), shown(each.rate)) for each in found]
+    table = tag("details", tag("summary", "As a table"), grid(("round", "√KL", "decided pairs", "won by the round"), counts))
+    return section("Human win rate over the distance", tag("div", tag("figure", drawing), class_="charts"), words, table)
 
 
 COLUMNS = ("reward_mean", "reward_std", "scored_images")

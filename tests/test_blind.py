@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
-from ddpo.blind import COLUMNS, Z95, Outcome, Result, outcome, row_of, sign_test, together, wilson
+from ddpo.blind import COLUMNS, Z95, Outcome, Result, against_base, keep, outcome, results, row_of, sign_test, stamp, together, wilson
 
 
 @pytest.mark.parametrize(("wins", "n"), [(1, 1), (0, 5), (3, 10), (7, 10), (50, 100), (199, 200)])
@@ -97,3 +99,28 @@ def test_a_result_as_a_row_of_the_card() -> None:
     )
     nobody = Result("ab", 0.0, ("base model", "round 2"), (0, 2), 1, 1, Outcome(0, 0, 1, 0), (0, 0))
     assert row_of(nobody)[-3:] == ("–", "1", "1") and len(row_of(nobody)) == len(COLUMNS)
+
+
+def test_tests_of_a_round_against_the_base_model_are_added_up_whichever_side_it_was() -> None:
+    """4 of 5 as B and 3 of 5 as A are 7 of 10. Half of its strength, two rounds, another run's base model and a LoRA are something else."""
+
+    def tested(titles: tuple[str, str], rounds: tuple[int, int], a: int, b: int) -> Result:
+        return Result("ab", 0.0, titles, rounds, 8, 1, Outcome(a, b, tie=2, bad=1), (3, 5))
+
+    found = [tested(("base model", "round 2"), (0, 2), 1, 4), tested(("round 2", "base model"), (2, 0), 3, 2)]
+    assert against_base(found) == {2: Outcome(a=3, b=7, tie=4, bad=2)}
+    others = [
+        (("base model", "round 2 at 50 %"), (0, 2)), (("round 1", "round 2"), (1, 2)), (("the LoRA x", "base model"), (0, 0)),
+        (("base model of other", "round 2 of this"), (0, 2)), (("the LoRA x", "round 2"), (0, 2)),
+    ]  # fmt: skip
+    assert against_base([tested(titles, rounds, 1, 4) for titles, rounds in others]) == {}
+
+
+def test_what_is_kept_changes_the_stamp(tmp_path: Path) -> None:
+    assert stamp(tmp_path) == 0
+    found = Result("ab", 0.0, ("base model", "round 2"), (0, 2), 1, 1, Outcome(0, 1, 0, 0), (1, 0))
+    keep(tmp_path, found)
+    before = stamp(tmp_path)
+    time.sleep(0.02)
+    keep(tmp_path, found)
+    assert 0 < before < stamp(tmp_path) and results(tmp_path) == [found]

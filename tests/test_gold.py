@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ddpo.blind import Outcome, Result, keep, wilson
 from ddpo.config import RunConfig
-from ddpo.gold import Board, Curve, Point, boards, distances, fit, gains, gold_of, peak_of, proxy_and_gold, rated_gains, words_of
+from ddpo.gold import Board, Curve, Point, boards, distances, fit, gains, gold_of, peak_of, proxy_and_gold, rated_gains, win_rates, words_of
 from tests.toys import add_images, add_watched, filled_run
 
 ALPHA, BETA = 1.2, 0.6
@@ -169,3 +170,30 @@ def test_a_run_has_both_while_its_reward_stays(tmp_path: Path) -> None:
     assert early is not None and len(early.gold) == 2
     store.set_reward(9, "aesthetic")
     assert proxy_and_gold(store) is None and proxy_and_gold(store, 7) is not None
+
+
+def test_win_rates_lie_at_the_distance_of_their_rounds(tmp_path: Path) -> None:
+    """Watched at 0, 5 and 10 with 10 nats a round: round 8 lies at √80, round 11 nowhere, and what nobody decided is no rate. A run that goes on from
+    trained weights was never at the base model: round 3 lies nowhere there."""
+    store = filled_run(tmp_path / "a", rounds=12, reward="jpeg_compressibility")
+    assert win_rates(store) == ([], 0.0)
+    for at, total in {
+        3: Outcome(2, 2, 0, 0),
+        5: Outcome(1, 4, 3, 0),
+        8: Outcome(0, 9, 0, 1),
+        10: Outcome(0, 0, 4, 4),
+        11: Outcome(4, 4, 0, 0),
+    }.items():
+        keep(store.folder, Result(f"{at}", 0.0, ("base model", f"round {at}"), (0, at), 10, 1, total, (3, 5)))
+    assert win_rates(store) == ([], 0.0), "no distance is known"
+    for number in (0, 5, 10):
+        add_watched(store, number)
+    found, reach = win_rates(store)
+    assert [each.round for each in found] == [3, 5, 8] and [each.rate for each in found] == [0.5, 0.8, 1.0] and reach == 10
+    assert [each.distance**2 for each in found] == pytest.approx([30, 50, 80])
+    assert found[1].interval == wilson(4, 5) and found[1].outcome.decided == 5
+    assert [each.round for each in win_rates(store, 9)[0]] == [3, 5], "up to round 9 nothing was watched after 5"
+    assert [each.round for each in win_rates(store, 4)[0]] == []
+    (store.folder / "parent").mkdir()
+    (store.folder / "parent" / "parent.json").write_text('{"run": "b", "round": 7}')
+    assert [each.round for each in win_rates(store)[0]] == [5, 8]

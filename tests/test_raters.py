@@ -13,7 +13,7 @@ from app.again import repeated, said_again
 from app.board import apply_refusal, pairs_of
 from app.launch import Launcher, LaunchError
 from app.pages import run
-from app.raters import LATELY, raters_value, seconds_of, tired
+from app.raters import LATELY, rated_rounds, raters_value, seconds_of, tired
 from ddpo.lock import WorkerLock
 from ddpo.records import RatingRow
 from ddpo.store import RunStore
@@ -21,7 +21,7 @@ from ddpo.taster import Taster
 from rewards.human import scores
 from tests.conftest import Studio
 from tests.test_board import card, look, press
-from tests.toys import filled_run
+from tests.toys import add_images, filled_run
 
 IDLE = Launcher(())
 
@@ -166,6 +166,44 @@ def test_who_hurries_is_told(store: RunStore, lately: float, says: str) -> None:
     said = tired(store, "carl")
     assert (says in said) if says else not said
     assert tired(store, "anna") == ""
+
+
+def test_speed_and_agreement_are_told_by_round(tmp_path: Path) -> None:
+    """Board 1: Anna takes 2 s an image, Ben 4 s, and they agree on every image; board 2: Ben turns all of it round, and Anna's four of board 1 that
+    are shown once more among it take 8 s each and are level: half of the pairs that she told apart. Board 3 is open, and tells nothing."""
+    store = filled_run(tmp_path / "run", rounds=0)
+    for number in (1, 2, 3):
+        add_images(store, number)
+    first, second, third = ([row.id for row in store.samples(number)] for number in (1, 2, 3))
+
+    def say(rater: str, samples: list[int], took: float, board: int, values: list[int], what: str = "") -> None:
+        for i, (sample, value) in enumerate(zip(samples, values, strict=True), start=1):
+            at = 1e6 * board + took * i
+            store.add_rating(f"{rater}{board}{what}{i}", sample, rater, "thumbs", value, 1e6 * board, at, board=board)
+
+    up_and_down = [1, -1] * 4
+    say("anna", first, 2.0, 1, up_and_down)
+    say("ben", first, 4.0, 1, up_and_down)
+    store.close_round(1)
+    say("anna", second, 2.0, 2, up_and_down)
+    say("ben", second, 3.0, 2, [-value for value in up_and_down])
+    assert rated_rounds(store).everyone == [(1, 3.0)], "board 2 is open"
+    store.close_round(2)
+    say("anna", third, 1.0, 3, up_and_down)
+    found = rated_rounds(store)
+    assert found.seconds == dict(anna=[(1, 2.0), (2, 2.0)], ben=[(1, 4.0), (2, 3.0)])
+    assert found.everyone == [(1, 3.0), (2, 2.5)] and found.acts == [(1, 16.0), (2, 16.0)]
+    assert found.agreement[0] == (1, 1.0) and found.agreement[1][1] < -0.8 and found.shared == [(1, 8.0), (2, 8.0)]
+    assert found.same == [(1, None), (2, None)]
+    for i, sample in enumerate(first[:4], start=1):
+        store.add_rating(f"again{i}", sample, "anna", "thumbs", 1, 2e6, 2e6 + 16 + 8.0 * i, board=2)
+    found = rated_rounds(store)
+    assert found.same == [(1, 0.5), (2, None)] and found.pairs == [(1, 4.0), (2, 0.0)]
+    assert found.seconds["anna"] == [(1, 2.0), (2, 2.0)] and found.acts == [(1, 16.0), (2, 20.0)], "of the board on which it was said"
+    store.choose("rater anna", "out")
+    left = rated_rounds(store)
+    assert left.agreement == [(1, None), (2, None)] and left.same == [(1, None), (2, None)] and left.seconds == found.seconds
+    store.close()
 
 
 # --- raters who are left out --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from playwright.sync_api import Browser
 
 import rewards
 from ddpo.__main__ import changes_from, config_from, main, parser
+from ddpo.blind import Outcome, Result, keep
 from ddpo.card import model_card, rated_images
 from ddpo.config import RunConfig, prompt_sets
 from ddpo.document import picture
@@ -170,6 +171,22 @@ def test_proxy_and_gold_stand_over_the_distance_with_their_curves(store: RunStor
     assert len([g for g in part.iter("g") if g.attrib.get("class") == "c0 fitted"]) == 1 and [t.text for t in part.iter("text")][-1] == "√KL"
     store.set_reward(3, "aesthetic")
     assert "Proxy against gold" not in said(made(store, tmp_path / "changed"))
+
+
+def test_human_win_rates_stand_over_the_distance(store: RunStore, tmp_path: Path) -> None:
+    """At √KL of their round with Wilson's interval, beside the line of chance; after a change of reward as well, and not where no distance
+    is known."""
+    for at in (2, 4):
+        keep(store.folder, Result(f"{at}", 0.0, ("base model", f"round {at}"), (0, at), 8, 1, Outcome(1, 4, 3, 0), (3, 5)))
+    title = "Human win rate over the distance"
+    assert title not in said(made(store, tmp_path / "unknown"))
+    for number in range(4):
+        add_watched(store, number, -0.1 * number)
+    store.set_reward(3, "aesthetic")
+    part = section(made(store, tmp_path / "out"), title)
+    assert [node.text for node in part.iter("title")] == ["√KL 4.472: won by the round 0.8"] and rows(part) == [["2", "4.472", "5", "0.8"]]
+    assert len([line for line in part.iter("line") if line.attrib.get("class") == "error"]) == 1
+    assert len([g for g in part.iter("g") if g.attrib.get("class") == "c0 fitted"]) == 1
 
 
 def test_the_result_of_a_run_that_is_rolled_back_is_an_earlier_round(store: RunStore, tmp_path: Path) -> None:

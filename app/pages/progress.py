@@ -15,13 +15,15 @@ from app import words
 from app.board import board_round, is_closed, is_rated
 from app.curves import Metrics, Points, clock, thin
 from app.pages.run import image_url
+from app.raters import rated_rounds
 from app.runs import Runs
 from app.widgets.kit import widget
+from ddpo import blind
 from ddpo.alarms import diversity_by_prompt
 from ddpo.beliefs import LEADS_FROM
 from ddpo.config import ConfigError
 from ddpo.fork import BEFORE
-from ddpo.gold import ProxyAndGold, proxy_and_gold, sides, words_of
+from ddpo.gold import ProxyAndGold, Won, proxy_and_gold, sides, win_rates, words_of
 from ddpo.milestones import by_reward, milestones, with_blends_apart
 from ddpo.records import SampleRow
 from ddpo.result import rolled_back
@@ -31,6 +33,8 @@ from rewards.human import scores
 
 MOST_PROMPTS = 8
 """How many prompts a chart has a line each for at most."""
+MOST_RATERS = 8
+"""And how many raters."""
 STRIP = 8
 """How many images of a round stand beside its values."""
 
@@ -158,8 +162,9 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     known = {name for chart in (*watched, *CHARTS) for name in (*chart.used, *(metric for metric, _ in chart.lines))}
     known |= {*HERO, *BEFORE, "updates", *(metric for metric, _ in GROUPS)}
     unknown = [Chart(name, title_of(name), "", ((name, title_of(name)),)) for name in sorted(metrics) if name not in known]
-    charts = heroes(metrics, stretches) + gold_chart(store) + by_prompt(store, stretches[-1][1])
-    charts += line_charts(watched, metrics) + diversity_chart(store) + groups(metrics, stretches) + line_charts((*CHARTS, *unknown), metrics)
+    charts = heroes(metrics, stretches) + gold_chart(store) + win_chart(store) + by_prompt(store, stretches[-1][1])
+    charts += with_people(line_charts(watched, metrics), store) + diversity_chart(store) + rater_charts(store) + groups(metrics, stretches)
+    charts += line_charts((*CHARTS, *unknown), metrics)
     thinned = thin(charts)
     marks = [asdict(one) for one in milestones(store, words.reward)]
     charts = [chart | dict(marks=marks) for chart in charts]
@@ -172,7 +177,7 @@ def answer_curves(runs: Runs, question: object) -> dict[str, Any]:
     asked = question if isinstance(question, dict) else {}
     try:
         store = runs.open(asked.get("run", ""))
-        stamp = store.revision
+        stamp = f"{store.revision}.{blind.stamp(store.folder)}"
         return dict(stamp=stamp) if asked.get("stamp") == stamp else dict(stamp=stamp, value=charts_value(store))
     except (StoreError, ConfigError, sqlite3.Error):
         return dict(stamp="", value=dict(run=None, charts=[]))
@@ -188,6 +193,21 @@ def panel_chart(metrics: Metrics, reward: str) -> Chart:
         "panel", "Other rewards", "Watched pictures, in the base model's standard deviations. One rises, the others fall: it is gamed.",
         tuple(lines), used=tuple(name for name in metrics if name.startswith("watched_")),
     )  # fmt: skip
+
+
+def with_people(charts: list[dict[str, Any]], store: RunStore) -> list[dict[str, Any]]:
+    """The charts, that of the rewards with people's ratings on the same axis, where these are gold (:mod:`ddpo.gold`): the gain of each new board's
+    mean over the first one's, in the spread of the first one's scores. The base model made that board, so this is its standard deviation, of what
+    people say. No automatic reward is asked about the boards' pictures: its line is of the watched ones."""
+    both = _known_gold(store)
+    if both is None or both.names != ("human",) or both.gold[0].distance:
+        return charts
+    line = dict(
+        label="your ratings, each new board (± standard error)", points=[(p.round, p.gain) for p in both.gold],
+        band=[(p.round, p.gain - p.error, p.gain + p.error) for p in both.gold],
+    )  # fmt: skip
+    hint = "Watched pictures and rated boards, in the base model’s standard deviations. One rises, the others fall: it is gamed."
+    return [chart | dict(series=[line, *chart["series"]], hint=hint) if chart["key"] == "panel" else chart for chart in charts]
 
 
 def title_of(metric: str) -> str:
@@ -277,8 +297,7 @@ def _diversity(store: RunStore, _stamp: object) -> dict[str, list[tuple[int, flo
 def gold_chart(store: RunStore) -> list[dict[str, Any]]:
     """The gain of what is optimised and of gold over the distance from the base model, each with its fitted curve, and where gold is predicted to
     peak. Points are named by their rounds; ``places`` says where these lie, and ``curves`` are (distance, gain)."""
-    scored = tuple(row.number for row in store.rounds() if row.scored_at is not None)
-    both = _proxy_and_gold(store, store.probed, tuple(store.reward_stretches()), scored)
+    both = _known_gold(store)
     if both is None:
         return []
     proxy, gold, peak = sides(both)
@@ -298,10 +317,40 @@ def gold_chart(store: RunStore) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _known_gold(store: RunStore) -> ProxyAndGold | None:
+    """What is known of proxy and gold."""
+    scored = tuple(row.number for row in store.rounds() if row.scored_at is not None)
+    return _proxy_and_gold(store, store.probed, tuple(store.reward_stretches()), scored)
+
+
 @lru_cache(maxsize=32)
 def _proxy_and_gold(store: RunStore, *_stamps: object) -> ProxyAndGold | None:
     """Made anew when a round was watched or scored."""
     return proxy_and_gold(store)
+
+
+def win_chart(store: RunStore) -> list[dict[str, Any]]:
+    """How often people preferred a round to the base model in blind tests, from 0 to 1 with Wilson's interval, over the distance from it; dotted,
+    what chance would give."""
+    found, reach = _win_rates(store, store.probed, blind.stamp(store.folder))
+    if not found:
+        return []
+    error = [(each.round, *each.interval) for each in found]
+    return [
+        dict(
+            key="won", title="Human win rate", across="√KL", places=[(each.round, each.distance) for each in found],
+            hint="Blind tests against the base model: the share of decided pairs that the round wins, with Wilson's 95 % interval. Dotted: chance.",
+            series=[dict(label="won by the round", points=[(each.round, each.rate) for each in found], error=error, style="dots")],
+            curves=[[(0.0, 0.5), (reach, 0.5)]],
+            counts=dict(label="decided pairs", points=[(each.round, each.outcome.decided) for each in found]),
+        )
+    ]  # fmt: skip
+
+
+@lru_cache(maxsize=32)
+def _win_rates(store: RunStore, *_stamps: object) -> tuple[list[Won], float]:
+    """Made anew when a round was watched, or a blind test has come out."""
+    return win_rates(store)
 
 
 def gold_name(names: Sequence[str]) -> str:
@@ -309,6 +358,30 @@ def gold_name(names: Sequence[str]) -> str:
     if list(names) == ["human"]:
         return "your ratings of each new board"
     return words.reward(names[0]) if len(names) == 1 else f"mean of {', '.join(map(words.reward, names))}"
+
+
+def rater_charts(store: RunStore) -> list[dict[str, Any]]:
+    """How fast people rated each closed board, how far they agreed, and how far with themselves where images were shown once more; what has something
+    to show."""
+    found = rated_rounds(store)
+    by_rater = found.seconds if len(found.seconds) <= MOST_RATERS else {"all raters": found.everyone}
+    speed = [dict(label=words.short(rater, 40), points=points) for rater, points in by_rater.items()]
+    same = "The share of pairs of a round’s images that were put in the same order when they were shown once more. 0.5 is chance."
+    charts: list[dict[str, Any]] = [
+        dict(
+            key="rater-speed", title="Seconds per image", hint="The median of each board: from one rating to the next. Of pairs, per pair.", unit="s",
+            series=speed, counts=dict(label="ratings", points=found.acts),
+        ),
+        dict(
+            key="rater-agreement", title="Agreement between raters", hint="Krippendorff’s α of each board: 1 is full agreement, 0 is chance.",
+            series=[dict(label="α", points=found.agreement)], counts=dict(label="images that several rated", points=found.shared),
+        ),
+        dict(
+            key="rater-repeats", title="Agreement with oneself", hint=same,
+            series=[dict(label="same order", points=found.same)], counts=dict(label="pairs", points=found.pairs),
+        ),
+    ]  # fmt: skip
+    return [chart for chart in charts if any(value is not None for series in chart["series"] for _, value in series["points"])]
 
 
 def line_charts(charts: Sequence[Chart], metrics: Metrics) -> list[dict[str, Any]]:

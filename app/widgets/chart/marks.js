@@ -54,16 +54,25 @@ function axes(l, axis, named) {
 }
 
 // What happened: where the reward was changed, a broken line between the rounds; an alarm, a line with a triangle on it; the best round, one with a
-// diamond. In a wide chart each says in a few words what it is, each kind at its own height.
+// diamond. In a wide chart each says in a few words what it is, each kind at its own height. Those of the other runs are small, in the run's colour, and
+// each run's in a row of its own.
+const ROW = 13, SMALL = 0.7;
 const HEADS = { alarm: "M0,8L-6,-3L6,-3Z", best: "M0,-6L5,0L0,6L-5,0Z" }, LINES_DOWN = { change: 0, alarm: 1, best: 2, fork: 3 };
 function happened(drawn, l) {
   return drawn.marks.filter((m) => m.x >= l.first && m.x <= l.last).map((m) => {
+    if (m.run.index) return happenedBeside(m, l);
     const x = l.x(m.x), right = l.width - PAD.right - x - 8;
     const late = m.kind === "change" ? x > (l.width + PAD.left) / 2 : right < m.label.length * LETTER, room = late ? x - PAD.left - 8 : right;
     return h("g", { class: "chart-mark", "data-kind": m.kind }, h("title", {}, m.text), h("line", { x1: f(x), x2: f(x), y1: PAD.top, y2: l.height - PAD.bottom }),
       HEADS[m.kind] ? h("path", { d: HEADS[m.kind], transform: `translate(${f(x)}, ${PAD.top})` }) : null,
       drawn.chart.wide && l.width >= ROOMY ? h("text", { class: "chart-tick", x: f(x + (late ? -8 : 8)), y: PAD.top + 10 + 15 * LINES_DOWN[m.kind], "text-anchor": late ? "end" : null }, short(m.label, Math.floor(room / LETTER))) : null);
   });
+}
+
+function happenedBeside(m, l) {
+  const x = f(l.x(m.x)), y = PAD.top + ROW * m.run.index;
+  return h("g", { class: "chart-beside", "data-kind": m.kind, "data-c": m.run.index }, h("title", {}, `${m.run.name}, round ${m.round}: ${m.text}`), h("line", { x1: x, x2: x, y1: y - 5, y2: y + 13 }),
+    HEADS[m.kind] ? h("path", { d: HEADS[m.kind], transform: `translate(${x}, ${y}) scale(${SMALL})` }) : null);
 }
 
 // A fitted curve of each line, and within what the peak of the last one lies.

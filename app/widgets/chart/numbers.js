@@ -30,6 +30,13 @@ function text(value, step) {
   return (step ? shown : shown.replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "")).replace("-", "−");
 }
 
+// What is around a value: the same to both sides, or from where to where.
+function spreadText({ y, spread }) {
+  if (!spread) return "";
+  const [low, high] = spread, even = Math.abs(high - y - (y - low)) <= 1e-6 * (high - low) + 1e-9 * Math.abs(y);
+  return even ? ` ± ${text(high - y)}` : ` (${text(low)} to ${text(high)})`;
+}
+
 // A tick of the vertical axis; near 1, what is above or below it.
 function tickText(y, l) {
   if (l.log) return y >= 1e-3 && y < 1e4 ? String(Number(y.toPrecision(1))) : y.toExponential(0).replace("-", "−").replace("+", "");

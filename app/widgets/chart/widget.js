@@ -37,18 +37,18 @@ function prepare(chart) {
       for (const [x] of points) seen.add(x);
       if (chosen.hidden.includes(nameOf(chart, s.label))) return;
       const smooth = SMOOTH[chosen.smooth] && s.style !== "dots" && points.length > 2 ? smoothed(points, SMOOTH[chosen.smooth]) : null;
-      const band = round(s.band), error = round(s.error), spread = new Map([...(band || []), ...(error || [])].map((b) => [b[0], b[2]]));
-      const values = new Map(points.map(([x, y, number], j) => [x, { y, number, smooth: smooth?.[j][1], spread: y !== null && spread.has(x) ? spread.get(x) - y : null }]));
+      const band = round(s.band), error = round(s.error), spread = new Map([...(band || []), ...(error || [])].map((b) => [b[0], b.slice(1)]));
+      const values = new Map(points.map(([x, y, number], j) => [x, { y, number, smooth: smooth?.[j][1], spread: y === null ? null : spread.get(x) ?? null }]));
       lines.push({ run: index, label: s.label, style: s.style, points, band, error, smooth, values, byRound: new Map([...values.values()].map((v) => [v.number, v])),
         colour: (several ? index : i) % COLOURS, dash: several ? i : Math.floor(i / COLOURS) });
     });
     const byStop = new Map(of.series.flatMap((s) => s.points.map(([number]) => [place(number), number])));
-    sides.push({ index, name: run.name, place, byStop, stops: [...seen].sort((a, b) => a - b), images: placer(run.value, "images"), seconds: placer(run.value, "time") });
+    sides.push({ index, name: run.name, place, byStop, marks: of.marks || [], stops: [...seen].sort((a, b) => a - b), images: placer(run.value, "images"), seconds: placer(run.value, "time") });
   });
   const stops = [...new Set(sides.flatMap((side) => side.stops))].sort((a, b) => a - b), place = sides[0].place;
   const counts = chart.counts && !chosen.hidden.includes(nameOf(chart, chart.counts.label)) ? chart.counts.points.map(([number, n]) => [place(number), n]) : null;
-  const marks = (chart.marks || []).filter((m) => place(m.round) >= (stops[0] ?? 0))
-    .map((m) => ({ ...m, x: m.kind === "change" ? Math.max(stops[0] ?? 0, (place(m.round - 1) + place(m.round)) / 2) : place(m.round) }));
+  const marks = sides.flatMap((side) => side.marks.filter((m) => side.place(m.round) >= (stops[0] ?? 0)).map((m) => ({ ...m, run: side, at: side.place(m.round),
+    x: m.kind === "change" ? Math.max(stops[0] ?? 0, (side.place(m.round - 1) + side.place(m.round)) / 2) : side.place(m.round) })));
   const logs = offersLog(chart), axis = chart.places ? OWN : chosen.axis;
   const curves = (chart.curves || []).map((points, i) => ({ points, colour: several ? 0 : i })).filter((c, i) => c.points.length && !chosen.hidden.includes(nameOf(chart, chart.series[i].label)));
   const ends = curves.map((c) => c.points[c.points.length - 1][0]), span = ends.length ? [Math.min(0, stops[0]), Math.max(...stops, ...ends)] : stops;
@@ -81,10 +81,16 @@ function said(of, run) {
   const known = lines.map((s) => [s, s.values.get(x)]).filter(([, v]) => v && v.y !== null);
   const number = lines.map((s) => s.values.get(x)?.number).find((n) => n !== undefined);
   if (number === undefined) return null;
-  const parts = known.map(([s, v]) => `${of.chart.series.length > 1 ? `${s.label} ` : ""}${text(v.y)}${v.spread !== null ? ` ± ${text(v.spread)}` : ""}${of.chart.unit ? ` ${of.chart.unit}` : ""}${v.smooth ? `, smoothed ${text(v.smooth)}` : ""}`);
+  const parts = known.map(([s, v]) => `${of.chart.series.length > 1 ? `${s.label} ` : ""}${text(v.y)}${spreadText(v)}${of.chart.unit ? ` ${of.chart.unit}` : ""}${v.smooth ? `, smoothed ${text(v.smooth)}` : ""}`);
   const n = run.index ? null : of.chart.counts?.points.find((p) => p[0] === number)?.[1] ?? null;
-  const change = run.index ? null : of.marks.filter((m) => m.round === number).map((m) => m.text).join(" · "), cost = placeText(x, of.axis);
-  return { number, words: [`Round ${number}${cost ? ` (${cost})` : ""}: ${parts.join(" · ") || "no value"}`, n === null ? "" : `${n} ${of.chart.counts.label}`, change].filter(Boolean).join(" · ") };
+  const cost = placeText(x, of.axis);
+  return { number, words: [`Round ${number}${cost ? ` (${cost})` : ""}: ${parts.join(" · ") || "no value"}`, n === null ? "" : `${n} ${of.chart.counts.label}`].filter(Boolean).join(" · ") };
+}
+
+// What happened in a run where a chart is read: at the round that is read, and of another run what lies nearest to it, for the arrow keys go by this one's.
+function happenedHere(of, run, number) {
+  const own = of.runs[0].stops, x = here(of), near = (m) => (nearest(own, Math.min(own[own.length - 1], Math.max(own[0], m.at))) === x);
+  return of.marks.filter((m) => m.run === run && (m.round === number || (run.index && near(m)))).map((m) => (m.round === number ? m.text : `round ${m.round}: ${m.text}`));
 }
 
 function latest(of, run) {
@@ -99,7 +105,7 @@ function summary(of) {
 }
 
 // Alarms and the best round, for those who cannot see them drawn.
-function happenings(of) { return of.marks.filter((m) => m.kind !== "change").map((m) => `${m.label}: round ${m.round}. `).join(""); }
+function happenings(of) { return of.marks.filter((m) => m.kind !== "change").map((m) => `${m.run.index ? `${m.run.name}: ` : ""}${m.label}: round ${m.round}. `).join(""); }
 
 function table(of) {
   const rounds = [...new Set(of.lines.flatMap((s) => s.points.map((p) => p[2])))].sort((a, b) => a - b).slice(-500);
@@ -107,7 +113,7 @@ function table(of) {
   const counts = of.counts && new Map(of.chart.counts.points);
   if (of.chart.across) columns.unshift({ label: of.chart.across, at: of.runs[0].place });
   if (counts) columns.push({ label: of.chart.counts.label, at: (round) => counts.get(round) });
-  const happened = (round) => of.marks.filter((m) => m.round === round).map((m) => m.text).join(" · "), any = rounds.some(happened);
+  const happened = (round) => of.marks.filter((m) => m.round === round).map((m) => (m.run.index ? `${m.run.name}: ${m.text}` : m.text)).join(" · "), any = rounds.some(happened);
   return h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Round"), columns.map((c) => h("th", { scope: "col" }, c.label)), any ? h("th", { scope: "col" }, "What happened") : null)),
     h("tbody", {}, rounds.map((round) => h("tr", {}, h("th", { scope: "row" }, String(round)), columns.map((c) => h("td", {}, text(c.at(round)))), any ? h("td", {}, happened(round)) : null))));
 }
@@ -149,8 +155,8 @@ function point(plot, of) {
   line.setAttribute("aria-live", of.chart.key === over ? "polite" : "off"); // one chart speaks, not all of them
   const several = of.runs.length > 1;
   const read = of.runs.map((run) => {
-    const found = at === null ? null : said(of, run)?.words;
-    const words = found || (several ? latest(of, run) : latest(of, run).replace(/^./, (c) => c.toUpperCase()));
+    const found = at === null ? null : said(of, run), then = at === null ? [] : happenedHere(of, run, found?.number);
+    const words = [found?.words || (several ? latest(of, run) : latest(of, run).replace(/^./, (c) => c.toUpperCase())), ...then].join(" · ");
     return several ? [run, `${run.name}: ${words}`] : [null, words];
   });
   if (line.textContent !== read.map(([, words]) => words).join("")) line.replaceChildren(...read.map(([run, words]) => h("span", {}, run ? h("i", { "data-c": run.index }) : null, words)));
