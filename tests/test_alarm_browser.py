@@ -64,7 +64,7 @@ def test_the_banner_shows_what_goes_wrong_and_is_dismissed_for_good(page: Page, 
     banner.get_by_role("button", name="Dismiss").press("Enter")
     expect(banner).to_have_count(0)
     open_progress(page, alarmed)
-    expect(page.get_by_role("heading", name="Diversity")).to_be_visible()
+    expect(page.get_by_role("heading", name="Diversity", exact=True)).to_be_visible()
     expect(banner).to_have_count(0)
 
 

@@ -55,6 +55,7 @@ def test_a_page_asks_for_its_values_only_when_they_changed(page: Page, studio: S
     store = filled_run(studio.runs / "toy", rounds=1, awaiting=True)
     open_studio(page, studio, "toy")
     expect(page.locator(".bar-state")).to_contain_text("round 2 of 3")
+    page.wait_for_timeout(1500)  # on a busy machine the first questions are still on their way
     pulses, events = list[str](), list[str]()
     page.on("request", lambda request: (pulses if "/studio/pulse" in request.url else events).append(request.url))
     page.wait_for_timeout(4500)
