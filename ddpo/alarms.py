@@ -174,7 +174,7 @@ def watched(store: RunStore, up_to: int | None = None) -> tuple[Series, dict[int
 def paid_for(store: RunStore, number: int) -> frozenset[str]:
     """What covers pictures (:data:`COVERS`) and is paid for by the reward that is optimised in a round, by this and earlier rounds' scores. Of what
     people pay for they are the judges."""
-    if "human" in rewards.parts(store.reward_at(number)):
+    if "human" in rewards.parts(store.reward_at(number)) or store.config.shuffle_scores:  # the control learns from no scores
         return frozenset()
     since = max((first for first, _ in store.reward_stretches() if first <= number), default=1)
     return _paid({name: store.points(PAYS + name) for name in COVERS}, since, number)

@@ -421,7 +421,7 @@ class Trainer:
         Raises:
             StopRun: it goes wrong while people rate, and the run rolls back.
         """
-        if not self.monitor.due(number) or self._updates() != number:
+        if self._updates() != number or not self.monitor.due(number):
             return
         started, images = time.monotonic(), len(self.store.board(meanwhile)) if meanwhile else 0
 
