@@ -203,10 +203,10 @@ def with_people(charts: list[dict[str, Any]], store: RunStore) -> list[dict[str,
     if both is None or both.names != ("human",) or both.gold[0].distance:
         return charts
     line = dict(
-        label="your ratings, each new board (± standard error)", points=[(p.round, p.gain) for p in both.gold],
+        label="your ratings", points=[(p.round, p.gain) for p in both.gold],
         band=[(p.round, p.gain - p.error, p.gain + p.error) for p in both.gold],
     )  # fmt: skip
-    hint = "Watched pictures and rated boards, in the base model’s standard deviations. One rises, the others fall: it is gamed."
+    hint = "Watched pictures and rated boards (± standard error), in the base model’s standard deviations. One rises, the others fall: it is gamed."
     return [chart | dict(series=[line, *chart["series"]], hint=hint) if chart["key"] == "panel" else chart for chart in charts]
 
 

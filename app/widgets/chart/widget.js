@@ -132,7 +132,7 @@ function figure(chart) {
     items.length ? h("ul", { class: "chart-legend" }, items.map((item) => h("li", {},
       h("button", { "data-act": "hide", "data-name": nameOf(chart, item.text), "aria-pressed": String(!item.hidden), title: item.hidden ? "Show" : "Hide" }, sample(item), item.text)))) : null,
     h("div", { class: "chart-plot", "data-chart": chart.key, "data-own": "", tabindex: 0, role: "img", "aria-label": summary(of) }),
-    h("p", { class: "chart-reading", "data-own": "", "aria-live": "off", style: `--runs: ${of.runs.length}`, "data-long": String(of.runs.length === 1 && chart.series.length > 1) }),
+    h("p", { class: "chart-reading", "data-own": "", "aria-live": "off", style: `--runs: ${of.runs.length}`, "data-long": String(of.runs.length === 1 && (chart.series.length > 1 || Boolean(chart.counts))) }),
     h("div", { class: "chart-foot" },
       h("details", { class: "chart-table" }, h("summary", {}, "As a table"), h("div", { class: "chart-scroll", tabindex: 0, role: "region", "aria-label": `${chart.title}, as a table`, "data-own": "" })),
       h("div", { class: "chart-tools" },
