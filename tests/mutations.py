@@ -654,6 +654,39 @@ MUTATIONS = (
         ("(dd * v - d * dv) / spread", "v / w", CHART + "test_smoothing_does_not_lag_bend_or_fill_gaps"),
         ("if (low < 0) return 0;", "if (low < 0) return rows[0][at];", CHART + "test_rounds_lie_where_their_cost_says"),
         ("x - sorted[low] <= sorted[high] - x", "x - sorted[low] > sorted[high] - x", CHART + "test_rounds_lie_where_their_cost_says"),
+        ("return even ?", "return true ?", CHART + "test_a_lopsided_interval_is_told_from_where_to_where"),
+    ),
+    Mutation(
+        "app/widgets/chart/widget.js",
+        "(run.index && near(m))",
+        "false",
+        (CHART + "test_what_happened_in_another_run_is_drawn_in_its_colour_and_read_by_keyboard",),
+    ),
+    *of(
+        "app/raters.py",
+        ("event.board or event.round, {}", "event.round, {}", "test_speed_and_agreement_are_told_by_round"),
+        ("if row.closed_rating is not None}", "}", "test_speed_and_agreement_are_told_by_round"),
+        ("for rater, found in before.items() if rater not in absent", "for found in before.values()", "test_speed_and_agreement_are_told_by_round"),
+    ),
+    *of(
+        "app/pages/progress.py",
+        (
+            "gain - p.error, p.gain + p.error) for p in both.gold]",
+            "gain, p.gain) for p in both.gold]",
+            "tests/test_app_pages.py::test_people_stand_among_the_rewards_where_their_ratings_are_held_out",
+        ),
+    ),
+    *of(
+        "app/views.py",
+        ("{blind.stamp(store.folder)}/", "", "tests/test_app_pages.py::test_a_blind_test_against_the_base_model_is_a_point_of_a_chart"),
+    ),
+    *of(
+        "ddpo/blind.py",
+        (
+            "if result.titles[0] == BASE else (total.b, total.a)",
+            "if True else (total.b, total.a)",
+            "test_tests_of_a_round_against_the_base_model_are_added_up_whichever_side_it_was",
+        ),
     ),
     *of(
         "ddpo/monitor.py",
@@ -714,6 +747,8 @@ MUTATIONS = (
         ("or len(stretches) > 1", "", "test_a_run_has_both_while_its_reward_stays"),
         ("math.hypot(board.error, first.error)", "board.error", "test_people_s_ratings_are_held_out_by_the_boards_they_are_of"),
         ("reward, *DAMAGE, *NO_MERIT,", "reward, *DAMAGE,", "test_gold_is_what_nobody_optimises"),
+        ("        known.pop(0, None)\n", "        pass\n", "test_win_rates_lie_at_the_distance_of_their_rounds"),
+        ("[known[at] ** 2 for at in rounds]", "[known[at] for at in rounds]", "test_win_rates_lie_at_the_distance_of_their_rounds"),
     ),
     *of(
         "ddpo/result.py",

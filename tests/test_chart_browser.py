@@ -15,9 +15,10 @@ import pytest
 from conftest import Studio
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
-from toys import filled_run
+from toys import add_watched, filled_run
 
 from app.pages.run import image_url
+from ddpo import blind
 from ddpo.store import RunStore
 
 NUMBERS = (Path(__file__).parent.parent / "app/widgets/chart/numbers.js").read_text(encoding="utf-8")
@@ -237,6 +238,59 @@ def test_another_run_joins_on_one_axis_by_rounds_by_images_and_by_time(page: Pag
     page.get_by_role("button", name="Take quick out of the charts").click()
     expect(reward.locator("path.chart-line")).to_have_count(1)
     expect(page.locator(".charts-runs")).to_have_count(0)
+
+
+def test_what_happened_in_another_run_is_drawn_in_its_colour_and_read_by_keyboard(page: Page, two_runs: Studio) -> None:
+    """quick's round 2, from which another run goes on: small and in quick's colour, beside slow's own mark of the whole height; told at slow's round
+    2, and by time, where it lies before slow's first round ends, at that round, which is the nearest that the arrow keys reach."""
+    for name, number in (("quick", 2), ("slow", 5)):
+        store = RunStore(two_runs.runs / name)
+        store.choose(f"fork from-{name}", f"{number} ")
+        store.close()
+    open_charts(page, two_runs, "slow")
+    expect(page.locator(".chart-beside")).to_have_count(0)
+    page.get_by_label("Compare with").select_option("quick")
+    reward = page.locator(".chart-wide").first
+    plot, said, small = reward.locator(".chart-plot"), reward.locator(".chart-reading span"), reward.locator(".chart-beside")
+    expect(small).to_have_count(1)
+    expect(reward.locator(".chart-mark")).to_have_count(1)
+    assert small.locator("title").text_content() == "quick, round 2: from-quick goes on from here"
+    drawn, own = (reward.locator(f"{of} line").first.bounding_box() for of in (".chart-beside", ".chart-mark"))
+    assert drawn and own and drawn["height"] < 20 < 200 < own["height"]
+    stroke = "(e) => getComputedStyle(e).stroke"
+    assert small.locator("line").evaluate(stroke) == reward.locator("path.chart-line[data-c='1']").first.evaluate(stroke)
+    assert "from-slow: round 5. quick: from-quick: round 2. " in (plot.get_attribute("aria-label") or "")
+    plot.press("Home")
+    expect(said.nth(1)).not_to_contain_text("goes on from here")
+    plot.press("ArrowRight")
+    expect(said.nth(1)).to_have_text(re.compile(r"^quick: Round 2: −2\.2 ± [\d.]+ · from-quick goes on from here$"))
+    expect(said.first).not_to_contain_text("goes on from here")
+    for _ in range(3):
+        plot.press("ArrowRight")
+    expect(said.first).to_contain_text("from-slow goes on from here")
+    reward.get_by_text("As a table").click()
+    expect(reward.locator("tbody tr").nth(1)).to_contain_text("quick: from-quick goes on from here")
+    page.get_by_label("Horizontal axis").select_option("time")
+    plot.press("Home")
+    expect(said.nth(1)).to_have_text("quick: latest −2.4 · round 2: from-quick goes on from here")
+    plot.press("ArrowRight")
+    expect(said.nth(1)).to_have_text("quick: latest −2.4")
+
+
+def test_a_lopsided_interval_is_told_from_where_to_where(page: Page, studio: Studio) -> None:
+    """Four of five decided pairs, by Wilson; chance is dotted, and what is even stays a ±."""
+    store = filled_run(studio.runs / "a", rounds=5, reward="aesthetic")
+    for number in (0, 5):
+        add_watched(store, number)
+    blind.keep(store.folder, blind.Result("ab", 0.0, ("base model", "round 5"), (0, 5), 8, 1, blind.Outcome(1, 4, 2, 1), (3, 5)))
+    spread = dict(store.metrics()["reward_std"])[5]
+    store.close()
+    open_charts(page, studio, "a")
+    won = chart(page, "Human win rate")
+    expect(won.locator("path.chart-line[data-dash='2']")).to_have_count(1)
+    won.locator(".chart-plot").press("End")
+    expect(won.locator(".chart-reading")).to_contain_text("Round 5 (√KL 7.071): 0.8 (0.3755 to 0.9638) · 5 decided pairs")
+    expect(page.locator(".chart-wide .chart-reading").first).to_contain_text(f" ± {spread:.4f}".rstrip("0"))
 
 
 def test_a_run_by_another_reward_shares_no_axis_with_this_one(page: Page, two_runs: Studio) -> None:
