@@ -123,7 +123,7 @@ def measure(preset: str, folder: Path, about: int) -> dict[str, Any]:
     """Everything of one finished run; a few pictures of each watched round stay in its folder."""
     store = RunStore(folder)
     config, places, series = store.config, store.checkpoints(), series_of(store.probes())
-    paid = {at: paid_for(store, at) for at in sorted(series)}
+    paid = paid_for(store, sorted(series))
     best = first_alarm(series, config.reward, paid)[1]
     store.close()
     watched = {at: {name: [None if v is None else round(v, 5) for v in values] for name, values in series[at].items()} for at in sorted(series)}

@@ -29,7 +29,7 @@ the way back is to half of the rounds before the alarm (:attr:`Alarm.back`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
@@ -171,18 +171,21 @@ def watched(store: RunStore, up_to: int | None = None) -> tuple[Series, dict[int
     return series, {at: store.reward_at(at) for at in series}
 
 
-def paid_for(store: RunStore, number: int) -> frozenset[str]:
-    """What covers pictures (:data:`COVERS`) and is paid for by the reward that is optimised in a round, by this and earlier rounds' scores. Of what
-    people pay for they are the judges."""
-    if "human" in rewards.parts(store.reward_at(number)) or store.config.shuffle_scores:  # the control learns from no scores
-        return frozenset()
-    since = max((first for first, _ in store.reward_stretches() if first <= number), default=1)
-    return _paid({name: store.points(PAYS + name) for name in COVERS}, since, number)
+def paid_for(store: RunStore, rounds: Iterable[int]) -> dict[int, frozenset[str]]:
+    """What covers pictures (:data:`COVERS`) and is paid for by the reward that is optimised in each of some rounds, by this and earlier rounds'
+    scores. Of what people pay for they are the judges."""
+    if store.config.shuffle_scores:  # the control learns from no scores
+        return dict.fromkeys(rounds, frozenset())
+    points, stretches = {name: store.points(PAYS + name) for name in COVERS}, store.reward_stretches()
 
+    def paid(number: int) -> frozenset[str]:
+        since, reward = max((stretch for stretch in stretches if stretch[0] <= number), default=stretches[0])
+        if "human" in rewards.parts(reward):
+            return frozenset()
+        found = {name: [value for at, value in each if since <= at <= number and value is not None][-PAID_ROUNDS:] for name, each in points.items()}
+        return frozenset(name for name, values in found.items() if len(values) >= PAID_FEWEST and fmean(values) >= PAID)
 
-def _paid(points: Mapping[str, Sequence[tuple[int, float | None]]], since: int, number: int) -> frozenset[str]:
-    found = {name: [value for at, value in each if since <= at <= number and value is not None][-PAID_ROUNDS:] for name, each in points.items()}
-    return frozenset(name for name, values in found.items() if len(values) >= PAID_FEWEST and fmean(values) >= PAID)
+    return {number: paid(number) for number in rounds}
 
 
 def diversity_by_prompt(rows: Sequence[ProbeRow]) -> dict[str, list[tuple[int, float]]]:
@@ -351,7 +354,7 @@ def judged(store: RunStore, up_to: int | None = None) -> Judgement:
 @lru_cache(maxsize=32)
 def _judged(store: RunStore, up_to: int | None, _stamp: object) -> Judgement:
     series, rewards_at = watched(store, up_to)
-    found = signs_of(series, rewards_at, {at: paid_for(store, at) for at in series})
+    found = signs_of(series, rewards_at, paid_for(store, series))
     alarms = {at: alarm for at in sorted(found) if (alarm := _alarm(series, found, at, rewards_at)) is not None}
     return Judgement(tuple(sorted(series)), alarms, _best(series, found, rewards_at, up_to))
 

@@ -254,7 +254,7 @@ class Monitor:
         last, every = max((at for at in found.rounds if at < number), default=0), self.config.watch_every
         if last in found.alarms:
             every *= 2
-        elif last and paid_for(self.store, number):
+        elif last and paid_for(self.store, [number])[number]:
             every = -(-every // 2)
         return number == self.config.rounds or number - last >= every
 

@@ -129,14 +129,29 @@ def test_what_covers_pictures_is_paid_for_where_scores_go_with_it(tmp_path: Path
     store = toy_trainer(tmp_path / "run", watched_config(reward="jpeg_incompressibility")).store
     for number, texture in enumerate((0.9, 0.9, 0.5, 0.9, 0.9, 0.9, 0.0), start=1):
         store.add_metrics(number, dict(pays_for_texture=texture, pays_for_noise=0.2, pays_for_clipping=0.9))
-    assert [bool(paid_for(store, number)) for number in range(1, 8)] == [False, False, True, True, True, True, False]
-    assert paid_for(store, 6) == {"texture"}
+    assert [bool(names) for names in paid_for(store, range(1, 8)).values()] == [False, False, True, True, True, True, False]
+    assert paid_for(store, [6]) == {6: {"texture"}}
     store.start_round(5)
     store.set_reward(5, "aesthetic")
-    assert not paid_for(store, 6) and paid_for(store, 4) == {"texture"}
+    assert paid_for(store, [6, 4]) == {6: set(), 4: {"texture"}}
     store.set_reward(5, "human")
     store.add_metrics(8, dict(pays_for_texture=1.0))
-    assert not paid_for(store, 8)
+    assert paid_for(store, [8]) == {8: set()}
+
+
+def test_the_shuffled_control_is_paid_by_nothing(tmp_path: Path) -> None:
+    for shuffled in (False, True):
+        store = toy_trainer(tmp_path / f"{shuffled}", watched_config(reward="jpeg_incompressibility", shuffle_scores=shuffled)).store
+        for number in range(1, 6):
+            store.add_metrics(number, dict(pays_for_texture=0.9))
+        assert bool(paid_for(store, [5])[5]) != shuffled
+
+
+def test_what_is_paid_for_is_read_once_for_all_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once a round: a metric's points lie all over the table."""
+    store, asked = toy_trainer(tmp_path / "run", watched_config(reward="jpeg_incompressibility")).store, list[str]()
+    monkeypatch.setattr(store, "points", lambda name: asked.append(name) or [])
+    assert len(paid_for(store, range(200))) == 200 and len(asked) == 2
 
 
 # --- the alarm --------------------------------------------------------------------------------------------------------------------
