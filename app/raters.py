@@ -69,8 +69,8 @@ class Heard:
 
     lock: Any = field(default_factory=Lock)
     events: list[RatingRow] = field(default_factory=list)
-    rounds: dict[int, tuple[tuple[int | None, int], Said]] = field(default_factory=dict)
-    """By number: until which event it was open, the last one of it, and what was said."""
+    rounds: dict[int, tuple[tuple[int | None, int, int], Said]] = field(default_factory=dict)
+    """By number: until which event it was open, the last one of it and how many, and what was said."""
 
 
 @lru_cache(maxsize=64)
@@ -88,7 +88,7 @@ def _events(store: RunStore) -> list[RatingRow]:
 
 def _of_round(store: RunStore, row: RoundRow, events: Sequence[RatingRow]) -> Said:
     """What a round's events say."""
-    known, stamp = _heard(store).rounds, (row.closed_rating, events[-1].id)
+    known, stamp = _heard(store).rounds, (row.closed_rating, events[-1].id, len(events))
     if row.number not in known or known[row.number][0] != stamp:
         known[row.number] = (stamp, said_in(events, store.asked(row.number), row))
     return known[row.number][1]
@@ -135,9 +135,10 @@ def _rated_rounds(store: RunStore, _said: tuple[int, ...]) -> RatedRounds:
     acts: dict[int, dict[str, list[RatingRow]]] = {}
     events: dict[int, list[RatingRow]] = {}
     for event in _events(store):
-        acts.setdefault(event.board or event.round, {}).setdefault(event.rater, []).append(event)
-        events.setdefault(event.round, []).append(event)
-    numbers, absent = sorted(acts.keys() & closed.keys()), store.left_out
+        if (board := event.board or event.round) in closed:
+            acts.setdefault(board, {}).setdefault(event.rater, []).append(event)
+            events.setdefault(event.round, []).append(event)
+    numbers, absent = sorted(acts), store.left_out
     took = {number: {rater: seconds_of(each) for rater, each in acts[number].items()} for number in numbers}
     together = {number: [second for each in took[number].values() for second in each] for number in numbers}
     agreement, same = dict[int, tuple[float | None, int]](), dict[int, tuple[float | None, int]]()

@@ -41,6 +41,9 @@ class Point:
     """A gain at a distance."""
 
     round: int
+    """The watched round, or the board."""
+    after: int
+    """After how many rounds' updates its pictures were made."""
     distance: float
     """√KL from the base model, in √nats."""
     gain: float
@@ -198,7 +201,7 @@ def gains(series: Series, names: Sequence[str]) -> list[Point]:
                 moved.setdefault(i, []).append(change / (spread or 1.0))
         if moved:
             mean, error = mean_and_error([math.fsum(each) / len(each) for each in moved.values()])
-            found.append(Point(at, distance, mean, error))
+            found.append(Point(at, at, distance, mean, error))
     return found
 
 
@@ -252,7 +255,7 @@ def rated_gains(series: Series, rated: Sequence[Board]) -> list[Point]:
     for board in rated:
         if (distance := distance_at(known, board.made_after)) is not None:
             error = 0.0 if board is first else math.hypot(board.error, first.error) / first.spread
-            found.append(Point(board.round, distance, (board.mean - first.mean) / first.spread, error))
+            found.append(Point(board.round, board.made_after, distance, (board.mean - first.mean) / first.spread, error))
     return found
 
 
@@ -282,11 +285,13 @@ class Won:
 def win_rates(store: RunStore, up_to: int | None = None) -> tuple[list[Won], float]:
     """The human win rates of a run over the distance, in order of rounds, and how far the run has come, up to a round.
 
-    A run that goes on from trained weights is far from the base model at once: there KL is interpolated between later watched rounds alone."""
+    A tested round between two watched ones has their interpolated KL, be the later one beyond ``up_to``; one that is newer than all watched ones
+    has no distance yet, and is left out. A run that goes on from trained weights is far from the base model at once: there KL is interpolated between
+    later watched rounds alone."""
     tested = {number: total for number, total in blind.against_base(blind.results(store.folder)).items() if up_to is None or number <= up_to}
     if not tested:
         return [], 0.0
-    known = distances(watched(store, up_to)[0])
+    known = distances(watched(store)[0])
     if store.parent or store.config.init_lora:
         known.pop(0, None)
     found = []
@@ -294,7 +299,8 @@ def win_rates(store: RunStore, up_to: int | None = None) -> tuple[list[Won], flo
         rate, interval, distance = total.win_rate, total.interval, distance_at(known, number)
         if rate is not None and interval is not None and distance is not None:
             found.append(Won(number, distance, total, rate, interval))
-    return found, max(known.values(), default=0.0)
+    reached = [distance for at, distance in known.items() if up_to is None or at <= up_to]
+    return found, max([*reached, *(each.distance for each in found)], default=0.0)
 
 
 def words_of(points: Sequence[Point], now: float) -> str:

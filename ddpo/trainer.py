@@ -29,6 +29,7 @@ What differs from the paper, and why:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
@@ -267,10 +268,11 @@ class Trainer:
             for name in rewards.parts(reward):
                 scores = [score.value for score in self.store.scores(number, name).values() if score.value is not None]
                 metrics |= {f"mean_of_{name}": fmean(scores)} if scores else {}
-        if self.config.watch_every:
+        if self.config.watch_every and "human" not in rewards.parts(reward):  # people are not kept waiting for it
             scored = [(row, value) for row in rows if row.id in said and (value := said[row.id].value) is not None][:LOOKED_AT]
-            images = [read_image(self.store.folder / row.image) for row, _ in scored]
-            metrics |= pays_for(images, [row.prompt for row, _ in scored], [value for _, value in scored])
+            with contextlib.suppress(OSError):
+                images = [read_image(self.store.folder / row.image) for row, _ in scored]
+                metrics |= pays_for(images, [row.prompt for row, _ in scored], [value for _, value in scored])
         self.store.add_metrics(number, metrics)
 
     def _values(self, number: int) -> tuple[list[float | None], list[str]]:
@@ -281,10 +283,6 @@ class Trainer:
     def _said(self, number: int, name: str) -> dict[int, Score]:
         """What a reward says of a round's samples, by id: of people's ratings, what is learned from them."""
         return self.taster.learned(number) if name == "human" else self.store.scores(number, name)
-
-    def advantages(self, number: int) -> Tensor:
-        """The round's advantages, (n,)."""
-        return self._weighed(number, self._advantages(number, *self._learned_values(number)))
 
     def weights(self, number: int) -> Weights:
         """How much each of the round's images counts."""

@@ -363,6 +363,8 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/trainer.py",
+        ("contextlib.suppress(OSError)", "contextlib.nullcontext()", "tests/test_monitor.py::test_a_watched_run_says_what_its_reward_pays_for"),
+        (' and "human" not in rewards.parts(reward):', ":", "tests/test_monitor.py::test_while_people_rate_the_round_before_is_watched"),
         ("[row for row in rows if row.shown]", "list(rows)", "tests/test_control.py::test_who_was_not_asked_about_was_not_passed_over"),
         (
             "fresh = (behind == 0) & weights.rated",
@@ -664,15 +666,20 @@ MUTATIONS = (
     ),
     *of(
         "app/raters.py",
-        ("event.board or event.round, {}", "event.round, {}", "test_speed_and_agreement_are_told_by_round"),
+        ("board := event.board or event.round)", "board := event.round)", "test_speed_and_agreement_are_told_by_round"),
         ("if row.closed_rating is not None}", "}", "test_speed_and_agreement_are_told_by_round"),
         ("for rater, found in before.items() if rater not in absent", "for found in before.values()", "test_speed_and_agreement_are_told_by_round"),
     ),
     *of(
         "app/pages/progress.py",
         (
-            "gain - p.error, p.gain + p.error) for p in both.gold]",
-            "gain, p.gain) for p in both.gold]",
+            "band.append((after, gain - error, gain + error))",
+            "band.append((after, gain, gain))",
+            "tests/test_app_pages.py::test_people_stand_among_the_rewards_where_their_ratings_are_held_out",
+        ),
+        (
+            "of_one = [p for p in both.gold if p.after == after]",
+            "of_one = [p for p in both.gold if p.after == after][:1]",
             "tests/test_app_pages.py::test_people_stand_among_the_rewards_where_their_ratings_are_held_out",
         ),
     ),
@@ -692,6 +699,7 @@ MUTATIONS = (
         "ddpo/monitor.py",
         ("energy[frequency > 0.25]", "energy[frequency < 0.25]", "test_noise_is_the_energy_above_half_of_nyquist"),
         ("apart = 0.5 * torch", "apart = torch", "test_pictures_of_a_prompt_are_apart_by_half_their_squared_distance"),
+        ("< TOLD_BY", "< 2", "test_what_a_reward_pays_for_is_a_correlation_within_prompts"),
         ("unit @ unit.T / len(unit)", "unit @ unit.T", "test_the_vendi_score_counts_different_pictures"),
         ("(RewardError, OSError):", "(RewardError):", "test_a_run_that_an_older_version_watched_goes_on_with_a_vendi_score"),
         ("with policy.base() if number == 0 else", "with", "test_a_watched_run_has_its_series_and_its_pictures"),
@@ -732,6 +740,7 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/gold.py",
+        ("known = distances(watched(store)[0])", "known = distances(watched(store, up_to)[0])", "test_win_rates_lie_at_the_distance_of_their_rounds"),
         ("-d * np.log(d)]", "d * np.log(d)]", "test_a_known_curve_is_found_again"),
         ("math.exp(best - 1)", "math.exp(best)", "test_a_known_curve_is_found_again"),
         (
@@ -916,6 +925,9 @@ def main(words: Sequence[str]) -> int:
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
     chosen = [m for m in MUTATIONS if not words or any(w in m.file + m.old + m.new + m.tests[0] for w in words)]
+    if not chosen:
+        print(f"No mutation has any of {' '.join(words)} in it.", file=sys.stderr)
+        return 2
     alive = []
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"

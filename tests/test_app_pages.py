@@ -277,18 +277,21 @@ def test_every_group_of_prompts_has_a_line_of_its_own() -> None:
 
 
 def test_people_stand_among_the_rewards_where_their_ratings_are_held_out(runs: Runs) -> None:
-    """By hand: board 3's mean over board 1's, in board 1's spread, with the errors of both; at its own round, first of the lines. Of a run that goes
-    on from other weights the base model's board is unknown: there people have no line."""
+    """By hand: board 4's mean over board 1's, in board 1's spread, with the errors of both; at the round that made its model, as the watched
+    pictures are, first of the lines. Boards of one model, one of them made ahead, are one point. Of a run that goes on from other weights the
+    base model's board is unknown: there people have no line."""
     store = filled_run(runs.folder / "a", rounds=6)
-    store._db.execute("UPDATE sample SET updates = round - 1")
+    store._db.execute("UPDATE sample SET updates = max(0, round - 2)")
     for number in (0, 2, 4):
         add_watched(store, number)
     panel = next(chart for chart in progress.charts_value(store)["charts"] if chart["key"] == "panel")
     people, automatic = panel["series"]
-    assert people["label"].startswith("your ratings") and automatic["label"] == "CLIPScore" and [at for at, _ in people["points"]] == [1, 2, 3, 4, 5]
+    assert people["label"].startswith("your ratings") and automatic["label"] == "CLIPScore" and [at for at, _ in people["points"]] == [0, 1, 2, 3, 4]
     mean, spread = (dict(store.metrics()[name]) for name in ("reward_mean", "reward_std"))
-    gain, error = (mean[3] - mean[1]) / spread[1], math.hypot(spread[3], spread[1]) / 8**0.5 / spread[1]
-    assert people["points"][2] == (3, pytest.approx(gain)) and people["band"][2] == (3, pytest.approx(gain - error), pytest.approx(gain + error))
+    gain, error = (mean[4] - mean[1]) / spread[1], math.hypot(spread[4], spread[1]) / 8**0.5 / spread[1]
+    assert people["points"][2] == (2, pytest.approx(gain)) and people["band"][2] == (2, pytest.approx(gain - error), pytest.approx(gain + error))
+    half, error = (mean[2] - mean[1]) / spread[1] / 2, math.hypot(spread[2], spread[1]) / 8**0.5 / spread[1] / 2
+    assert people["points"][0] == (0, pytest.approx(half)) and people["band"][0] == (0, pytest.approx(half - error), pytest.approx(half + error))
     (store.folder / "parent").mkdir()
     (store.folder / "parent" / "parent.json").write_text('{"run": "b", "round": 7}')
     add_watched(store, 6)

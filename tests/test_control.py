@@ -162,7 +162,7 @@ def test_people_s_scores_reach_the_trainer_by_image(tmp_path: Path) -> None:
     store.close()
     trainer = toy_trainer(tmp_path / "run", toy_config(reward="human"))
     spread_scores(trainer)
-    assert trainer.advantages(1).sign().tolist() == [1, -1, -1, -1, -1, 1, -1, 0]
+    assert trainer.weights(1).values.sign().tolist() == [1, -1, -1, -1, -1, 1, -1, 0]
 
 
 def test_verdicts_on_pairs_reach_the_trainer_by_image(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_verdicts_on_pairs_reach_the_trainer_by_image(tmp_path: Path) -> None:
     store.close()
     trainer = toy_trainer(tmp_path / "run", toy_config(reward="human"))
     spread_scores(trainer)
-    assert trainer.advantages(1).sign().tolist() == [1, -1, 0, 0, 1, -1, 0, 0]
+    assert trainer.weights(1).values.sign().tolist() == [1, -1, 0, 0, 1, -1, 0, 0]
 
 
 def test_who_was_not_asked_about_was_not_passed_over(tmp_path: Path) -> None:

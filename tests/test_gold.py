@@ -18,10 +18,10 @@ ALPHA, BETA = 1.2, 0.6
 
 
 def points(alpha: float, beta: float, noise: float = 0.0, seed: int = 0, count: int = 12, furthest: float = 5.0) -> list[Point]:
-    draw, found = random.Random(seed), [Point(0, 0.0, 0.0, 0.0)]
+    draw, found = random.Random(seed), [Point(0, 0, 0.0, 0.0, 0.0)]
     for n in range(1, count + 1):
         d = furthest * n / count
-        found.append(Point(n, d, d * (alpha - beta * math.log(d)) + draw.gauss(0, noise), noise))
+        found.append(Point(n, n, d, d * (alpha - beta * math.log(d)) + draw.gauss(0, noise), noise))
     return found
 
 
@@ -52,7 +52,7 @@ def test_errors_and_interval_hold_the_truth_as_often_as_they_say() -> None:
 def test_no_peak_is_told_where_none_is_known() -> None:
     """Fewer than four points; a straight or upward line; noise alone, but for its share of chance (2.5 %: of 200 five, and four deviations of 2.2); a
     bend whose peak would lie far beyond the points."""
-    assert fit(points(ALPHA, BETA, count=3)) is None and fit([]) is None and fit([Point(i, 2.0, 1.0, 0.1) for i in range(9)]) is None
+    assert fit(points(ALPHA, BETA, count=3)) is None and fit([]) is None and fit([Point(i, i, 2.0, 1.0, 0.1) for i in range(9)]) is None
     for beta in (0.0, -0.5):
         curve = fit(points(1.0, beta))
         assert curve is not None and peak_of(curve) is None
@@ -60,7 +60,7 @@ def test_no_peak_is_told_where_none_is_known() -> None:
     assert sum(curve is not None and peak_of(curve) is not None for curve in lines) <= 14
     far = fit(points(4.0, 0.8, furthest=3.0))  # peak at e^4 = 55
     assert far is not None and peak_of(far) is None
-    spoiled = fit([*points(ALPHA, BETA), Point(99, math.nan, 1.0, 0.1), Point(100, 3.0, math.nan, 0.1), Point(101, math.inf, 1.0, 0.1)])
+    spoiled = fit([*points(ALPHA, BETA), Point(99, 99, math.nan, 1.0, 0.1), Point(100, 100, 3.0, math.nan, 0.1), Point(101, 101, math.inf, 1.0, 0.1)])
     assert spoiled is not None and (spoiled.alpha, spoiled.points) == (pytest.approx(ALPHA), 12)
 
 
@@ -85,9 +85,9 @@ def test_gains_are_the_pictures_own_in_the_base_s_deviations() -> None:
     """Standard deviations 1 and 2: the first reward rises by 1 and 3, the second falls by 2 and 4. Means of each picture: 0 and ½."""
     series = {0: BASE, 5: BASE | dict(kl=[4.0, None], aesthetic=[2.0, 6.0], image_statistics=[-2.0, 0.0])}
     assert distances(series) == {0: 0.0, 5: 2.0}
-    assert gains(series, ["aesthetic"])[1] == Point(5, 2.0, 2.0, 1.0)
+    assert gains(series, ["aesthetic"])[1] == Point(5, 5, 2.0, 2.0, 1.0)
     both = gains(series, ["aesthetic", "image_statistics"])
-    assert both[0] == Point(0, 0.0, 0.0, 0.0) and both[1] == Point(5, 2.0, pytest.approx(0.25), pytest.approx(0.25))
+    assert both[0] == Point(0, 0, 0.0, 0.0, 0.0) and both[1] == Point(5, 5, 2.0, pytest.approx(0.25), pytest.approx(0.25))
     assert gains(series, ["clip_score"]) == [], "all alike in the base model: there is no unit"
 
 
@@ -173,8 +173,8 @@ def test_a_run_has_both_while_its_reward_stays(tmp_path: Path) -> None:
 
 
 def test_win_rates_lie_at_the_distance_of_their_rounds(tmp_path: Path) -> None:
-    """Watched at 0, 5 and 10 with 10 nats a round: round 8 lies at √80, round 11 nowhere, and what nobody decided is no rate. A run that goes on from
-    trained weights was never at the base model: round 3 lies nowhere there."""
+    """Watched at 0, 5 and 10 with 10 nats a round: round 8 lies at √80, round 11 nowhere, and what nobody decided is no rate. Up to round 9 all is as
+    it was, though nothing was watched between 5 and 9. A run that goes on from trained weights was never at the base model: round 3 lies nowhere."""
     store = filled_run(tmp_path / "a", rounds=12, reward="jpeg_compressibility")
     assert win_rates(store) == ([], 0.0)
     for at, total in {
@@ -192,8 +192,8 @@ def test_win_rates_lie_at_the_distance_of_their_rounds(tmp_path: Path) -> None:
     assert [each.round for each in found] == [3, 5, 8] and [each.rate for each in found] == [0.5, 0.8, 1.0] and reach == 10
     assert [each.distance**2 for each in found] == pytest.approx([30, 50, 80])
     assert found[1].interval == wilson(4, 5) and found[1].outcome.decided == 5
-    assert [each.round for each in win_rates(store, 9)[0]] == [3, 5], "up to round 9 nothing was watched after 5"
-    assert [each.round for each in win_rates(store, 4)[0]] == []
+    assert win_rates(store, 9) == (found, found[2].distance)
+    assert [each.round for each in win_rates(store, 4)[0]] == [3] and win_rates(store, 4)[1] == found[0].distance
     (store.folder / "parent").mkdir()
     (store.folder / "parent" / "parent.json").write_text('{"run": "b", "round": 7}')
     assert [each.round for each in win_rates(store)[0]] == [5, 8]

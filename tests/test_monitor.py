@@ -263,26 +263,37 @@ def test_a_run_that_an_older_version_watched_goes_on_with_a_vendi_score(tmp_path
 
 
 def test_what_a_reward_pays_for_is_a_correlation_within_prompts() -> None:
-    """Scores follow texture within each prompt, whatever lies between prompts; a prompt of one image says nothing, nor do equal pictures."""
-    images = [grey(level * np.tile([[0.0, 1.0], [1.0, 0.0]], (8, 8))) for level in (0, 60, 255, 0, 60, 255, 90)]
-    prompts, values = ["a cat"] * 3 + ["a dog"] * 3 + ["a fly"], [0.0, 5.0, 5.0, 10.0, 15.0, 15.0, -99.0]
+    """Scores follow texture within each prompt, whatever lies between prompts; a prompt of one image says nothing, nor do few or equal pictures."""
+    images = [grey(level * np.tile([[0.0, 1.0], [1.0, 0.0]], (8, 8))) for level in (0, 60, 255, 0, 60, 0, 60, 255, 0, 60, 90)]
+    prompts, values = ["a cat"] * 5 + ["a dog"] * 5 + ["a fly"], [0.0, 5.0, 5.0, 0.0, 5.0, 10.0, 15.0, 15.0, 10.0, 15.0, -99.0]
     found = pays_for(images, prompts, values)
     assert found["pays_for_texture"] == pytest.approx(1) and set(found) == {"pays_for_texture", "pays_for_noise", "pays_for_clipping"}
     assert pays_for(images, prompts, [-value for value in values])["pays_for_texture"] == pytest.approx(-1)
-    by_hand = np.corrcoef([0, 5, 5], [clipping_of(image) for image in images[:3]])[0, 1]
+    assert pays_for(images[1:], prompts[1:], values[1:]) == {}, "seven degrees of freedom are too few"
+    by_hand = np.corrcoef([0, 5, 5, 0, 5], [clipping_of(image) for image in images[:5]])[0, 1]
     assert found["pays_for_clipping"] == pytest.approx(by_hand)
-    assert pays_for(images[:3], ["a", "a", "b"], [1.0, 2.0, 3.0]) == {} and pays_for([images[0]] * 5, ["a"] * 5, [1.0, 2.0, 3.0, 4.0, 5.0]) == {}
-    assert pays_for(images, prompts, [7.0] * 7) == {} and pays_for([], [], []) == {}
+    assert pays_for([images[0]] * 9, ["a"] * 9, list(range(9))) == {}
+    assert pays_for(images, prompts, [7.0] * 11) == {} and pays_for([], [], []) == {}
 
 
 def test_a_watched_run_says_what_its_reward_pays_for(tmp_path: Path) -> None:
-    trainer = toy_trainer(tmp_path / "run", watched_config(rounds=1))
+    """A picture that is lost costs this, and not the run."""
+    trainer = toy_trainer(tmp_path / "run", watched_config(rounds=1, images_per_round=16))
     assert trainer.run()
     rows = trainer.store.samples(1)
     images = [read_image(trainer.store.folder / row.image) for row in rows]
     values = [trainer.store.scores(1, "jpeg_compressibility")[row.id].value or 0.0 for row in rows]
     wanted = pays_for(images, [row.prompt for row in rows], values)
     assert wanted and {name: trainer.store.metric(1, name) for name in wanted} == pytest.approx(wanted)
+    losing = toy_trainer(tmp_path / "lost", watched_config(rounds=1, images_per_round=16))
+    describe = losing._describe_scores
+
+    def lose_one(number: int) -> None:
+        (losing.store.folder / losing.store.samples(1)[3].image).unlink()
+        describe(number)
+
+    losing._describe_scores = lose_one  # type: ignore[method-assign]
+    assert losing.run() and losing.store.metric(1, "reward_mean") is not None and losing.store.metric(1, "pays_for_texture") is None
 
 
 @pytest.mark.parametrize(
@@ -496,8 +507,9 @@ def test_the_base_model_s_own_metrics_are_those_of_the_first_reward(tmp_path: Pa
 
 
 def test_while_people_rate_the_round_before_is_watched(tmp_path: Path) -> None:
-    """No watching between Enter and the next board: round 2 is watched while the board of round 3 waits, by the very weights of round 2."""
-    trainer = toy_trainer(tmp_path / "run", watched_config(reward="human", rounds=3, held_out_images=0))
+    """No watching between Enter and the next board: round 2 is watched while the board of round 3 waits, by the very weights of round 2. Nor
+    is it asked what their ratings pay for."""
+    trainer = toy_trainer(tmp_path / "run", watched_config(reward="human", rounds=3, held_out_images=0, images_per_round=16))
     seen: list[tuple[str, int, bool]] = []
 
     def watcher(state: str, number: int, done: int, total: int) -> None:
@@ -513,7 +525,8 @@ def test_while_people_rate_the_round_before_is_watched(tmp_path: Path) -> None:
     assert ("measuring", 2) not in {(state, number) for state, number, _ in seen}
     first = next(i for i, (_, _, known) in enumerate(seen) if known)
     assert seen[first - 1][:2] == ("awaiting", 3)
-    assert [number for number, _ in trainer.store.metrics()["watched_kl"]] == [0, 2, 3]
+    metrics = trainer.store.metrics()
+    assert [number for number, _ in metrics["watched_kl"]] == [0, 2, 3] and not [name for name in metrics if name.startswith("pays_for")]
 
 
 def test_a_stable_diffusion_is_watched_from_start_to_end(tmp_path: Path) -> None:

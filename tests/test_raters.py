@@ -200,6 +200,9 @@ def test_speed_and_agreement_are_told_by_round(tmp_path: Path) -> None:
     found = rated_rounds(store)
     assert found.same == [(1, 0.5), (2, None)] and found.pairs == [(1, 4.0), (2, 0.0)]
     assert found.seconds["anna"] == [(1, 2.0), (2, 2.0)] and found.acts == [(1, 16.0), (2, 20.0)], "of the board on which it was said"
+    for i, sample in enumerate(first[:4], start=1):
+        store.add_rating(f"open{i}", sample, "anna", "thumbs", up_and_down[i - 1], 3e6, 3e6 + 16 + 8.0 * i, board=3)
+    assert rated_rounds(store) == found, "said of board 1, but on board 3, which is open"
     store.choose("rater anna", "out")
     left = rated_rounds(store)
     assert left.agreement == [(1, None), (2, None)] and left.same == [(1, None), (2, None)] and left.seconds == found.seconds

@@ -411,7 +411,7 @@ def test_faint_guesses_of_a_prompt_that_nobody_rated_count_as_much_as_they_are_k
     """Standardised within their prompt they would count as much as anybody's own words. With one spread for all prompts they do not."""
     config = human_config(preference=preference, advantage=advantage, rounds=2, board_images=4, ahead=8, microbatch=8)
     trainer, _ = trained(tmp_path / "run", config)
-    rows, guessed, sizes = trainer.store.samples(2), trainer.store.scores(2, GUESS), trainer.advantages(2)
+    rows, guessed, sizes = trainer.store.samples(2), trainer.store.scores(2, GUESS), trainer.weights(2).values
     cat, dog = ([i for i, row in enumerate(rows) if row.prompt == prompt] for prompt in config.prompts)
     (certain,) = {guessed[rows[i].id].explanation["certain"] for i in dog}
     assert 0 < certain < 0.95 and any(rows[i].shown for i in cat) and not any(rows[i].shown for i in dog)
@@ -454,7 +454,7 @@ def test_to_be_shown_is_neither_good_nor_bad(tmp_path: Path, monkeypatch: pytest
     trainer = Trainer(config, store, LinearPolicy(config), Judge(store))
     assert trainer.run()
     for number in (1, 2):
-        advantages, rows = trainer.advantages(number).tolist(), store.samples(number)
+        advantages, rows = trainer.weights(number).values.tolist(), store.samples(number)
         for prompt in config.prompts:
             for shown in (True, False):
                 own = [a for a, row in zip(advantages, rows, strict=True) if row.prompt == prompt and row.shown == shown]

@@ -48,7 +48,7 @@ def test_the_update_ascends_the_score_function_gradient(tmp_path: Path, skip: in
     rows = trainer.store.samples(1)
     prompts = [row.prompt for row in rows]
     trajectory, _ = rollout(fresh, prompts, [row.seed for row in rows])
-    advantages = trainer.advantages(1)
+    advantages = trainer.weights(1).values
     assert set(advantages.sign().tolist()) == {-1.0, 1.0}
     trained = config.steps - skip
     weights = 1 / fresh.schedule.gradient_scale[:trained] if step_weights == "balanced" else torch.ones(trained)
@@ -74,7 +74,7 @@ def test_unrated_images_and_zero_advantages_contribute_exactly_nothing(tmp_path:
     clean = updated(tmp_path / "clean", reward)
     dirty = toy_trainer(tmp_path / "dirty", toy_config(max_grad_norm=1e9), reward)
     spread_scores(dirty)
-    nothing = dirty.advantages(1) == 0
+    nothing = dirty.weights(1).values == 0
     assert nothing.sum() in (3, 4)
     file = dirty.engine.part(1, 0)
     kept = Trajectory.load(file)
@@ -169,7 +169,7 @@ def test_a_round_says_how_many_advantages_the_clip_has_cut(tmp_path: Path) -> No
     """As many of the six that have a score as lie beyond one deviation by the same advantages without a limit; of none there is no share."""
     reward = Choosy(unrated=(1, 5))
     limited = updated(tmp_path / "limited", reward, advantage_clip=1.0)
-    free = updated(tmp_path / "free", reward, advantage_clip=100.0).advantages(1).abs()
+    free = updated(tmp_path / "free", reward, advantage_clip=100.0).weights(1).values.abs()
     share = dict(limited.store.metrics()["advantage_saturation"])[1]
     assert share == pytest.approx(float((free > 1.0).sum()) / 6) and 0 < share < 1
     assert dict(updated(tmp_path / "none", Choosy(unrated=range(100))).store.metrics()["advantage_saturation"]) == {1: None}
@@ -222,9 +222,9 @@ def test_shuffled_scores_are_the_same_scores_of_other_images(tmp_path: Path) -> 
     for trainer in (plain, control):
         spread_scores(trainer)
     assert plain.store.scores(1, "jpeg_compressibility") == control.store.scores(1, "jpeg_compressibility")
-    one, two = plain.advantages(1), control.advantages(1)
+    one, two = plain.weights(1).values, control.weights(1).values
     assert not torch.equal(one, two) and torch.equal(one.sort().values, two.sort().values)
-    assert torch.equal(two, control.advantages(1))
+    assert torch.equal(two, control.weights(1).values)
 
 
 def test_prompts_are_drawn_in_groups_and_all_before_any_twice(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from functools import lru_cache
+from statistics import fmean
 from typing import Any
 
 import gradio as gr
@@ -198,14 +200,18 @@ def panel_chart(metrics: Metrics, reward: str) -> Chart:
 def with_people(charts: list[dict[str, Any]], store: RunStore) -> list[dict[str, Any]]:
     """The charts, that of the rewards with people's ratings on the same axis, where these are gold (:mod:`ddpo.gold`): the gain of each new board's
     mean over the first one's, in the spread of the first one's scores. The base model made that board, so this is its standard deviation, of what
-    people say. No automatic reward is asked about the boards' pictures: its line is of the watched ones."""
+    people say. A board lies at the round that made its model, as the watched pictures do. No automatic reward is asked about the boards' pictures:
+    its line is of the watched ones."""
     both = _known_gold(store)
     if both is None or both.names != ("human",) or both.gold[0].distance:
         return charts
-    line = dict(
-        label="your ratings", points=[(p.round, p.gain) for p in both.gold],
-        band=[(p.round, p.gain - p.error, p.gain + p.error) for p in both.gold],
-    )  # fmt: skip
+    points, band = [], []
+    for after in dict.fromkeys(p.after for p in both.gold):  # boards that were made ahead are of one model
+        of_one = [p for p in both.gold if p.after == after]
+        gain, error = fmean(p.gain for p in of_one), math.hypot(*(p.error for p in of_one)) / len(of_one)
+        points.append((after, gain))
+        band.append((after, gain - error, gain + error))
+    line = dict(label="your ratings", points=points, band=band)
     hint = "Watched pictures and rated boards (± standard error), in the base model’s standard deviations. One rises, the others fall: it is gamed."
     return [chart | dict(series=[line, *chart["series"]], hint=hint) if chart["key"] == "panel" else chart for chart in charts]
 
@@ -320,12 +326,12 @@ def gold_chart(store: RunStore) -> list[dict[str, Any]]:
 def _known_gold(store: RunStore) -> ProxyAndGold | None:
     """What is known of proxy and gold."""
     scored = tuple(row.number for row in store.rounds() if row.scored_at is not None)
-    return _proxy_and_gold(store, store.probed, tuple(store.reward_stretches()), scored)
+    return _proxy_and_gold(store, store.probed, tuple(store.reward_stretches()), scored, frozenset(store.left_out))
 
 
 @lru_cache(maxsize=32)
 def _proxy_and_gold(store: RunStore, *_stamps: object) -> ProxyAndGold | None:
-    """Made anew when a round was watched or scored."""
+    """Made anew when a round was watched or scored, or a rater is left out."""
     return proxy_and_gold(store)
 
 
