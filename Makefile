@@ -5,13 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: app test check format pocket clean browser
+.PHONY: app test trackers check format pocket clean browser
 
 app: $(VENV)/.base
 	$(BIN)/python -m app $(ARGS)
 
 test: $(VENV)/.dev browser check
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
+
+# The packages of W&B and trackio themselves, after all other tests: they bring 150 MB, and another event loop for the server than users have.
+trackers: $(VENV)/.dev
+	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check "wandb>=0.31,<0.32" "trackio>=0.43,<0.44"; then \
+		$(BIN)/python -m pytest tests/test_tracker.py; \
+	else \
+		echo "SKIPPED: wandb and trackio cannot be installed here, so they are not known to take what they are sent."; \
+	fi
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

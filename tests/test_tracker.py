@@ -191,7 +191,7 @@ def trackio_rows(folder: Path) -> Iterator[dict[str, Any]]:
 def test_the_package_itself_has_every_measure_at_its_round_after_a_worker_was_killed(tmp_path: Path, name: str) -> None:
     """Nothing that it was sent is lost, though it had not written that; a second worker makes the same run go on; one value comes late."""
     if not find_spec(name):
-        pytest.skip(f"{name} is not installed, so it is not known to take what it is sent: pip install {name}")
+        pytest.skip(f"{name} is not installed, so it is not known to take what it is sent: make trackers")
     store = filled_run(tmp_path / "taste", rounds=1, tracker=name)
     environment = os.environ | dict(WANDB_MODE="offline", WANDB_SILENT="true", TRACKIO_DIR=str(tmp_path / "trackio"))
     for word in ("killed", "resumed"):
