@@ -7,9 +7,7 @@ from typing import Any
 
 from ddpo.figure import extremes
 from ddpo.fork import BEFORE
-
-Points = list[tuple[int, float | None]]
-Metrics = dict[str, Points]
+from ddpo.milestones import Metrics
 
 MAX_POINTS = 3000
 """How many points of a run go to the browser at most, over all charts; and how many rounds, each with its cost."""

@@ -10,8 +10,6 @@ from pathlib import Path
 from ddpo.markup import Html, join, tag
 from ddpo.milestones import Milestone
 
-Points = Sequence[tuple[int, float | None]]
-"""(round, value), in order of rounds; None where there is no value."""
 Bars = Sequence[tuple[float, float, float]]
 """(round, low, high)."""
 

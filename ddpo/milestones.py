@@ -11,8 +11,10 @@ from ddpo.alarms import judged
 from ddpo.result import rolled_back
 from ddpo.store import RunStore
 
-Points = list[tuple[int, float | None]]
-Metrics = Mapping[str, Sequence[tuple[int, float | None]]]
+Points = Sequence[tuple[int, float | None]]
+"""(round, value) of a metric, in order of rounds; None where there is no value."""
+Metrics = Mapping[str, Points]
+"""By name."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def milestones(store: RunStore, named: Callable[[str], str], up_to: int | None =
     return sorted((one for one in found if up_to is None or one.round <= up_to), key=lambda one: one.round)
 
 
-def by_reward(metrics: Metrics, stretches: Sequence[tuple[int, str]]) -> dict[str, dict[str, Points]]:
+def by_reward(metrics: Metrics, stretches: Sequence[tuple[int, str]]) -> Mapping[str, Metrics]:
     """The points of the rounds in which each reward was in force, of metrics that have some: units are not mixed. The base model is the first one's.
 
     Args:
@@ -56,14 +58,14 @@ def by_reward(metrics: Metrics, stretches: Sequence[tuple[int, str]]) -> dict[st
     """
     rounds = {number for points in metrics.values() for number, _ in points}
     force = {number: next(reward for first, reward in reversed(stretches) if first <= max(1, number)) for number in rounds}
-    found: dict[str, dict[str, Points]] = {reward: {} for _, reward in stretches}
+    found: dict[str, dict[str, list[tuple[int, float | None]]]] = {reward: {} for _, reward in stretches}
     for name, points in metrics.items():
         for number, value in points:
             found[force[number]].setdefault(name, []).append((number, value))
     return found
 
 
-def with_blends_apart(metrics: Metrics, stretches: Sequence[tuple[int, str]]) -> dict[str, Points]:
+def with_blends_apart(metrics: Metrics, stretches: Sequence[tuple[int, str]]) -> Metrics:
     """The metrics with what each blend says of the watched pictures under its own name: another blend says something else."""
     moved = {reward: own.get("moved_blend") for reward, own in by_reward(metrics, stretches).items() if reward.startswith(rewards.BLEND)}
     found = {name: list(points) for name, points in metrics.items() if name != "moved_blend"}

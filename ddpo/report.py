@@ -22,16 +22,17 @@ import rewards
 from ddpo import beliefs, blind, strengths
 from ddpo.alarms import judged
 from ddpo.card import METHODS, REACH, base_name, facts, held_out_change, public_settings, rated_images
+from ddpo.charts import HEALTH, WATCHED, around, diversity_of, groups, is_still, others, panel, spread_of
 from ddpo.config import ConfigError, RunConfig, prompt_sets
-from ddpo.dataset import Naming, public_metric, public_reward
+from ddpo.dataset import Naming, public_reward
 from ddpo.document import document, grid, picture, section, short
-from ddpo.figure import Line, Panel, Points, chart
+from ddpo.figure import Line, Panel, chart
 from ddpo.files import read_image
-from ddpo.fork import BEFORE, KEPT, config_of
+from ddpo.fork import KEPT, config_of
 from ddpo.generalisation import measured, rows_of
 from ddpo.gold import proxy_and_gold, sides, win_rates, words_of
 from ddpo.markup import Html, shown, tag, words_for
-from ddpo.milestones import by_reward, milestones, with_blends_apart
+from ddpo.milestones import Metrics, by_reward, milestones, with_blends_apart
 from ddpo.presets import preset_of, presets
 from ddpo.records import SampleRow
 from ddpo.result import result_until
@@ -41,71 +42,11 @@ from rewards.human import opinions
 
 STRIP = 8
 """How many of a round's pictures the report shows."""
-HEALTH: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
-    ("Distance from the base model", "KL divergence over a picture's whole denoising, in nats.", (("watched_kl", "KL"),)),
-    (
-        "Diversity",
-        "How much pictures differ, as a share of the base model's. Below 0.7 those of a prompt grow alike.",
-        (("watched_diversity", "within a prompt"), ("watched_vendi", "of all (Vendi score)")),
-    ),
-    (
-        "Signs of damage",
-        "Of watched pictures, in the base model's standard deviations. Beyond 1 it shows.",
-        (("moved_noise", "noise"), ("moved_flatness", "flat places"), ("moved_clipping", "clipped colours")),
-    ),
-    (
-        "What the reward pays for",
-        "How the scores go with it among a prompt's images, a correlation: near 1 it will spread, near -1 it will vanish.",
-        (("pays_for_texture", "texture"), ("pays_for_noise", "noise"), ("pays_for_clipping", "clipped colours")),
-    ),
-    ("Distance moved per update", "KL divergence of a step, in nats. Small and steady is healthy.", (("kl_update", "KL"),)),
-    ("Distance that the penalty sees", "KL divergence of a trained step to the base model, in nats.", (("kl_base", "KL"),)),
-    ("Clipped steps", "The share that PPO's clip held back, upwards and downwards.", (("clip_fraction_up", "up"), ("clip_fraction_down", "down"))),
-    ("Ratio, largest deviation", "Of new to old probability, from 1.", (("ratio_max_deviation", "deviation"),)),
-    (
-        "Ratio, by quarter of the denoising",
-        "Mean and spread over the trained steps, the noisiest first.",
-        (
-            ("ratio_mean_quarter_1", "first, noisiest"),
-            ("ratio_mean_quarter_2", "second"),
-            ("ratio_mean_quarter_3", "third"),
-            ("ratio_mean_quarter_4", "last"),
-        ),
-    ),
-    ("Gradient norm", "Before it is scaled down. Sudden jumps announce trouble.", (("grad_norm", "norm"),)),
-    ("Prompts that teach nothing", "All images alike, or unrated.", (("zero_spread_prompts", "prompts"),)),
-    ("Advantages cut", "The share of scored images whose advantage is at its limit.", (("advantage_saturation", "share"),)),
-)
-"""Charts of training's health: a title, what it means, and the metrics with their labels."""
-FAMILIES = (
-    ("moved_", "Other rewards", "Of watched pictures, in the base model's standard deviations. Where one rises and the others fall, it is gamed."),
-)
-"""Charts of all metrics whose names begin alike."""
-ON_OTHERS = "reward_on_"
-"""How the names of metrics begin of which each reward has a chart."""
-MEANING_ON_OTHERS = "Of watched pictures of prompts that are trained, and of prompts that never are."
-ELSEWHERE = (
-    *BEFORE,
-    "reward_mean",
-    "reward_std",
-    "watched_",
-    "held_out_",
-    "seconds_",
-    "scored_images",
-    "ratio_",
-    "loss",
-    "updates",
-    "images_per_second",
-    "memory_gb",
-    "advantage_abs_mean",
-)
-"""How the names of metrics begin that no chart of their own is for."""
 FILES = dict(prompts="prompts.txt", held_out_prompts="held-out.txt")
 """What stands for the prompts of a setting where they are no words of a line."""
 RATINGS_FILE = "RATINGS"
 POCKET_LICENCE = "Apache-2.0; its training pictures were drawn with Noto Color Emoji, whose artwork is Apache-2.0"
 
-Metrics = Mapping[str, Points]
 Item = TypeVar("Item")
 
 
@@ -257,9 +198,9 @@ def reward_panels(store: RunStore, number: int, metrics: Metrics) -> list[Panel]
     for reward in dict.fromkeys(reward for _, reward in stretches):
         own = of_each[reward]
         mean, held, base = (own.get(name, []) for name in ("reward_mean", "held_out_reward", "held_out_base"))
-        lines = [Line("mean of the round", mean, _around(mean, own.get("reward_std", [])))]
-        lines += [Line("held-out seeds", held, _around(held, own.get("held_out_reward_std_error", [])), dots=True)] if held else []
-        lines += [Line("base model, held-out seeds", base, _around(base, own.get("held_out_base_std_error", [])), dots=True)] if base else []
+        lines = [Line("mean of the round", mean, around(mean, dict(own.get("reward_std", []))))]
+        lines += [Line("held-out seeds", held, around(held, dict(own.get("held_out_reward_std_error", []))), dots=True)] if held else []
+        lines += [Line("base model, held-out seeds", base, around(base, dict(own.get("held_out_base_std_error", []))), dots=True)] if base else []
         if mean or held:
             words = f"Reward by {public_reward(reward)} over the rounds"
             found.append(Panel(f"{public_reward(reward)}{unit_of(reward)}", lines, words, marks))
@@ -315,11 +256,6 @@ COLUMNS = ("reward_mean", "reward_std", "scored_images")
 
 def _rounds(metrics: Metrics) -> list[int]:
     return [number for number, _ in metrics.get("reward_mean", [])]
-
-
-def _around(points: Points, spread: Points) -> list[tuple[int, float, float]]:
-    known = dict(spread)
-    return [(n, value - s, value + s) for n, value in points if value is not None and (s := known.get(n)) is not None]
 
 
 def rewarded(store: RunStore, number: int) -> Html:
@@ -424,23 +360,19 @@ def health(store: RunStore, number: int, metrics: Metrics) -> Html:
     """Charts of the optimiser's health, and of whatever else was measured; the distances in words."""
     stretches = [(first, public_reward(reward)) for first, reward in store.reward_stretches() if first <= max(1, number)]
     metrics = with_blends_apart(metrics, stretches)
-    drawn = {metric for _, _, lines in HEALTH for metric, _ in lines} | {name for name in metrics if name.startswith(ON_OTHERS)}
-    families = [(title, meaning, _family(metrics, prefix, drawn)) for prefix, title, meaning in FAMILIES]
-    drawn |= {metric for _, _, lines in families for metric, _ in lines}
-    others = [name for name in sorted(metrics) if name not in drawn and not name.startswith(ELSEWHERE)]
-    told_others = [(name, public_metric(name).replace("_", " ")) for name in others]
-    charts = [(*each, metrics) for each in families]
-    for reward, own in by_reward(metrics, stretches).items():
-        charts.append((f"{reward}, on other prompts", MEANING_ON_OTHERS, _family(own, ON_OTHERS, set()), own))
-    charts += [(*each, metrics) for each in (*HEALTH, *((each.capitalize(), "", ((name, each),)) for name, each in told_others))]
+    present = (panel(metrics, stretches[-1][1], public_reward), *WATCHED)
+    charts = [(each, metrics) for each in present] + diversity_of([row for row in store.probes() if row.round <= number])
+    charts += groups(metrics, stretches, public_reward)
+    charts += [(each, metrics) for each in (*HEALTH, *others(metrics, public_reward))]
     marks = milestones(store, public_reward, number)
     figures, still = [], []
-    for title, meaning, lines, own in charts:
-        known = [Line(label, own[metric], _around(own[metric], _spread(own, metric))) for metric, label in lines if metric in own]
-        if known and not any(value for line in known for _, value in line.points):
-            still.append(title.lower())
-        elif known:
-            figures.append(tag("figure", tag("h3", title), tag("p", meaning, class_="muted"), chart(known, f"{title} over the rounds", marks)))
+    for one, own in charts:
+        lines = [Line(label, own[metric], around(own[metric], spread_of(own, metric))) for metric, label in one.lines if metric in own]
+        if lines and is_still(one, own):
+            still.append(one.title.lower())
+        elif lines:
+            drawn = chart(lines, f"{one.title} over the rounds", marks)
+            figures.append(tag("figure", tag("h3", one.title), tag("p", one.hint, class_="muted"), drawn))
     told = alarm_words(store, number)
     told += [each for name, words in DISTANCES.items() if (each := _distance(metrics, name, words))]
     told += [] if set(DISTANCES) & set(metrics) else ["KL divergence was not measured."]
@@ -451,11 +383,6 @@ def health(store: RunStore, number: int, metrics: Metrics) -> Html:
         else []
     )
     return section("Was training healthy?", tag("p", " ".join(told)), tag("div", *figures, class_="charts"))
-
-
-def _spread(metrics: Metrics, metric: str) -> Points:
-    """The standard deviations of a ratio's means; of another metric none."""
-    return metrics.get(metric.replace("ratio_mean", "ratio_std"), []) if metric.startswith("ratio_mean") else []
 
 
 def alarm_words(store: RunStore, number: int) -> list[str]:
@@ -473,11 +400,6 @@ DISTANCES = dict(
     kl_update="In the median round an update moved a step's policy by {median} nats of KL divergence, at most {most} (round {at}).",
 )
 """Metrics of how far the model has moved, in words."""
-
-
-def _family(metrics: Metrics, prefix: str, drawn: set[str]) -> tuple[tuple[str, str], ...]:
-    names = [name for name in sorted(metrics) if name.startswith(prefix) and name not in drawn]
-    return tuple((name, public_metric(name).removeprefix(prefix).replace("_", " ")) for name in names)
 
 
 def moving(store: RunStore) -> bool:

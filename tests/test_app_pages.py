@@ -19,6 +19,7 @@ from app.pages.run import COUNTS
 from app.runs import Runs
 from app.views import NAMES, Views
 from ddpo import blind
+from ddpo.charts import GROUPS
 from ddpo.config import ConfigError, RunConfig
 from ddpo.earlier import rated_in
 from ddpo.generalisation import HELD_OUT, OTHERS, TRAINED
@@ -257,6 +258,17 @@ def test_charts_show_every_metric_and_cope_with_gaps(runs: Runs) -> None:
     json.dumps(progress.charts_value(store), allow_nan=False)
 
 
+def test_what_is_0_so_far_is_named_and_not_drawn(runs: Runs) -> None:
+    """As soon as it is more it has its chart."""
+    store = filled_run(runs.folder / "a", rounds=2)
+    store.add_metrics(1, dict(advantage_saturation=0.0, updates_behind=0.0))
+    value = progress.charts_value(store)
+    assert value["still"] == ["Advantages cut", "Rounds behind"] and not {"saturation", "behind"} & {chart["key"] for chart in value["charts"]}
+    store.add_metrics(2, dict(advantage_saturation=0.125, updates_behind=0.0))
+    value = progress.charts_value(store)
+    assert value["still"] == ["Rounds behind"] and "saturation" in {chart["key"] for chart in value["charts"]}
+
+
 def test_what_is_watched_has_charts_with_plain_titles(runs: Runs) -> None:
     """The reward that is optimised comes first among those that are asked; means that only repeat a chart have none of their own."""
     store = filled_run(runs.folder / "a", rounds=3, reward="aesthetic")
@@ -271,7 +283,7 @@ def test_what_is_watched_has_charts_with_plain_titles(runs: Runs) -> None:
 
 
 def test_every_group_of_prompts_has_a_line_of_its_own() -> None:
-    assert {metric for metric, _ in progress.GROUPS} == {
+    assert {metric for metric, _ in GROUPS} == {
         f"reward_on_{name}" for name in {TRAINED, HELD_OUT, *(name for each in OTHERS.values() for name in each)}
     }
 
@@ -374,8 +386,8 @@ def test_few_watched_prompts_have_a_line_each_of_their_diversity(runs: Runs) -> 
 
     few = shown("few", "ab")
     assert few["diversity-prompts"]["series"] == [
-        dict(label="a", points=[(0, 1.0), (3, 0.25)]),
-        dict(label="b", points=[(0, 1.0), (3, pytest.approx(1.1 / 1.4))]),
+        dict(label="a", points=[(0, 1.0), (3, 0.25)], band=[]),
+        dict(label="b", points=[(0, 1.0), (3, pytest.approx(1.1 / 1.4))], band=[]),
     ]
     assert [series["label"] for series in few["diversity"]["series"]] == ["within a prompt", "of all (Vendi score)"]
     for name, prompts in (("one", "a"), ("many", "abcdefghi"), ("none", "")):

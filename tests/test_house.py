@@ -27,6 +27,7 @@ LIGHT = (
     "ddpo.states",
     "ddpo.blind",
     "ddpo.alarms",
+    "ddpo.charts",
     "ddpo.gold",
     "ddpo.milestones",
     "ddpo.result",

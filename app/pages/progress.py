@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple
 from functools import lru_cache
 from statistics import fmean
 from typing import Any
@@ -15,131 +15,41 @@ import gradio as gr
 import rewards
 from app import words
 from app.board import board_round, is_closed, is_rated
-from app.curves import Metrics, Points, clock, thin
+from app.curves import clock, thin
 from app.pages.run import image_url
 from app.raters import rated_rounds
 from app.runs import Runs
 from app.widgets.kit import widget
 from ddpo import blind
-from ddpo.alarms import diversity_by_prompt
-from ddpo.beliefs import LEADS_FROM
+from ddpo.charts import (
+    COST,
+    HEALTH,
+    HERO,
+    MOST_PROMPTS,
+    WATCHED,
+    Chart,
+    around,
+    diversity_of,
+    groups,
+    is_still,
+    others,
+    panel,
+    present_first,
+    spread_of,
+)
 from ddpo.config import ConfigError
-from ddpo.fork import BEFORE
 from ddpo.gold import ProxyAndGold, Won, proxy_and_gold, sides, win_rates, words_of
-from ddpo.milestones import by_reward, milestones, with_blends_apart
+from ddpo.milestones import Metrics, milestones, with_blends_apart
 from ddpo.records import SampleRow
 from ddpo.result import rolled_back
 from ddpo.store import RunStore, StoreError
 from rewards.base import Score
 from rewards.human import scores
 
-MOST_PROMPTS = 8
-"""How many prompts a chart has a line each for at most."""
 MOST_RATERS = 8
-"""And how many raters."""
+"""How many raters a chart has a line each for at most."""
 STRIP = 8
 """How many images of a round stand beside its values."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One chart of metrics: what it is called, what it means, and its lines (metric, label)."""
-
-    key: str
-    title: str
-    hint: str
-    lines: tuple[tuple[str, str], ...]
-    unit: str = ""
-    used: tuple[str, ...] = field(default=())
-    """Metrics that the chart shows in another way than as a line."""
-    silent: bool = False
-    """Whether it says nothing while all its values are 0, and is left out."""
-    log: bool = False
-    """Whether its axis is logarithmic until somebody wants another one."""
-
-
-WATCHED: tuple[Chart, ...] = (
-    Chart(
-        "watched-kl", "Distance from the base model", "KL over a picture's whole denoising. The same gain for fewer nats is the better one.",
-        (("watched_kl", "KL"),), unit="nats",
-    ),
-    Chart(
-        "diversity", "Diversity", "How much pictures differ, as a share of the base model's. Below 0.7 those of a prompt grow alike.",
-        (("watched_diversity", "within a prompt"), ("watched_vendi", "of all (Vendi score)")),
-    ),
-    Chart(
-        "artefacts", "Signs of damage", "Watched pictures, in the base model's standard deviations. Beyond 1 it shows.",
-        (("moved_noise", "noise"), ("moved_flatness", "flat places"), ("moved_clipping", "clipped colours")),
-    ),
-)  # fmt: skip
-"""Charts of what is watched every so many rounds (:mod:`ddpo.monitor`), beside those of the rewards."""
-GROUPS = (
-    ("reward_on_trained", "trained"), ("reward_on_unseen_animals", "unseen animals"), ("reward_on_activities_unseen", "unseen pairs"),
-    ("reward_on_unseen_activities", "unseen activities"), ("reward_on_objects", "objects"),
-    ("reward_on_unseen_animals_counted", "unseen animals counted"), ("reward_on_held_out", "held-out prompts"),
-)  # fmt: skip
-"""The reward on watched pictures, by group of prompts."""
-
-
-def quarters(metric: str) -> tuple[tuple[str, str], ...]:
-    """The lines of a metric that is told by quarter of the trained denoising steps."""
-    return tuple((f"{metric}_quarter_{i}", label) for i, label in enumerate(("first quarter, noisiest", "second", "third", "last"), 1))
-
-
-CHARTS: tuple[Chart, ...] = (
-    Chart(
-        "taste", "The model of your taste", "Of two images of a prompt it picks the one you like better so often; 0.5 is chance.",
-        (
-            ("preference_accuracy", "picks the better one"), ("preference_least", "at least"),
-            ("preference_likely", f"expected; leads above {LEADS_FROM}"), ("preference_known", "share of your taste known"),
-        ),
-        used=("preference_ratings", "preference_earlier", "preference_pairs", "preference_more"),
-    ),
-    Chart("kl", "Distance moved per update", "KL: how far a round moves the model. Small and steady is healthy.", (("kl_update", "KL"),)),
-    Chart(
-        "clip", "Clipped steps", "Share of steps that the clip held back. Near 0 is gentle; above 0.5, lower the learning rate.",
-        (("clip_fraction_up", "upwards"), ("clip_fraction_down", "downwards")),
-    ),
-    Chart(
-        "ratio", "Ratio, mean", "New over old probability of the same steps; stays close to 1.",
-        (("ratio_mean", "all steps"), *quarters("ratio_mean")), used=("ratio_std",),
-    ),
-    Chart(
-        "quarters", "Ratio, spread along the denoising", "Standard deviation by quarter of the trained steps. The clip binds where it is wide.",
-        quarters("ratio_std"), log=True,
-    ),
-    Chart("deviation", "Ratio, largest deviation", "The step that moved furthest from 1.", (("ratio_max_deviation", "largest deviation"),)),
-    Chart("base", "Distance that the penalty sees", "KL of a trained step to the base model, in nats; with a KL penalty only.", (("kl_base", "KL"),)),
-    Chart("grad", "Gradient norm", "Before it is scaled down. Sudden jumps announce trouble.", (("grad_norm", "norm"),)),
-    Chart("loss", "Loss", "The objective itself. With DDPO around 0 by design; it need not fall.", (("loss", "loss"),)),
-    Chart("signal", "Prompts that teach nothing", "All images alike, or unrated.", (("zero_spread_prompts", "prompts"),)),
-    Chart(
-        "pays", "What the reward pays for", "How the scores go with it among a prompt's images: near 1 it will spread, near -1 it will vanish.",
-        (("pays_for_texture", "texture"), ("pays_for_noise", "noise"), ("pays_for_clipping", "clipped colours")),
-    ),
-    Chart("advantage", "Advantage, mean size", "How strongly a round's images are told apart.", (("advantage_abs_mean", "mean size"),)),
-    Chart(
-        "saturation", "Advantages cut", "Share of scored images whose advantage is at its limit. Beyond it none counts for more.",
-        (("advantage_saturation", "share"),), silent=True,
-    ),
-    Chart(
-        "behind", "Rounds behind", "How many rounds were learned since the first of the images that a round learns from; the ratio corrects for it.",
-        (("updates_behind", "rounds"),),
-    ),
-    Chart(
-        "seconds", "Seconds per phase", "Where each round's time goes.",
-        (
-            ("seconds_sampling", "making images"), ("seconds_scoring", "scoring"), ("seconds_updating", "learning"),
-            ("seconds_checkpointing", "saving"), ("seconds_watching", "watching"),
-        ),
-        unit="s",
-    ),
-    Chart("pace", "Images per second", "Made, while images are made.", (("images_per_second", "images"),)),
-    Chart("memory", "Memory, peak", "The most a process has taken so far: its GPU's, or else its own.", (("memory_gb", "peak"),), unit="GB"),
-)  # fmt: skip
-HERO = (
-    "reward_mean", "reward_std", "scored_images", "held_out_reward", "held_out_reward_std_error", "held_out_base", "held_out_base_std_error",
-)  # fmt: skip
 
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
@@ -154,23 +64,23 @@ def build(round_images: Answer, round_strip: Answer, run_curves: Answer) -> tupl
 
 
 def charts_value(store: RunStore) -> dict[str, Any]:
-    """All charts of a run that have something to show, the reward first."""
-    metrics = store.metrics()
-    if not metrics:
+    """All charts of a run that have something to show, the reward first; and what was measured and is 0 so far."""
+    measured, stretches = store.metrics(), store.reward_stretches()
+    if not measured:
         return dict(run=store.name, charts=[])
-    stretches = store.reward_stretches()
-    metrics = with_blends_apart(metrics, stretches)
-    watched = [panel_chart(metrics, stretches[-1][1]), *WATCHED]
-    known = {name for chart in (*watched, *CHARTS) for name in (*chart.used, *(metric for metric, _ in chart.lines))}
-    known |= {*HERO, *BEFORE, "updates", *(metric for metric, _ in GROUPS)}
-    unknown = [Chart(name, title_of(name), "", ((name, title_of(name)),)) for name in sorted(metrics) if name not in known]
+    metrics = with_blends_apart(measured, stretches)
+    watched = [panel(metrics, stretches[-1][1], words.reward), *WATCHED]
     charts = heroes(metrics, stretches) + gold_chart(store) + win_chart(store) + by_prompt(store, stretches[-1][1])
-    charts += with_people(line_charts(watched, metrics), store) + diversity_chart(store) + rater_charts(store) + groups(metrics, stretches)
-    charts += line_charts((*CHARTS, *unknown), metrics)
+    charts += with_people(line_charts(watched, metrics), store)
+    charts += [line_chart(chart, own) for chart, own in _diversity(store, store.probed)] + rater_charts(store)
+    charts += [line_chart(chart, own) for chart, own in groups(metrics, stretches, words.reward)]
+    health = [chart for chart in (*HEALTH, *COST, *others(metrics, words.reward)) if is_measured(chart, metrics)]
+    still = [chart.title for chart in health if is_still(chart, metrics)]
+    charts += line_charts([chart for chart in health if chart.title not in still], metrics)
     thinned = thin(charts)
     marks = [asdict(one) for one in milestones(store, words.reward)]
     charts = [chart | dict(marks=marks) for chart in charts]
-    return dict(run=store.name, charts=charts, clock=clock(metrics), thinned=thinned, csv=f"/studio/runs/{store.name}/metrics.csv")
+    return dict(run=store.name, charts=charts, clock=clock(metrics), thinned=thinned, still=still, csv=f"/studio/runs/{store.name}/metrics.csv")
 
 
 def answer_curves(runs: Runs, question: object) -> dict[str, Any]:
@@ -183,18 +93,6 @@ def answer_curves(runs: Runs, question: object) -> dict[str, Any]:
         return dict(stamp=stamp) if asked.get("stamp") == stamp else dict(stamp=stamp, value=charts_value(store))
     except (StoreError, ConfigError, sqlite3.Error):
         return dict(stamp="", value=dict(run=None, charts=[]))
-
-
-def panel_chart(metrics: Metrics, reward: str) -> Chart:
-    """What rewards say of the watched pictures, the one that is optimised first: all of them on one axis."""
-    artefacts = {metric for chart in WATCHED for metric, _ in chart.lines}
-    names = [name.removeprefix("moved_") for name in metrics if name.startswith("moved_") and name not in artefacts]
-    names.sort(key=lambda name: name != reward)
-    lines = [(f"moved_{name}", words.reward(name) + (" (optimised)" if name == reward else "")) for name in names]
-    return Chart(
-        "panel", "Other rewards", "Watched pictures, in the base model's standard deviations. One rises, the others fall: it is gamed.",
-        tuple(lines), used=tuple(name for name in metrics if name.startswith("watched_")),
-    )  # fmt: skip
 
 
 def with_people(charts: list[dict[str, Any]], store: RunStore) -> list[dict[str, Any]]:
@@ -216,13 +114,6 @@ def with_people(charts: list[dict[str, Any]], store: RunStore) -> list[dict[str,
     return [chart | dict(series=[line, *chart["series"]], hint=hint) if chart["key"] == "panel" else chart for chart in charts]
 
 
-def title_of(metric: str) -> str:
-    """A title for a metric that no chart was made for; a blend's parts have their names."""
-    if metric.startswith("mean_of_"):
-        return f"Mean by {words.reward(metric.removeprefix('mean_of_'))}"
-    return metric.replace("_", " ").capitalize()
-
-
 def heroes(metrics: Metrics, stretches: list[tuple[int, str]]) -> list[dict[str, Any]]:
     """The reward over the rounds; where it was changed, one chart for each, of its own rounds: units are not mixed. The present one is first."""
     found = []
@@ -230,23 +121,6 @@ def heroes(metrics: Metrics, stretches: list[tuple[int, str]]) -> list[dict[str,
         if i == 0 or own.get("reward_mean"):
             found.append(hero(own, reward, "human" in rewards.parts(reward)) | dict(key=f"reward-{i}" if i else "reward"))
     return found
-
-
-def groups(metrics: Metrics, stretches: list[tuple[int, str]]) -> list[dict[str, Any]]:
-    """The reward on prompts that are trained and on others, one chart for each reward, as above. Its title says which, so that no run by another
-    reward shares its axis."""
-    hint = "Watched pictures of prompts that are trained, and of prompts that never are."
-    return [
-        line_chart(Chart(f"groups-{i}" if i else "groups", f"{words.reward(reward)}, on other prompts", hint, GROUPS), own)
-        for i, (reward, own) in enumerate(present_first(metrics, stretches, [metric for metric, _ in GROUPS]))
-        if own
-    ]
-
-
-def present_first(metrics: Metrics, stretches: list[tuple[int, str]], names: Sequence[str]) -> list[tuple[str, Metrics]]:
-    """Each reward with some metrics in its own rounds, the present one first."""
-    own = by_reward({name: points for name, points in metrics.items() if name in names}, stretches)
-    return [(reward, own[reward]) for reward in dict.fromkeys(reward for _, reward in reversed(stretches))]
 
 
 def hero(metrics: Metrics, reward: str, rated: bool) -> dict[str, Any]:
@@ -284,20 +158,10 @@ def _prompt_means(store: RunStore, reward: str, _scored: tuple[int, ...]) -> dic
     return store.prompt_means(reward)
 
 
-def diversity_chart(store: RunStore) -> list[dict[str, Any]]:
-    """How much the watched pictures of each prompt differ, where the prompts are few enough to tell their lines apart."""
-    found = _diversity(store, store.probed)
-    if not 1 < len(found) <= MOST_PROMPTS:
-        return []
-    series = [dict(label=words.short(prompt, 40), points=points) for prompt, points in found.items()]
-    hint = "How much the watched pictures of a prompt differ, as a share of the base model's by the same seeds."
-    return [dict(key="diversity-prompts", title="Diversity, by prompt", hint=hint, series=series)]
-
-
 @lru_cache(maxsize=32)
-def _diversity(store: RunStore, _stamp: object) -> dict[str, list[tuple[int, float]]]:
+def _diversity(store: RunStore, _stamp: object) -> list[tuple[Chart, Metrics]]:
     """Made anew when a round was watched."""
-    return diversity_by_prompt(store.probes())
+    return diversity_of(store.probes())
 
 
 def gold_chart(store: RunStore) -> list[dict[str, Any]]:
@@ -391,27 +255,22 @@ def rater_charts(store: RunStore) -> list[dict[str, Any]]:
 
 
 def line_charts(charts: Sequence[Chart], metrics: Metrics) -> list[dict[str, Any]]:
-    """Those that have something to show."""
-    return [line_chart(chart, metrics) for chart in charts if any(shows(metrics[metric], chart) for metric, _ in chart.lines if metric in metrics)]
+    """Those of which something was measured."""
+    return [line_chart(chart, metrics) for chart in charts if is_measured(chart, metrics)]
 
 
-def shows(points: Points, chart: Chart) -> bool:
-    """Whether a line of a chart says something."""
-    return not chart.silent or any(value for _, value in points)
+def is_measured(chart: Chart, metrics: Metrics) -> bool:
+    """Whether any of a chart's lines was measured."""
+    return any(metric in metrics for metric, _ in chart.lines)
 
 
 def line_chart(chart: Chart, metrics: Metrics) -> dict[str, Any]:
-    series = []
-    for metric, label in chart.lines:
-        if metric in metrics:
-            spread = dict(metrics.get("ratio_std", [])) if metric == "ratio_mean" else {}
-            series.append(dict(label=label, points=metrics[metric], band=around(metrics[metric], spread)))
+    series = [
+        dict(label=label, points=points, band=around(points, spread_of(metrics, metric)))
+        for metric, label in chart.lines
+        if (points := metrics.get(metric)) is not None
+    ]
     return dict(key=chart.key, title=chart.title, hint=chart.hint, unit=chart.unit, series=series, log=chart.log)
-
-
-def around(points: Points, spread: dict[int, float | None]) -> list[tuple[int, float, float]]:
-    """(round, low, high) where both the middle and the spread are known."""
-    return [(x, y - s, y + s) for x, y in points if y is not None and (s := spread.get(x)) is not None]
 
 
 # --- gallery --------------------------------------------------------------------------------------------------------------------

@@ -253,7 +253,8 @@ function view(v) {
   return h("div", { class: "charts", key: v.run },
     h("div", { class: "charts-head" }, h("h2", {}, "Progress"), tools(v)), runChips(v),
     v.thinned ? h("p", { class: "s-muted charts-thinned" }, "This run is long: of each stretch of rounds the charts show the lowest and the highest. The CSV has all of them.") : null,
-    h("div", { class: "charts-grid" }, v.charts.map(figure)));
+    h("div", { class: "charts-grid" }, v.charts.map(figure)),
+    v.still?.length ? h("p", { class: "s-muted charts-still" }, `All 0 so far, and not drawn: ${v.still.join("; ")}.`) : null);
 }
 
 function fillTable(details) {
