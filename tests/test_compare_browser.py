@@ -152,6 +152,22 @@ def test_a_strength_and_a_typed_prompt_are_made_after_a_pause_without_a_jump(pag
     expect(board.get_by_role("gridcell", name="a fox on the moon, seed 1")).to_have_count(0)
 
 
+def test_prompts_that_a_run_holds_out_can_be_compared(page: Page, toy_studio: Studio) -> None:
+    """They are offered where there are some; another run on that side has its own prompts."""
+    comparable_run(toy_studio.runs / "other").close()
+    comparable_run(toy_studio.runs / "taste", held_out_prompts=("a hen", "an owl")).close()
+    page.goto(f"{toy_studio.url}/?run=taste")
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    board = page.locator("#studio-compare")
+    prompts = board.locator("[data-set]")
+    prompts.select_option(label="Those that the run holds out")
+    expect(board.get_by_role("gridcell", name=re.compile("^a hen, seed"))).to_have_count(3)
+    expect(board.get_by_role("gridcell", name=re.compile("^a cat, seed"))).to_have_count(0)
+    board.get_by_label("Run of B").select_option("other")
+    expect(prompts).to_have_value("run")
+    expect(board.get_by_role("gridcell", name=re.compile("^a cat, seed"))).to_have_count(3)
+
+
 def test_progress_leads_to_base_against_the_round_and_a_lora_is_refused_in_words(page: Page, toy_studio: Studio, tmp_path: Path) -> None:
     other = comparable_run(toy_studio.runs / "other")
     place = other.checkpoints()[1]

@@ -366,7 +366,7 @@ def test_runs_that_sample_differently_are_told_apart(store: RunStore, tmp_path: 
 
 def test_the_page_offers_the_rounds_whose_weights_are_there(store: RunStore, tmp_path: Path) -> None:
     created = (store.folder / "config.json").stat().st_mtime
-    wanted = dict(run="taste", created=created, rounds=[1, 2], result=2, rolled=None, pocket=False, full=False, rewards=[])
+    wanted = dict(run="taste", created=created, rounds=[1, 2], result=2, rolled=None, pocket=False, full=False, held_out=False, rewards=[])
     assert compare.choice(store) == wanted
     roll_back(store, 1)
     assert compare.choice(store) == wanted | dict(result=1, rolled=1)
@@ -381,6 +381,9 @@ def test_prompts_are_those_of_a_run_or_of_a_set(store: RunStore) -> None:
     runs = Runs(store.folder.parent)
     assert compare.prompts_of(runs, dict(run="taste"))["prompts"] == list(dict.fromkeys(store.config.prompts))
     assert "a cat" in compare.prompts_of(runs, dict(set="animals", run="taste"))["prompts"]
+    filled_run(runs.folder / "held", rounds=1, held_out_prompts=("a hen",)).close()
+    assert [compare.choice(runs.open(name))["held_out"] for name in ("taste", "held")] == [False, True]
+    assert [compare.prompts_of(runs, dict(run=name, set="held-out"))["prompts"] for name in ("taste", "held")] == [[], ["a hen"]]
     for odd in (None, [], dict(run="gone"), dict(set=[], run="gone")):
         assert compare.prompts_of(runs, odd) == dict(prompts=[])
     runs.close()

@@ -18,6 +18,8 @@ from ddpo.result import rolled_back
 from ddpo.states import STRONGEST
 from ddpo.store import RunStore, StoreError
 
+HELD_OUT = "held-out"
+"""The choice of the prompts that a run holds out, beside the names of the sets."""
 MOST_PROMPTS = 200
 """Prompts of a run or of a set that the page can show."""
 
@@ -34,7 +36,7 @@ def choice(store: RunStore) -> dict[str, Any]:
     scored = [name for name in rewards.parts(store.reward_at(config.rounds)) if name in rewards.automatic()]
     created = (store.folder / "config.json").stat().st_mtime
     known = dict(run=store.name, created=created, rounds=rounds, result=round_to_take(store), rolled=rolled_back(store), rewards=scored)
-    return known | dict(pocket=config.model == "pocket", full=config.training == "full")
+    return known | dict(pocket=config.model == "pocket", full=config.training == "full", held_out=bool(config.held_out_prompts))
 
 
 def page_value(run: str | None, choices: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -44,11 +46,13 @@ def page_value(run: str | None, choices: Iterable[dict[str, Any]]) -> dict[str, 
 
 
 def prompts_of(runs: Runs, question: object) -> dict[str, Any]:
-    """The prompts of a set ``{"set"}``, or of a run ``{"run"}``; none of anything else."""
+    """The prompts of a set ``{"set"}``, or of a run ``{"run"}``, those that it holds out with ``{"set": "held-out"}``; none of anything else."""
     asked = question if isinstance(question, dict) else {}
     try:
-        name = asked.get("set")
-        found = prompt_sets()[name] if name in prompt_sets() else config_of(runs.open(asked.get("run", ""))).prompts
+        found = prompt_sets().get(asked.get("set", ""), ())
+        if not found:
+            config = config_of(runs.open(asked.get("run", "")))
+            found = config.held_out_prompts if asked.get("set") == HELD_OUT else config.prompts
     except (StoreError, ConfigError, TypeError):
         found = ()
     return dict(prompts=list(dict.fromkeys(found))[:MOST_PROMPTS])

@@ -1,6 +1,6 @@
 // Two sides, the same prompts, the same noise: a grid of pairs, and one pair large.
 const POLL_MS = 600, TYPING_MS = 900, SLIDING_MS = 350, ROWS = 8, KEPT = "studio-compare", AT_ONCE = 64, MOST_PAIRS = 256;
-const SEEDS = [1, 2, 3, 4, 6, 8];
+const SEEDS = [1, 2, 3, 4, 6, 8], OF_RUN = { run: true, "held-out": true };
 const kept = () => ({ sides: null, of: null, touched: false, set: "run", own: [], typed: "", count: 3, first: 1, rewards: null, going: false, beside: false, mode: 1, blind: null });
 const state = { ...kept(), rows: ROWS, prompts: [], promptsOf: "", live: "", at: [0, 0], made: new Map(), last: new Map(), values: new Map(),
   failures: ["", ""], scoring: {}, now: null, busy: null, differ: "", trouble: "" };
@@ -48,6 +48,7 @@ function titleOf(i) {
 }
 const cards = () => (props.value.cards || []).filter((c) => !c.networks || !home()?.pocket || c.pocket);
 const home = () => runOf(state.sides?.[1].run);
+const promptSet = () => (state.set === "held-out" && !home()?.held_out ? "run" : state.set);
 function chosen() {
   const wanted = state.rewards || home()?.rewards || [];
   const found = cards().filter((c) => wanted.includes(c.name));
@@ -186,7 +187,7 @@ function strengthView(i) {
 function asksView(v) {
   const option = (value, text) => h("option", { value, key: value }, text);
   return h("div", { class: "cmp-asks" },
-    h("label", { class: "cmp-field" }, h("span", {}, "Prompts"), h("select", { "data-set": "" }, option("run", "Those of the run"), v.sets.map((name) => option(name, `Set: ${name.replaceAll("_", " ")}`)))),
+    h("label", { class: "cmp-field" }, h("span", {}, "Prompts"), h("select", { "data-set": "" }, option("run", "Those of the run"), home()?.held_out ? option("held-out", "Those that the run holds out") : null, v.sets.map((name) => option(name, `Set: ${name.replaceAll("_", " ")}`)))),
     h("label", { class: "cmp-field" }, h("span", {}, "Pairs a prompt"), h("select", { "data-count": "" }, SEEDS.map((n) => option(n, String(n))))),
     h("button", { class: "s-button s-small", "data-act": "noise", title: "Other seeds, the same for both sides" }, "Other noise"),
     h("details", { class: "cmp-rewards", key: "rewards" }, h("summary", {}, `Rewards: ${chosen().map((c) => c.title.replace(/ \(.*/, "")).join(", ") || "none"}`),
@@ -277,7 +278,7 @@ function after(v) {
     if ("lora" in node.dataset) put(node, s.lora || "");
     if ("strength" in node.dataset) put(node, s.strength);
   }
-  put(element.querySelector("[data-set]"), state.set);
+  put(element.querySelector("[data-set]"), promptSet());
   put(element.querySelector("[data-count]"), state.count);
   put(element.querySelector("[data-typed]"), state.typed);
   for (const node of element.querySelectorAll("[data-reward]")) node.checked = chosen().some((c) => c.name === node.dataset.reward);
@@ -287,10 +288,10 @@ function after(v) {
 }
 
 async function loadPrompts() {
-  const run = state.sides[1].run, wanted = JSON.stringify([state.set, state.set === "run" ? run : ""]);
+  const run = state.sides[1].run, set = promptSet(), wanted = JSON.stringify([set, set in OF_RUN ? run : ""]);
   if (state.promptsOf === wanted) return;
   state.promptsOf = wanted;
-  const answer = await server.prompts_of({ run, set: state.set });
+  const answer = await server.prompts_of({ run, set });
   if (state.promptsOf !== wanted) return;
   if (!answer) return setTimeout(() => { if (state.promptsOf === wanted) { state.promptsOf = ""; loadPrompts(); } }, 1500); // it was lost: ask again
   state.prompts = answer.prompts;
