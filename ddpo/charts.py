@@ -32,6 +32,8 @@ class Chart:
     """Whether its axis is logarithmic until somebody wants another one."""
 
 
+ROUNDING = 1e-7
+"""Values that are no further apart are the same. (The loss of one update a round is 0 but for that.)"""
 MOST_PROMPTS = 8
 """How many prompts a chart has a line each for at most."""
 WATCHED: tuple[Chart, ...] = (
@@ -189,5 +191,13 @@ def around(points: Points, spread: Mapping[int, float | None]) -> list[tuple[int
 
 
 def is_still(chart: Chart, metrics: Metrics) -> bool:
-    """Whether all that a chart would show is 0."""
-    return not any(value for metric, _ in chart.lines for _, value in metrics.get(metric, ()))
+    """Whether all that a chart would show is 0, but for rounding."""
+    return not any(abs(value or 0.0) > ROUNDING for metric, _ in chart.lines for _, value in metrics.get(metric, ()))
+
+
+def constant(chart: Chart, metrics: Metrics) -> float | None:
+    """The one value of all that a chart would show, but for rounding; None where there are several values, or one round."""
+    values = [value for metric, _ in chart.lines for _, value in metrics.get(metric, ())]
+    known = [value for value in values if value is not None]
+    rounds = {number for metric, _ in chart.lines for number, _ in metrics.get(metric, ())}
+    return known[0] if len(rounds) > 1 and len(known) == len(values) and max(known) - min(known) <= ROUNDING else None

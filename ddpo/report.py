@@ -22,7 +22,7 @@ import rewards
 from ddpo import beliefs, blind, strengths
 from ddpo.alarms import judged
 from ddpo.card import METHODS, REACH, base_name, facts, held_out_change, public_settings, rated_images
-from ddpo.charts import HEALTH, WATCHED, around, diversity_of, groups, is_still, others, panel, spread_of
+from ddpo.charts import HEALTH, WATCHED, around, constant, diversity_of, groups, is_still, others, panel, spread_of
 from ddpo.config import ConfigError, RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_reward
 from ddpo.document import document, grid, picture, section, short
@@ -363,20 +363,28 @@ def health(store: RunStore, number: int, metrics: Metrics) -> Html:
     present = (panel(metrics, stretches[-1][1], public_reward), *WATCHED)
     charts = [(each, metrics) for each in present] + diversity_of([row for row in store.probes() if row.round <= number])
     charts += groups(metrics, stretches, public_reward)
-    charts += [(each, metrics) for each in (*HEALTH, *others(metrics, public_reward))]
     marks = milestones(store, public_reward, number)
-    figures, still = [], []
+    still, same = list[str](), list[str]()
+    for one in (*HEALTH, *others(metrics, public_reward)):
+        if not any(metric in metrics for metric, _ in one.lines):
+            continue
+        if is_still(one, metrics):
+            still.append(one.title.lower())
+        elif (value := constant(one, metrics)) is not None:
+            same.append(f"{one.title.lower()} {shown(value)}")
+        else:
+            charts.append((one, metrics))
+    figures = []
     for one, own in charts:
         lines = [Line(label, own[metric], around(own[metric], spread_of(own, metric))) for metric, label in one.lines if metric in own]
-        if lines and is_still(one, own):
-            still.append(one.title.lower())
-        elif lines:
+        if lines:
             drawn = chart(lines, f"{one.title} over the rounds", marks)
             figures.append(tag("figure", tag("h3", one.title), tag("p", one.hint, class_="muted"), drawn))
     told = alarm_words(store, number)
     told += [each for name, words in DISTANCES.items() if (each := _distance(metrics, name, words))]
     told += [] if set(DISTANCES) & set(metrics) else ["KL divergence was not measured."]
     told += [f"All 0: {'; '.join(still)}."] if still else []
+    told += [f"The same in every round: {'; '.join(same)}."] if same else []
     told += (
         ["With one update a round, what compares the policy with the one that sampled is measured before it moves."]
         if still and not moving(store)

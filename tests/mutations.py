@@ -685,7 +685,11 @@ MUTATIONS = (
     ),
     *of(
         "ddpo/charts.py",
-        ("return not any(value for metric", "return all(value for metric", "tests/test_app_pages.py::test_what_is_0_so_far_is_named_and_not_drawn"),
+        (
+            "return not any(abs(value or 0.0) > ROUNDING",
+            "return all(abs(value or 0.0) > ROUNDING",
+            "tests/test_app_pages.py::test_what_is_0_so_far_is_named_and_not_drawn",
+        ),
         (
             'if metric == "ratio_mean" else {}',
             'if metric == "loss" else {}',

@@ -278,13 +278,18 @@ def test_what_cannot_be_reported_is_refused(store: RunStore, tmp_path: Path) -> 
 
 
 def test_what_is_always_0_is_said_and_not_drawn(store: RunStore, tmp_path: Path) -> None:
-    """One update a round: the ratio is 1, and clip and KL are 0, by definition. The report says so; a metric that moves is drawn."""
+    """One update a round: the ratio is 1, and clip and KL are 0, by definition, and the loss but for rounding. The report says so, and what is the
+    same in every round; a metric that moves is drawn."""
     for number in range(1, 6):
-        store.add_metrics(number, dict(kl_update=0.0, clip_fraction_up=0.0, clip_fraction_down=0.0))
+        found = dict(kl_update=0.0, clip_fraction_up=0.0, clip_fraction_down=0.0, loss=1e-8 * number, ratio_mean=1.0, ratio_std=0.0)
+        store.add_metrics(number, found | dict(learned_images=32.0 if number < 5 else 31.0, learning_rate=0.001))
     part = section(made(store, tmp_path / "out"), "Was training healthy?")
-    assert "All 0: distance moved per update; clipped steps." in said(part) and "measured before it moves" in said(part)
+    assert "All 0: distance moved per update; clipped steps; loss." in said(part) and "measured before it moves" in said(part)
     drawn = {head.text for head in part.iter("h3")}
-    assert {"Ratio, largest deviation", "Gradient norm", "Loss"} <= drawn and not {"Distance moved per update", "Clipped steps"} & drawn
+    assert {"Ratio, largest deviation", "Gradient norm", "Learned images"} <= drawn
+    assert not {"Distance moved per update", "Clipped steps", "Loss", "Ratio, mean", "Learning rate"} & drawn
+    told = re.findall(r"The same in every round: (.*?)\. [A-Z]", said(part))
+    assert told and {"ratio, mean 1", "learning rate 0.001"} <= set(told[0].split("; "))
 
 
 def test_the_ratio_s_quarters_and_the_advantages_that_are_cut_are_health(store: RunStore, tmp_path: Path) -> None:
@@ -293,7 +298,7 @@ def test_the_ratio_s_quarters_and_the_advantages_that_are_cut_are_health(store: 
     assert spread not in {head.text for head in section(made(store, tmp_path / "still"), "Was training healthy?").iter("h3")}
     for number in range(1, 6):
         store.add_metrics(number, {f"ratio_{name}_quarter_{i}": 1.0 + i for name in ("mean", "std") for i in (1, 4)})
-        store.add_metrics(number, dict(advantage_saturation=0.25, images_per_second=3.0))
+        store.add_metrics(number, dict(advantage_saturation=0.25 * (number % 2), images_per_second=3.0))
     part = section(made(store, tmp_path / "out"), "Was training healthy?")
     figures = {figure.findtext("h3"): figure for figure in part.iter("figure")}
     assert {"Advantages cut", title, spread} <= set(figures) and not [head for head in figures if head and "quarter 1" in head]
