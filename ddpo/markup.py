@@ -55,7 +55,9 @@ def quoted(words: str) -> str:
 
 def shown(value: float | None) -> str:
     """A measured number as text."""
-    return "–" if value is None else f"{value:.4g}"
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
 def words_for(count: int, one: str, many: str = "") -> str:

@@ -24,6 +24,7 @@ from ddpo.document import picture
 from ddpo.export import ExportError, export
 from ddpo.figure import Line, chart, fitted, thinned, ticks
 from ddpo.fork import fork
+from ddpo.markup import shown
 from ddpo.milestones import Milestone
 from ddpo.presets import presets
 from ddpo.report import Pair, again, command
@@ -305,6 +306,10 @@ def test_the_ratio_s_quarters_and_the_advantages_that_are_cut_are_health(store: 
     lines = [{re.sub(r"Round \d: | \S+$", "", each.text or "") for each in figures[head].iter("title")} for head in (title, spread)]
     assert lines == [{"all steps", "first quarter, noisiest", "last"}, {"first quarter, noisiest", "last"}]
     assert len([path for path in figures[title].iter() if "band" in (path.get("class") or "")]) == 1
+
+
+def test_large_numbers_are_written_out() -> None:
+    assert [shown(value) for value in (None, 0.00012345, 9999.0, 58_266.4, -58_266.4)] == ["–", "0.0001234", "9999", "58,266", "-58,266"]
 
 
 def test_what_was_watched_has_its_charts(store: RunStore, tmp_path: Path) -> None:
