@@ -148,8 +148,8 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
         a: dict[str, Any], b: dict[str, Any], prompts: list[str], seeds: list[int], rewards: list[str] | None = None, beside: bool = False
     ) -> list[dict[str, Any]]:
         """The same prompts and seeds by two sides {"run", "round" (0 is the base model), "lora" (a file instead of a round), "strength"}; of each
-        pair its prompt and seed, and of either side the file, where to fetch it, and its values by automatic rewards. With beside, while a run is at
-        work, too, which slows it down."""
+        pair its prompt and seed, and of either side the file, where to fetch it, and its values by automatic rewards, both by the networks that b's
+        run would take. With beside, while a run is at work, too, which slows it down."""
         try:
             pairs = compared(runs, comparing, dict(sides=[a, b], prompts=prompts, seeds=seeds, beside=beside))
             return values_of(comparing, scoring, pairs, rewards or [])

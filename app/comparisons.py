@@ -188,7 +188,8 @@ def compared(runs: Runs, comparing: Comparing, body: dict[str, Any]) -> list[tup
 
 
 def values_of(comparing: Comparing, scoring: Scoring, pairs: Sequence[tuple[Picture, Picture]], rewards: Sequence[str]) -> list[dict[str, Any]]:
-    """Each pair with its pictures' files and addresses, and their values by some automatic rewards; takes as long as it takes.
+    """Each pair with its pictures' files and addresses, and their values by some automatic rewards, both by the networks that the run of the second
+    side would take: values of two sides must be on one scale. Takes as long as it takes.
 
     Raises:
         ComparisonError: there is no such reward, or it cannot score.
@@ -196,7 +197,8 @@ def values_of(comparing: Comparing, scoring: Scoring, pairs: Sequence[tuple[Pict
     if unknown := [name for name in rewards if name not in automatic()]:
         raise ComparisonError(f"{unknown[0]!r} scores no pictures by itself; choose among {', '.join(automatic())}.")
     both = [picture for pair in pairs for picture in pair]
-    cells = {(picture, name): Cell(_networks(picture.state, name), _file(comparing, picture), picture.prompt) for picture in both for name in rewards}
+    judges = {name: _networks(pairs[0][1].state, name) for name in rewards if pairs}
+    cells = {(picture, name): Cell(judges[name], _file(comparing, picture), picture.prompt) for picture in both for name in rewards}
     known: dict[Cell, dict[str, Any]] = {}
     while missing := [cell for cell in cells.values() if cell not in known]:
         answers, failures = scoring.ask(missing)

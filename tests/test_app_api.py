@@ -184,14 +184,10 @@ def test_the_example_for_scripts_trains_a_run(toy_studio: Studio, monkeypatch: p
         ("None", repr(toy_studio.auth)),
         ('{"rounds": 5}', '{"rounds": 2}'),
         ("range(5)", "range(2)"),
-        ("< 5", "< 2"),
     ]
     exec(example("python", 0, *changes), names)
     names["studio"].close()
-    store, deadline = RunStore(toy_studio.runs / "reds"), time.monotonic() + 60
-    while store.status().alive:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    store = RunStore(toy_studio.runs / "reds")
     assert store.status().state == "finished" and all(row.updated_at for row in store.rounds()) and len(store.rounds()) == 2
     assert {rating.sample for rating in store.ratings()} == {row.id for number in (1, 2) for row in store.samples(number)}
     for number in (1, 2):

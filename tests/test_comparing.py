@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from app import comparing as module
 from app.comparing import Comparing, Picture
-from app.comparisons import ComparisonError, at_work, build_comparisons, compared, told_differences
+from app.comparisons import ComparisonError, at_work, build_comparisons, compared, told_differences, values_of
 from app.launch import Launcher
 from app.pages import compare
 from app.pages import rewards as rewards_page
@@ -352,6 +352,27 @@ def test_a_lora_file_is_brought_once_and_what_is_none_leaves_nothing(web: TestCl
         assert answer.status_code == 422 and says in answer.json()["detail"]
     assert [path.name for path in (comparing.folder / "loras").rglob("*") if path.is_file()] == ["my-lora.safetensors"]
     assert web.post("/studio/compare/loras", content=data, headers={"content-type": "text/plain"}).status_code == 415
+
+
+def test_both_sides_are_scored_by_the_networks_of_the_second(store: RunStore, tmp_path: Path) -> None:
+    """Of two runs that would take different ones: their values are to be on one scale."""
+    other = comparable_run(tmp_path / "runs" / "other", model=store.config.model, reward_models="pocket")
+    comparing, asked = Comparing(tmp_path / "made", lambda: None), list[Any]()
+
+    class Asked:
+        def ask(self, cells: Any) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
+            asked.extend(cells)
+            return [dict(value=1.0) for _ in cells], {}
+
+    for first, second, wanted in ((store, other, "pocket"), (other, store, "published")):
+        one, two = (Picture.all_of(State(each.folder), ["a cat"], [1])[0] for each in (first, second))
+        found = values_of(comparing, Asked(), [(one, two)], ["aesthetic"])  # type: ignore[arg-type]
+        assert [found[0][side]["values"] for side in "ab"] == [dict(aesthetic=1.0)] * 2
+        assert {cell.setting.models for cell in asked} == {wanted}
+        asked.clear()
+    assert values_of(comparing, Asked(), [], ["aesthetic"]) == []  # type: ignore[arg-type]
+    comparing.close()
+    other.close()
 
 
 def test_runs_that_sample_differently_are_told_apart(store: RunStore, tmp_path: Path) -> None:
