@@ -168,14 +168,14 @@ def test_a_kl_penalty_is_added_by_one_click_which_says_what_it_does(page: Page, 
     """By keyboard; the new run has the penalty that the button states, and the old run's history and charts say where it went on."""
     open_progress(page, alarmed)
     button = page.get_by_role("button", name="Go on with a KL penalty")
-    assert "costs 0.01 (kl_weight)" in (page.locator(f"#{button.get_attribute('aria-describedby')}").text_content() or "")
+    assert "costs 0.3 (kl_weight)" in (page.locator(f"#{button.get_attribute('aria-describedby')}").text_content() or "")
     button.press("Enter")
     expect(page.locator(".bar select")).to_have_value("a-from-5-kl")
     made = RunStore(alarmed.runs / "a-from-5-kl")
-    assert made.config.kl_weight == 0.01 and made.parent == ("a", 5)
+    assert made.config.kl_weight == 0.3 and made.parent == ("a", 5)
     made.close()
     page.goto(f"{alarmed.url}/?run=a")
-    expect(page.get_by_role("list", name="History, newest first")).to_contain_text("a-from-5-kl goes on from round 5, with kl_weight 0.01.")
+    expect(page.get_by_role("list", name="History, newest first")).to_contain_text("a-from-5-kl goes on from round 5, with kl_weight 0.3.")
     page.get_by_role("tab", name="Progress", exact=True).click()
     expect(page.locator('.chart-wide .chart-mark[data-kind="fork"] title').first).to_have_text("a-from-5-kl goes on from here")
 
@@ -361,10 +361,10 @@ def test_a_run_at_work_is_paused_goes_on_or_stops_and_all_of_it_is_written_down(
 
 
 def test_a_penalty_is_added_or_doubled_and_wants_precision_where_noise_is_low() -> None:
-    assert alarm.penalty_of(RunConfig()) == dict(kl_weight=0.01)
+    assert alarm.penalty_of(RunConfig()) == alarm.penalty_of(RunConfig(kl_weight=3e-4)) == dict(kl_weight=0.3)
     assert alarm.penalty_of(RunConfig(objective="rwr")) == dict(kl_weight=1.0), "there it is no nats"
-    assert alarm.penalty_of(RunConfig(kl_weight=0.03, precision="bf16")) == dict(kl_weight=0.06)
-    assert alarm.penalty_of(RunConfig(eta=0.1, precision="bf16")) == dict(kl_weight=0.01, precision="fp32")
+    assert alarm.penalty_of(RunConfig(kl_weight=0.2, precision="bf16")) == dict(kl_weight=0.4)
+    assert alarm.penalty_of(RunConfig(eta=0.1, precision="bf16")) == dict(kl_weight=0.3, precision="fp32")
 
 
 def test_a_watched_picture_has_an_address(client, tmp_path) -> None:

@@ -29,8 +29,9 @@ PATIENCE = 60.0
 """Seconds that a run is given to stop before the one that goes on from it starts."""
 _LOCK, _GOING = threading.Lock(), set[Path]()
 """The folders of runs from which one that goes on is being made."""
-PENALTY, OF_PREDICTIONS = 0.01, 1.0
-"""The KL penalty that is offered where there is none: advantage per nat; or where it is predictions' squared distance, in their loss's unit."""
+PENALTY, OF_PREDICTIONS = 0.3, 1.0
+"""The least KL penalty that is offered: advantage per nat, as measured by ``python -m benchmarks.penalty`` (0.01 held nothing); or where it is
+predictions' squared distance, in their loss's unit."""
 
 
 def build() -> gr.HTML:
@@ -114,11 +115,11 @@ def heed(store: RunStore, launcher: Launcher, kind: str, number: object) -> str 
 
 
 def penalty_of(config: RunConfig) -> dict[str, Any]:
-    """The settings that hold a run nearer to the base model: a KL penalty, or one of twice the weight; in fp32 where half precision would be louder
-    than what it compares (docs/running.md, Precision)."""
+    """The settings that hold a run nearer to the base model: a KL penalty, or one of twice the weight at least; in fp32 where half precision would be
+    louder than what it compares (docs/running.md, Precision)."""
     exact = dict(precision="fp32") if config.eta < 0.5 and config.precision in ("bf16", "fp16") else {}
     first = PENALTY if config.objective in ("ddpo-is", "ddpo-sf") else OF_PREDICTIONS
-    return dict(kl_weight=2 * config.kl_weight or first) | exact
+    return dict(kl_weight=max(first, 2 * config.kl_weight)) | exact
 
 
 def stop(store: RunStore, launcher: Launcher) -> bool:
