@@ -13,10 +13,15 @@ app: $(VENV)/.base
 test: $(VENV)/.dev browser check
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
-# The packages of W&B and trackio themselves, after all other tests: they bring 150 MB, and another event loop for the server than users have.
+# The packages of W&B and trackio themselves: 150 MB, and another event loop for the server than users have. So they have an environment of their own,
+# which sees that of the tests.
+TRACKERS := build/trackers
+SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 trackers: $(VENV)/.dev
-	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check "wandb>=0.31,<0.32" "trackio>=0.43,<0.44"; then \
-		$(BIN)/python -m pytest tests/test_tracker.py; \
+	$(BIN)/python -m venv $(TRACKERS)
+	@$(BIN)/python $(SITE) > "$$($(TRACKERS)/bin/python $(SITE))/tests.pth"
+	@if $(TRACKERS)/bin/python -m pip install --quiet --disable-pip-version-check "wandb>=0.31,<0.32" "trackio>=0.43,<0.44"; then \
+		$(TRACKERS)/bin/python -m pytest tests/test_tracker.py; \
 	else \
 		echo "SKIPPED: wandb and trackio cannot be installed here, so they are not known to take what they are sent."; \
 	fi

@@ -45,11 +45,12 @@ def measure(folder: Path, about: int) -> dict[str, Any]:
     store.close()
     last = max(places)
     rounds, policy = sorted({*range(0, last, EVERY), last}), policy_at(folder, last)
+    reward = load(config.reward, config.networks_of(config.reward))
     animals, scores, errors = list[float](), list[float](), list[float]()
     for number in rounds:
         load_result(places[number] if number else folder / "parent", policy.parameters())
         names, images = pictures(policy, config, config.prompts, about, base=False)
-        said = load(config.reward).score([Sample(i, prompt, image) for i, (prompt, image) in enumerate(zip(names, images, strict=True))])
+        said = reward.score([Sample(i, prompt, image) for i, (prompt, image) in enumerate(zip(names, images, strict=True))])
         animals.append(animal_accuracy(images, names))
         mean, error = mean_and_error([score.value or 0.0 for score in said])
         scores.append(mean)

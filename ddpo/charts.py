@@ -1,11 +1,11 @@
-"""The charts of a run's metrics: what each is called, what it means, and what its lines show. Progress and the report draw the same ones. Imports
-no torch."""
+"""The charts of a run's metrics: what each is called, what it means, and what its lines show. Progress draws them all, the report all but what a run
+takes. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from textwrap import shorten
 
 from ddpo.alarms import diversity_by_prompt
 from ddpo.beliefs import LEADS_FROM
@@ -27,13 +27,15 @@ class Chart:
     lines: tuple[tuple[str, str], ...]
     unit: str = ""
     used: tuple[str, ...] = field(default=())
-    """Metrics that the chart shows in another way than as a line."""
+    """Metrics that the chart shows in another way than as a line, or that are told elsewhere in words."""
+    rounding: float = 0.0
+    """Values that are no further from 0 are 0 but for rounding."""
     log: bool = False
     """Whether its axis is logarithmic until somebody wants another one."""
 
 
-ROUNDING = 1e-7
-"""Values that are no further apart are the same. (The loss of one update a round is 0 but for that.)"""
+LABEL = 40
+"""Characters of a line's label."""
 MOST_PROMPTS = 8
 """How many prompts a chart has a line each for at most."""
 WATCHED: tuple[Chart, ...] = (
@@ -73,7 +75,10 @@ HEALTH: tuple[Chart, ...] = (
         ),
         used=("preference_ratings", "preference_earlier", "preference_pairs", "preference_more"),
     ),
-    Chart("kl", "Distance moved per update", "KL: how far a round moves the model. Small and steady is healthy.", (("kl_update", "KL"),)),
+    Chart(
+        "kl", "Distance moved per update", "KL: how far an update moves a step's policy. Small and steady is healthy.",
+        (("kl_update", "KL"),), unit="nats",
+    ),
     Chart(
         "clip", "Clipped steps", "Share of steps that the clip held back. Near 0 is gentle; above 0.5, lower the learning rate.",
         (("clip_fraction_up", "upwards"), ("clip_fraction_down", "downwards")),
@@ -87,9 +92,12 @@ HEALTH: tuple[Chart, ...] = (
         quarters("ratio_std"), log=True,
     ),
     Chart("deviation", "Ratio, largest deviation", "The step that moved furthest from 1.", (("ratio_max_deviation", "largest deviation"),)),
-    Chart("base", "Distance that the penalty sees", "KL of a trained step to the base model, in nats; with a KL penalty only.", (("kl_base", "KL"),)),
+    Chart(
+        "base", "Distance that the penalty sees", "KL of a trained step to the base model; with a KL penalty only.",
+        (("kl_base", "KL"),), unit="nats",
+    ),
     Chart("grad", "Gradient norm", "Before it is scaled down. Sudden jumps announce trouble.", (("grad_norm", "norm"),)),
-    Chart("loss", "Loss", "The objective itself. With DDPO around 0 by design; it need not fall.", (("loss", "loss"),)),
+    Chart("loss", "Loss", "The objective itself. With DDPO around 0 by design; it need not fall.", (("loss", "loss"),), rounding=1e-7),
     Chart("signal", "Prompts that teach nothing", "All images alike, or unrated.", (("zero_spread_prompts", "prompts"),)),
     Chart(
         "pays", "What the reward pays for", "How the scores go with it among a prompt's images: near 1 it will spread, near -1 it will vanish.",
@@ -142,9 +150,20 @@ def diversity_of(rows: Sequence[ProbeRow]) -> list[tuple[Chart, Metrics]]:
     found = diversity_by_prompt(rows)
     if not 1 < len(found) <= MOST_PROMPTS:
         return []
-    lines = tuple((prompt, shorten(prompt, 40, placeholder="…")) for prompt in found)
+    lines = tuple(labelled(found))
     hint = "How much the watched pictures of a prompt differ, as a share of the base model's by the same seeds."
     return [(Chart("diversity-prompts", "Diversity, by prompt", hint, lines), found)]
+
+
+def labelled(prompts: Iterable[str]) -> list[tuple[str, str]]:
+    """Prompts with a label each, short and unlike the others."""
+    found, used = list[tuple[str, str]](), Counter[str]()
+    for prompt in prompts:
+        line = " ".join(prompt.split())
+        label = line if len(line) <= LABEL else f"{line[: LABEL - 1]}…"
+        used[label] += 1
+        found.append((prompt, label if used[label] == 1 else f"{label} ({used[label]})"))
+    return found
 
 
 def groups(metrics: Metrics, stretches: Sequence[tuple[int, str]], named: Named) -> list[tuple[Chart, Metrics]]:
@@ -191,13 +210,18 @@ def around(points: Points, spread: Mapping[int, float | None]) -> list[tuple[int
 
 
 def is_still(chart: Chart, metrics: Metrics) -> bool:
-    """Whether all that a chart would show is 0, but for rounding."""
-    return not any(abs(value or 0.0) > ROUNDING for metric, _ in chart.lines for _, value in metrics.get(metric, ()))
+    """Whether all that a chart would show is 0."""
+    values = _values(chart, metrics)
+    return all(value is not None and abs(value) <= chart.rounding for value in values)
 
 
 def constant(chart: Chart, metrics: Metrics) -> float | None:
-    """The one value of all that a chart would show, but for rounding; None where there are several values, or one round."""
-    values = [value for metric, _ in chart.lines for _, value in metrics.get(metric, ())]
-    known = [value for value in values if value is not None]
+    """The one value of all that a chart would show; None where there are several, or a band around them, or one round."""
+    values = _values(chart, metrics)
     rounds = {number for metric, _ in chart.lines for number, _ in metrics.get(metric, ())}
-    return known[0] if len(rounds) > 1 and len(known) == len(values) and max(known) - min(known) <= ROUNDING else None
+    spread = any(value for metric, _ in chart.lines for value in spread_of(metrics, metric).values())
+    return values[0] if len(rounds) > 1 and len(set(values)) == 1 and not spread else None
+
+
+def _values(chart: Chart, metrics: Metrics) -> list[float | None]:
+    return [value for metric, _ in chart.lines for _, value in metrics.get(metric, ())]

@@ -57,7 +57,7 @@ def shown(value: float | None) -> str:
     """A measured number as text."""
     if value is None:
         return "–"
-    return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) < 9_999.5 else f"{value:,.0f}"
 
 
 def words_for(count: int, one: str, many: str = "") -> str:

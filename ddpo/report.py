@@ -358,7 +358,7 @@ def _believed(store: RunStore, found: Mapping[str, Any]) -> Html:
 
 def health(store: RunStore, number: int, metrics: Metrics) -> Html:
     """Charts of the optimiser's health, and of whatever else was measured; the distances in words."""
-    stretches = [(first, public_reward(reward)) for first, reward in store.reward_stretches() if first <= max(1, number)]
+    stretches = [(first, reward) for first, reward in store.reward_stretches() if first <= max(1, number)]
     metrics = with_blends_apart(metrics, stretches)
     present = (panel(metrics, stretches[-1][1], public_reward), *WATCHED)
     charts = [(each, metrics) for each in present] + diversity_of([row for row in store.probes() if row.round <= number])
@@ -379,7 +379,8 @@ def health(store: RunStore, number: int, metrics: Metrics) -> Html:
         lines = [Line(label, own[metric], around(own[metric], spread_of(own, metric))) for metric, label in one.lines if metric in own]
         if lines:
             drawn = chart(lines, f"{one.title} over the rounds", marks)
-            figures.append(tag("figure", tag("h3", one.title), tag("p", one.hint, class_="muted"), drawn))
+            title = f"{one.title}, in {one.unit}" if one.unit else one.title
+            figures.append(tag("figure", tag("h3", title), tag("p", one.hint, class_="muted"), drawn))
     told = alarm_words(store, number)
     told += [each for name, words in DISTANCES.items() if (each := _distance(metrics, name, words))]
     told += [] if set(DISTANCES) & set(metrics) else ["KL divergence was not measured."]

@@ -686,9 +686,9 @@ MUTATIONS = (
     *of(
         "ddpo/charts.py",
         (
-            "return not any(abs(value or 0.0) > ROUNDING",
-            "return all(abs(value or 0.0) > ROUNDING",
-            "tests/test_app_pages.py::test_what_is_0_so_far_is_named_and_not_drawn",
+            "value is not None and abs(value) <= chart.rounding",
+            "abs(value or 0) <= chart.rounding",
+            "tests/test_app_pages.py::test_what_is_0_so_far_is_marked",
         ),
         (
             'if metric == "ratio_mean" else {}',

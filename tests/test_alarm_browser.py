@@ -20,6 +20,7 @@ from app.runs import Runs
 from ddpo.alarms import Sign
 from ddpo.config import RunConfig
 from ddpo.lock import WorkerLock
+from ddpo.presets import presets
 from ddpo.result import roll_back, rolled_back
 from ddpo.store import RunStore, StoreError
 
@@ -364,7 +365,8 @@ def test_a_penalty_is_added_or_doubled_and_wants_precision_where_noise_is_low() 
     assert alarm.penalty_of(RunConfig()) == alarm.penalty_of(RunConfig(kl_weight=3e-4)) == dict(kl_weight=0.3)
     assert alarm.penalty_of(RunConfig(objective="rwr")) == dict(kl_weight=1.0), "there it is no nats"
     assert alarm.penalty_of(RunConfig(kl_weight=0.2, precision="bf16")) == dict(kl_weight=0.4)
-    assert alarm.penalty_of(RunConfig(eta=0.1, precision="bf16")) == dict(kl_weight=0.3, precision="fp32")
+    assert alarm.penalty_of(RunConfig(eta=0.1, precision="bf16")) == dict(kl_weight=pytest.approx(0.03), precision="fp32")
+    assert alarm.penalty_of(presets()["aesthetic"].config)["precision"] == "fp32", "auto may be half"
 
 
 def test_a_watched_picture_has_an_address(client, tmp_path) -> None:

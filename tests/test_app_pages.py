@@ -19,7 +19,7 @@ from app.pages.run import COUNTS
 from app.runs import Runs
 from app.views import NAMES, Views
 from ddpo import blind
-from ddpo.charts import GROUPS
+from ddpo.charts import GROUPS, labelled
 from ddpo.config import ConfigError, RunConfig
 from ddpo.earlier import rated_in
 from ddpo.generalisation import HELD_OUT, OTHERS, TRAINED
@@ -258,15 +258,23 @@ def test_charts_show_every_metric_and_cope_with_gaps(runs: Runs) -> None:
     json.dumps(progress.charts_value(store), allow_nan=False)
 
 
-def test_what_is_0_so_far_is_named_and_not_drawn(runs: Runs) -> None:
-    """As soon as it is more it has its chart."""
+def test_what_is_0_so_far_is_marked(runs: Runs) -> None:
+    """Until it is more; what has no value is not 0, and the loss is 0 but for rounding."""
     store = filled_run(runs.folder / "a", rounds=2)
-    store.add_metrics(1, dict(advantage_saturation=0.0, updates_behind=0.0))
-    value = progress.charts_value(store)
-    assert value["still"] == ["Advantages cut", "Rounds behind"] and not {"saturation", "behind"} & {chart["key"] for chart in value["charts"]}
-    store.add_metrics(2, dict(advantage_saturation=0.125, updates_behind=0.0))
-    value = progress.charts_value(store)
-    assert value["still"] == ["Rounds behind"] and "saturation" in {chart["key"] for chart in value["charts"]}
+    found = dict(advantage_saturation=0.0, updates_behind=0.0, kl_base=math.nan, loss=1e-8)
+    for number in (1, 2):
+        store.add_metrics(number, found)
+    still = [chart["title"] for chart in progress.charts_value(store)["charts"] if "still" in chart]
+    assert still == ["Loss", "Advantages cut", "Rounds behind"]
+    store.add_metrics(2, dict(advantage_saturation=0.125, updates_behind=0.0, loss=1e-5))
+    charts = {chart["key"]: chart.get("still", False) for chart in progress.charts_value(store)["charts"]}
+    assert not charts["loss"] and not charts["saturation"] and charts["behind"] and not charts["base"]
+
+
+def test_long_prompts_have_labels_that_tell_them_apart() -> None:
+    """Cut by characters, since not all have spaces."""
+    girl, boy = (f"masterpiece,best_quality,ultra-detailed,1{who},solo" for who in ("girl", "boy"))
+    assert labelled([girl, "a  cat", boy]) == [(girl, f"{girl[:39]}…"), ("a  cat", "a cat"), (boy, f"{girl[:39]}… (2)")]
 
 
 def test_what_is_watched_has_charts_with_plain_titles(runs: Runs) -> None:
@@ -410,13 +418,11 @@ def test_the_ratio_s_quarters_are_drawn_where_it_moves(runs: Runs) -> None:
     assert charts["quarters"]["log"] and not charts["ratio"]["log"] and not [key for key in charts if "quarter_" in key]
 
 
-def test_advantages_are_drawn_where_some_are_cut(runs: Runs) -> None:
+def test_every_metric_of_a_chart_is_drawn_there_alone(runs: Runs) -> None:
     store = filled_run(runs.folder / "a", rounds=3)
-    for share in (0.0, 0.25):
-        store.add_metrics(2, dict(advantage_saturation=share, images_per_second=4.0))
-        keys = [chart["key"] for chart in progress.charts_value(store)["charts"]]
-        assert ("saturation" in keys) == bool(share) and "advantage_saturation" not in keys
-    assert keys.index("pace") == keys.index("seconds") + 1
+    store.add_metrics(2, dict(advantage_saturation=0.25, images_per_second=4.0))
+    keys = [chart["key"] for chart in progress.charts_value(store)["charts"]]
+    assert "saturation" in keys and "advantage_saturation" not in keys and keys.index("pace") == keys.index("seconds") + 1
 
 
 def test_a_run_without_metrics_has_no_charts_but_images(runs: Runs) -> None:

@@ -293,6 +293,26 @@ def test_a_lopsided_interval_is_told_from_where_to_where(page: Page, studio: Stu
     expect(page.locator(".chart-wide .chart-reading").first).to_contain_text(f" ± {spread:.4f}".rstrip("0"))
 
 
+def test_what_is_0_is_drawn_only_beside_a_run_where_it_is_more(page: Page, two_runs: Studio) -> None:
+    """One update a round against several: alone it is named, beside the other it is a line at 0."""
+    slow, quick = (RunStore(two_runs.runs / name) for name in ("slow", "quick"))
+    for number in range(1, 5):
+        slow.add_metrics(number, dict(kl_update=0.0, advantage_saturation=0.0))
+        quick.add_metrics(number, dict(kl_update=0.01 * number, advantage_saturation=0.0))
+    for number in (5, 6):
+        slow.add_metrics(number, dict(kl_update=0.0))
+    slow.close(), quick.close()
+    open_charts(page, two_runs, "slow")
+    named = page.locator(".charts-still")
+    expect(named).to_have_text("All 0 so far, and not drawn: Distance moved per update; Advantages cut.")
+    expect(chart(page, "Distance moved per update")).to_have_count(0)
+    page.get_by_label("Compare with").select_option("quick")
+    expect(chart(page, "Distance moved per update").locator(".chart-line")).to_have_count(2)
+    expect(named).to_have_text("All 0 so far, and not drawn: Advantages cut.")
+    page.get_by_role("button", name="Take quick out of the charts").click()
+    expect(chart(page, "Distance moved per update")).to_have_count(0)
+
+
 def test_a_run_by_another_reward_shares_no_axis_with_this_one(page: Page, two_runs: Studio) -> None:
     """Nor do its watched pictures of other prompts, whose values are in another unit."""
     filled_run(two_runs.runs / "taste", rounds=3, reward="aesthetic").close()

@@ -309,7 +309,14 @@ def test_the_ratio_s_quarters_and_the_advantages_that_are_cut_are_health(store: 
 
 
 def test_large_numbers_are_written_out() -> None:
-    assert [shown(value) for value in (None, 0.00012345, 9999.0, 58_266.4, -58_266.4)] == ["–", "0.0001234", "9999", "58,266", "-58,266"]
+    assert [shown(value) for value in (None, 0.00012345, 9999.0, 9999.7, 58_266.4, -58_266.4)] == [
+        "–",
+        "0.0001234",
+        "9999",
+        "10,000",
+        "58,266",
+        "-58,266",
+    ]
 
 
 def test_what_was_watched_has_its_charts(store: RunStore, tmp_path: Path) -> None:
@@ -323,13 +330,26 @@ def test_what_was_watched_has_its_charts(store: RunStore, tmp_path: Path) -> Non
         for figure in part.iter("figure")
     }
     assert lines["Other rewards"] == ["aesthetic", "clip_score"] and lines["jpeg_compressibility, on other prompts"] == ["trained", "unseen animals"]
-    assert lines["Signs of damage"] == ["noise"] and {"Diversity", "Distance from the base model"} <= set(lines)
+    assert lines["Signs of damage"] == ["noise"] and {"Diversity", "Distance from the base model, in nats"} <= set(lines)
     assert not [title for title in lines if title and "atched" in title] and "Diversity, by prompt" not in lines
     for number in (0, 5):
         add_watched(store, number)
     heads = {head.text for head in section(made(store, tmp_path / "again"), "Was training healthy?").iter("h3")}
     assert "Diversity, by prompt" in heads
     assert "After round 5, a picture's whole denoising is 10 nats of KL divergence from the base model's, at most 10 (round 5)." in said(part)
+
+
+def test_a_reward_of_one_s_own_is_the_first_of_those_that_are_asked(tmp_path: Path) -> None:
+    """As it is optimised; of its file only the name is told."""
+    store = filled_run(tmp_path / "runs" / "own", rounds=2, reward="/my/secret/own.py:warm")
+    for number in (0, 2):
+        store.add_metrics(number, {"moved_aesthetic": 0.5, "moved_/my/secret/own.py:warm": 0.25 * number, "reward_on_trained": 1.0})
+    part = section(made(store, tmp_path / "out"), "Was training healthy?")
+    figures = {figure.findtext("h3"): figure for figure in part.iter("figure")}
+    assert "own.py:warm, on other prompts" in figures and "secret" not in said(part)
+    names = [said(item) for item in figures["Other rewards"].iter("li")]
+    assert names == ["own.py:warm (optimised)", "aesthetic"]
+    store.close()
 
 
 def test_what_is_watched_of_each_reward_has_a_chart_of_its_own(store: RunStore, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from ddpo.charts import (
     diversity_of,
     groups,
     is_still,
+    labelled,
     others,
     panel,
     present_first,
@@ -64,7 +65,8 @@ def build(round_images: Answer, round_strip: Answer, run_curves: Answer) -> tupl
 
 
 def charts_value(store: RunStore) -> dict[str, Any]:
-    """All charts of a run that have something to show, the reward first; and what was measured and is 0 so far."""
+    """All charts of a run that have something to show, the reward first. What is ``still`` is 0 so far: the page names it, and draws it only where
+    another run beside this one has more."""
     measured, stretches = store.metrics(), store.reward_stretches()
     if not measured:
         return dict(run=store.name, charts=[])
@@ -75,12 +77,11 @@ def charts_value(store: RunStore) -> dict[str, Any]:
     charts += [line_chart(chart, own) for chart, own in _diversity(store, store.probed)] + rater_charts(store)
     charts += [line_chart(chart, own) for chart, own in groups(metrics, stretches, words.reward)]
     health = [chart for chart in (*HEALTH, *COST, *others(metrics, words.reward)) if is_measured(chart, metrics)]
-    still = [chart.title for chart in health if is_still(chart, metrics)]
-    charts += line_charts([chart for chart in health if chart.title not in still], metrics)
+    charts += [line_chart(chart, metrics) | (dict(still=True) if is_still(chart, metrics) else {}) for chart in health]
     thinned = thin(charts)
     marks = [asdict(one) for one in milestones(store, words.reward)]
     charts = [chart | dict(marks=marks) for chart in charts]
-    return dict(run=store.name, charts=charts, clock=clock(metrics), thinned=thinned, still=still, csv=f"/studio/runs/{store.name}/metrics.csv")
+    return dict(run=store.name, charts=charts, clock=clock(metrics), thinned=thinned, csv=f"/studio/runs/{store.name}/metrics.csv")
 
 
 def answer_curves(runs: Runs, question: object) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def by_prompt(store: RunStore, reward: str) -> list[dict[str, Any]]:
     if not 1 < len(prompts) <= MOST_PROMPTS:
         return []
     means = _prompt_means(store, reward, tuple(row.number for row in store.rounds() if row.scored_at is not None))
-    series = [dict(label=words.short(prompt, 40), points=means[prompt]) for prompt in prompts if prompt in means]
+    series = [dict(label=label, points=means[prompt]) for prompt, label in labelled(prompt for prompt in prompts if prompt in means)]
     hint = "The mean of each round's images of a prompt: one that falls while others rise is what the model gives up."
     return [dict(key="prompts", title=f"{words.reward(reward)}, by prompt", hint=hint, series=series)] if series else []
 

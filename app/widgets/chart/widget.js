@@ -24,6 +24,12 @@ function nameOf(chart, label) { return `${chart.title}: ${label}`; }
 
 function allRuns() { return [{ name: props.value.run, value: props.value }, ...beside.runs]; }
 
+// Whether a chart is 0 throughout, in each of the runs that have it.
+function isStill(chart) {
+  const others = beside.runs.map((run) => run.value?.charts?.find((c) => c.title === chart.title)).filter(Boolean);
+  return [chart, ...others].every((c) => c.still);
+}
+
 // A chart of the selected run with all that lies on its axes: its own lines, and those of the same chart of the other runs.
 function prepare(chart) {
   const several = beside.runs.length > 0, lines = [], sides = [];
@@ -249,12 +255,13 @@ function view(v) {
   if (!v.run) return h("section", { class: "s-card panel-empty", key: "empty" }, h("h2", {}, "Nothing to show yet"), h("p", {}, "Choose a run above, or start one on the Run page. Its curves grow here, round by round."));
   if (!(v.charts || []).length) return h("section", { class: "s-card panel-empty", key: "empty" }, h("h2", {}, "No curves yet"), h("p", {}, "They begin with the first scored round."));
   if (beside.of !== v.run) { Object.assign(beside, { of: v.run, runs: [] }); strips.clear(); }
-  drawn = new Map(v.charts.map((chart) => [chart.key, prepare(chart)]));
+  const still = v.charts.filter(isStill);
+  drawn = new Map(v.charts.filter((chart) => !still.includes(chart)).map((chart) => [chart.key, prepare(chart)]));
   return h("div", { class: "charts", key: v.run },
     h("div", { class: "charts-head" }, h("h2", {}, "Progress"), tools(v)), runChips(v),
     v.thinned ? h("p", { class: "s-muted charts-thinned" }, "This run is long: of each stretch of rounds the charts show the lowest and the highest. The CSV has all of them.") : null,
-    h("div", { class: "charts-grid" }, v.charts.map(figure)),
-    v.still?.length ? h("p", { class: "s-muted charts-still" }, `All 0 so far, and not drawn: ${v.still.join("; ")}.`) : null);
+    h("div", { class: "charts-grid" }, v.charts.filter((chart) => drawn.has(chart.key)).map(figure)),
+    still.length ? h("p", { class: "s-muted charts-still" }, `All 0 so far, and not drawn: ${still.map((chart) => chart.title).join("; ")}.`) : null);
 }
 
 function fillTable(details) {
