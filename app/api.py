@@ -1,5 +1,5 @@
-"""The few calls that other programs may make: start, stop, status, metrics, change_reward, retry, list_batch, rate, count_rater, apply, export,
-compare and blind_results."""
+"""The few calls that other programs may make: start, stop, resume, status, metrics, change_reward, retry, list_batch, rate, count_rater, apply,
+export, compare and blind_results."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
     def start(name: str, preset: str = "rate", settings: dict[str, Any] | None = None) -> dict[str, Any]:
         """Start a run from a preset, with some settings changed; returns its status."""
         try:
+            if settings is not None and not isinstance(settings, dict):
+                raise ConfigError("settings is an object: values by the names of settings.")
             if preset not in presets():
                 raise ConfigError(f"There is no preset {preset!r}; choose one of {', '.join(presets())}.")
             values = {key: getattr(presets()[preset].config, key) for key in new_run.SETTINGS}
@@ -49,6 +51,13 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
     def stop(name: str, after_round: bool = True) -> dict[str, Any]:
         """Stop a run after its round, or now; returns its status."""
         return steer(name, "stop_after_round" if after_round else "stop")
+
+    def resume(name: str) -> dict[str, Any]:
+        """Have a run that was stopped, interrupted or paused go on; returns its status."""
+        try:
+            return steer(name, "resume" if runs.open(name).status().alive else "launch")
+        except StoreError as error:
+            raise gr.Error(str(error), print_exception=False) from error
 
     def status(name: str) -> dict[str, Any]:
         """What a run is doing."""
@@ -79,6 +88,9 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
 
     def retry(name: str) -> dict[str, Any]:
         """Ask a reward that failed once more; returns the run's status."""
+        found = status(name)
+        if found["state"] != "reward_failed":
+            raise gr.Error(f"{name} waits for no reward: it is {found['state']}. A run that has ended goes on with resume.", print_exception=False)
         return steer(name, "retry")
 
     def steer(name: str, kind: str, reward: str = "", rater: str = "") -> dict[str, Any]:
@@ -104,6 +116,11 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
             store = runs.open(name)
             if not is_name(rater) or (client_id and not is_name(client_id)):
                 raise StoreError(f"rater and client_id are texts of 1 to {MAX_NAME_CHARACTERS} characters, without control characters.")
+            for what, number in (("image", image), ("other", other)):
+                if not (is_whole(number) or (what == "other" and number is None)):
+                    raise StoreError(f"{what} is the id of an image, a whole number.")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise StoreError("value is a number, or nothing for a skip.")
             kind = store.rating if value is not None else "skip"
             sample, second = store.sample(int(image)), None if other is None else store.sample(int(other))
             if not valid(kind, value, pair=other is not None):
@@ -126,10 +143,12 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
         """Have the run learn from its ratings of a round, as Enter does on the page; returns the run's status."""
         try:
             store = runs.open(name)
-            if not is_applying(store, int(number)):
-                if refusal := apply_refusal(store, int(number)):
+            if not is_whole(number):
+                raise StoreError("number is a round, a whole number.")
+            if not is_applying(store, number):
+                if refusal := apply_refusal(store, number):
                     raise StoreError(refusal)
-                store.add_request("apply", round=int(number))
+                store.add_request("apply", round=number)
         except StoreError as error:
             raise gr.Error(str(error), print_exception=False) from error
         return status(name)
@@ -140,7 +159,11 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
         try:
             if kind not in EXPORTS:
                 raise ExportFailure(f"{kind!r} is no kind of export; choose one of {', '.join(EXPORTS)}.")
-            return made(exports, runs.open(name), kind, int(number) or None, float(strength), bool(names))
+            if not is_whole(number):
+                raise ExportFailure("number is a round, a whole number; 0 is the model's last one, and all rounds of data.")
+            if isinstance(strength, bool) or not isinstance(strength, (int, float)):
+                raise ExportFailure("strength is a number; 1 is all of what was trained.")
+            return made(exports, runs.open(name), kind, number or None, float(strength), bool(names))
         except (StoreError, ExportFailure) as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -151,10 +174,18 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
         pair its prompt and seed, and of either side the file, where to fetch it, and its values by automatic rewards, both by the networks that b's
         run would take. With beside, while a run is at work, too, which slows it down."""
         try:
+            asked = [] if rewards is None else rewards
+            if not isinstance(asked, list):
+                raise ComparisonError('rewards is a list of names, such as ["aesthetic"].')
             pairs = compared(runs, comparing, dict(sides=[a, b], prompts=prompts, seeds=seeds, beside=beside))
-            return values_of(comparing, scoring, pairs, rewards or [])
+            return values_of(comparing, scoring, pairs, asked)
         except ComparisonError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    for call in (start, stop, status, metrics, change_reward, retry, list_batch, rate, count_rater, apply, export, compare, blind_results):
+    for call in (start, stop, resume, status, metrics, change_reward, retry, list_batch, rate, count_rater, apply, export, compare, blind_results):
         gr.api(call, api_name=call.__name__, queue=False)
+
+
+def is_whole(number: object) -> bool:
+    """Whether something that a program sent is a whole number."""
+    return isinstance(number, int) and not isinstance(number, bool) and abs(number) < 2**63

@@ -151,6 +151,8 @@ def side_of(runs: Runs, side: Any) -> State | str:
     """A side ``{"run", "round", "lora", "strength"}``, of which all but the run can be left out; of one that cannot be, why."""
     if not isinstance(side, dict) or not isinstance(side.get("run"), str):
         return "A side is an object that names a run."
+    if unknown := sorted(set(side) - {"run", "round", "lora", "strength"}, key=str):
+        return f"A side has no {unknown[0]!r}; it has run, round, lora and strength."
     number, lora, strength = side.get("round", 0), side.get("lora", ""), side.get("strength", 1.0)
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 10**9:
         return "round is a whole number from 0, which is the base model."

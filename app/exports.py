@@ -16,16 +16,20 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddpo.export import PAGES
+from ddpo.export import MEASURED, PAGES
 
 PROJECT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "ddpo", "export")
 KEEP_SECONDS = 900.0
 """A file that nobody has fetched for so long goes."""
+BEHIND = 10
+"""How nice the process is: behind a worker, as the one that makes pictures to compare is."""
+SLOW = {*PAGES, *MEASURED, "pipeline"}
+"""Kinds that make pictures, or write whole models."""
 SINGLE = {"kohya": "*.safetensors", **dict.fromkeys(PAGES, "*.html")}
 """Kinds of which one file is all that people want."""
 PACKED = (".csv", ".jsonl", ".md", ".json", ".txt", ".svg")
@@ -54,14 +58,15 @@ class Ready:
 
 
 class Exports:
-    """Makes one file at a time, and forgets it once it is fetched."""
+    """Makes files, one at a time of those that take a model and one of the others, behind whatever else is at work; forgets each once it is
+    fetched."""
 
     def __init__(self, command: Sequence[str] = COMMAND) -> None:
         self.command = tuple(command)
         self._ready: dict[str, Ready] = {}
-        self._process: subprocess.Popen[str] | None = None
+        self._processes = set[subprocess.Popen[str]]()
         self._closed = False
-        self._turn, self._lock = threading.Lock(), threading.Lock()
+        self._turns, self._lock = {slow: threading.Lock() for slow in (False, True)}, threading.Lock()
 
     def make(self, run: Path, kind: str, number: int | None = None, strength: float = 1.0, names: bool = False) -> Ready:
         """An export of a run as one file: a LoRA for A1111 and a page as they are, everything else as a zip. Takes as long as it takes.
@@ -69,7 +74,7 @@ class Exports:
         Raises:
             ExportFailure: there is nothing to take away, or the process failed.
         """
-        with self._turn:
+        with self._turns[kind in SLOW]:
             self.tidy()
             folder = _new_folder()
             try:
@@ -91,7 +96,7 @@ class Exports:
         """
         folder = _new_folder()
         try:
-            with self._turn:
+            with self._turns[kind in SLOW]:
                 made = self._made(folder, run, kind, number, strength, names)
             yield made
         finally:
@@ -131,9 +136,9 @@ class Exports:
         """End a process that is at work, and delete all files."""
         with self._lock:
             self._closed = True
-            if self._process is not None and self._process.poll() is None:
-                self._process.kill()
-        with self._turn:
+            for process in self._processes:
+                process.kill()
+        with self._turns[False], self._turns[True]:
             for token in list(self._ready):
                 self.forget(token)
 
@@ -144,13 +149,21 @@ class Exports:
                 raise ExportFailure("The studio is closing.")
             surroundings = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
             try:
-                self._process = process = subprocess.Popen(
+                process = subprocess.Popen(
                     command, cwd=PROJECT, env=surroundings, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                     encoding="utf-8", errors="replace",
                 )  # fmt: skip
             except OSError as error:
                 raise ExportFailure(f"The file cannot be made: {error.strerror or error}.") from error
-        said = process.communicate()[1].strip().splitlines()
+            self._processes.add(process)
+        if hasattr(os, "setpriority"):
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, process.pid, BEHIND)
+        try:
+            said = process.communicate()[1].strip().splitlines()
+        finally:
+            with self._lock:
+                self._processes.discard(process)
         if process.returncode < 0:
             raise ExportFailure(f"The process that makes the file was ended by signal {-process.returncode}. Is the memory full?")
         if process.returncode:

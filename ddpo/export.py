@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import uuid
@@ -120,11 +121,20 @@ def new_folder(out: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        for file in partial.rglob("*.safetensors"):
+            file.chmod(0o666 & ~_umask())  # safetensors keeps its files to their owner
         if out.exists():
             out.rmdir()
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _umask() -> int:
+    """What the process takes away from the rights of new files."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def saved_rounds(store: RunStore) -> dict[int, Path]:

@@ -117,11 +117,22 @@ def init_lora_file(config: RunConfig) -> Path | None:
 
 
 def lora_file(lora: str) -> Path:
-    """The file that a LoRA's setting names: itself, or the one in that folder."""
+    """The file that a LoRA's setting names: itself, or in a folder diffusers' one, or else the only one that is there, as in an export for kohya.
+
+    Raises:
+        ConfigError: a folder has several files, and none of diffusers' name.
+    """
     path = Path(lora)
     with contextlib.suppress(RuntimeError):
         path = path.expanduser()
-    return path / LORA_FILE if is_a(path.is_dir) else path
+    if not is_a(path.is_dir):
+        return path
+    if is_a((path / LORA_FILE).exists):
+        return path / LORA_FILE
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) > 1:
+        raise ConfigError(f"{lora} holds several LoRA files: {', '.join(file.name for file in files[:10])}. Name one of them.")
+    return files[0] if files else path / LORA_FILE
 
 
 def lora_ranks(shapes: Mapping[str, Sequence[int]]) -> set[int]:

@@ -129,7 +129,9 @@ class RunStore:
         """
         folder = Path(folder)
         if not NAME.fullmatch(folder.name):
-            raise StoreError(f"{folder.name!r} cannot name a run. Use letters, digits, dots, dashes and underscores, 80 at most.")
+            raise StoreError(
+                f"{folder.name!r} cannot name a run. Use letters, digits, dots, dashes and underscores, 80 at most; a letter or digit comes first."
+            )
         if (folder / "config.json").exists():
             raise StoreError(f"A run already exists in {folder}. Choose another name, or resume that run.")
         if (folder / "run.db").exists():

@@ -75,7 +75,7 @@ def answered(text: str) -> tuple[str, Any]:
 
 def test_start_rate_and_stop_through_the_api(client: Client, toy_studio: Studio, tmp_path: Path) -> None:
     assert set(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == {
-        "/start", "/stop", "/status", "/metrics", "/change_reward", "/retry", "/list_batch",
+        "/start", "/stop", "/resume", "/status", "/metrics", "/change_reward", "/retry", "/list_batch",
         "/rate", "/count_rater", "/apply", "/export", "/compare", "/blind_results",
     }  # fmt: skip
     (tmp_path / "model").mkdir()
@@ -158,9 +158,47 @@ def test_a_script_compares(client: Client, toy_studio: Studio) -> None:
     store.close()
 
 
+@pytest.mark.parametrize(
+    ("call", "values", "says"),
+    [
+        ("start", ["new", "rate", ["rounds"]], "settings is an object"),
+        ("rate", ["taste", "abc", 1], "image is the id of an image"),
+        ("rate", ["taste", 1, "good"], "value is a number"),
+        ("apply", ["taste", "two"], "number is a round"),
+        ("export", ["taste", "kohya", "two"], "number is a round"),
+        ("export", ["taste", "kohya", 1, "x"], "strength is a number"),
+        ("compare", [dict(run="taste", strenght=0.1), dict(run="taste"), ["a cat"], [1]], "has no 'strenght'; it has run, round, lora and strength"),
+        ("compare", [dict(run="taste"), dict(run="taste"), ["a cat"], [1], "aesthetic"], "rewards is a list of names"),
+        ("resume", ["nothing"], "There is no run"),
+    ],
+)
+def test_a_call_that_is_mistyped_is_told_so(client: Client, toy_studio: Studio, call: str, values: list[Any], says: str) -> None:
+    filled_run(toy_studio.runs / "taste", rounds=1, awaiting=True).close()
+    with pytest.raises(Exception, match=says):
+        client.predict(*values, api_name=f"/{call}")
+    assert not (toy_studio.runs / "new").exists()
+
+
+def test_a_script_has_a_run_go_on_that_was_stopped(client: Client, toy_studio: Studio) -> None:
+    client.predict("again", "compress", {"rounds": 3}, api_name="/start")
+    client.predict("again", False, api_name="/stop")
+    store, deadline = RunStore(toy_studio.runs / "again"), time.monotonic() + 60
+    while store.status().alive or store.status().state == "new":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    client.predict("again", api_name="/resume")
+    while store.status().state != "finished":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(store.rounds()) == 3
+    store.close()
+
+
 def test_a_script_changes_the_reward_and_asks_it_again(client: Client, toy_studio: Studio) -> None:
     store = filled_run(toy_studio.runs / "sizes", rounds=1, reward="jpeg_compressibility")
-    assert client.predict("sizes", api_name="/retry")["run"] == "sizes" and not store.pending_requests(), "nobody is there to ask"
+    with pytest.raises(Exception, match="waits for no reward: it is interrupted"):
+        client.predict("sizes", api_name="/retry")
+    assert not store.pending_requests(), "nobody is there to ask"
     with at_work(store, "reward_failed"):
         for _ in range(2):  # asked for twice, it is asked once
             assert client.predict("sizes", api_name="/retry")["state"] == "reward_failed"

@@ -161,13 +161,35 @@ def test_closing_ends_the_process_that_is_at_work(tmp_path: Path, temporary: Pat
     thread = threading.Thread(target=work)
     thread.start()
     deadline = time.monotonic() + 20
-    while files._process is None and time.monotonic() < deadline:
+    while not files._processes and time.monotonic() < deadline:
         time.sleep(0.01)
     files.close()
     thread.join(20)
     assert len(failures) == 1 and "was ended by signal 9" in failures[0] and list(temporary.iterdir()) == []
     with pytest.raises(ExportFailure, match="closing"):
         files.make(tmp_path, "ratings")
+
+
+def test_a_file_of_data_does_not_wait_for_pictures_and_both_are_behind_a_worker(tmp_path: Path, temporary: Path) -> None:
+    """While an export that makes pictures is at work, one of another kind is done; the process is nicer than a worker, which is at 3."""
+    slow = "'strengths' in sys.argv"
+    files = Exports((sys.executable, "-c", f"import os, sys, time; time.sleep(60 if {slow} else 1); sys.exit(f'nice {{os.nice(0)}}')"))
+
+    def work() -> None:
+        with pytest.raises(ExportFailure, match="signal 9"):
+            files.make(tmp_path, "strengths")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not files._processes and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(ExportFailure, match=r"nice 1[0-9]"):
+        files.make(tmp_path, "ratings")
+    assert thread.is_alive() and len(files._processes) == 1
+    files.close()
+    thread.join(20)
+    assert not thread.is_alive() and not files._processes
 
 
 def test_a_lora_is_made_without_torch(store: RunStore, tmp_path: Path) -> None:

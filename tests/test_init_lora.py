@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ddpo.export import export
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.presets import presets
 from ddpo.report import held_out_pairs
-from ddpo.source import LORA_FILE, init_lora_file
+from ddpo.source import LORA_FILE, init_lora_file, lora_file
 from ddpo.store import INIT_LORA, RunStore
 from ddpo.trainer import Trainer
 from ddpo.worker import load_policy, with_own_lora
@@ -84,6 +85,19 @@ def test_layers_that_the_lora_lacks_start_as_in_any_run(taken: Run, tmp_path: Pa
     assert others and all(torch.equal(policy.parameters()[name], fresh.parameters()[name]) for name in others)
     torch.testing.assert_close(prediction(policy), prediction(attention.policy), rtol=1e-4, atol=1e-4)
     attention.store.close()
+
+
+def test_an_export_for_kohya_can_be_started_from_by_its_folder(taken: Run, tmp_path: Path) -> None:
+    """Whatever its file is called; where there are several, one must be named. What is exported can be read by whoever may read other files."""
+    file, plain = lora_of(taken, "kohya", tmp_path / "out"), tmp_path / "plain.txt"
+    folder = file.parent
+    plain.touch()
+    assert lora_file(str(folder)) == file and file.stat().st_mode == plain.stat().st_mode
+    RunStore.create(tmp_path / "next", taken.store.config.with_changes(init_lora=str(folder))).close()
+    shutil.copy(file, folder / "other.safetensors")
+    with pytest.raises(ConfigError, match=r"several LoRA files: .*other\.safetensors.*Name one of them"):
+        lora_file(str(folder))
+    assert lora_file(str(tmp_path)) == tmp_path / LORA_FILE
 
 
 def test_a_run_keeps_its_own_copy(taken: Run, tmp_path: Path) -> None:

@@ -204,7 +204,9 @@ def create(runs: Runs, name: str, values: Mapping[str, Any], parts: str = "") ->
     if not name:
         raise ConfigError("The run has no name. Write one: letters, digits, dots, dashes and underscores.")
     if Path(name).name != name:
-        raise ConfigError(f"{name!r} cannot name a run. Use letters, digits, dots, dashes and underscores, 80 at most.")
+        raise ConfigError(
+            f"{name!r} cannot name a run. Use letters, digits, dots, dashes and underscores, 80 at most; a letter or digit comes first."
+        )
     earlier.create(runs.folder / name, config).close()
     return runs.open(name)
 
