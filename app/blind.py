@@ -20,6 +20,7 @@ import os
 import random
 import re
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Container, Sequence
@@ -69,6 +70,8 @@ class Plan:
     sides: tuple[State, State]
     titles: tuple[str, str]
     pairs: tuple[Pair, ...]
+    by: str = ""
+    """Who began it."""
 
     def order(self, rater: str) -> list[int]:
         """In which order a rater sees the pairs."""
@@ -121,7 +124,7 @@ class BlindTests:
 
     # --- tests ------------------------------------------------------------------------------------------------------------------
 
-    def create(self, sides: tuple[State, State], titles: tuple[str, str], prompts: Sequence[str], count: int) -> Plan:
+    def create(self, sides: tuple[State, State], titles: tuple[str, str], prompts: Sequence[str], count: int, by: str = "") -> Plan:
         """A new test of ``count`` pairs: the prompts in turn, with seeds that nobody has seen. Its pictures are still to be made.
 
         Raises:
@@ -136,7 +139,7 @@ class BlindTests:
         chosen = [(mixed[i % len(mixed)], first + i // len(mixed)) for i in range(count)]
         both = [Picture.all_of(side, [prompt for prompt, _ in chosen], [seed for _, seed in chosen]) for side in sides]
         pairs = [Pair(a.prompt, a.seed, (a.key, b.key), (secrets.token_hex(16), secrets.token_hex(16))) for a, b in zip(*both, strict=True)]
-        plan = Plan(secrets.token_hex(8), time.time(), secrets.token_hex(32), sides, titles, tuple(pairs))
+        plan = Plan(secrets.token_hex(8), time.time(), secrets.token_hex(32), sides, titles, tuple(pairs), by)
         (self.folder / plan.id / "pictures").mkdir(parents=True)
         told = asdict(plan) | dict(version=SCHEMA_VERSION, sides=[asdict(side) | dict(run=side.run.name) for side in sides])
         write_file(self.folder / plan.id / "plan.json", json.dumps(told, indent=1).encode())
@@ -164,10 +167,11 @@ class BlindTests:
         told = json.loads(file.read_text(encoding="utf-8"))
         first, second = (State(self.runs / side["run"], side["round"], side["lora"], side["strength"]) for side in told["sides"])
         pairs = tuple(Pair(each["prompt"], each["seed"], tuple(each["keys"]), tuple(each["files"])) for each in told["pairs"])
-        return Plan(told["id"], told["created_at"], told["secret"], (first, second), tuple(told["titles"]), pairs)
+        return Plan(told["id"], told["created_at"], told["secret"], (first, second), tuple(told["titles"]), pairs, told.get("by", ""))
 
     def listed(self, rater: str) -> list[dict[str, Any]]:
-        """All tests, newest first, with how far a rater is; what they compare only where the rater is at the end."""
+        """All tests, newest first, with how far a rater is, who began it, and whether anybody has answered; what they compare only where the rater is
+        at the end."""
         found = []
         for file in self.folder.glob("*/plan.json"):
             try:
@@ -176,8 +180,29 @@ class BlindTests:
                 continue
             done = len(self.said(plan).get(rater, {}))
             titles = list(plan.titles) if done == len(plan.pairs) else None
-            found.append(dict(id=plan.id, created_at=plan.created_at, total=len(plan.pairs), done=done, titles=titles))
+            told = dict(id=plan.id, created_at=plan.created_at, total=len(plan.pairs), done=done, titles=titles)
+            found.append(told | dict(by=plan.by, prompts=len({pair.prompt for pair in plan.pairs}), answered=self._answered(plan)))
         return sorted(found, key=lambda each: -each["created_at"])
+
+    def delete(self, plan: Plan) -> None:
+        """Remove a test that nobody has answered.
+
+        Raises:
+            BlindError: somebody has.
+        """
+        with self._lock:
+            if self._answered(plan):
+                raise BlindError("Somebody has judged pairs of this test, so it is kept.")
+            (self.folder / plan.id / "plan.json").unlink(missing_ok=True)  # first: without it there is no test
+            self._plans.pop(plan.id, None)
+            shutil.rmtree(self.folder / plan.id)
+
+    def _answered(self, plan: Plan) -> bool:
+        """Whether anybody has said anything, whether or not it can still be read."""
+        try:
+            return (self.folder / plan.id / "answers.jsonl").stat().st_size > 0
+        except FileNotFoundError:
+            return False
 
     # --- pictures ---------------------------------------------------------------------------------------------------------------
 

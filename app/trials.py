@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.blind import BlindError, BlindTests
 from app.comparisons import ComparisonError, question
-from app.routes import IMMUTABLE, Rater, json_answer, json_body, seconds_of, text_of
+from app.routes import IMMUTABLE, Rater, is_name, json_answer, json_body, seconds_of, text_of
 from app.runs import Runs
 from ddpo.blind import BASE
 from ddpo.states import State, StateError
@@ -34,6 +34,11 @@ def build_trials(runs: Runs, tests: BlindTests) -> APIRouter:
     async def view(id: str, request: Request) -> Response:
         body = await json_body(request)
         return await run_in_threadpool(_answered, lambda: _view(tests, id, body))
+
+    @router.post("/{id}/delete")
+    async def delete(id: str, request: Request) -> Response:
+        await json_body(request)  # no page of another site can send it
+        return await run_in_threadpool(_answered, lambda: _delete(tests, id))
 
     @router.post("/{id}/answers")
     async def answer(id: str, request: Request) -> Response:
@@ -65,8 +70,16 @@ def _create(runs: Runs, tests: BlindTests, body: Any) -> dict[str, Any]:
     count = body.get("pairs")
     if not isinstance(count, int) or isinstance(count, bool):
         raise BlindError("pairs is how many pairs there are.")
+    by = body.get("rater", "")
+    if not isinstance(by, str) or (by and not is_name(by)):
+        raise BlindError("rater is the name of who begins it.")
     first, second = (_there(side) for side in sides)
-    return dict(id=tests.create((first, second), (title_of(first, second), title_of(second, first)), prompts, count).id)
+    return dict(id=tests.create((first, second), (title_of(first, second), title_of(second, first)), prompts, count, by).id)
+
+
+def _delete(tests: BlindTests, id: str) -> dict[str, Any]:
+    tests.delete(tests.plan(id))
+    return dict(deleted=id)
 
 
 def _there(side: State | str) -> State:

@@ -224,6 +224,30 @@ def test_a_line_is_added_after_what_a_crash_left(tmp_path: Path) -> None:
     assert file.read_text() == "one\ntwo\nhalf\nthree\n"
 
 
+def test_only_a_test_that_nobody_has_answered_is_deleted(tests: BlindTests, store: RunStore) -> None:
+    """With its pictures, and other tests stay; an answer that a crash cut off is an answer here. The list says which can be."""
+    kept, gone, cut = (begun(tests, store, 2) for _ in range(3))
+    say(tests, kept, "anna", 0, "left", "one")
+    (tests.folder / cut.id / "answers.jsonl").write_text('{"rater"')
+    for plan in (kept, cut):
+        with pytest.raises(BlindError, match="so it is kept"):
+            tests.delete(plan)
+    assert {each["id"]: each["answered"] for each in tests.listed("ben")} == {kept.id: True, gone.id: False, cut.id: True}
+    tests.delete(gone)
+    assert {each["id"] for each in tests.listed("ben")} == {path.name for path in tests.folder.iterdir()} == {kept.id, cut.id}
+    with pytest.raises(BlindError, match="There is no such blind test"):
+        tests.plan(gone.id)
+
+
+def test_a_plan_of_before_who_began_it_was_kept_is_read(tests: BlindTests, store: RunStore) -> None:
+    plan = tests.create((State(store.folder), State(store.folder, 2)), ("base model", "round 2"), PROMPTS, 4, "Anna")
+    file = tests.folder / plan.id / "plan.json"
+    assert BlindTests(store.folder.parent, tests.comparing).plan(plan.id) == plan
+    assert [(each["by"], each["prompts"]) for each in tests.listed("ben")] == [("Anna", 3)]
+    file.write_text(json.dumps({name: value for name, value in json.loads(file.read_text()).items() if name != "by"}))
+    assert BlindTests(store.folder.parent, tests.comparing).listed("ben")[0]["by"] == ""
+
+
 # --- routes ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +282,11 @@ def test_a_test_through_the_routes(web: TestClient, tests: BlindTests) -> None:
         view = said["view"]
     assert view["result"]["titles"] == ["base model", "round 2"] and view["result"]["left"]["left"] == 3
     assert web.post(f"/studio/blind/{id}/answers", content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
+    assert web.post(f"/studio/blind/{id}/delete", json={}).status_code == 422
+    other = web.post("/studio/blind", json=wish(rater="anna")).json()["id"]
+    assert web.post(f"/studio/blind/{other}/delete", content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
+    assert web.post(f"/studio/blind/{other}/delete", json={}).json() == dict(deleted=other)
+    assert [each["id"] for each in web.get("/studio/blind", params=dict(rater="ben")).json()["tests"]] == [id]
     for path in (f"/studio/blind/{id}/picture/..%2Fplan", f"/studio/blind/{id}/picture/{'0' * 32}", "/studio/blind/..%2F..%2Ftaste/picture/x"):
         assert web.get(path).status_code == 404
 
@@ -273,6 +302,7 @@ def test_a_test_through_the_routes(web: TestClient, tests: BlindTests) -> None:
         (dict(pairs=201), "1 to 200 pairs"),
         (dict(pairs="3"), "how many pairs"),
         (dict(prompts=[]), "at least one prompt"),
+        (dict(rater="a\n"), "the name of who begins it"),
     ],
 )
 def test_what_can_be_no_test_is_refused_in_words(web: TestClient, tests: BlindTests, changes: dict[str, Any], says: str) -> None:

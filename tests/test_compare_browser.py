@@ -425,3 +425,31 @@ def test_a_blind_test_from_begin_to_end_by_keyboard(page: Page, toy_studio: Stud
     expect(board.locator(".blind-tests")).not_to_contain_text("round 2")
     tests.comparing.close()
     store.close()
+
+
+def test_a_double_click_begins_one_test_and_one_without_an_answer_can_be_deleted(page: Page, toy_studio: Studio) -> None:
+    """Earlier ones are told apart by who began them, and of how many prompts they are; one that somebody has answered stays."""
+    comparable_run(toy_studio.runs / "taste", prompts=("a cat", "a dog")).close()
+    board = open_compare(page, toy_studio)
+    earlier = board.locator(".blind-tests li")
+
+    def begin(name: str) -> None:
+        board.get_by_role("button", name="Blind test").click()
+        board.get_by_label("Your name").fill(name)
+        board.get_by_label("Pairs").select_option("10")
+        board.get_by_role("button", name="Begin").dblclick()
+        expect(board).to_contain_text("Pair 1 of 10")
+
+    begin("Anna")
+    seen(board)
+    page.keyboard.press("ArrowLeft")
+    expect(board).to_contain_text("Pair 2 of 10")
+    board.get_by_role("button", name="Leave").click()
+    begin("Ben")
+    board.get_by_role("button", name="Leave").click()
+    board.get_by_role("button", name="Blind test").click()
+    expect(earlier).to_have_text([re.compile("Ben: 10 pairs of 2 prompts"), re.compile("Anna: 10 pairs of 2 prompts")])
+    expect(earlier.get_by_role("button", name="Delete")).to_have_count(1)
+    earlier.first.get_by_role("button", name="Delete").click()
+    expect(earlier).to_have_text([re.compile("Anna")])
+    assert len(list((toy_studio.runs / ".blind").iterdir())) == 1

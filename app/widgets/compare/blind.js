@@ -3,7 +3,7 @@ const TRY_AGAIN_MS = 1500;
 const ENOUGH = { 10: 9, 20: 15, 40: 27, 80: 50 }; // wins of as many decided pairs that equal models reach less than one time in twenty
 const KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "tie", ArrowDown: "bad" };
 const SAYS = { left: "Left is better", tie: "Equally good", bad: "Both are bad", right: "Right is better" };
-const trial = { view: null, rater: rater(), tests: [], count: 20, shownAt: 0, sending: "", trouble: "", beside: false };
+const trial = { view: null, rater: rater(), tests: [], count: 20, shownAt: 0, sending: "", trouble: "", beside: false, beginning: false };
 let trialTimer = null;
 
 function rater() {
@@ -39,15 +39,28 @@ function leaveBlind() {
 }
 
 async function begin() {
-  trial.trouble = "";
+  if (trial.beginning) return;
+  Object.assign(trial, { trouble: "", beginning: true });
+  draw();
   const prompts = rows().map((r) => r.prompt).filter(Boolean);
   try {
-    const answer = await post("blind", { sides: [side(0), side(1)].map((s) => JSON.parse(s)), prompts, pairs: trial.count });
-    openBlind(answer.id);
+    const answer = await post("blind", { sides: [side(0), side(1)].map((s) => JSON.parse(s)), prompts, pairs: trial.count, rater: rater() });
+    trial.beginning = false;
+    if (state.blind && !state.blind.id) openBlind(answer.id); // else somebody has gone on meanwhile: it waits among the earlier ones
   } catch (error) {
     trial.trouble = error instanceof TypeError ? "The server does not answer. Try again." : error.message;
-    draw();
   }
+  trial.beginning = false;
+  draw();
+}
+
+// Only of a test that nobody has answered.
+async function removeTest(id) {
+  trial.trouble = "";
+  try { await post(`blind/${id}/delete`, {}); } catch (error) {
+    trial.trouble = error instanceof TypeError ? "The server does not answer. Try again." : error.message;
+  }
+  listTests();
 }
 
 // The next pair, or that at an earlier place; while pictures are made, again and again.
@@ -126,11 +139,12 @@ function setupView() {
       h("div", { class: "cmp-asks" },
         h("label", { class: "cmp-field" }, h("span", {}, "Pairs"), h("select", { "data-pairs": "" }, Object.keys(ENOUGH).map((n) => h("option", { value: n, key: n }, n)))),
         h("label", { class: "cmp-field" }, h("span", {}, "Your name"), h("input", { type: "text", "data-rater": "", "data-own": "", maxlength: 40, autocomplete: "off" })),
-        h("button", { class: "s-button s-primary", "data-act": "begin", disabled: !prompts || side(0) === side(1) }, "Begin")),
-      h("p", { class: "s-muted" }, `${trial.count} pairs of ${prompts === 1 ? "one prompt" : `${prompts} prompts`}, with noise that nobody has seen. If every pair is decided, it takes ${ENOUGH[trial.count]} wins of ${trial.count} to be more than chance.`), troubleView()),
+        h("button", { class: "s-button s-primary", "data-act": "begin", disabled: trial.beginning || !prompts || side(0) === side(1) }, "Begin")),
+      h("p", { class: "s-muted" }, `${trial.count} pairs of ${promptsText(prompts)}, with noise that nobody has seen. If every pair is decided, it takes ${ENOUGH[trial.count]} wins of ${trial.count} to be more than chance.`), troubleView()),
     trial.tests.length ? h("div", { class: "s-card blind-tests", key: "tests" }, h("h3", {}, "Earlier tests"), h("ul", {}, trial.tests.map((t) => h("li", { key: t.id },
-      h("span", {}, `${clock(t.created_at)}, ${t.total} pairs`, t.titles ? `: ${t.titles.join(" and ")}` : ""),
-      h("button", { class: "s-button s-small", "data-act": "test", "data-id": t.id }, t.done === t.total ? "Result" : t.done ? `Go on at ${t.done + 1} of ${t.total}` : "Judge it"))))) : null,
+      h("span", {}, `${clock(t.created_at)}${t.by && t.by !== NOBODY ? `, ${t.by}` : ""}: ${t.total} pairs of ${promptsText(t.prompts)}${t.titles ? `, ${t.titles.join(" and ")}` : ""}`),
+      h("div", { class: "s-row" }, t.answered ? null : h("button", { class: "s-button s-small s-ghost s-quiet-danger", "data-act": "remove-test", "data-id": t.id }, "Delete"),
+        h("button", { class: "s-button s-small", "data-act": "test", "data-id": t.id }, t.done === t.total ? "Result" : t.done ? `Go on at ${t.done + 1} of ${t.total}` : "Judge it")))))) : null,
     leaveView("Back to the grid")];
 }
 
@@ -157,6 +171,7 @@ function judgeView(view) {
     h("div", { class: "s-row blind-foot", key: "foot" }, h("button", { class: "s-button s-small s-ghost", "data-act": "back", disabled: pair.at === 0 }, "Back (Z)"), leaveView("Leave: it goes on here later"))];
 }
 
+const promptsText = (n) => (n === 1 ? "one prompt" : `${n} prompts`);
 const percent = (share) => `${Math.round(100 * share)} %`;
 const chance = (p) => (p < 0.001 ? "p < 0.001" : `p = ${p.toFixed(p < 0.1 ? 3 : 2)}`);
 const upper = (text) => text[0].toUpperCase() + text.slice(1);
@@ -192,7 +207,7 @@ function resultView({ result }) {
 
 const TRIAL_DEEDS = {
   blind: () => openBlind(), leave: leaveBlind, begin, back: () => trial.view?.pair && !trial.sending && look(trial.view.pair.at - 1), again: () => look(),
-  test: ({ id }) => openBlind(id), say: ({ answer }) => say(answer), "trial-beside": () => { trial.beside = true; look(); },
+  test: ({ id }) => openBlind(id), "remove-test": ({ id }) => removeTest(id), say: ({ answer }) => say(answer), "trial-beside": () => { trial.beside = true; look(); },
 };
 
 const onKey = (event) => {
