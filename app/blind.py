@@ -125,7 +125,7 @@ class BlindTests:
     # --- tests ------------------------------------------------------------------------------------------------------------------
 
     def create(self, sides: tuple[State, State], titles: tuple[str, str], prompts: Sequence[str], count: int, by: str = "") -> Plan:
-        """A new test of ``count`` pairs: the prompts in turn, with seeds that nobody has seen. Its pictures are still to be made.
+        """A new test of ``count`` pairs: the prompts in turn, each with a seed that nobody has seen. Its pictures are still to be made.
 
         Raises:
             BlindError: both sides are the same, or it has no pair, or too many.
@@ -136,7 +136,7 @@ class BlindTests:
         if sides[0].fixes() == sides[1].fixes():
             raise BlindError("A and B are the same model, so there is nothing to tell apart. Choose another one.")
         mixed, first = random.Random(secrets.randbits(64)).sample(list(prompts), len(prompts)), secrets.randbelow(2**31)
-        chosen = [(mixed[i % len(mixed)], first + i // len(mixed)) for i in range(count)]
+        chosen = [(mixed[i % len(mixed)], first + i) for i in range(count)]  # a seed of its own each: no two pairs share their noise
         both = [Picture.all_of(side, [prompt for prompt, _ in chosen], [seed for _, seed in chosen]) for side in sides]
         pairs = [Pair(a.prompt, a.seed, (a.key, b.key), (secrets.token_hex(16), secrets.token_hex(16))) for a, b in zip(*both, strict=True)]
         plan = Plan(secrets.token_hex(8), time.time(), secrets.token_hex(32), sides, titles, tuple(pairs), by)

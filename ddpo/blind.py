@@ -181,6 +181,6 @@ def row_of(result: Result) -> tuple[str, ...]:
 
 MEANING = (
     "People saw two pictures of the same prompt and seed without knowing whose they were, and said which is better. The share is of decided pairs, "
-    "with Wilson's 95 % interval; p is the exact sign test's, of no difference, and of no side favoured. Where several people judged a pair, it goes "
-    "to the model that more of them called better."
+    "with Wilson's 95 % interval; p is the exact sign test's, of no difference, and of no side favoured. Interval and p speak of the test's prompts, "
+    "with other noise. Where several people judged a pair, it goes to the model that more of them called better."
 )

@@ -887,6 +887,8 @@ MUTATIONS = (
             "if at > len(mine):",
             BLIND + "test_a_damaged_answer_is_given_once_more",
         ),
+        ("first + i)", "first)", BLIND + "test_pairs_are_chosen_ahead_and_their_files_tell_nothing"),
+        ("if self._answered(plan):", "if False and self._answered(plan):", BLIND + "test_only_a_test_that_nobody_has_answered_is_deleted"),
         ("if failure := _changed(", "if failure := str() and _changed(", BLIND + "test_pictures_of_weights_that_changed_since_are_not_made"),
         ("if _changed([Picture(", "if str() and _changed([Picture(", BLIND + "test_another_run_of_the_same_name_is_not_told_what_came_out"),
         ("if len(answers) == len(plan.pairs)}", "}", BLIND + "test_the_result_counts_pairs_not_people"),

@@ -69,9 +69,9 @@ def judged(tests: BlindTests, plan: Plan, rater: str, verdicts: dict[int, str]) 
 
 
 def test_pairs_are_chosen_ahead_and_their_files_tell_nothing(tests: BlindTests, store: RunStore) -> None:
-    """As many pairs of each prompt as of any other, with seeds of their own; names are random; the plan is read back as it was written."""
+    """As many pairs of each prompt as of any other, each pair with a seed of its own; names are random; the plan is read back as it was written."""
     plan = begun(tests, store)
-    assert sorted(pair.prompt for pair in plan.pairs) == sorted(PROMPTS * 2) and len({(p.prompt, p.seed) for p in plan.pairs}) == 6
+    assert sorted(pair.prompt for pair in plan.pairs) == sorted(PROMPTS * 2) and len({p.seed for p in plan.pairs}) == 6
     names = {name for pair in plan.pairs for name in pair.files}
     assert len(names) == 12 and not names & {key for pair in plan.pairs for key in pair.keys}
     assert {path.stem for path in (tests.folder / plan.id / "pictures").iterdir()} == names

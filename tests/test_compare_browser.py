@@ -411,7 +411,7 @@ def test_a_blind_test_from_begin_to_end_by_keyboard(page: Page, toy_studio: Stud
     expect(board.get_by_role("heading", name="Result of the blind test")).to_be_visible()
     assert [each.verdict for each in tests.said(plan)["Anna"].values()].count("b") == 8
     expect(status).to_contain_text("Round 2 is better: it won 8 of 8 decided pairs.")
-    expect(status).to_contain_text("95 % interval 68 % to 100 % · two-sided sign test p = 0.008")
+    expect(status).to_contain_text("95 % interval 68 % to 100 % · two-sided sign test p = 0.008. Both speak of these prompts")
     expect(status).to_contain_text("1 equal, 1 both bad")
     expect(board.get_by_role("table", name="Prompt").get_by_role("row")).to_have_count(3)
     expect(board.locator(".blind-pairs img")).to_have_count(20)

@@ -192,7 +192,7 @@ function resultView({ result }) {
       total.decided ? h("div", { class: "blind-rate" }, h("p", {}, h("b", {}, percent(total.win_rate)), " of decided pairs go to B"),
         h("div", { class: "blind-track", role: "img", "aria-label": `95 % interval ${percent(total.interval[0])} to ${percent(total.interval[1])}` },
           h("i", { class: "blind-band", style: `left: ${100 * total.interval[0]}%; right: ${100 - 100 * total.interval[1]}%` }), h("i", { class: "blind-half" }), h("i", { class: "blind-dot", style: `left: ${100 * total.win_rate}%` })),
-        h("p", { class: "s-muted" }, `95 % interval ${percent(total.interval[0])} to ${percent(total.interval[1])} · two-sided sign test ${chance(total.p_value)}`)) : null,
+        h("p", { class: "s-muted" }, `95 % interval ${percent(total.interval[0])} to ${percent(total.interval[1])} · two-sided sign test ${chance(total.p_value)}. Both speak of these prompts, with other noise; of other prompts they say little.`)) : null,
       h("p", { class: "s-muted" }, `${total.tie} equal, ${total.bad} both bad: these are no wins, and left out of rate, interval and test.`),
       h("p", { class: "s-muted" }, left.left + left.right ? `The left picture was chosen ${left.left} of ${left.left + left.right} times (${chance(left.p_value)}): ${left.p_value < 0.05 ? "somebody may favour a side; sides were drawn, so this costs sharpness, not fairness." : "no sign that somebody favours a side."}` : ""),
       others.length ? h("p", { class: "s-muted" }, `Not at the end yet, and not counted: ${others.join(", ")}.`) : null),
