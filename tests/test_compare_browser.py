@@ -225,6 +225,38 @@ def test_whatever_goes_wrong_the_page_asks_at_its_own_pace(page: Page, toy_studi
         assert 0 < sum(url.endswith("/compare/pictures") for url in asked) <= 4
 
 
+def test_a_reward_that_failed_is_tried_again_by_the_networks_of_the_side_that_comes(page: Page, toy_studio: Studio, tmp_path: Path) -> None:
+    """Swapped, the other run's networks score, and the page says whose; swapped back, those that failed are asked once more."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    comparable_run(toy_studio.runs / "other", prompts=("a cat",), reward="aesthetic", model=str(tmp_path / "model")).close()
+    comparable_run(toy_studio.runs / "taste", prompts=("a cat",), reward="aesthetic").close()
+    broken = {"pocket"}
+
+    def scored(route: Route) -> None:
+        asked = route.request.post_data_json
+        failure = dict(text="The toy networks are gone.") if asked["models"] in broken else None
+        values = [None if failure else dict(value=0.5) for _ in asked["items"]]
+        route.fulfill(json=dict(scores=dict(aesthetic=dict(values=values, failure=failure)), gone=[]))
+
+    page.route("**/rewards/scores", scored)
+    board = open_compare(page, toy_studio)
+    summary, values = board.locator(".cmp-rewards summary"), board.locator(".cmp-values dd")
+    make(board)
+    expect(board).to_contain_text("aesthetic: The toy networks are gone.")
+    expect(summary).not_to_contain_text("networks")
+    board.get_by_label("Run of A").select_option("other")
+    expect(summary).to_contain_text(", by the pocket’s networks")
+    board.get_by_role("button", name="Swap A and B").click()
+    expect(summary).to_contain_text(", by published networks")
+    expect(values.filter(has_text="0.5")).to_have_count(6)
+    expect(board).not_to_contain_text("The toy networks are gone.")
+    broken.clear()
+    board.get_by_role("button", name="Swap A and B").click()
+    expect(summary).to_contain_text(", by the pocket’s networks")
+    expect(values.filter(has_text="0.5")).to_have_count(6)
+
+
 def test_beside_a_run_at_work_the_page_asks_first(page: Page, toy_studio: Studio) -> None:
     store = comparable_run(toy_studio.runs / "taste", prompts=("a cat",))
     lock = WorkerLock(store.folder / "worker.lock")

@@ -120,11 +120,14 @@ async function ask() {
 // --- values ---
 
 const networks = () => (home()?.pocket ? "pocket" : "published");
+// Whose networks score is told where the two sides' runs have others: both sides are scored by those of B's run.
+const byWhom = () => (runOf(state.sides[0].run)?.pocket !== home()?.pocket && chosen().some((c) => c.networks) ? `, by ${home()?.pocket ? "the pocket’s" : "published"} networks` : "");
+const failed = (name) => state.scoring[`${networks()} ${name}`];
 const value = (name, picture) => state.values.get(`${networks()} ${name} ${picture}`);
 async function score() {
   if (state.blind || scoringNow || scoreTimer || !state.sides || !open()) return;
   const there = rows().filter((r) => r.prompt).flatMap((r) => seeds().flatMap((s) => [0, 1].map((i) => ({ made: key(i, r.prompt, s), prompt: r.prompt })))).filter((p) => p.made);
-  const names = chosen().map((c) => c.name).filter((name) => !state.scoring[name]);
+  const names = chosen().map((c) => c.name).filter((name) => !failed(name));
   const lacks = there.filter((p) => names.some((name) => !value(name, p.made))).slice(0, AT_ONCE);
   if (!lacks.length) return;
   scoringNow = true;
@@ -134,7 +137,7 @@ async function score() {
     const answer = await post("rewards/scores", { rewards: names, prompt: "", items: lacks, models, device: "auto", vlm: "" });
     for (const name of names) {
       const { values, failure } = answer.scores[name];
-      if (failure) state.scoring[name] = failure.text;
+      if (failure) state.scoring[`${models} ${name}`] = failure.text;
       values.forEach((found, at) => { if (found) state.values.set(`${models} ${name} ${lacks[at].made}`, found); });
     }
     for (const at of answer.gone) for (const [place, made] of state.made) if (made === lacks[at].made) state.made.delete(place);
@@ -190,7 +193,7 @@ function asksView(v) {
     h("label", { class: "cmp-field" }, h("span", {}, "Prompts"), h("select", { "data-set": "" }, option("run", "Those of the run"), home()?.held_out ? option("held-out", "Those that the run holds out") : null, v.sets.map((name) => option(name, `Set: ${name.replaceAll("_", " ")}`)))),
     h("label", { class: "cmp-field" }, h("span", {}, "Pairs a prompt"), h("select", { "data-count": "" }, SEEDS.map((n) => option(n, String(n))))),
     h("button", { class: "s-button s-small", "data-act": "noise", title: "Other seeds, the same for both sides" }, "Other noise"),
-    h("details", { class: "cmp-rewards", key: "rewards" }, h("summary", {}, `Rewards: ${chosen().map((c) => c.title.replace(/ \(.*/, "")).join(", ") || "none"}`),
+    h("details", { class: "cmp-rewards", key: "rewards" }, h("summary", {}, `Rewards: ${chosen().map((c) => c.title.replace(/ \(.*/, "")).join(", ") || "none"}${byWhom()}`),
       h("div", { class: "cmp-chips" }, cards().map((c) => h("label", { class: "rw-chip", key: c.name, title: c.asks },
         h("input", { type: "checkbox", "data-reward": c.name }), h("span", {}, c.title))))));
 }
@@ -263,7 +266,7 @@ function view(v) {
     h("section", { class: "s-card cmp-controls", "aria-label": "What to compare" },
       h("div", { class: "cmp-sides" }, sideView(0, v), h("button", { class: "s-button s-small cmp-swap", "data-act": "swap", "aria-label": "Swap A and B", title: "Swap A and B" }, "⇄"), sideView(1, v)),
       asksView(v), h("p", { class: "cmp-differ s-muted", key: "differ" }, side(0) === side(1) ? "A and B are the same model. Choose another one." : state.differ)),
-    busyView(), toolsView(), Object.values(state.scoring).length ? h("p", { class: "s-note s-inline", "data-tone": "bad", key: "scoring" }, Object.entries(state.scoring).map(([name, text]) => `${name}: ${text} `)) : null,
+    busyView(), toolsView(), chosen().some((c) => failed(c.name)) ? h("p", { class: "s-note s-inline", "data-tone": "bad", key: "scoring" }, chosen().filter((c) => failed(c.name)).map((c) => `${c.name}: ${failed(c.name)} `)) : null,
     gridView(), more ? h("button", { class: "s-button cmp-more", "data-act": "more", key: "more" }, "More prompts") : null);
 }
 
@@ -312,6 +315,11 @@ function arrive(v) {
 // --- what people do ---
 
 function go() { keep(); clearTimeout(timer); timer = null; draw(); }
+// Other sides are chosen: other networks may score, and those that failed are tried again.
+function otherSides() {
+  Object.assign(state, { touched: true, scoring: {} });
+  state.last.clear();
+}
 // What a person did may mend what failed.
 function restart() { state.failures = ["", ""]; go(); }
 
@@ -372,7 +380,7 @@ const DEEDS = {
   retry: async () => { await post("compare/stop", {}).catch(() => {}); state.made.clear(); restart(); }, // a file may be another one now
   file: ({ side: i }) => element.querySelector(`[data-file][data-side="${i}"]`).click(),
   noise: () => { state.first += state.count; state.last.clear(); restart(); },
-  swap: () => { state.touched = true; state.sides.reverse(); state.last.clear(); restart(); },
+  swap: () => { state.sides.reverse(); otherSides(); restart(); },
   ...TRIAL_DEEDS,
   remove: ({ prompt }) => { state.own = state.own.filter((p) => p !== prompt); go(); element.querySelector("[data-typed]").focus(); },
 };
@@ -425,7 +433,7 @@ element.addEventListener("change", ({ target }) => {
     state.rewards = target.checked ? [...names, data.reward] : names.filter((name) => name !== data.reward);
     state.scoring = {};
   } else return;
-  if ("side" in data) { state.touched = true; state.last.clear(); }
+  if ("side" in data) otherSides();
   restart();
 });
 
