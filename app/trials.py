@@ -90,10 +90,16 @@ def _there(side: State | str) -> State:
 
 def title_of(state: State, other: State) -> str:
     """What a side is called at the end; its run where there are two."""
-    what = f"round {state.round}" if state.round else f"the LoRA {Path(state.lora).name}" if state.lora else BASE
-    run = f" of {state.run.name}" if state.run != other.run else ""
+    what = f"round {state.round}" if state.round else f"the LoRA {_lora(state, other)}" if state.lora else BASE
+    run = "" if state.run == other.run else f" over the base of {state.run.name}" if state.lora else f" of {state.run.name}"
     strength = f" at {100 * state.strength:.0f} %" if state.strength != 1 and (state.round or state.lora) else ""
     return f"{what}{run}{strength}"
+
+
+def _lora(state: State, other: State) -> str:
+    """A LoRA by its file's name; where the other side's is called so too, with its folder's."""
+    path, its = (Path(each.lora.removesuffix(".safetensors")) for each in (state, other))
+    return "/".join(path.parts[-2:]) if state.lora != other.lora and path.name == its.name else path.name
 
 
 def _view(tests: BlindTests, id: str, body: Any) -> dict[str, Any]:

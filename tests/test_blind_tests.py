@@ -212,7 +212,11 @@ def test_the_result_counts_pairs_not_people(tests: BlindTests, store: RunStore) 
 def test_sides_are_called_by_what_tells_them_apart(store: RunStore) -> None:
     taste, other = State(store.folder, 2, strength=0.5), State(Path("runs") / "other", lora="/far/away/mine.safetensors")
     assert title_of(taste, State(store.folder)) == "round 2 at 50 %" and title_of(State(store.folder), taste) == "base model"
-    assert title_of(taste, other) == "round 2 of taste at 50 %" and title_of(other, taste) == "the LoRA mine.safetensors of other"
+    assert title_of(taste, other) == "round 2 of taste at 50 %" and title_of(other, taste) == "the LoRA mine over the base of other"
+    first, second = (State(store.folder, lora=f"/far/{place}/pytorch_lora_weights.safetensors") for place in ("one", "two"))
+    assert title_of(first, State(store.folder)) == "the LoRA pytorch_lora_weights"
+    assert [title_of(first, second), title_of(second, first)] == ["the LoRA one/pytorch_lora_weights", "the LoRA two/pytorch_lora_weights"]
+    assert title_of(first, State(store.folder, lora=first.lora, strength=0.5)) == "the LoRA pytorch_lora_weights"
 
 
 def test_a_line_is_added_after_what_a_crash_left(tmp_path: Path) -> None:

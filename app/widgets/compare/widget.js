@@ -40,10 +40,18 @@ function against(run, round, strength = 1) {
   Object.assign(state, { of: run, touched: false, failures: ["", ""], rows: ROWS, set: "run", rewards: null });
 }
 
-const nameOf = (side) => (side.round ? `round ${side.round}` : side.lora || side.lora === null ? "LoRA file" : "base model");
+const pathOf = (lora) => lora.replace(/\.safetensors$/i, "").split(/[\\/]/).filter(Boolean);
+// A LoRA by its file's name; where the other side's is called so too, with its folder's.
+function loraOf(side, other) {
+  if (side.lora === null) return "LoRA file";
+  const [path, its] = [side.lora, other.lora || ""].map(pathOf), alike = side.lora !== other.lora && path.at(-1) === its.at(-1);
+  return `LoRA ${short(path.slice(alike ? -2 : -1).join("/"), 48)}`;
+}
+const nameOf = (side, other) => (side.round ? `round ${side.round}` : side.lora || side.lora === null ? loraOf(side, other) : "base model");
 function titleOf(i) {
   const [a, b] = state.sides, side = state.sides[i];
-  const told = `${nameOf(side)}${a.run !== b.run ? ` of ${side.run}` : ""}${!isBase(side) && side.strength !== 1 ? ` at ${Math.round(100 * side.strength)} %` : ""}`;
+  const of = a.run === b.run ? "" : side.lora || side.lora === null ? ` over the base of ${side.run}` : ` of ${side.run}`;
+  const told = `${nameOf(side, state.sides[1 - i])}${of}${!isBase(side) && side.strength !== 1 ? ` at ${Math.round(100 * side.strength)} %` : ""}`;
   return upper(told);
 }
 const cards = () => (props.value.cards || []).filter((c) => !c.networks || !home()?.pocket || c.pocket);
@@ -247,7 +255,7 @@ function rowView(r, at) {
 }
 
 function gridView() {
-  const head = (seed) => h("th", { scope: "col", role: "columnheader", key: `h${seed}` }, h("div", { class: "cmp-heads" }, [0, 1].map((i) => h("span", {}, h("b", { class: "cmp-letter" }, "AB"[i]), ` ${titleOf(i)}`))),
+  const head = (seed) => h("th", { scope: "col", role: "columnheader", key: `h${seed}` }, h("div", { class: "cmp-heads" }, [0, 1].map((i) => h("span", { title: titleOf(i) }, h("b", { class: "cmp-letter" }, "AB"[i]), ` ${titleOf(i)}`))),
     h("small", {}, `seed ${seed}`));
   return h("div", { class: "s-card cmp-box" }, h("div", { class: "cmp-scroll" },
     h("table", { class: "cmp-table", role: "grid", "aria-label": "Pairs of pictures: arrows move, Enter enlarges", style: `--pairs: ${state.count}; --lines: ${chosen().length}` },
