@@ -365,6 +365,26 @@ def test_the_page_and_a_large_pair_fit_a_narrow_screen(page: Page, toy_studio: S
         assert dialog.evaluate("node => node.scrollWidth <= node.clientWidth && node.getBoundingClientRect().right <= innerWidth"), mode
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_buttons_of_a_large_pair_stay_where_they_are(page: Page, toy_studio: Studio, width: int) -> None:
+    """However high what the buttons show is; each of two strengths says whose it is."""
+    comparable_run(toy_studio.runs / "taste", prompts=("a cat",)).close()
+    page.set_viewport_size({"width": width, "height": 900})
+    board = open_compare(page, toy_studio)
+    board.get_by_label("Model A").select_option("1")
+    make(board)
+    board.get_by_role("gridcell", name="a cat, seed 1").click()
+    dialog = page.get_by_role("dialog", name="One pair, large")
+    modes = [dialog.get_by_role("button", name=name) for name in ("Slider", "Flicker", "Side by side", "Difference")]
+    places = []
+    for mode in modes:
+        mode.click()
+        expect(mode).to_have_attribute("aria-pressed", "true")
+        places.append([each.bounding_box() for each in modes])
+    assert all(place == places[0] for place in places)
+    expect(dialog.locator(".cmp-strength > span")).to_have_text(["Strength of A", "Strength of B"])
+
+
 def seen(board: Locator) -> None:
     """Wait until both pictures of a pair are there."""
     for where in ("left", "right"):

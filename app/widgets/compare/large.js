@@ -59,7 +59,7 @@ function drawLarge() {
         h("button", { class: "s-button s-small", "data-go": "0" }, "Close"))),
     stageView(), handleView(),
     h("div", { class: "cmp-told" }, h("p", { class: "cmp-names" }, h("span", {}, h("b", { class: "cmp-letter" }, "A"), ` ${titleOf(0)}`), h("span", {}, h("b", { class: "cmp-letter" }, "B"), ` ${titleOf(1)}`)), valuesView(a, b)),
-    h("div", { class: "cmp-strengths" }, [0, 1].map((i) => (isBase(state.sides[i]) ? null : strengthView(i)))),
+    h("div", { class: "cmp-strengths" }, [0, 1].map((i) => (isBase(state.sides[i]) ? null : strengthView(i, `Strength of ${"AB"[i]}`)))),
     h("p", { class: "cmp-caption" }, short(large.prompt, 400), h("small", { class: "s-muted" }, ` seed ${large.seed}`)),
   ]);
   const range = large.dialog.querySelector("[data-at]"), gain = large.dialog.querySelector("[data-gain]");

@@ -188,9 +188,9 @@ function sideView(i, v) {
     state.failures[i] && s.lora !== null ? h("button", { class: "s-button s-small cmp-retry", "data-act": "retry", key: "retry" }, "Try again") : null);
 }
 
-function strengthView(i) {
+function strengthView(i, name = "Strength") {
   const s = state.sides[i], off = isBase(s), percent = `${Math.round(100 * s.strength)} %`;
-  return h("label", { class: "cmp-field cmp-strength", key: `strength${i}`, "data-off": off }, h("span", {}, "Strength"),
+  return h("label", { class: "cmp-field cmp-strength", key: `strength${i}`, "data-off": off }, h("span", {}, name),
     h("input", { type: "range", min: 0, max: props.value.strongest, step: 0.05, "data-side": i, "data-strength": "", disabled: off, "aria-label": `Strength of ${"AB"[i]}`, "aria-valuetext": percent }),
     h("output", {}, off ? "–" : percent));
 }
