@@ -41,6 +41,7 @@ def test_the_keyboard_moves_through_the_grid_and_looks_at_a_pair_in_four_ways(pa
     expect(board.get_by_label("Model B")).to_have_value("2")
     expect(board.locator(".cmp-tools [role=status]")).to_have_text("6 pairs are not made yet.")
     make(board)
+    expect(board.locator(".cmp-tools button")).to_have_text(["Blind test"])
     cell = board.get_by_role("gridcell", name="a cat, seed 1")
     cell.focus()
     for key, name in (

@@ -222,8 +222,8 @@ function toolsView() {
   return h("div", { class: "cmp-tools" },
     h("p", { class: "s-muted rw-status", "data-busy": works }, h("span", { role: "status" }, status())),
     h("div", { class: "s-row" }, h("button", { class: "s-button s-small", "data-act": "blind", key: "blind" }, "Blind test"),
-      state.going ? h("button", { class: "s-button s-small s-ghost", "data-act": "stop", key: "stop", disabled: !waits }, "Stop")
-        : waits ? h("button", { class: "s-button s-primary s-small", "data-act": "go", key: "go" }, "Make the pictures") : null));
+      !waits ? null : state.going ? h("button", { class: "s-button s-small s-ghost", "data-act": "stop", key: "stop" }, "Stop")
+        : h("button", { class: "s-button s-primary s-small", "data-act": "go", key: "go" }, "Make the pictures")));
 }
 
 function busyView() {
