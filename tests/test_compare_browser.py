@@ -122,7 +122,8 @@ def centre(place: Locator) -> tuple[float, float]:
 
 
 def test_a_strength_and_a_typed_prompt_are_made_after_a_pause_without_a_jump(page: Page, toy_studio: Studio) -> None:
-    """The side that was moved is remade, the other is not; the row of what is typed comes where its text is; both stay after a reload."""
+    """The side that was moved is remade, the other is not; the row of what is typed is low until then, and comes where its text is; both stay after a
+    reload."""
     comparable_run(toy_studio.runs / "taste", prompts=("a cat",), reward="jpeg_compressibility").close()
     board = open_compare(page, toy_studio)
     make(board)
@@ -138,19 +139,34 @@ def test_a_strength_and_a_typed_prompt_are_made_after_a_pause_without_a_jump(pag
     assert sources(cell)[0] == before[0]
     expect(board.get_by_role("columnheader", name=re.compile("Round 2 at 80 %")).first).to_be_visible()
 
-    place = board.get_by_role("gridcell", name="a cat, seed 1").bounding_box()
+    row = board.locator("tbody tr").first
+    assert (low := row.bounding_box()) and low["height"] < 64
     board.get_by_label("A prompt of your own").fill("a fox on the moon")
-    row = board.get_by_role("row", name=re.compile("A prompt of your own|fox")).first
+    expect(row.locator(".cmp-pair > *")).to_have_count(6)
+    place = board.get_by_role("gridcell", name="a cat, seed 1").bounding_box()
     expect(row.locator("img")).to_have_count(6)
     assert cell.bounding_box() == place
     page.keyboard.press("Enter")
     expect(board.get_by_label("A prompt of your own")).to_have_value("")
+    assert row.bounding_box() == low
     expect(board.get_by_role("gridcell", name="a fox on the moon, seed 1").locator("img")).to_have_count(2)
     page.reload()
     page.get_by_role("tab", name="Compare", exact=True).click()
     expect(board.get_by_role("gridcell", name="a fox on the moon, seed 1").locator("img")).to_have_count(2)
     board.get_by_role("button", name="Remove a fox on the moon").click()
     expect(board.get_by_role("gridcell", name="a fox on the moon, seed 1")).to_have_count(0)
+
+
+def test_the_grid_s_card_is_as_wide_as_its_table(page: Page, toy_studio: Studio) -> None:
+    """Also of few pairs on a wide screen; none of it is empty."""
+    comparable_run(toy_studio.runs / "taste", prompts=("a cat",)).close()
+    page.set_viewport_size({"width": 1600, "height": 900})
+    board = open_compare(page, toy_studio)
+    for count in ("1", "2", "3"):
+        board.get_by_label("Pairs a prompt").select_option(count)
+        expect(board.get_by_role("columnheader")).to_have_count(int(count) + 1)
+        box, table = board.locator(".cmp-box").bounding_box(), board.get_by_role("grid").bounding_box()
+        assert box and table and box["width"] - table["width"] <= 2
 
 
 def test_prompts_that_a_run_holds_out_can_be_compared(page: Page, toy_studio: Studio) -> None:

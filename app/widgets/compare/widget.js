@@ -239,26 +239,30 @@ function pictureView(i, r, seed) {
     : h("span", { class: "cmp-gap", key: `i${i}`, "data-free": !r.prompt, "data-waits": Boolean(r.prompt && state.going && ready() && (!state.busy || state.beside)) });
 }
 
+const typeHint = (text) => h("small", { class: "s-muted", id: "cmp-hint", key: "hint" }, text);
+// While nothing is typed, the row to type in is as high as its field.
+const low = (r) => r.live && !r.prompt && !state.typed.trim();
+
 function cellView(r, at, seed, c) {
   const [a, b] = [0, 1].map((i) => (r.prompt ? key(i, r.prompt, seed) : undefined));
+  const inside = low(r) ? [c ? null : typeHint("Its row is made as you pause")] : [h("div", { class: "cmp-pair" }, pictureView(0, r, seed), pictureView(1, r, seed)), r.prompt ? valuesView(a, b) : h("dl", { class: "cmp-values" })];
   return h("td", { key: `s${c}`, role: "gridcell", class: "cmp-cell", "data-cell": `${at} ${c}`, tabindex: state.at[0] === at && state.at[1] === c ? 0 : -1,
-    "aria-label": r.prompt ? `${short(r.prompt, 80)}, seed ${seed}: ${a && b ? "Enter enlarges" : "not made yet"}` : "Type a prompt first" },
-    h("div", { class: "cmp-pair" }, pictureView(0, r, seed), pictureView(1, r, seed)), r.prompt ? valuesView(a, b) : h("dl", { class: "cmp-values" }));
+    "aria-label": r.prompt ? `${short(r.prompt, 80)}, seed ${seed}: ${a && b ? "Enter enlarges" : "not made yet"}` : "Type a prompt first" }, inside);
 }
 
 function rowView(r, at) {
-  const head = r.live ? h("textarea", { "data-typed": "", "data-own": "", rows: 3, maxlength: 10000, placeholder: "Your own prompt", "aria-label": "A prompt of your own", "aria-describedby": "cmp-hint" })
+  const head = r.live ? h("textarea", { "data-typed": "", "data-own": "", rows: low(r) ? 1 : 3, maxlength: 10000, placeholder: "Your own prompt", "aria-label": "A prompt of your own", "aria-describedby": "cmp-hint" })
     : h("p", { title: short(r.prompt, 600) }, short(r.prompt, 300));
-  const after = r.live ? h("small", { class: "s-muted", id: "cmp-hint" }, state.typed.trim() ? "Enter keeps it" : "Its row is made as you pause")
+  const after = r.live ? (low(r) ? null : typeHint("Enter keeps it"))
     : r.own ? h("button", { class: "rw-remove", "data-act": "remove", "data-prompt": r.prompt, "aria-label": `Remove ${short(r.prompt, 60)}` }, "Remove") : null;
-  return h("tr", { key: r.key, role: "row" }, h("th", { scope: "row", role: "rowheader", class: "cmp-prompt" }, head, after), seeds().map((seed, c) => cellView(r, at, seed, c)));
+  return h("tr", { key: r.key, role: "row", "data-low": low(r) }, h("th", { scope: "row", role: "rowheader", class: "cmp-prompt" }, head, after), seeds().map((seed, c) => cellView(r, at, seed, c)));
 }
 
 function gridView() {
   const head = (seed) => h("th", { scope: "col", role: "columnheader", key: `h${seed}` }, h("div", { class: "cmp-heads" }, [0, 1].map((i) => h("span", { title: titleOf(i) }, h("b", { class: "cmp-letter" }, "AB"[i]), ` ${titleOf(i)}`))),
     h("small", {}, `seed ${seed}`));
-  return h("div", { class: "s-card cmp-box" }, h("div", { class: "cmp-scroll" },
-    h("table", { class: "cmp-table", role: "grid", "aria-label": "Pairs of pictures: arrows move, Enter enlarges", style: `--pairs: ${state.count}; --lines: ${chosen().length}` },
+  return h("div", { class: "s-card cmp-box", style: `--pairs: ${state.count}; --lines: ${chosen().length}` }, h("div", { class: "cmp-scroll" },
+    h("table", { class: "cmp-table", role: "grid", "aria-label": "Pairs of pictures: arrows move, Enter enlarges" },
       h("thead", {}, h("tr", { role: "row" }, h("th", { scope: "col", role: "columnheader", class: "cmp-prompt" }, "Prompt"), seeds().map(head))),
       h("tbody", {}, rows().map(rowView)))));
 }
