@@ -1,4 +1,5 @@
-"""Does a KL penalty hold what a reward would ruin? ``python -m benchmarks.penalty`` goes on from the runs of :mod:`benchmarks.alarms`.
+"""Does a KL penalty hold what a reward would ruin? ``python -m benchmarks.penalty`` goes on from the runs of :mod:`benchmarks.alarms`, which must be
+in its ``--out``.
 
 From the round that a run's first alarm leads back to, a new run goes on to the same length, as the banner's *Go on with a KL penalty* does, once for
 each weight; 0 is the same without a penalty. Pictures of held-out seeds, made after every second round, are judged: the share in which the judge sees

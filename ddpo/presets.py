@@ -108,7 +108,8 @@ def presets() -> dict[str, Preset]:
         "count": Preset(
             "Counting",
             "A model is asked how many animals there are, and which. It learns to count, or to fool who looks: compare with your own eyes.",
-            # Without a penalty two seeds of three walked away from the base model at no gain (benchmarks/NOTEBOOK.md, 2026-12-01).
+            # Without a penalty two seeds of three walked away from the base model at no gain; with it two of five do not learn, in bf16
+            # (benchmarks/NOTEBOOK.md, 2026-12-01).
             answered.with_changes(reward="satisfaction", prompts=prompt_sets()["counting"], kl_weight=3e-4),
         ),
     }

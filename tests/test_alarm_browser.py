@@ -365,7 +365,7 @@ def test_a_penalty_is_added_or_doubled_and_wants_precision_where_noise_is_low() 
     assert alarm.penalty_of(RunConfig()) == alarm.penalty_of(RunConfig(kl_weight=3e-4)) == dict(kl_weight=0.3)
     assert alarm.penalty_of(RunConfig(objective="rwr")) == dict(kl_weight=1.0), "there it is no nats"
     assert alarm.penalty_of(RunConfig(kl_weight=0.2, precision="bf16")) == dict(kl_weight=0.4)
-    assert alarm.penalty_of(RunConfig(eta=0.1, precision="bf16")) == dict(kl_weight=pytest.approx(0.03), precision="fp32")
+    assert alarm.penalty_of(RunConfig(eta=0.1, precision="bf16")) == dict(kl_weight=pytest.approx(0.003), precision="fp32")
     assert alarm.penalty_of(presets()["aesthetic"].config)["precision"] == "fp32", "auto may be half"
 
 

@@ -362,7 +362,7 @@ def test_the_page_and_a_large_pair_fit_a_narrow_screen(page: Page, toy_studio: S
       return parts.filter((part) => part.checkVisibility() && part.getBoundingClientRect().right > edge + 0.5).map((part) => part.outerHTML);
     }"""
     assert board.locator(".cmp-controls").evaluate(beyond) == []
-    page.set_viewport_size({"width": 390, "height": 480})
+    page.set_viewport_size({"width": 390, "height": 340})
     scroll = """table => {
       let around = table.parentElement;
       while (around.scrollWidth <= around.clientWidth) around = around.parentElement;

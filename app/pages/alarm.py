@@ -31,8 +31,8 @@ _LOCK, _GOING = threading.Lock(), set[Path]()
 """The folders of runs from which one that goes on is being made."""
 PENALTY, OF_PREDICTIONS = 0.3, 1.0
 """The least KL penalty that is offered: advantage per nat at η = 1, as measured by ``python -m benchmarks.penalty``; or where it is predictions'
-squared distance, in their loss's unit. Where steps are less noisy a nat is less of a way: moving a step's mean by δ costs ½ (δ / σ)² nats, whose
-gradient grows with 1 / σ² and that of a log-probability with 1 / σ, so the same balance takes η times the weight."""
+squared distance, in their loss's unit. To move a step's mean by δ is ½ (δ / σ)² nats, and σ goes with η: so that the same way costs the same, the
+weight goes with η²."""
 
 
 def build() -> gr.HTML:
@@ -119,7 +119,7 @@ def penalty_of(config: RunConfig) -> dict[str, Any]:
     """The settings that hold a run nearer to the base model: a KL penalty, or one of twice the weight at least; in fp32 where half precision would be
     louder than what it compares (docs/running.md, Precision)."""
     exact = dict(precision="fp32") if config.eta < 0.5 and config.precision != "fp32" else {}
-    first = PENALTY * min(1.0, config.eta) if config.objective in ("ddpo-is", "ddpo-sf") else OF_PREDICTIONS
+    first = float(f"{PENALTY * config.eta**2:.2g}") if config.objective in ("ddpo-is", "ddpo-sf") else OF_PREDICTIONS
     return dict(kl_weight=max(first, 2 * config.kl_weight)) | exact
 
 
