@@ -533,4 +533,5 @@ def test_a_double_click_begins_one_test_and_one_without_an_answer_can_be_deleted
     expect(earlier.get_by_role("button", name="Delete")).to_have_count(1)
     earlier.first.get_by_role("button", name="Delete").click()
     expect(earlier).to_have_text([re.compile("Anna")])
+    expect(board.get_by_role("region", name="Blind test")).to_be_focused()
     assert len(list((toy_studio.runs / ".blind").iterdir())) == 1

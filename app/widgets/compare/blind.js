@@ -45,7 +45,6 @@ async function begin() {
   const prompts = rows().map((r) => r.prompt).filter(Boolean);
   try {
     const answer = await post("blind", { sides: [side(0), side(1)].map((s) => JSON.parse(s)), prompts, pairs: trial.count, rater: rater() });
-    trial.beginning = false;
     if (state.blind && !state.blind.id) openBlind(answer.id); // else somebody has gone on meanwhile: it waits among the earlier ones
   } catch (error) {
     trial.trouble = error instanceof TypeError ? "The server does not answer. Try again." : error.message;
@@ -60,7 +59,8 @@ async function removeTest(id) {
   try { await post(`blind/${id}/delete`, {}); } catch (error) {
     trial.trouble = error instanceof TypeError ? "The server does not answer. Try again." : error.message;
   }
-  listTests();
+  await listTests();
+  element.querySelector(".blind")?.focus({ preventScroll: true }); // its button is gone
 }
 
 // The next pair, or that at an earlier place; while pictures are made, again and again.
