@@ -350,7 +350,7 @@ def test_two_fingers_and_the_wheel_zoom_where_they_are(page: Page, toy_studio: S
 
 
 def test_the_page_and_a_large_pair_fit_a_narrow_screen(page: Page, toy_studio: Studio) -> None:
-    comparable_run(toy_studio.runs / ("a-run-with-a-long-name-" * 3)[:-1], prompts=("a cat", "long " * 200)).close()
+    comparable_run(toy_studio.runs / ("a-run-with-a-long-name-" * 3)[:-1], prompts=("a cat", "long " * 200, "a dog", "a fox")).close()
     comparable_run(toy_studio.runs / "another-run").close()  # so that runs can be chosen
     page.set_viewport_size({"width": 390, "height": 800})
     board = open_compare(page, toy_studio, ("a-run-with-a-long-name-" * 3)[:-1])
@@ -362,7 +362,7 @@ def test_the_page_and_a_large_pair_fit_a_narrow_screen(page: Page, toy_studio: S
       return parts.filter((part) => part.checkVisibility() && part.getBoundingClientRect().right > edge + 0.5).map((part) => part.outerHTML);
     }"""
     assert board.locator(".cmp-controls").evaluate(beyond) == []
-    page.set_viewport_size({"width": 390, "height": 340})
+    page.set_viewport_size({"width": 390, "height": 480})
     scroll = """table => {
       let around = table.parentElement;
       while (around.scrollWidth <= around.clientWidth) around = around.parentElement;
