@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 import rewards
-from benchmarks import alarms, evidence, four_prompts, tasks, universal_guidance
+from benchmarks import alarms, evidence, four_prompts, penalty, tasks, universal_guidance
 from benchmarks.common import (
     add_line,
     asked,
@@ -23,6 +23,7 @@ from benchmarks.common import (
     judge_name,
     judged_before,
     kl_to_base,
+    lines_of,
     make_run,
     mean_and_error,
     same_settings,
@@ -520,3 +521,18 @@ def test_the_distance_is_taken_on_a_draw_of_the_prompts() -> None:
     heard, prompts = list[str](), ("a cat", "a dog", "a fox", "a cow", "a hen", "a pig")
     kl_to_base(Listening(toy_config(prompts=prompts)), prompts, 4)
     assert set(heard) == set(drawn(prompts, 4)) != set(prompts[:4])
+
+
+def test_what_a_penalty_held_stands_by_run_and_weight() -> None:
+    """Where the run goes on from, and the end of each weight; one that was not tried is a dash. What was measured stands in the docs."""
+    lines = [
+        dict(run="a", back=6, weight=0.0, rounds=[0, 2], reward=[1.0, 3.0], animals=[0.9, 0.5]),
+        dict(run="a", back=6, weight=0.3, rounds=[0, 2], reward=[1.0, 2.0], animals=[0.9, 0.875]),
+        dict(run="b", back=3, weight=0.3, rounds=[0, 2], reward=[1.5, 2.5], animals=[0.8, 0.75]),
+    ]
+    head, _, first, second = penalty.report(lines).splitlines()
+    assert head == "| run | goes on from | there | 0 | 0.3 |"
+    assert first == "| a | round 6 | 1.00, 90 % | 3.00, 50 % | 2.00, 88 % |" and second == "| b | round 3 | 1.50, 80 % | – | 2.50, 75 % |"
+    docs = (Path(__file__).parent.parent / "docs" / "watching.md").read_text(encoding="utf-8")
+    for line in lines_of(penalty.RESULTS):
+        assert f"{line['reward'][-1]:.2f}, {100 * line['animals'][-1]:.0f} %" in docs, (line["run"], line["weight"])
