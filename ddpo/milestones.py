@@ -42,7 +42,10 @@ def milestones(store: RunStore, named: Callable[[str], str], up_to: int | None =
     watched = judged(store, up_to)
     alarms, best = watched.begun, watched.best
     found += [Milestone(alarm.round, "alarm", "Alarm", f"Alarm: {alarm.text}") for alarm in alarms]
-    found += [Milestone(number, "fork", name, f"{name} goes on from here") for name, number in store.forks]
+    forks: dict[int, list[str]] = {}
+    for name, number in store.forks:
+        forks.setdefault(number, []).append(name)
+    found += [_fork(number, names) for number, names in forks.items()]
     if result := rolled_back(store):
         found.append(Milestone(result, "best", "Result", "Rolled back to this round: it is taken away"))
     elif best and (alarms or "human" not in rewards.parts(stretches[-1][1])):
@@ -70,6 +73,12 @@ def with_blends_apart(metrics: Metrics, stretches: Sequence[tuple[int, str]]) ->
     moved = {reward: own.get("moved_blend") for reward, own in by_reward(metrics, stretches).items() if reward.startswith(rewards.BLEND)}
     found = {name: list(points) for name, points in metrics.items() if name != "moved_blend"}
     return found | {f"moved_{reward}": points for reward, points in moved.items() if points}
+
+
+def _fork(number: int, names: Sequence[str]) -> Milestone:
+    if len(names) == 1:
+        return Milestone(number, "fork", names[0], f"{names[0]} goes on from here")
+    return Milestone(number, "fork", f"{len(names)} runs", f"{', '.join(names)} go on from here")
 
 
 def _change(number: int, text: str) -> Milestone:

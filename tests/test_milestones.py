@@ -25,8 +25,12 @@ def test_alarms_the_best_round_and_changes_of_reward_stand_at_their_rounds(tmp_p
     assert told(store, 10) == [(5, "best", "Best round so far"), (10, "alarm", first)]
     store.choose("fork b", "15 kl_weight 0.01")
     assert (15, "fork", "b goes on from here") in told(store) and (15, "fork", "b goes on from here") not in told(store, 10)
+    store.choose("fork c", "15 kl_weight 0.3")
+    store.choose("fork d", "20")
+    (both,) = [one for one in milestones(store, str.upper) if one.kind == "fork" and one.round == 15]
+    assert both.label == "2 runs" and both.text == "b, c go on from here" and (20, "fork", "d goes on from here") in told(store)
     store.choose("result", "5")
-    assert (5, "best", "Rolled back to this round: it is taken away") in told(store) and not [m for m in told(store) if m[0] == 20]
+    assert (5, "best", "Rolled back to this round: it is taken away") in told(store) and (20, "best") not in [m[:2] for m in told(store)]
     store.set_reward(12, "aesthetic")
     assert (12, "change", "From round 12: AESTHETIC") in told(store) and len(told(store, 11)) == 2
 
