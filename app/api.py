@@ -35,6 +35,7 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
 
     def start(name: str, preset: str = "rate", settings: dict[str, Any] | None = None) -> dict[str, Any]:
         """Start a run from a preset, with some settings changed; returns its status."""
+        check(str, name=name, preset=preset)
         try:
             if settings is not None and not isinstance(settings, dict):
                 raise ConfigError("settings is an object: values by the names of settings.")
@@ -50,6 +51,7 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
 
     def stop(name: str, after_round: bool = True) -> dict[str, Any]:
         """Stop a run after its round, or now; returns its status."""
+        check(bool, after_round=after_round)
         return steer(name, "stop_after_round" if after_round else "stop")
 
     def resume(name: str) -> dict[str, Any]:
@@ -84,6 +86,7 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
 
     def change_reward(name: str, reward: str) -> dict[str, Any]:
         """Have another reward score from the next scores on: a name, or a blend such as "blend: 1 aesthetic, 0.5 clip_score"; returns the status."""
+        check(str, reward=reward)
         return steer(name, "reward", reward)
 
     def retry(name: str) -> dict[str, Any]:
@@ -112,6 +115,7 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
     def rate(name: str, image: int, value: float | None, rater: str = "api", client_id: str = "", other: int | None = None) -> bool:
         """Rate an image as the run is rated now: thumbs -1 or 1, stars 1 to 5, best 1 (a good one) or 2 (the best), best-worst -1 or 1; or in pairs,
         beside another one: 1 the image is better, -1 the other, 0 neither. Nothing is a skip. True when it was new."""
+        check(str, rater=rater, client_id=client_id)
         try:
             store = runs.open(name)
             if not is_name(rater) or (client_id and not is_name(client_id)):
@@ -134,8 +138,9 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
 
     def count_rater(name: str, rater: str, weight: float = 1.0) -> dict[str, Any]:
         """Have a rater count as others do (1), half beside others (0.5), or not (0); scores are worked out anew. Returns the run's status."""
+        check(str, rater=rater)
         kinds = {1.0: "count", 0.5: "halve", 0.0: "leave_out"}
-        if weight not in kinds:
+        if not isinstance(weight, (int, float)) or weight not in kinds:
             raise gr.Error(f"weight is {weight!r}; choose 1, 0.5 or 0.", print_exception=False)
         return steer(name, kinds[weight], rater=rater)
 
@@ -156,14 +161,16 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
     def export(name: str, kind: str = "diffusers", number: int = 0, strength: float = 1.0, names: bool = False) -> dict[str, Any]:
         """Make a file to take away, of a kind that ``python -m ddpo export --as`` knows, of a round: 0 is a model's last one, or the one that the run
         is rolled back to, and all rounds of data. Returns where to fetch it, once, with its name and size."""
+        check(str, kind=kind)
+        check(bool, names=names)
         try:
             if kind not in EXPORTS:
                 raise ExportFailure(f"{kind!r} is no kind of export; choose one of {', '.join(EXPORTS)}.")
             if not is_whole(number):
                 raise ExportFailure("number is a round, a whole number; 0 is the model's last one, and all rounds of data.")
-            if isinstance(strength, bool) or not isinstance(strength, (int, float)):
-                raise ExportFailure("strength is a number; 1 is all of what was trained.")
-            return made(exports, runs.open(name), kind, number or None, float(strength), bool(names))
+            if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 < strength <= 10:
+                raise ExportFailure("strength is a number above 0 and at most 10; 1 is all of what was trained.")
+            return made(exports, runs.open(name), kind, number or None, float(strength), names)
         except (StoreError, ExportFailure) as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -173,6 +180,7 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
         """The same prompts and seeds by two sides {"run", "round" (0 is the base model), "lora" (a file instead of a round), "strength"}; of each
         pair its prompt and seed, and of either side the file, where to fetch it, and its values by automatic rewards, both by the networks that b's
         run would take. With beside, while a run is at work, too, which slows it down."""
+        check(bool, beside=beside)
         try:
             asked = [] if rewards is None else rewards
             if not isinstance(asked, list):
@@ -184,6 +192,20 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
 
     for call in (start, stop, resume, status, metrics, change_reward, retry, list_batch, rate, count_rater, apply, export, compare, blind_results):
         gr.api(call, api_name=call.__name__, queue=False)
+
+
+TYPES: dict[type, str] = {str: "a text", bool: "true or false"}
+
+
+def check(wanted: type, **values: object) -> None:
+    """Refuse what a program sent that is of another type, by its name.
+
+    Raises:
+        gr.Error: one is.
+    """
+    for name, value in values.items():
+        if not isinstance(value, wanted):
+            raise gr.Error(f"{name} is {repr(value)[:80]}; it must be {TYPES[wanted]}.", print_exception=False)
 
 
 def is_whole(number: object) -> bool:

@@ -600,9 +600,8 @@ def _check(name: str, value: Any, limits: Any, annotation: Any) -> None:
     """One value against its type and limits."""
     wanted: Any = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(str(annotation))
     if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool)):
-        raise ConfigError(
-            f"{name} is {value!r}; it must be {'a whole number' if wanted is int else 'a number' if annotation == 'float' else annotation}."
-        )
+        told = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+        raise ConfigError(f"{name} is {value!r}; it must be {told[str(annotation)]}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{name} is {value}; it must be a finite number.")
     if "choices" in limits and value not in limits["choices"]:
