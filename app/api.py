@@ -44,7 +44,7 @@ def publish(runs: Runs, launcher: Launcher, exports: Exports, comparing: Compari
             values = {key: getattr(presets()[preset].config, key) for key in new_run.SETTINGS}
             if unknown := sorted(set(settings or {}) - set(values)):
                 raise ConfigError(f"Unknown setting {', '.join(unknown)}.")
-            launcher.start(new_run.create(runs, name, values | (settings or {})).folder)
+            launcher.start(new_run.create(runs, name, values | (settings or {}), given=settings or {}).folder)
         except (ConfigError, StoreError, LaunchError) as error:
             raise gr.Error(str(error), print_exception=False) from error
         return status(name)

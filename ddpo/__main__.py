@@ -22,7 +22,7 @@ from ddpo.export import EXPORTS, MEASURED, PICTURES, PRECISIONS, ExportError, ex
 from ddpo.fork import fork
 from ddpo.hub import HubError
 from ddpo.presets import preset_of, presets
-from ddpo.source import located, located_reward, model_source
+from ddpo.source import fitted, located, located_reward, model_source
 from ddpo.store import RunStore, StoreError
 from ddpo.tracker import require
 from ddpo.worker import follow, follows, leave
@@ -155,7 +155,7 @@ def config_from(options: argparse.Namespace) -> RunConfig:
     """
     changes = changes_from(options)
     name = options.preset or preset_of(changes.get("reward", "human"))
-    return located(presets()[name].config.with_changes(**changes))
+    return located(fitted(presets()[name].config.with_changes(**changes), changes))
 
 
 class Bars:

@@ -270,7 +270,9 @@ class RunConfig:
         choices=("attention", "all"),
     )
     init_lora: str = setting(
-        "", "A LoRA to start from instead of none: a .safetensors file, or the folder of one, of the same rank; for diffusers or in kohya's layout."
+        "",
+        "A LoRA to start from instead of none: a .safetensors file, or the folder of one, for diffusers or in kohya's layout. "
+        "Its rank is taken where `lora_rank` is not given.",
     )
     precision: str = setting(
         "auto",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,33 @@ def lora_file(lora: str) -> Path:
     if len(files) > 1:
         raise ConfigError(f"{lora} holds several LoRA files: {', '.join(file.name for file in files[:10])}. Name one of them.")
     return files[0] if files else path / LORA_FILE
+
+
+def fitted(config: RunConfig, given: Container[str]) -> RunConfig:
+    """The same, with an adapter into which the LoRA that it starts from fits, but for settings that somebody has given.
+
+    Raises:
+        ConfigError: a run cannot have such an adapter.
+    """
+    return config.with_changes(**{name: value for name, value in adapter_for(config.init_lora).items() if name not in given})
+
+
+def adapter_for(lora: str) -> dict[str, Any]:
+    """The settings that an adapter needs for a LoRA: the rank, where its layers have one, and all layers, where it has others than attention's.
+    Nothing where no LoRA can be read, which is refused when a run is made."""
+    try:
+        file = lora_file(lora) if lora else Path()
+        shapes = tensor_shapes(file) if is_a(file.is_file) else {}
+    except ConfigError:
+        return {}
+    ranks = lora_ranks(shapes)
+    rank: dict[str, Any] = dict(lora_rank=min(ranks)) if len(ranks) == 1 else {}
+    return rank if attention_alone(shapes) else rank | dict(lora_targets="all")
+
+
+def attention_alone(names: Iterable[str]) -> bool:
+    """Whether a LoRA's tensors are all of attention layers."""
+    return all(re.search(r"to_(q|k|v|out)", name) for name in names)
 
 
 def lora_ranks(shapes: Mapping[str, Sequence[int]]) -> set[int]:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ddpo.config import ConfigError, RunConfig
-from ddpo.source import init_lora_file, lora_file, lora_ranks, model_source, tensor_shapes
+from ddpo.source import attention_alone, init_lora_file, lora_file, lora_ranks, model_source, tensor_shapes
 
 WEAKEST, STRONGEST = 0.0, 1.5
 """How much of what was trained a picture can be made with; 1 is all of it."""
@@ -111,7 +110,7 @@ def _with_lora(config: RunConfig, lora: str) -> RunConfig:
     """
     file = lora_file(lora)
     shapes = tensor_shapes(file)
-    targets = "attention" if all(re.search(r"to_(q|k|v|out)", name) for name in shapes) else "all"
+    targets = "attention" if attention_alone(shapes) else "all"
     rank = min(lora_ranks(shapes), default=config.lora_rank)
     adapter: dict[str, Any] = dict(init_lora=str(file), lora_rank=rank, lora_alpha=0.0, lora_targets=targets, training="lora")
     config = config.with_changes(**adapter)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from conftest import Studio
 from gradio_client import Client
 from PIL import Image
-from safetensors.numpy import load
+from safetensors.numpy import load, save_file
 
 from ddpo.blind import Outcome, Result, keep
 from ddpo.lock import WorkerLock
@@ -188,6 +189,19 @@ def test_a_call_that_is_mistyped_is_told_so(client: Client, toy_studio: Studio, 
     with pytest.raises(Exception, match=says):
         client.predict(*values, api_name=f"/{call}")
     assert not (toy_studio.runs / "new").exists()
+
+
+def test_a_script_starts_from_a_lora_of_whatever_rank(client: Client, toy_studio: Studio, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    save_file({"unet.mid_block.attentions.0.proj_in.lora_A.weight": np.ones((5, 4), np.float32)}, tmp_path / "a.safetensors")
+    settings = {"model": str(tmp_path / "model"), "init_lora": str(tmp_path / "a.safetensors")}
+    with pytest.raises(Exception, match="has rank 5, and lora_rank is 16"):
+        client.predict("given", "rate-few", settings | {"lora_rank": 16}, api_name="/start")
+    client.predict("taken", "rate-few", settings, api_name="/start")
+    store = RunStore(toy_studio.runs / "taken")
+    assert (store.config.lora_rank, store.config.lora_targets) == (5, "all")
+    store.close()
 
 
 def test_a_script_has_a_run_go_on_that_was_stopped(client: Client, toy_studio: Studio) -> None:

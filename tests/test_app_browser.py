@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
+import numpy as np
 import pytest
 from conftest import Studio, serve
 from playwright.sync_api import Locator, Page, Route, expect
+from safetensors.numpy import save_file
 from toys import ODD_PROMPTS, filled_run
 
 from ddpo.lock import WorkerLock
@@ -154,6 +156,19 @@ def test_start_steer_and_stop_a_run(page: Page, toy_studio: Studio, model: str) 
     panel.get_by_role("button", name="Resume").click()
     expect(panel.get_by_role("heading", name="Waiting for your ratings")).to_be_visible()
     store.close()
+
+
+def test_a_lora_to_start_from_fills_in_its_rank_and_layers(page: Page, studio: Studio, tmp_path: Path) -> None:
+    lora, layer = tmp_path / "a.safetensors", "unet.mid_block.attentions.0.proj_in"
+    save_file({f"{layer}.lora_A.weight": np.ones((5, 4), np.float32), f"{layer}.lora_B.weight": np.ones((4, 5), np.float32)}, lora)
+    open_studio(page, studio)
+    page.get_by_role("button", name="Advanced settings").click()
+    expect(field(page, "set-lora_rank")).to_have_value("64")
+    field(page, "set-init_lora").fill(str(lora))
+    expect(field(page, "set-lora_rank")).to_have_value("5")
+    expect(field(page, "set-lora_targets")).to_have_value("all")
+    field(page, "set-init_lora").fill("nowhere")
+    expect(field(page, "set-lora_rank")).to_have_value("5")
 
 
 def test_a_worker_that_cannot_start_says_why(page: Page, toy_studio: Studio, model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from app.pages import new_run
 from app.runs import Runs
-from ddpo.__main__ import main
+from ddpo.__main__ import config_from, main, parser
 from ddpo.config import ConfigError, RunConfig
 from ddpo.crew import Crew
 from ddpo.export import export
 from ddpo.policy import StableDiffusionPolicy
 from ddpo.presets import presets
 from ddpo.report import held_out_pairs
-from ddpo.source import LORA_FILE, init_lora_file, lora_file
+from ddpo.source import LORA_FILE, adapter_for, fitted, init_lora_file, lora_file
 from ddpo.store import INIT_LORA, RunStore
 from ddpo.trainer import Trainer
 from ddpo.worker import load_policy, with_own_lora
@@ -169,6 +169,28 @@ def test_another_rank_is_refused_before_the_run_is_made(taken: Run, tmp_path: Pa
     assert not list((tmp_path / "runs").glob("*"))
     assert new_run.create(runs, "third", values | dict(lora_rank=2)).config.init_lora == str(out)
     runs.close()
+
+
+def test_an_adapter_takes_what_nobody_gave_from_the_lora(taken: Run, tmp_path: Path) -> None:
+    """Rank 2 and all layers, on the command line, for scripts and in the form; what is given stays, and what can be no start changes nothing."""
+    out = lora_of(taken, "kohya", tmp_path / "out")
+    order = ["run", "--out", "x", "--preset", "aesthetic", "--init-lora", str(out)]
+    found = [config_from(parser().parse_args(order + more)) for more in ([], ["--lora-rank", "4"], ["--lora-targets", "attention"])]
+    assert [(each.lora_rank, each.lora_targets) for each in found] == [(2, "all"), (4, "all"), (2, "attention")]
+    runs, preset = Runs(tmp_path / "runs"), presets()["aesthetic"].config
+    values = {key: getattr(preset, key) for key in new_run.SETTINGS} | dict(model=str(taken.model), init_lora=str(out))
+    made = new_run.create(runs, "script", values, given=("model", "init_lora")).config
+    assert (made.lora_rank, made.lora_targets, preset.lora_rank, preset.lora_targets) == (2, "all", 64, "attention")
+    runs.close()
+    assert new_run.fit_adapter(f" {out} ") == [2, "all"]
+    attention = {name: tensor for name, tensor in load_file(out).items() if "_to_k." in name}
+    changed(out, lambda t: t | {"lora_unet_conv_in.lora_down.weight": torch.ones(9, 4)})
+    assert adapter_for(str(out)) == dict(lora_targets="all"), "of two ranks neither is taken"
+    save_file(attention, out)
+    few = fitted(RunConfig(init_lora=str(out), lora_targets="all"), ())
+    assert (few.lora_rank, few.lora_targets) == (2, "all"), "an adapter may have more layers than the LoRA"
+    out.write_bytes(b"no weights")
+    assert not any(adapter_for(lora) for lora in (str(out), str(tmp_path), "nowhere", ""))
 
 
 def test_a_lora_with_layers_that_nothing_trains_is_refused_by_their_name(taken: Run, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,16 @@ from app.widgets.kit import widget
 from ddpo import earlier
 from ddpo.config import GROUPS, ConfigError, RunConfig, prompt_sets, sources_of, sources_text
 from ddpo.presets import presets
-from ddpo.source import located, model_source
+from ddpo.source import adapter_for, fitted, located, model_source
 from ddpo.store import RATINGS, RunStore, StoreError
 from ddpo.tracker import require
 from rewards.function import offered
 
 MAIN = ("model", "reward", "rating", "prompts", "held_out_prompts", "rounds", "images_per_round", "images_per_prompt")
 """The settings that are always in sight; the others are under Advanced."""
+
+ADAPTER = ("lora_rank", "lora_targets")
+"""The settings that a LoRA to start from fills in."""
 
 SETTINGS: dict[str, Field[Any]] = {field.name: field for field in fields(RunConfig)}
 
@@ -123,6 +126,7 @@ def _wire(form: Form, prompt_set: gr.Dropdown) -> None:
         lambda reward: [gr.update(visible=reward in ("human", "blend")), gr.update(visible=reward == "blend")],
         form.settings["reward"], [form.settings["rating"], form.parts], **quiet,
     )  # fmt: skip
+    form.settings["init_lora"].change(fit_adapter, form.settings["init_lora"], [form.settings[name] for name in ADAPTER], **quiet)
 
 
 # --- handlers -------------------------------------------------------------------------------------------------------------------
@@ -137,6 +141,12 @@ def fill_from_preset(runs: Runs, preset: str, name: str) -> list[Any]:
     config = presets()[preset].config
     suggested = re.fullmatch(rf"(?:{'|'.join(map(re.escape, presets()))})-\d+", name or "") or not name
     return [suggest_name(runs, preset) if suggested else name, gr.skip(), *(_shown(key, getattr(config, key)) for key in SETTINGS)]
+
+
+def fit_adapter(lora: str) -> list[Any]:
+    """The form's values of ADAPTER for a LoRA that is named: what it needs, where it is one."""
+    needed = adapter_for((lora or "").strip())
+    return [needed.get(name, gr.skip()) for name in ADAPTER]
 
 
 def suggest_name(runs: Runs, preset: str) -> str:
@@ -186,8 +196,8 @@ def parsed(field: Field[Any], value: Any) -> Any:
     return value.strip() if isinstance(value, str) else value
 
 
-def create(runs: Runs, name: str, values: Mapping[str, Any], parts: str = "") -> RunStore:
-    """Check everything, then make the run; ``parts`` are those of a blend.
+def create(runs: Runs, name: str, values: Mapping[str, Any], parts: str = "", given: Container[str] = SETTINGS) -> RunStore:
+    """Check everything, then make the run; ``parts`` are those of a blend, and ``given`` the settings that are not a preset's alone.
 
     Raises:
         ConfigError: a setting cannot work.
@@ -195,7 +205,7 @@ def create(runs: Runs, name: str, values: Mapping[str, Any], parts: str = "") ->
     """
     if values["reward"] == "blend":
         values = {**values, "reward": f"{rewards.BLEND} {parts}"}
-    config = config_from(values)
+    config = fitted(config_from(values), given)
     here = [str(runs.folder / name) if name in runs.names() else name for name in config.ratings_sources]
     config = located(config.with_changes(ratings_from=sources_text(here)))
     model_source(config)
