@@ -209,6 +209,11 @@ def around(points: Points, spread: Mapping[int, float | None]) -> list[tuple[int
     return [(x, y - s, y + s) for x, y in points if y is not None and (s := spread.get(x)) is not None]
 
 
+def is_measured(chart: Chart, metrics: Metrics) -> bool:
+    """Whether any of a chart's lines was measured."""
+    return any(metric in metrics for metric, _ in chart.lines)
+
+
 def is_still(chart: Chart, metrics: Metrics) -> bool:
     """Whether all that a chart would show is 0."""
     values = _values(chart, metrics)

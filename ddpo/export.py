@@ -121,8 +121,9 @@ def new_folder(out: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        rights = 0o666 & ~_umask()
         for file in partial.rglob("*.safetensors"):
-            file.chmod(0o666 & ~_umask())  # safetensors keeps its files to their owner
+            file.chmod(rights)  # safetensors keeps its files to their owner
         if out.exists():
             out.rmdir()
         partial.rename(out)

@@ -22,7 +22,7 @@ import rewards
 from ddpo import beliefs, blind, strengths
 from ddpo.alarms import judged
 from ddpo.card import METHODS, REACH, base_name, facts, held_out_change, public_settings, rated_images
-from ddpo.charts import HEALTH, WATCHED, around, constant, diversity_of, groups, is_still, others, panel, spread_of
+from ddpo.charts import HEALTH, WATCHED, around, constant, diversity_of, groups, is_measured, is_still, others, panel, spread_of
 from ddpo.config import ConfigError, RunConfig, prompt_sets
 from ddpo.dataset import Naming, public_reward
 from ddpo.document import document, grid, picture, section, short
@@ -366,7 +366,7 @@ def health(store: RunStore, number: int, metrics: Metrics) -> Html:
     marks = milestones(store, public_reward, number)
     still, same = list[str](), list[str]()
     for one in (*HEALTH, *others(metrics, public_reward)):
-        if not any(metric in metrics for metric, _ in one.lines):
+        if not is_measured(one, metrics):
             continue
         if is_still(one, metrics):
             still.append(one.title.lower())

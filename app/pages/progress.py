@@ -31,6 +31,7 @@ from ddpo.charts import (
     around,
     diversity_of,
     groups,
+    is_measured,
     is_still,
     labelled,
     others,
@@ -258,11 +259,6 @@ def rater_charts(store: RunStore) -> list[dict[str, Any]]:
 def line_charts(charts: Sequence[Chart], metrics: Metrics) -> list[dict[str, Any]]:
     """Those of which something was measured."""
     return [line_chart(chart, metrics) for chart in charts if is_measured(chart, metrics)]
-
-
-def is_measured(chart: Chart, metrics: Metrics) -> bool:
-    """Whether any of a chart's lines was measured."""
-    return any(metric in metrics for metric, _ in chart.lines)
 
 
 def line_chart(chart: Chart, metrics: Metrics) -> dict[str, Any]:
